@@ -1,0 +1,117 @@
+"""The commands and their options. What a command does is imported when it runs."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+import llmstream_cli
+from llmstream_cli.cli import options
+from llmstream_cli.core.api import SamplingParams
+from llmstream_cli.errors import LLMStreamError
+
+app = typer.Typer(
+    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
+
+_DEFAULTS = SamplingParams()
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run a command line; return the exit code: 0 done, 1 failed, 2 usage, 130 interrupted."""
+    try:
+        code: int | None = app(arguments, prog_name="llmstream", standalone_mode=False)
+    except typer.TyperException as error:  # an unknown option, a value of the wrong type
+        return _fail(error.format_message(), error.exit_code)
+    except LLMStreamError as error:
+        return _fail(str(error), error.exit_code)
+    return code or 0
+
+
+def _fail(message: str, code: int) -> int:
+    one_line = " ".join(message.split())
+    sys.stderr.write(f"llmstream: {one_line}\n")
+    return code
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"llmstream {llmstream_cli.__version__}\n")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    context: typer.Context,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Stream a local language model to your terminal."""
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
+
+
+@app.command(
+    help="Ask one question and stream the answer."
+    "\n\nOnly the answer goes to standard output. With no model named, the embedded SmolLM2 "
+    "answers: it has 135 million parameters and proves the installation; a larger model "
+    "answers well."
+)
+def ask(
+    query: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[QUERY]...",
+            help="The question. Piped standard input is appended to it, or is the question.",
+            show_default=False,
+        ),
+    ] = None,
+    features: options.Features = None,
+    model: options.ModelFile = None,
+    system: options.System = None,
+    temperature: options.Temperature = _DEFAULTS.temperature,
+    top_k: options.TopK = _DEFAULTS.top_k,
+    top_p: options.TopP = _DEFAULTS.top_p,
+    min_p: options.MinP = _DEFAULTS.min_p,
+    repeat_penalty: options.RepeatPenalty = _DEFAULTS.repeat_penalty,
+    repeat_last_n: options.RepeatLastN = _DEFAULTS.repeat_last_n,
+    seed: options.Seed = None,
+    max_tokens: options.MaxTokens = None,
+    stop: options.Stop = None,
+    ctx_size: options.CtxSize = None,
+    threads: options.Threads = None,
+    gpu_layers: options.GpuLayers = 0,
+    stats: options.Stats = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Turn the options into settings, and ask."""
+    from llmstream_cli.cli.ask import Ask
+
+    sampling = SamplingParams(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repeat_penalty=repeat_penalty,
+        repeat_last_n=repeat_last_n,
+        seed=seed,
+        max_tokens=max_tokens,
+        stop=tuple(stop or ()),
+    )
+    return Ask(
+        words=query or [],
+        features=features,
+        model=model,
+        system=system,
+        sampling=sampling,
+        ctx_size=ctx_size,
+        threads=threads,
+        gpu_layers=gpu_layers,
+        stats=stats or verbose,
+        verbose=verbose,
+    ).run()

@@ -1,0 +1,100 @@
+"""`llmstream ask`: one question, one answer."""
+
+import contextlib
+import sys
+import time
+from dataclasses import dataclass
+
+from llmstream_cli.__main__ import STARTED
+from llmstream_cli.cli.stats import print_settings, print_usage
+from llmstream_cli.cli.terminal import AnswerWriter, discard_output, read_piped_input
+from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest, SamplingParams
+from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.models.resolve import ResolvedModel, resolve
+from llmstream_cli.prompts.messages import Message
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What the user asked for; see the options of the command for each attribute."""
+
+    words: list[str]
+    features: str | None
+    model: str | None
+    system: str | None
+    sampling: SamplingParams
+    ctx_size: int | None
+    threads: int | None
+    gpu_layers: int
+    stats: bool
+    verbose: bool
+
+    def run(self) -> int:
+        """Stream the answer to standard output; return the exit code."""
+        if self.features is not None and self.model is not None:
+            raise InvalidValueError("--features and --model both name a model; give one of them")
+        messages = self._messages()
+        found = resolve(preset=self.features, path=self.model)
+        config = EngineConfig(
+            model_path=str(found.path),
+            ctx_size=self.ctx_size,
+            threads=self.threads,
+            gpu_layers=self.gpu_layers,
+        )
+        return _run(self, GenerationRequest(messages, self.sampling), config, found)
+
+    def _messages(self) -> tuple[Message, ...]:
+        question = "\n\n".join(filter(None, (" ".join(self.words), read_piped_input())))
+        if not question.strip():
+            raise InvalidValueError("there is no question; give one or pipe it to standard input")
+        user = Message("user", question)
+        return (user,) if self.system is None else (Message("system", self.system), user)
+
+
+def _run(ask: Ask, request: GenerationRequest, config: EngineConfig, found: ResolvedModel) -> int:
+    from llmstream_cli.core.engine import InProcessEngine
+
+    if ask.verbose:
+        from llmstream_cli.core.llama import set_log_sink
+
+        set_log_sink(sys.stderr.write)
+    writer = AnswerWriter(sys.stdout)
+    engine = InProcessEngine(config)
+    engine.start()
+    try:
+        import asyncio  # while the model loads
+
+        asyncio.run(_answer(ask, engine, request, found, writer))
+    except KeyboardInterrupt:
+        writer.end(interrupted=True)
+        return INTERRUPTED
+    except BrokenPipeError:  # `| head -1` has all it wanted
+        discard_output()
+    else:
+        writer.end()
+    return 0
+
+
+async def _answer(
+    ask: Ask,
+    engine: Engine,
+    request: GenerationRequest,
+    found: ResolvedModel,
+    writer: AnswerWriter,
+) -> None:
+    first_token_seconds: float | None = None
+    try:
+        async with contextlib.aclosing(engine.generate(request)) as chunks:
+            if ask.stats:
+                print_settings(await engine.ready(), request.sampling, found.seconds)
+            async for chunk in chunks:
+                if first_token_seconds is None and chunk.token_ids:
+                    first_token_seconds = time.perf_counter() - STARTED
+                writer.write(chunk.text)
+    finally:
+        await engine.aclose()
+    if ask.stats and chunk.usage is not None and chunk.finish_reason is not None:
+        writer.end()
+        print_usage(chunk.usage, chunk.finish_reason, first_token_seconds)

@@ -1,0 +1,92 @@
+"""The options that several commands share, as annotated types."""
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+_model = partial(typer.Option, rich_help_panel="Model", show_default=False)
+_prompt = partial(typer.Option, rich_help_panel="Prompt", show_default=False)
+_sampling = partial(typer.Option, rich_help_panel="Sampling")
+_length = partial(typer.Option, rich_help_panel="Length", show_default=False)
+_machine = partial(typer.Option, rich_help_panel="Machine", show_default=False)
+_report = partial(typer.Option, rich_help_panel="Report", show_default=False)
+
+Features = Annotated[
+    str | None, _model("--features", "-f", metavar="NAME", help="A model by its name: smollm2.")
+]
+ModelFile = Annotated[
+    str | None, _model("--model", "-m", metavar="FILE", help="A model by its .gguf file.")
+]
+
+System = Annotated[
+    str | None,
+    _prompt("--system", "-s", metavar="TEXT", help="The system message: who answers, and how."),
+]
+
+Temperature = Annotated[
+    float,
+    _sampling("--temperature", "-t", help="How freely to draw; 0 takes the most likely token."),
+]
+TopK = Annotated[
+    int, _sampling("--top-k", help="Draw from the k most likely tokens; 0 from all of them.")
+]
+TopP = Annotated[
+    float, _sampling("--top-p", help="Draw from the likeliest tokens that together reach p.")
+]
+MinP = Annotated[
+    float, _sampling("--min-p", help="Drop tokens less likely than p times the likeliest.")
+]
+RepeatPenalty = Annotated[
+    float, _sampling("--repeat-penalty", help="Make recent tokens less likely; 1 is off.")
+]
+RepeatLastN = Annotated[
+    int,
+    _sampling("--repeat-last-n", help="How many tokens count as recent; -1 is the whole context."),
+]
+Seed = Annotated[
+    int | None,
+    _sampling("--seed", help="Draw the same answer each time.", show_default="a new one each time"),
+]
+
+MaxTokens = Annotated[
+    int | None,
+    _length(
+        "--max-tokens",
+        "-n",
+        help="End the answer after n tokens.",
+        show_default="the model decides",
+    ),
+]
+Stop = Annotated[
+    list[str] | None,
+    _length("--stop", metavar="TEXT", help="End the answer before this text; may be repeated."),
+]
+CtxSize = Annotated[
+    int | None,
+    _length(
+        "--ctx-size",
+        help="Tokens that question and answer may have together.",
+        show_default="what the model was trained with, at most 8192",
+    ),
+]
+
+Threads = Annotated[
+    int | None,
+    _machine("--threads", help="CPU threads.", show_default="one for each physical core"),
+]
+GpuLayers = Annotated[
+    int,
+    _machine(
+        "--gpu-layers",
+        help="Layers to keep on a GPU, where llama-cpp-python was built for one; -1 is all.",
+        show_default=True,
+    ),
+]
+
+Stats = Annotated[
+    bool, _report("--stats", help="Print the settings, times and speeds to standard error.")
+]
+Verbose = Annotated[
+    bool, _report("--verbose", "-v", help="As --stats, and llama.cpp's own log with it.")
+]

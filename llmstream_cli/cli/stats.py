@@ -1,0 +1,45 @@
+"""The lines of `--stats`, in the words of the service that this program descends from."""
+
+import sys
+
+from llmstream_cli.core.api import FinishReason, ModelInfo, SamplingParams, Usage
+
+
+def print_settings(info: ModelInfo, sampling: SamplingParams, retrieved_seconds: float) -> None:
+    """Print what the answer will be made with, and how long the start took."""
+    features = ", ".join(f"{name}: {str(on).lower()}" for name, on in info.cpu_features.items())
+    _print(features)
+    _print(
+        f"temp: {sampling.temperature:.2f} repeat-penalty: {sampling.repeat_penalty:.2f} "
+        f"repeat-last-n: {sampling.repeat_last_n}"
+    )
+    _print(f"retrieved the files in {duration(retrieved_seconds)}")
+    _print(f"loaded the model in {duration(info.load_seconds)}")
+
+
+def print_usage(usage: Usage, reason: FinishReason, first_token_seconds: float | None) -> None:
+    """Print what the answer cost.
+
+    Args:
+        usage: counted by the engine.
+        reason: why the answer ended.
+        first_token_seconds: from the start of the command to the first token; None without one.
+    """
+    prompt_speed = usage.prompt_tokens / usage.prompt_seconds if usage.prompt_seconds else 0.0
+    _print(f"{usage.prompt_tokens} prompt tokens ({prompt_speed:.2f} token/s)")
+    _print(f"{usage.completion_tokens} tokens generated ({usage.tokens_per_second:.2f} token/s)")
+    if first_token_seconds is not None:
+        _print(f"time to first token: {duration(first_token_seconds)}")
+    _print(f"finish reason: {reason}")
+
+
+def duration(seconds: float) -> str:
+    """Format a time in the unit that suits it: `102.103µs`, `558.235ms`, `1.234s`."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if seconds * factor >= 1.0:
+            return f"{seconds * factor:.3f}{unit}"
+    return f"{seconds * 1e6:.3f}µs"
+
+
+def _print(line: str) -> None:
+    sys.stderr.write(line + "\n")

@@ -1,0 +1,92 @@
+"""Standard input and output: what a terminal may see, and what a pipe gets."""
+
+import os
+import sys
+from typing import TextIO
+
+from llmstream_cli.errors import InvalidValueError, OutputError
+
+MAX_INPUT_BYTES = 16 * 1024 * 1024
+
+# A model, or the text it was given, can hold the sequences that move a terminal's cursor, set its
+# title or fill its clipboard. What is shown there keeps its line breaks and tabs, and no controls.
+_UNSAFE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), None)
+
+
+def read_piped_input() -> str:
+    """Return what is piped to standard input, without white space around it; "" on a terminal.
+
+    Raises:
+        InvalidValueError: it is too long, or no UTF-8 text.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        return ""
+    data = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
+    if len(data) > MAX_INPUT_BYTES:
+        raise InvalidValueError(f"standard input is longer than {MAX_INPUT_BYTES >> 20} MiB")
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise InvalidValueError(f"standard input is not UTF-8 text: {error}") from error
+
+
+def discard_output() -> None:
+    """Send what is still buffered for standard output nowhere: its reader is gone.
+
+    Otherwise the interpreter tries to flush it at exit, and complains.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class AnswerWriter:
+    """Writes an answer piece by piece, each flushed.
+
+    A pipe or a file gets the text as it is, in UTF-8. A terminal gets it without control
+    characters, in its own encoding, and at the end the cursor at the beginning of a line.
+
+    Args:
+        stream: standard output; None where it is closed.
+
+    Raises:
+        OutputError: it is closed.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        if stream is None:
+            raise OutputError("cannot write the answer: standard output is closed")
+        self._stream = stream
+        self._terminal = stream.isatty()
+        self._at_line_start = True
+
+    def write(self, text: str) -> None:
+        """Write a piece.
+
+        Raises:
+            BrokenPipeError: the reader of the pipe has left.
+            OutputError: it cannot be written, to a full disk for one.
+        """
+        if not text:
+            return
+        if self._terminal:
+            text = text.translate(_UNSAFE)
+        self._at_line_start = text.endswith("\n") if text else self._at_line_start
+        encoding = self._stream.encoding if self._terminal else "utf-8"
+        try:
+            self._stream.buffer.write(text.encode(encoding, "replace"))
+            self._stream.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            discard_output()
+            raise OutputError(f"cannot write the answer: {error.strerror}") from error
+
+    def end(self, *, interrupted: bool = False) -> None:
+        """Leave a terminal's cursor at the beginning of a line.
+
+        Args:
+            interrupted: the terminal has shown `^C`, so the line is not empty.
+        """
+        if self._terminal and (interrupted or not self._at_line_start):
+            self._stream.buffer.write(os.linesep.encode())
+            self._stream.buffer.flush()
+            self._at_line_start = True

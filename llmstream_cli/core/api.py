@@ -1,0 +1,222 @@
+"""What the skins know of an engine: requests, chunks, and the protocol that every engine speaks."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.prompts.messages import Message
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 256
+
+# Inclusive bounds. `not low <= value <= high` also refuses NaN, which llama.cpp would take and
+# then answer with the last token of the vocabulary.
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "temperature": (0.0, 10.0),
+    "top_k": (0, 1_000_000),
+    "top_p": (0.0, 1.0),
+    "min_p": (0.0, 1.0),
+    "repeat_penalty": (0.1, 10.0),
+    "repeat_last_n": (-1, 1_000_000),
+    "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+    "seed": (0, 2**32 - 2),  # llama.cpp reads 2**32 - 1 as "choose one"
+    "max_tokens": (1, 2**31 - 1),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How the next token is drawn, and when to stop drawing.
+
+    The samplers run in llama.cpp's order: penalties, top-k, top-p, min-p, temperature, draw.
+
+    Attributes:
+        temperature: divides the logits; 0 always takes the most likely token.
+        top_k: keep the k most likely tokens; 0 keeps all.
+        top_p: keep the smallest set of tokens whose probabilities add up to p (nucleus sampling,
+            Holtzman et al. 2019, arXiv:1904.09751); 1 keeps all.
+        min_p: drop tokens less likely than p times the most likely one (Nguyen et al. 2024,
+            arXiv:2407.01082); 0 drops none.
+        repeat_penalty: divides positive and multiplies negative logits of tokens in the window
+            (CTRL, Keskar et al. 2019, arXiv:1909.05858); 1 is off.
+        repeat_last_n: tokens in the penalty window, prompt and answer alike; 0 is off, -1 is the
+            whole context.
+        presence_penalty: subtracted once from the logit of each token in the window.
+        frequency_penalty: subtracted for each time the token stands in the window.
+        seed: of the random draws; None takes a fresh one.
+        max_tokens: end the answer after so many tokens; None leaves it to the model and the
+            context.
+        stop: strings that end the answer; they are not part of it.
+
+    Raises:
+        InvalidValueError: a value is out of its bounds, or not finite.
+    """
+
+    temperature: float = 0.2
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.1
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InvalidValueError(f"{name} must be between {low} and {high}, not {value}")
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise InvalidValueError(
+                f"at most {MAX_STOP_STRINGS} stop strings are allowed, not {len(self.stop)}"
+            )
+        for stop in self.stop:
+            if not 0 < len(stop) <= MAX_STOP_CHARS:
+                raise InvalidValueError(
+                    f"a stop string must have 1 to {MAX_STOP_CHARS} characters, not {len(stop)}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One answer to generate.
+
+    Attributes:
+        messages: the conversation so far; the engine's model decides how it is written down.
+        sampling: how to draw and when to stop.
+    """
+
+    messages: tuple[Message, ...]
+    sampling: SamplingParams = SamplingParams()
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"  # the model ended its turn, or a stop string came
+    LENGTH = "length"  # max_tokens or the context is used up
+    CANCELLED = "cancelled"  # nobody waits for it any more
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer cost.
+
+    Attributes:
+        prompt_tokens: tokens of the rendered prompt.
+        completion_tokens: tokens drawn, without the one that ends the turn.
+        prompt_seconds: from the first computed prompt token to the first drawn token.
+        completion_seconds: from the first drawn token to the last.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_seconds: float
+    completion_seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of generation; the first token belongs to the prompt. 0.0 below two tokens."""
+        steps = self.completion_tokens - 1
+        return steps / self.completion_seconds if steps > 0 and self.completion_seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one step added to an answer.
+
+    Attributes:
+        text: new text; empty while a character or a possible stop string is incomplete.
+        token_ids: the tokens drawn, in order; their text may come in a later chunk.
+        finish_reason: set on the last chunk and only there.
+        usage: set on the last chunk and only there.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A loaded model.
+
+    Attributes:
+        name: the file's name without its ending.
+        description: architecture, size and quantization, as llama.cpp words them.
+        ctx_size: the most tokens that prompt and answer may have together.
+        load_seconds: how long loading took.
+        cpu_features: what the kernels were compiled for, such as {"avx": True, "neon": False}.
+    """
+
+    name: str
+    description: str
+    ctx_size: int
+    load_seconds: float
+    cpu_features: dict[str, bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How an engine is set up.
+
+    Attributes:
+        model_path: a GGUF file.
+        ctx_size: the most tokens of one prompt and answer; None is the model's own context, at
+            most `DEFAULT_CTX_LIMIT`. Memory is taken as the conversation grows, not at once.
+        threads: CPU threads; None is one for each physical core this process may use.
+        gpu_layers: layers to keep on a GPU, where llama-cpp-python was built for one; -1 is all.
+        max_batch_tokens: the most tokens of one step, hence how long a step can last.
+    """
+
+    model_path: str
+    ctx_size: int | None = None
+    threads: int | None = None
+    gpu_layers: int = 0
+    max_batch_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        for field, low, high in (
+            ("ctx_size", 16, 2**24),
+            ("threads", 1, 512),
+            ("gpu_layers", -1, 10_000),
+            ("max_batch_tokens", 1, 4096),
+        ):
+            value = getattr(self, field)
+            if value is not None and not low <= value <= high:
+                raise InvalidValueError(f"{field} must be between {low} and {high}, not {value}")
+
+
+DEFAULT_CTX_LIMIT = 8192
+
+
+class Engine(Protocol):
+    """Something that generates: in this process, in a child process, or on another machine."""
+
+    def start(self) -> None:
+        """Begin to load the model and return at once."""
+
+    async def ready(self) -> ModelInfo:
+        """Wait until the model is loaded.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
+        """Stream the answer. Closing the generator cancels the request within one step.
+
+        Raises:
+            PromptError: the messages make no prompt that fits; nothing was computed.
+            EngineError: the engine failed; the chunks before it are good.
+        """
+
+    async def aclose(self) -> None:
+        """Stop what runs, release the model, and refuse further requests."""

@@ -1,0 +1,140 @@
+"""The synchronous heart of an engine: requests in, chunks out, one step at a time."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence as Steps
+from dataclasses import dataclass
+from typing import Protocol
+
+from llmstream_cli.core.api import Chunk, FinishReason, SamplingParams, Usage
+from llmstream_cli.core.output import OutputStream
+from llmstream_cli.core.scheduler import DrawnToken, ScheduledTokens, Scheduler
+from llmstream_cli.core.sequence import Sequence, SequenceStatus
+
+
+class StepRunner(Protocol):
+    """What the core needs of a runner; see `core.runner.Runner` for each member."""
+
+    def add(self, sequence: Sequence, params: SamplingParams) -> None: ...  # noqa: D102
+    def remove(self, sequence: Sequence) -> None: ...  # noqa: D102
+    def run(self, step: Steps[ScheduledTokens]) -> Mapping[Sequence, DrawnToken]: ...  # noqa: D102
+
+
+@dataclass(slots=True, eq=False)
+class _Answer:
+    """A request on its way, with the times that its usage is made of."""
+
+    request_id: int
+    sequence: Sequence
+    output: OutputStream
+    started: float | None = None
+    first_token: float | None = None
+
+
+class EngineCore:
+    """Scheduler, runner and outputs together. Not thread-safe: one thread drives it.
+
+    Args:
+        runner: computes the steps.
+        scheduler: plans them.
+        piece: gives a token's bytes.
+        clock: seconds, for `Usage`.
+    """
+
+    def __init__(
+        self,
+        runner: StepRunner,
+        scheduler: Scheduler,
+        piece: Callable[[int], bytes],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._runner = runner
+        self._scheduler = scheduler
+        self._piece = piece
+        self._clock = clock
+        self._by_id: dict[int, _Answer] = {}
+        self._by_sequence: dict[Sequence, _Answer] = {}
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do."""
+        return self._scheduler.has_work
+
+    def add(self, request_id: int, prompt: list[int], params: SamplingParams) -> None:
+        """Queue a request.
+
+        Args:
+            request_id: names the request; not in use by another.
+            prompt: token ids, fewer than the context holds.
+            params: how to sample and when to stop.
+
+        Raises:
+            EngineError: there is not enough memory for it; nothing else is harmed.
+        """
+        assert request_id not in self._by_id
+        sequence = Sequence(prompt, max_tokens=params.max_tokens)
+        self._runner.add(sequence, params)
+        self._scheduler.add(sequence)
+        answer = _Answer(request_id, sequence, OutputStream(params.stop))
+        self._by_id[request_id] = self._by_sequence[sequence] = answer
+
+    def cancel(self, request_id: int) -> Chunk | None:
+        """End a request wherever it is; return its last chunk, None if it has ended already."""
+        answer = self._by_id.get(request_id)
+        if answer is None:
+            return None
+        self._scheduler.finish(answer.sequence, FinishReason.CANCELLED)
+        return self._close(answer, "", ())
+
+    def step(self) -> list[tuple[int, Chunk]]:
+        """Compute one step; return the chunks of the requests that it drew a token for.
+
+        Raises:
+            EngineError: the runner failed; no request can go on.
+        """
+        step = self._scheduler.schedule()
+        now = self._clock()
+        for part in step:
+            if part.start == 0:
+                self._by_sequence[part.sequence].started = now
+        drawn = self._runner.run(step)
+        self._scheduler.update(step, drawn)
+        return list(self._chunks(drawn))
+
+    def _chunks(self, drawn: Mapping[Sequence, DrawnToken]) -> Iterator[tuple[int, Chunk]]:
+        now = self._clock()
+        for sequence, token in drawn.items():
+            answer = self._by_sequence[sequence]
+            if answer.first_token is None:
+                answer.first_token = now
+            text, token_ids = "", ()
+            if not token.ends_turn:
+                text, token_ids = answer.output.push(self._piece(token.token_id)), (token.token_id,)
+            if answer.output.stopped:
+                self._scheduler.finish(sequence, FinishReason.STOP)
+            if sequence.status is SequenceStatus.FINISHED:
+                yield answer.request_id, self._close(answer, text, token_ids)
+            else:
+                yield answer.request_id, Chunk(text, token_ids)
+
+    def _close(self, answer: _Answer, text: str, token_ids: tuple[int, ...]) -> Chunk:
+        """Forget a finished request; make its last chunk."""
+        sequence, output = answer.sequence, answer.output
+        del self._by_id[answer.request_id], self._by_sequence[sequence]
+        self._runner.remove(sequence)
+        text += output.flush()
+        # A stop string that is complete with the last allowed token is still a stop.
+        reason = FinishReason.STOP if output.stopped else sequence.finish_reason
+        return Chunk(text, token_ids, reason, self._usage(answer))
+
+    def _usage(self, answer: _Answer) -> Usage:
+        now = self._clock()
+        first = now if answer.first_token is None else answer.first_token
+        started = first if answer.started is None else answer.started
+        sequence = answer.sequence
+        return Usage(
+            prompt_tokens=sequence.num_prompt_tokens,
+            completion_tokens=sequence.num_output_tokens,
+            prompt_seconds=first - started,
+            completion_seconds=now - first,
+        )

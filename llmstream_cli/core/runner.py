@@ -1,0 +1,110 @@
+"""One scheduled step on the model: fill the batch, decode, sample."""
+
+import random
+from collections.abc import Sequence as Steps
+from dataclasses import replace
+
+from llmstream_cli.core.api import SamplingParams
+from llmstream_cli.core.llama import Batch, Context, Model, Sampler
+from llmstream_cli.core.scheduler import DrawnToken, ScheduledTokens
+from llmstream_cli.core.sequence import Sequence
+
+_FIRST_CTX_SIZE = 512
+_ROOM_FOR_ANSWER = 256
+
+
+class Runner:
+    """Owns the context. Its KV cache starts small and doubles when a sequence outgrows it.
+
+    A cache for thousands of tokens takes a tenth of a second to clear and memory that a short
+    answer never uses; moving a sequence to a larger one takes some milliseconds, a few times in a
+    long answer.
+
+    Args:
+        model: what to run.
+        max_seqs: how many slots there are.
+        max_batch_tokens: the most tokens of one step.
+        ctx_size: the most tokens of one sequence.
+        threads: CPU threads.
+    """
+
+    def __init__(
+        self, model: Model, *, max_seqs: int, max_batch_tokens: int, ctx_size: int, threads: int
+    ) -> None:
+        self._model = model
+        self._ctx_size = ctx_size
+        self._batch = Batch(max_batch_tokens)
+        self._context = Context(
+            model,
+            ctx_size=min(ctx_size, _FIRST_CTX_SIZE),
+            max_seqs=max_seqs,
+            max_batch_tokens=max_batch_tokens,
+            threads=threads,
+        )
+        self._samplers: dict[Sequence, Sampler] = {}
+
+    def add(self, sequence: Sequence, params: SamplingParams) -> None:
+        """Make room for a prompt, and prepare to sample; the penalty window covers the prompt."""
+        self._make_room(min(sequence.num_prompt_tokens + _ROOM_FOR_ANSWER, self._ctx_size))
+        if params.seed is None:
+            params = replace(params, seed=random.getrandbits(31))
+        sampler = Sampler(self._model, params, ctx_size=self._ctx_size)
+        if sampler.window:
+            sampler.accept(sequence.token_ids[-sampler.window :])
+        self._samplers[sequence] = sampler
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget how to sample for a sequence."""
+        del self._samplers[sequence]
+
+    def run(self, step: Steps[ScheduledTokens]) -> dict[Sequence, DrawnToken]:
+        """Compute a step; draw a token for each part that reaches its sequence's end.
+
+        Raises:
+            EngineError: llama.cpp failed; no sequence of the step can go on.
+        """
+        self._make_room(max(part.end for part in step))
+        rows = self._fill(step)
+        self._context.decode(self._batch)
+        return {sequence: self._draw(sequence, row) for sequence, row in rows.items()}
+
+    def abort(self) -> None:
+        """End the running step early, for good; from any thread."""
+        self._context.abort()
+
+    def close(self) -> None:
+        """Release the KV cache."""
+        self._context.close()
+
+    def _make_room(self, num_tokens: int) -> None:
+        if num_tokens <= self._context.ctx_size:
+            return
+        size = self._context.ctx_size
+        while size < num_tokens:
+            size *= 2
+        outgrown, self._context = self._context, self._context.grown(min(size, self._ctx_size))
+        outgrown.close()
+
+    def _fill(self, step: Steps[ScheduledTokens]) -> dict[Sequence, int]:
+        self._batch.clear()
+        rows = {}
+        for part in step:
+            sequence, slot = part.sequence, part.sequence.slot
+            assert slot is not None
+            if part.start == 0:
+                self._context.clear_sequence(slot)
+            last = part.end - 1
+            for position in range(part.start, part.end):
+                row = self._batch.add(
+                    sequence.token_ids[position],
+                    position,
+                    slot,
+                    output=part.samples and position == last,
+                )
+            if part.samples:
+                rows[sequence] = row
+        return rows
+
+    def _draw(self, sequence: Sequence, row: int) -> DrawnToken:
+        token = self._samplers[sequence].sample(self._context, row)
+        return DrawnToken(token, self._model.is_end_of_generation(token))

@@ -1,0 +1,78 @@
+"""Every error that llmstream raises on purpose.
+
+    LLMStreamError               HTTP  exit   meaning
+    ├── InvalidValueError         422     2   a parameter is out of its bounds
+    ├── PromptError               400     1   no prompt can be made of the messages
+    │   └── ContextLengthError    400     1   the prompt does not fit into the context
+    ├── ModelError                500     1   the model cannot be used
+    │   └── ModelNotFoundError    404     1   there is no model of that name
+    ├── EngineError               500     1   the engine failed while it generated
+    │   └── EngineClosedError     503     1   the engine is closed and takes no request
+    └── OutputError               500     1   the answer cannot be written
+
+The message of each is one line that a person can act on: a command prints it as it is, a server
+sends it as it is. Anything else that escapes is a bug and keeps its traceback.
+"""
+
+from typing import ClassVar
+
+
+class LLMStreamError(Exception):
+    """Base of the tree above.
+
+    Attributes:
+        status: the HTTP status that a server answers with.
+        exit_code: the exit code that the command ends with.
+    """
+
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+
+
+class InvalidValueError(LLMStreamError):
+    """A parameter has a value outside its bounds."""
+
+    status = 422
+    exit_code = 2
+
+
+class PromptError(LLMStreamError):
+    """The messages cannot be turned into a prompt for this model."""
+
+    status = 400
+
+
+class ContextLengthError(PromptError):
+    """The prompt has more tokens than the context can hold beside one token of answer."""
+
+    def __init__(self, prompt_tokens: int, ctx_size: int) -> None:
+        super().__init__(
+            f"the prompt has {prompt_tokens} tokens and the context holds {ctx_size}, "
+            "which must leave room for at least one token of answer"
+        )
+        self.prompt_tokens = prompt_tokens
+        self.ctx_size = ctx_size
+
+
+class ModelError(LLMStreamError):
+    """The model exists but cannot be loaded or cannot generate text."""
+
+
+class ModelNotFoundError(ModelError):
+    """No model goes by that name."""
+
+    status = 404
+
+
+class EngineError(LLMStreamError):
+    """The engine failed; the request that sees it got no complete answer."""
+
+
+class EngineClosedError(EngineError):
+    """The engine has been closed."""
+
+    status = 503
+
+
+class OutputError(LLMStreamError):
+    """The answer cannot be written to where it should go."""

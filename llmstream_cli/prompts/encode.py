@@ -1,0 +1,110 @@
+"""Messages to token ids, so that no message can forge a control token.
+
+A rendered prompt is one string in which the template's `<|im_end|>` and a user's look alike. Every
+message is therefore tried alone first. Where reading it with and without control tokens makes no
+difference, which is nearly always, the prompt is tokenized as a plain render would be. Otherwise
+the template is rendered with the message's dangerous characters under a mask: the control tokens
+found then are the template's own, and the text between them is tokenized as text, mask removed.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from llmstream_cli.errors import PromptError
+from llmstream_cli.prompts.messages import Message
+from llmstream_cli.prompts.template import ChatTemplate
+from llmstream_cli.prompts.tokenizer import ControlToken, Tokenizer
+
+# Masks come from a plane of Unicode that no standard assigns.
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)
+
+
+def encode_chat(
+    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]
+) -> list[int]:
+    """Render messages for the assistant to continue, and tokenize them.
+
+    Returns:
+        Token ids, the model's leading token included once.
+
+    Raises:
+        PromptError: the template refuses the messages.
+    """
+    contents = [message.content for message in messages]
+    if _names_control_token(tokenizer, contents):
+        tokens = list(_encode_masked(tokenizer, template, messages))
+    else:
+        tokens = tokenizer.tokenize(_render(tokenizer, template, messages), special=True)
+    leading = tokenizer.leading_token
+    if leading is not None and tokens[:1] != [leading]:
+        tokens.insert(0, leading)
+    if not tokens:
+        raise PromptError("the model's chat template makes an empty prompt of these messages")
+    return tokens
+
+
+def _render(tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]) -> str:
+    return template.render(
+        {
+            "messages": [{"role": m.role, "content": m.content} for m in messages],
+            "add_generation_prompt": True,
+            "bos_token": tokenizer.bos_token,
+            "eos_token": tokenizer.eos_token,
+        }
+    )
+
+
+def _names_control_token(tokenizer: Tokenizer, contents: Sequence[str]) -> bool:
+    """Tell whether a message, or two in a row together, would be read as a control token."""
+    for text in (*contents, "".join(contents)):
+        plain = tokenizer.tokenize(text, special=False)
+        if plain != tokenizer.tokenize(text, special=True) or any(map(tokenizer.is_control, plain)):
+            return True
+    return False
+
+
+def _encode_masked(
+    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]
+) -> Iterator[int]:
+    control = tokenizer.control_tokens()
+    mask = _mask(control, "".join(message.content for message in messages))
+    masked = [Message(message.role, message.content.translate(mask)) for message in messages]
+    unmask = {ord(substitute): character for character, substitute in mask.items()}
+    for part in _split(_render(tokenizer, template, masked), control):
+        if isinstance(part, ControlToken):
+            yield part.id
+            continue
+        tokens = tokenizer.tokenize(part.translate(unmask), special=False)
+        if any(map(tokenizer.is_control, tokens)):
+            raise PromptError("a message holds text that this model can only read as a command")
+        yield from tokens
+
+
+def _mask(control: Sequence[ControlToken], content: str) -> dict[int, str]:
+    """Map the characters that control tokens begin and end with to ones that are not in use.
+
+    With both ends masked, no control token can begin or end inside a message, so none can be
+    completed by the template around it either.
+    """
+    unused = (chr(code) for code in _PRIVATE_USE if chr(code) not in content)
+    ends = sorted({end for token in control for end in (token.text[0], token.text[-1])})
+    return dict(zip(map(ord, ends), unused, strict=False))
+
+
+def _split(text: str, control: Sequence[ControlToken]) -> Iterator[str | ControlToken]:
+    """Cut a text at its control tokens, with the white space rules of llama.cpp."""
+    by_text = {token.text: token for token in control}
+    # Longest first: of `<|end|>` and `<|end|>\n` the latter is meant where both match.
+    pattern = "|".join(re.escape(text) for text in sorted(by_text, key=len, reverse=True))
+    parts: list[str | ControlToken] = [
+        by_text[part] if index % 2 else part
+        for index, part in enumerate(re.split(f"({pattern})", text))
+    ]
+    for before, part, after in zip(["", *parts], parts, [*parts[1:], ""], strict=False):
+        if isinstance(part, ControlToken):
+            yield part
+            continue
+        strips_left = isinstance(before, ControlToken) and before.strips_right
+        strips_right = isinstance(after, ControlToken) and after.strips_left
+        trimmed = part.lstrip() if strips_left else part
+        yield trimmed.rstrip() if strips_right else trimmed

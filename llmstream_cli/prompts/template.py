@@ -1,0 +1,132 @@
+"""A model's chat template, rendered where it can do no harm.
+
+A template is a program that came with a model file. It runs in Jinja's immutable sandbox: no
+attribute of Python's own objects, no change to what it is given. What it may use up is bounded:
+its source, the repetitions it asks for, and the length of, and time between, the pieces it writes.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, ClassVar, NoReturn
+
+import jinja2
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from llmstream_cli.errors import PromptError
+
+MAX_SOURCE_CHARS = 512 * 1024
+MAX_RENDERED_CHARS = 16 * 1024 * 1024
+MAX_ITERATIONS = 100_000  # in all the ranges of one rendering together
+MAX_SECONDS = 5.0
+
+
+class ChatTemplate:
+    """A compiled chat template.
+
+    Args:
+        source: Jinja source in the dialect of Hugging Face's `apply_chat_template`.
+
+    Raises:
+        PromptError: it is too long or no valid Jinja.
+    """
+
+    def __init__(self, source: str) -> None:
+        if len(source) > MAX_SOURCE_CHARS:
+            raise PromptError(f"the chat template has {len(source)} characters; too many to run")
+        try:
+            self._template = _ENVIRONMENT.from_string(source)
+        except jinja2.TemplateError as error:
+            raise PromptError(f"the model's chat template is invalid: {error}") from error
+
+    def render(self, variables: Mapping[str, Any]) -> str:
+        """Render the template.
+
+        Args:
+            variables: `messages`, `add_generation_prompt`, `bos_token`, `eos_token`.
+
+        Raises:
+            PromptError: the template refuses the messages, fails, or exceeds a limit.
+        """
+        deadline = time.monotonic() + MAX_SECONDS
+        pieces: list[str] = []
+        length = 0
+        try:
+            for piece in self._template.generate(variables, range=_bounded_range()):
+                pieces.append(piece)
+                length += len(piece)
+                if length > MAX_RENDERED_CHARS or time.monotonic() > deadline:
+                    raise PromptError("the model's chat template writes without end")
+        except PromptError:
+            raise
+        # A template is a foreign program: it can raise whatever Python can.
+        except Exception as error:
+            raise PromptError(f"the model's chat template failed: {_one_line(error)}") from error
+        return "".join(pieces)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """The sandbox, with repetition bounded: `"x" * 10**10` is as bad as an endless loop."""
+
+    intercepted_binops: ClassVar[frozenset[str]] = frozenset({"*", "**"})  # type: ignore[misc]
+
+    def call_binop(
+        self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any
+    ) -> Any:
+        """Refuse powers, and products that repeat a sequence beyond the limit."""
+        if operator == "**":
+            raise PromptError("the model's chat template uses `**`, which is not allowed")
+        for sequence, count in ((left, right), (right, left)):
+            if (
+                isinstance(sequence, str | list | tuple)
+                and isinstance(count, int)
+                and len(sequence) * count > MAX_ITERATIONS
+            ):
+                raise PromptError("the model's chat template repeats a value without end")
+        return super().call_binop(context, operator, left, right)
+
+
+def _bounded_range() -> Callable[..., range]:
+    """Make a `range` whose results add up to at most MAX_ITERATIONS, nested loops included."""
+    left = MAX_ITERATIONS
+
+    def bounded(*arguments: int) -> range:
+        nonlocal left
+        result = range(*arguments)
+        left -= len(result)
+        if left < 0:
+            raise PromptError("the model's chat template loops without end")
+        return result
+
+    return bounded
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise PromptError(f"the model's chat template refuses these messages: {message}")
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().astimezone().strftime(pattern)
+
+
+def _tojson(value: Any, indent: int | None = None) -> str:
+    """Dump JSON as Hugging Face does: Jinja's own filter escapes for HTML."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _environment() -> _Environment:
+    # trim_blocks and lstrip_blocks: templates are written for transformers, which sets them.
+    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    environment.filters["tojson"] = _tojson
+    return environment
+
+
+_ENVIRONMENT = _environment()

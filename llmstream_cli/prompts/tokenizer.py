@@ -1,0 +1,35 @@
+"""What the prompts need to know of a model's vocabulary."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ControlToken:
+    """A token that steers the model, such as `<|im_end|>`.
+
+    Attributes:
+        id: the token.
+        text: what it looks like in a rendered prompt.
+        strips_left: white space before it is dropped.
+        strips_right: white space after it is dropped.
+    """
+
+    id: int
+    text: str
+    strips_left: bool = False
+    strips_right: bool = False
+
+
+class Tokenizer(Protocol):
+    """The vocabulary of a model; see `llmstream_cli.core.llama.Model` for each member."""
+
+    @property
+    def bos_token(self) -> str: ...  # noqa: D102
+    @property
+    def eos_token(self) -> str: ...  # noqa: D102
+    @property
+    def leading_token(self) -> int | None: ...  # noqa: D102
+    def tokenize(self, text: str, *, special: bool) -> list[int]: ...  # noqa: D102
+    def is_control(self, token: int) -> bool: ...  # noqa: D102
+    def control_tokens(self) -> tuple[ControlToken, ...]: ...  # noqa: D102
