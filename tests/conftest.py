@@ -3,8 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from llmstream_cli.models.presets import PRESETS
+
+# A busy machine is no reason to fail: no test of this project measures time.
+settings.register_profile("llmstream", deadline=None)
+settings.load_profile("llmstream")
 
 
 @pytest.fixture(scope="session")

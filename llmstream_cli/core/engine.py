@@ -134,6 +134,7 @@ class InProcessEngine:
         self._subscribers: dict[int, _Subscriber] = {}  # of the engine's thread alone
         self._loaded: _Loaded | None = None
         self._runner: Runner | None = None
+        self._loading = True
         self._end: LLMStreamError | None = None
         self._end_lock = threading.Lock()  # no command is posted after the inbox's last reading
         # A daemon: a load cannot be interrupted, and must not keep the process from leaving.
@@ -196,6 +197,7 @@ class InProcessEngine:
             self._post(_Close())
         if self._runner is not None:
             self._runner.abort()
+        if not self._loading:
             await asyncio.to_thread(self._thread.join)
 
     def _subscriber(self) -> _Subscriber:
@@ -212,15 +214,18 @@ class InProcessEngine:
     # Everything below runs on the engine's thread.
 
     def _main(self) -> None:
+        end: LLMStreamError = EngineClosedError("the engine has been closed")
         try:
-            self._serve(self._load())
-            end: LLMStreamError = EngineClosedError("the engine has been closed")
-        except DecodeAbortedError:
-            end = EngineClosedError("the engine has been closed")
+            core = self._load()
+            self._loading = False
+            self._serve(core)
+        except DecodeAbortedError:  # by `aclose`
+            pass
         except LLMStreamError as error:
             end = error
         except Exception as error:  # noqa: BLE001  (a bug; whoever waits must hear of it)
             end = EngineError(f"the engine failed: {error!r}")
+        self._loading = False
         self._refuse_all(end)
         if self._runner is not None:
             self._runner.close()

@@ -107,9 +107,8 @@ class EngineCore:
             answer = self._by_sequence[sequence]
             if answer.first_token is None:
                 answer.first_token = now
-            text, token_ids = "", ()
-            if not token.ends_turn:
-                text, token_ids = answer.output.push(self._piece(token.token_id)), (token.token_id,)
+            token_ids = () if token.ends_turn else (token.token_id,)
+            text = "".join(answer.output.push(self._piece(token_id)) for token_id in token_ids)
             if answer.output.stopped:
                 self._scheduler.finish(sequence, FinishReason.STOP)
             if sequence.status is SequenceStatus.FINISHED:

@@ -20,11 +20,10 @@ import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.errors import EngineError, ModelError
 from llmstream_cli.prompts.tokenizer import ControlToken
 
@@ -63,16 +62,16 @@ _KV_ALIGNMENT = 256  # llama.cpp rounds the cells of a sequence up to this
 _LOG_LEVEL_DEBUG, _LOG_LEVEL_ERROR = 1, 4
 
 _recent_errors: deque[str] = deque(maxlen=8)
-_log_sink: Callable[[str], None] | None = None
+_log_sink: Callable[[str], object] | None = None
 
 
-def set_log_sink(sink: Callable[[str], None] | None) -> None:
+def set_log_sink(sink: Callable[[str], object] | None) -> None:
     """Hand llama.cpp's log, debug messages left out, to `sink` piece by piece; None drops it."""
     global _log_sink  # noqa: PLW0603  (llama.cpp's log is global as well)
     _log_sink = sink
 
 
-@C.llama_log_callback
+@C.llama_log_callback  # type: ignore[untyped-decorator]
 def _on_log(level: int, text: bytes, _user_data: object) -> None:
     if level == _LOG_LEVEL_DEBUG:
         return
@@ -143,7 +142,7 @@ class Model:
     def description(self) -> str:
         """Architecture, parameters and quantization, such as `llama 134.52M Q4_1`."""
         buffer = ctypes.create_string_buffer(256)
-        C.llama_model_desc(self.pointer, buffer, len(buffer))  # type: ignore[arg-type]
+        C.llama_model_desc(self.pointer, buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace")
 
     @property
@@ -202,11 +201,11 @@ class Model:
 
     def is_end_of_generation(self, token: int) -> bool:
         """Tell whether the model ends its turn with this token."""
-        return C.llama_vocab_is_eog(self._vocab, token)
+        return bool(C.llama_vocab_is_eog(self._vocab, token))
 
     def is_control(self, token: int) -> bool:
         """Tell whether a token steers the model instead of standing for text."""
-        return C.llama_vocab_is_control(self._vocab, token)
+        return bool(C.llama_vocab_is_control(self._vocab, token))
 
     def control_tokens(self) -> tuple[ControlToken, ...]:
         """All control tokens. The first call reads the whole vocabulary, some 10 to 70 ms."""
@@ -226,12 +225,13 @@ class Model:
         return self._control_tokens
 
     def _attributes(self, token: int) -> int:
-        return C.llama_vocab_get_attr(self._vocab, token)
+        return int(C.llama_vocab_get_attr(self._vocab, token))
 
     def _text(self, token: int) -> str:
         if token < 0:
             return ""
-        return C.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
+        text: bytes = C.llama_vocab_get_text(self._vocab, token)
+        return text.decode("utf-8", "replace")
 
 
 def _load_failure() -> str:
@@ -261,7 +261,8 @@ class Batch:
 
     def add(self, token: int, position: int, seq_id: int, *, output: bool) -> int:
         """Append a token; return its row, with which its logits are sampled if `output`."""
-        batch, row = self.struct, self.struct.n_tokens
+        batch = self.struct
+        row: int = batch.n_tokens
         assert row < self.capacity
         batch.token[row] = token
         batch.pos[row] = position
@@ -367,53 +368,60 @@ def _abort_callback() -> Any:
 _ABORT_IF_SET = _abort_callback()
 
 
-class Sampler:
-    """llama.cpp's sampler chain for one sequence.
+class SamplerChain:
+    """llama.cpp's samplers in a row, each narrowing or reweighting what the one before left.
 
-    Args:
-        model: whose vocabulary is sampled.
-        params: what the chain does; `seed` must be set.
-        ctx_size: the penalty window when `repeat_last_n` is -1.
+    The last one added must choose a token: `add_greedy` or `add_draw`.
     """
 
-    def __init__(self, model: Model, params: SamplingParams, *, ctx_size: int) -> None:
-        assert params.seed is not None
-        chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
-        if not chain:
+    def __init__(self, model: Model) -> None:
+        self._vocab_size = model.vocab_size
+        self._pointer = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
+        if not self._pointer:
             raise EngineError("llama.cpp cannot make a sampler")
-        self._chain = chain
-        self._free = weakref.finalize(self, C.llama_sampler_free, chain)
-        self.window = ctx_size if params.repeat_last_n < 0 else params.repeat_last_n
-        for part in _chain_parts(model.vocab_size, self.window, params):
-            if not part:
-                raise EngineError("llama.cpp cannot make a sampler")
-            C.llama_sampler_chain_add(chain, part)
+        weakref.finalize(self, C.llama_sampler_free, self._pointer)
 
-    def accept(self, tokens: Iterable[int]) -> None:
-        """Count tokens that were not sampled, those of the prompt, into the penalty window."""
-        for token in tokens:
-            C.llama_sampler_accept(self._chain, token)
+    def add_penalties(
+        self, window: int, *, repeat: float, frequency: float, presence: float
+    ) -> None:
+        """Penalize the tokens among the last `window` accepted ones."""
+        self._add(
+            C.llama_sampler_init_penalties(self._vocab_size, window, repeat, frequency, presence)
+        )
+
+    def add_top_k(self, k: int) -> None:
+        """Keep the `k` largest logits."""
+        self._add(C.llama_sampler_init_top_k(k))
+
+    def add_top_p(self, p: float) -> None:
+        """Keep the likeliest tokens that together reach probability `p`; at least one."""
+        self._add(C.llama_sampler_init_top_p(p, 1))
+
+    def add_min_p(self, p: float) -> None:
+        """Keep tokens at least `p` times as likely as the likeliest."""
+        self._add(C.llama_sampler_init_min_p(p, 1))
+
+    def add_temperature(self, temperature: float) -> None:
+        """Divide the logits."""
+        self._add(C.llama_sampler_init_temp(temperature))
+
+    def add_draw(self, seed: int) -> None:
+        """Draw by probability."""
+        self._add(C.llama_sampler_init_dist(seed))
+
+    def add_greedy(self) -> None:
+        """Take the largest logit."""
+        self._add(C.llama_sampler_init_greedy())
+
+    def accept(self, token: int) -> None:
+        """Count a token that was not sampled here."""
+        C.llama_sampler_accept(self._pointer, token)
 
     def sample(self, context: Context, row: int) -> int:
-        """Draw a token from an output row of the last batch, and accept it."""
-        return C.llama_sampler_sample(self._chain, context.pointer, row)
+        """Choose a token from an output row of the context's last batch, and accept it."""
+        return int(C.llama_sampler_sample(self._pointer, context.pointer, row))
 
-
-def _chain_parts(
-    vocab_size: int, window: int, params: SamplingParams
-) -> "Iterable[C.llama_sampler_p]":
-    penalties = (params.repeat_penalty, params.frequency_penalty, params.presence_penalty)
-    if window and penalties != (1.0, 0.0, 0.0):
-        yield C.llama_sampler_init_penalties(vocab_size, window, *penalties)
-    if params.temperature == 0.0:
-        yield C.llama_sampler_init_greedy()
-        return
-    if params.top_k:
-        yield C.llama_sampler_init_top_k(params.top_k)
-    if params.top_p < 1.0:
-        yield C.llama_sampler_init_top_p(params.top_p, 1)
-    if params.min_p:
-        yield C.llama_sampler_init_min_p(params.min_p, 1)
-    yield C.llama_sampler_init_temp(params.temperature)
-    assert params.seed is not None
-    yield C.llama_sampler_init_dist(params.seed)
+    def _add(self, sampler: Any) -> None:
+        if not sampler:  # a NULL pointer is an object too, but a false one
+            raise EngineError("llama.cpp cannot make a sampler")
+        C.llama_sampler_chain_add(self._pointer, sampler)

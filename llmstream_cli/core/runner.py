@@ -1,11 +1,10 @@
 """One scheduled step on the model: fill the batch, decode, sample."""
 
-import random
 from collections.abc import Sequence as Steps
-from dataclasses import replace
 
 from llmstream_cli.core.api import SamplingParams
-from llmstream_cli.core.llama import Batch, Context, Model, Sampler
+from llmstream_cli.core.llama import Batch, Context, Model
+from llmstream_cli.core.sampler import Sampler
 from llmstream_cli.core.scheduler import DrawnToken, ScheduledTokens
 from llmstream_cli.core.sequence import Sequence
 
@@ -46,12 +45,9 @@ class Runner:
     def add(self, sequence: Sequence, params: SamplingParams) -> None:
         """Make room for a prompt, and prepare to sample; the penalty window covers the prompt."""
         self._make_room(min(sequence.num_prompt_tokens + _ROOM_FOR_ANSWER, self._ctx_size))
-        if params.seed is None:
-            params = replace(params, seed=random.getrandbits(31))
-        sampler = Sampler(self._model, params, ctx_size=self._ctx_size)
-        if sampler.window:
-            sampler.accept(sequence.token_ids[-sampler.window :])
-        self._samplers[sequence] = sampler
+        self._samplers[sequence] = Sampler(
+            self._model, params, prompt=sequence.token_ids, ctx_size=self._ctx_size
+        )
 
     def remove(self, sequence: Sequence) -> None:
         """Forget how to sample for a sequence."""

@@ -1,0 +1,110 @@
+"""What a terminal may see, and what a pipe gets."""
+
+import io
+from typing import TextIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmstream_cli.cli import terminal
+from llmstream_cli.cli.terminal import AnswerWriter, read_piped_input
+from llmstream_cli.errors import InvalidValueError, OutputError
+
+
+class Stream(io.TextIOWrapper):
+    """Standard output, connected to a terminal or not."""
+
+    def __init__(self, *, tty: bool, encoding: str = "utf-8") -> None:
+        self.bytes = io.BytesIO()
+        self._tty = tty
+        super().__init__(self.bytes, encoding=encoding)
+
+    def isatty(self) -> bool:
+        return self._tty
+
+
+def written(*pieces: str, tty: bool, encoding: str = "utf-8", interrupted: bool = False) -> bytes:
+    stream = Stream(tty=tty, encoding=encoding)
+    writer = AnswerWriter(stream)
+    for piece in pieces:
+        writer.write(piece)
+    writer.end(interrupted=interrupted)
+    return stream.bytes.getvalue()
+
+
+@given(st.lists(st.text()))
+def test_a_pipe_gets_the_text_as_it_is(pieces: list[str]) -> None:
+    assert written(*pieces, tty=False) == "".join(pieces).encode("utf-8", "replace")
+
+
+@given(st.lists(st.text()))
+def test_a_terminal_never_gets_a_control_character(pieces: list[str]) -> None:
+    shown = written(*pieces, tty=True).decode()
+    assert not {c for c in shown if c not in "\n\t" and (ord(c) < 32 or 127 <= ord(c) < 160)}
+
+
+def test_a_pipe_is_in_utf_8_whatever_the_locale() -> None:
+    assert written("Österreich 🇦🇹", tty=False, encoding="ascii") == "Österreich 🇦🇹".encode()
+
+
+def test_a_terminal_shows_what_its_encoding_can() -> None:
+    assert written("Österreich\n", tty=True, encoding="latin-1") == b"\xd6sterreich\n"
+    assert written("日本\n", tty=True, encoding="latin-1") == b"??\n"
+
+
+def test_an_escape_sequence_cannot_reach_a_terminal() -> None:
+    assert written("a\x1b]0;title\x07b\x9b2Jc\rd\n", tty=True) == b"a]0;titleb2Jcd\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "interrupted", "shown"),
+    [
+        (("yes",), False, b"yes\n"),
+        (("yes\n",), False, b"yes\n"),
+        (("yes\n", "\x1b"), False, b"yes\n"),
+        ((), False, b""),
+        (("yes\n",), True, b"yes\n\n"),
+    ],
+)
+def test_a_terminals_last_line_is_ended(
+    pieces: tuple[str, ...], interrupted: bool, shown: bytes
+) -> None:
+    assert written(*pieces, tty=True, interrupted=interrupted) == shown
+    assert written(*pieces, tty=False, interrupted=interrupted) == "".join(pieces).encode()
+
+
+def test_a_closed_output_is_refused() -> None:
+    with pytest.raises(OutputError, match="closed"):
+        AnswerWriter(None)
+
+
+def piped(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    stdin: TextIO = io.TextIOWrapper(io.BytesIO(data))
+    monkeypatch.setattr("sys.stdin", stdin)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", ""),
+        (b"a\n\nb\n", "a\n\nb"),
+        ("\N{BYTE ORDER MARK}größe".encode(), "größe"),
+        (b"a\r\nb", "a\r\nb"),
+    ],
+)
+def test_piped_input(monkeypatch: pytest.MonkeyPatch, data: bytes, text: str) -> None:
+    piped(monkeypatch, data)
+    assert read_piped_input() == text
+
+
+def test_no_standard_input_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert read_piped_input() == ""
+
+
+def test_input_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "MAX_INPUT_BYTES", 4 << 20)
+    piped(monkeypatch, bytes(5 << 20))
+    with pytest.raises(InvalidValueError, match="longer than 4 MiB"):
+        read_piped_input()

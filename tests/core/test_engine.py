@@ -1,0 +1,506 @@
+"""The engine in this process, on the real model."""
+
+import asyncio
+import contextlib
+import gc
+import threading
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmstream_cli.core import engine as engine_module
+from llmstream_cli.core.api import (
+    Chunk,
+    EngineConfig,
+    FinishReason,
+    GenerationRequest,
+    SamplingParams,
+)
+from llmstream_cli.core.engine import InProcessEngine
+from llmstream_cli.core.llama import Model
+from llmstream_cli.core.runner import Runner
+from llmstream_cli.errors import (
+    ContextLengthError,
+    EngineClosedError,
+    EngineError,
+    InvalidValueError,
+    ModelError,
+    PromptError,
+)
+from llmstream_cli.prompts.messages import Message
+
+GREEDY = SamplingParams(temperature=0.0, max_tokens=48)
+PROMPTS = [
+    "Where is Paris?",
+    "Write a short poem about the sea.",
+    "List three uses of a brick, one on each line.",
+    "Was ist die Hauptstadt von Österreich? 🇦🇹",
+]
+
+
+def question(text: str, sampling: SamplingParams = GREEDY) -> GenerationRequest:
+    return GenerationRequest((Message("user", text),), sampling)
+
+
+async def collect(chunks: AsyncGenerator[Chunk]) -> list[Chunk]:
+    async with contextlib.aclosing(chunks):
+        return [chunk async for chunk in chunks]
+
+
+def text(chunks: Iterable[Chunk]) -> str:
+    return "".join(chunk.text for chunk in chunks)
+
+
+def token_ids(chunks: Iterable[Chunk]) -> list[int]:
+    return [token for chunk in chunks for token in chunk.token_ids]
+
+
+@contextlib.asynccontextmanager
+async def running(path: Path, **settings: Any) -> AsyncGenerator[InProcessEngine]:
+    engine = InProcessEngine(EngineConfig(model_path=str(path), **settings))
+    engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.aclose()
+        assert not engine.running
+
+
+@pytest.fixture
+async def engine(model_path: Path) -> AsyncGenerator[InProcessEngine]:
+    async with running(model_path) as engine:
+        yield engine
+
+
+# ---- the answer is right --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reference(model_path: Path) -> Any:
+    """llama-cpp-python's own high-level class, with the same batches and kernels."""
+    import llama_cpp
+
+    return llama_cpp.Llama(
+        str(model_path),
+        n_ctx=1024,
+        n_batch=64,
+        n_ubatch=64,
+        n_threads=2,
+        n_threads_batch=2,
+        flash_attn=True,
+        logits_all=False,
+        verbose=False,
+    )
+
+
+def encode(model_path: Path, prompt: str) -> list[int]:
+    """The prompt as the model's authors write it, by hand."""
+    rendered = (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+        f"<|im_end|>\n<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    return Model(str(model_path)).tokenize(rendered, special=True)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+async def test_greedy_tokens_are_those_of_the_reference_class(
+    engine: InProcessEngine, reference: Any, model_path: Path, prompt: str
+) -> None:
+    expected = []
+    for token in reference.generate(
+        encode(model_path, prompt), temp=0.0, repeat_penalty=1.0, top_k=0, top_p=1.0, min_p=0.0
+    ):
+        if reference._model.token_eos() == token or len(expected) == GREEDY.max_tokens:
+            break
+        expected.append(token)
+    ours = await collect(engine.generate(question(prompt, replace(GREEDY, repeat_penalty=1.0))))
+    assert token_ids(ours) == expected
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+async def test_penalized_greedy_tokens_are_those_of_a_plain_loop(
+    engine: InProcessEngine, reference: Any, model_path: Path, prompt: str
+) -> None:
+    """The loop penalizes in numpy, by the formula of the CTRL paper, over prompt and answer."""
+    tokens = encode(model_path, prompt)
+    num_prompt_tokens = len(tokens)
+    reference.reset()
+    reference.eval(tokens)
+    while len(tokens) - num_prompt_tokens < 48:
+        logits = np.array(reference._ctx.get_logits_ith(-1)[: reference.n_vocab()])
+        window = list(set(tokens[-64:]))
+        recent = logits[window]
+        logits[window] = np.where(recent > 0, recent / np.float32(1.1), recent * np.float32(1.1))
+        token = int(logits.argmax())
+        if token == reference._model.token_eos():
+            break
+        tokens.append(token)
+        reference.eval([token])
+    ours = await collect(engine.generate(question(prompt)))
+    assert token_ids(ours) == tokens[num_prompt_tokens:]
+
+
+async def test_paris_is_in_france(engine: InProcessEngine) -> None:
+    answer = text(await collect(engine.generate(question("Where is Paris?"))))
+    assert answer.startswith("Paris is the capital of France and one of the most iconic cities")
+
+
+async def test_the_text_is_the_tokens_text(engine: InProcessEngine, model_path: Path) -> None:
+    chunks = await collect(engine.generate(question(PROMPTS[3])))
+    model = Model(str(model_path))
+    pieces = b"".join(map(model.piece, token_ids(chunks)))
+    assert text(chunks) == pieces.decode("utf-8", "replace")
+
+
+async def test_an_answer_is_the_same_again_and_after_another(engine: InProcessEngine) -> None:
+    first = await collect(engine.generate(question(PROMPTS[0])))
+    await collect(engine.generate(question(PROMPTS[1])))
+    assert token_ids(await collect(engine.generate(question(PROMPTS[0])))) == token_ids(first)
+
+
+async def test_one_seed_one_answer(engine: InProcessEngine) -> None:
+    def drawn(seed: int) -> GenerationRequest:
+        return question(PROMPTS[1], SamplingParams(temperature=1.5, seed=seed, max_tokens=24))
+
+    first, second, other = [text(await collect(engine.generate(drawn(seed)))) for seed in (7, 7, 8)]
+    assert first == second
+    assert first != other
+
+
+async def test_without_a_seed_answers_differ(engine: InProcessEngine) -> None:
+    request = question(PROMPTS[1], SamplingParams(temperature=1.5, max_tokens=24))
+    answers = {text(await collect(engine.generate(request))) for _ in range(3)}
+    assert len(answers) > 1
+
+
+async def test_the_system_message_counts(engine: InProcessEngine) -> None:
+    pirate = GenerationRequest(
+        (Message("system", "You are a pirate."), Message("user", PROMPTS[0])), GREEDY
+    )
+    plain = token_ids(await collect(engine.generate(question(PROMPTS[0]))))
+    assert token_ids(await collect(engine.generate(pirate))) != plain
+
+
+async def test_the_size_of_a_step_does_not_change_the_answer(model_path: Path) -> None:
+    """Kernels may round differently for other batch shapes; these prompts show no such case."""
+    answers = []
+    for size in (16, 64):
+        async with running(model_path, max_batch_tokens=size) as engine:
+            answers.append(token_ids(await collect(engine.generate(question(PROMPTS[2])))))
+    assert answers[0] == answers[1]
+
+
+async def test_an_answer_that_outgrows_the_first_cache_is_that_of_a_large_one(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = []
+    for first_ctx_size in (256, 2048):
+        monkeypatch.setattr("llmstream_cli.core.runner._FIRST_CTX_SIZE", first_ctx_size)
+        monkeypatch.setattr("llmstream_cli.core.runner._ROOM_FOR_ANSWER", 1)
+        async with running(model_path) as engine:
+            request = question("Tell a long story.", replace(GREEDY, max_tokens=600))
+            answers.append(token_ids(await collect(engine.generate(request))))
+    assert len(answers[0]) > 300
+    assert answers[0] == answers[1]
+
+
+# ---- it ends where it should ----------------------------------------------------------------
+
+
+async def test_the_last_chunk_and_only_it_tells_reason_and_usage(engine: InProcessEngine) -> None:
+    chunks = await collect(engine.generate(question(PROMPTS[0])))
+    assert all(c.finish_reason is None and c.usage is None for c in chunks[:-1])
+    assert chunks[-1].finish_reason is FinishReason.LENGTH
+    usage = chunks[-1].usage
+    assert usage is not None
+    assert usage.prompt_tokens == 34
+    assert usage.completion_tokens == 48 == len(token_ids(chunks))
+    assert usage.prompt_seconds > 0
+    assert usage.tokens_per_second > 0
+
+
+async def test_the_model_ends_its_turn(engine: InProcessEngine) -> None:
+    request = question("Say only: yes", replace(GREEDY, max_tokens=400))
+    chunks = await collect(engine.generate(request))
+    assert chunks[-1].finish_reason is FinishReason.STOP
+    assert "<|im_end|>" not in text(chunks)
+
+
+async def test_a_stop_string_ends_the_answer_before_it(engine: InProcessEngine) -> None:
+    whole = text(await collect(engine.generate(question(PROMPTS[0]))))
+    stop = "most iconic"
+    request = question(PROMPTS[0], replace(GREEDY, stop=(stop,)))
+    chunks = await collect(engine.generate(request))
+    assert text(chunks) == whole[: whole.index(stop)]
+    assert chunks[-1].finish_reason is FinishReason.STOP
+
+
+async def test_a_full_context_ends_the_answer(model_path: Path) -> None:
+    async with running(model_path, ctx_size=50) as engine:
+        chunks = await collect(engine.generate(question(PROMPTS[0], SamplingParams(temperature=0))))
+    assert chunks[-1].finish_reason is FinishReason.LENGTH
+    usage = chunks[-1].usage
+    assert usage is not None
+    # The last token is drawn from the context's last position and needs no room of its own.
+    assert usage.prompt_tokens + usage.completion_tokens == 50 + 1
+
+
+# ---- bad input harms nobody -----------------------------------------------------------------
+
+
+async def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(
+    model_path: Path,
+) -> None:
+    async with running(model_path, ctx_size=64) as engine:
+        with pytest.raises(ContextLengthError, match=r"has \d+ tokens and the context holds 64"):
+            await collect(engine.generate(question("word " * 100)))
+        assert text(
+            await collect(engine.generate(question(PROMPTS[0], replace(GREEDY, max_tokens=4))))
+        )
+
+
+async def test_a_context_larger_than_the_models_is_refused(model_path: Path) -> None:
+    async with running(model_path, ctx_size=8193) as engine:
+        with pytest.raises(InvalidValueError, match=r"8193.*8192"):
+            await engine.ready()
+
+
+async def test_a_failed_load_reaches_every_request_present_and_future(tmp_path: Path) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(b"GGUF" + bytes(100))
+    async with running(path) as engine:
+        waiting = [asyncio.ensure_future(engine.ready()) for _ in range(2)]
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(outcome, ModelError) for outcome in outcomes)
+        assert outcomes[0] is not outcomes[1]
+        with pytest.raises(ModelError, match="cannot load"):
+            await collect(engine.generate(question(PROMPTS[0])))
+
+
+async def test_a_model_without_a_chat_template_does_not_chat(
+    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Model, "chat_template", None)
+    with pytest.raises(PromptError, match="has no chat template"):
+        await collect(engine.generate(question(PROMPTS[0])))
+
+
+async def test_a_request_that_cannot_be_set_up_harms_no_other(
+    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await engine.ready()
+    with monkeypatch.context() as patch:
+
+        def refuse(*_: object) -> None:
+            raise EngineError("not enough memory")
+
+        patch.setattr(Runner, "add", refuse)
+        with pytest.raises(EngineError, match="not enough memory"):
+            await collect(engine.generate(question(PROMPTS[0])))
+    assert text(await collect(engine.generate(question(PROMPTS[0]))))
+
+
+async def test_a_failed_step_reaches_every_request_present_and_future(
+    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise EngineError("llama.cpp could not compute a step")
+
+    monkeypatch.setattr(Runner, "run", fail)
+    requests = [collect(engine.generate(question(prompt))) for prompt in PROMPTS]
+    outcomes = await asyncio.gather(*requests, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [EngineError] * len(PROMPTS)
+    with pytest.raises(EngineError, match="could not compute"):
+        await engine.ready() and await collect(engine.generate(question(PROMPTS[0])))
+
+
+async def test_a_bug_on_the_engines_thread_is_heard_of(
+    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(Runner, "run", fail)
+    with pytest.raises(EngineError, match="ZeroDivisionError"):
+        await collect(engine.generate(question(PROMPTS[0])))
+
+
+# ---- cancellation and closing ---------------------------------------------------------------
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens each step computed."""
+    sizes: list[int] = []
+    run = Runner.run
+
+    def counting(self: Runner, step: Any) -> Any:
+        sizes.append(sum(part.end - part.start for part in step))
+        return run(self, step)
+
+    monkeypatch.setattr(Runner, "run", counting)
+    return sizes
+
+
+async def test_closing_the_stream_cancels_within_one_step(
+    engine: InProcessEngine, steps: list[int]
+) -> None:
+    endless = question(PROMPTS[1], replace(GREEDY, max_tokens=5000))
+    async with contextlib.aclosing(engine.generate(endless)) as chunks:
+        async for _ in chunks:
+            before = len(steps)
+            break
+    # Whatever follows finds the engine free: its prompt is computed next.
+    await collect(engine.generate(question(PROMPTS[0], replace(GREEDY, max_tokens=1))))
+    assert len(steps) - before <= 3  # one running, one between the two posts, and the new prompt
+
+
+async def test_a_cancelled_prefill_computes_no_further_chunk(
+    engine: InProcessEngine, steps: list[int]
+) -> None:
+    await engine.ready()
+    long = asyncio.ensure_future(collect(engine.generate(question("word " * 3000))))
+    while not steps:  # noqa: ASYNC110  (the step is on another thread)
+        await asyncio.sleep(0.001)
+    long.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await long
+    await collect(engine.generate(question(PROMPTS[0], replace(GREEDY, max_tokens=1))))
+    assert sum(steps) < 1500
+
+
+async def test_a_request_cancelled_in_the_queue_is_never_computed(
+    engine: InProcessEngine, steps: list[int]
+) -> None:
+    async with contextlib.aclosing(
+        engine.generate(question(PROMPTS[1], replace(GREEDY, max_tokens=5000)))
+    ) as chunks:
+        await anext(chunks)
+        queued = asyncio.ensure_future(collect(engine.generate(question("word " * 1000))))
+        for _ in range(5):  # the first stream goes on, so the other one waits
+            await anext(chunks)
+        queued.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await queued
+    await collect(engine.generate(question(PROMPTS[0], replace(GREEDY, max_tokens=1))))
+    assert max(steps) < 64
+
+
+async def test_concurrent_requests_each_get_their_own_answer(engine: InProcessEngine) -> None:
+    alone = [token_ids(await collect(engine.generate(question(prompt)))) for prompt in PROMPTS]
+    together = await asyncio.gather(
+        *(collect(engine.generate(question(prompt))) for prompt in PROMPTS)
+    )
+    assert [token_ids(chunks) for chunks in together] == alone
+
+
+async def test_closing_ends_a_running_answer_and_a_waiting_one(model_path: Path) -> None:
+    engine = InProcessEngine(EngineConfig(model_path=str(model_path)))
+    engine.start()
+    chunks = engine.generate(question(PROMPTS[1], replace(GREEDY, max_tokens=5000)))
+    await anext(chunks)
+    waiting = asyncio.ensure_future(collect(engine.generate(question(PROMPTS[0]))))
+    await asyncio.sleep(0)
+    await engine.aclose()
+    assert not engine.running
+    with pytest.raises(EngineClosedError):
+        await collect(chunks)
+    with pytest.raises(EngineClosedError):
+        await waiting
+    with pytest.raises(EngineClosedError):
+        await collect(engine.generate(question(PROMPTS[0])))
+
+
+async def test_closing_interrupts_a_step(model_path: Path) -> None:
+    """One step of this size takes seconds; the abort flag ends it at the next operation."""
+    engine = InProcessEngine(EngineConfig(model_path=str(model_path), max_batch_tokens=4096))
+    engine.start()
+    decoding = threading.Event()
+    await engine.ready()
+    assert engine._runner is not None
+    decode = engine._runner._context.decode
+
+    finished: list[bool] = []
+
+    def watched(batch: Any) -> None:
+        decoding.set()
+        decode(batch)
+        finished.append(True)
+
+    context = engine._runner._context.grown(8192)
+    decode = context.decode
+    context.decode = watched  # type: ignore[method-assign]
+    engine._runner._context = context
+    request = asyncio.ensure_future(collect(engine.generate(question("word " * 4000))))
+    await asyncio.to_thread(decoding.wait)
+    await engine.aclose()
+    with pytest.raises(EngineClosedError):
+        await request
+    assert not finished
+
+
+async def test_closing_twice_is_closing_once(model_path: Path) -> None:
+    engine = InProcessEngine(EngineConfig(model_path=str(model_path)))
+    engine.start()
+    await engine.ready()
+    await engine.aclose()
+    await engine.aclose()
+    with pytest.raises(EngineClosedError):
+        await collect(engine.generate(question(PROMPTS[0])))
+
+
+async def test_closing_does_not_wait_for_a_load(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    load = InProcessEngine._load
+
+    def slow(self: InProcessEngine) -> Any:
+        go_on.wait()
+        return load(self)
+
+    monkeypatch.setattr(InProcessEngine, "_load", slow)
+    engine = InProcessEngine(EngineConfig(model_path=str(model_path)))
+    engine.start()
+    waiting = asyncio.ensure_future(engine.ready())
+    await asyncio.sleep(0)
+    await engine.aclose()
+    assert engine.running
+    go_on.set()
+    await waiting  # it was asked for before the engine was closed
+    await asyncio.to_thread(engine._thread.join)
+
+
+async def test_a_loop_that_has_gone_does_not_stop_the_engine(engine: InProcessEngine) -> None:
+    await engine.ready()
+
+    def elsewhere() -> None:
+        async def first_chunk() -> None:
+            await anext(engine.generate(question(PROMPTS[1], replace(GREEDY, max_tokens=60))))
+
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(first_chunk())
+        loop.close()  # without closing the generator, as a crashed thread would leave it
+
+    await asyncio.to_thread(elsewhere)
+    assert text(await collect(engine.generate(question(PROMPTS[0]))))
+    gc.collect()
+
+
+async def test_the_chunks_of_one_step_cross_in_one_message(
+    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages: list[int] = []
+    put = engine_module._put
+
+    def counting(batch: Any) -> None:
+        messages.append(len(batch))
+        put(batch)
+
+    monkeypatch.setattr(engine_module, "_put", counting)
+    chunks = await collect(engine.generate(question(PROMPTS[0])))
+    assert len(messages) <= len(chunks) + 1  # and one that said the model is ready

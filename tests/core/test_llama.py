@@ -1,0 +1,231 @@
+"""The handles over llama.cpp, on the real model."""
+
+import ctypes
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmstream_cli.core import llama
+from llmstream_cli.core.llama import Batch, Context, DecodeAbortedError, Model, SamplerChain
+from llmstream_cli.errors import EngineError, ModelError
+
+
+@pytest.fixture(scope="module")
+def model(model_path: Path) -> Model:
+    return Model(str(model_path))
+
+
+def context(model: Model, *, ctx_size: int = 512, max_seqs: int = 1) -> Context:
+    return Context(model, ctx_size=ctx_size, max_seqs=max_seqs, max_batch_tokens=64, threads=2)
+
+
+def greedy(model: Model) -> SamplerChain:
+    chain = SamplerChain(model)
+    chain.add_greedy()
+    return chain
+
+
+def decode(context: Context, tokens: list[int], *, start: int = 0, seq_id: int = 0) -> int:
+    """Compute tokens; return the row of the last."""
+    batch = Batch(64)
+    row = -1
+    for position, token in enumerate(tokens, start):
+        row = batch.add(token, position, seq_id, output=position == start + len(tokens) - 1)
+    context.decode(batch)
+    return row
+
+
+def generate(context: Context, chain: SamplerChain, tokens: list[int], count: int) -> list[int]:
+    """Continue a prompt greedily."""
+    row, position, drawn = decode(context, tokens), len(tokens), list[int]()
+    for _ in range(count):
+        drawn.append(chain.sample(context, row))
+        row = decode(context, drawn[-1:], start=position)
+        position += 1
+    return drawn
+
+
+def test_the_pinned_release_has_the_signatures_that_are_called() -> None:
+    """Whoever moves the pin reads llama.cpp's changes, and then changes this test."""
+    assert importlib.metadata.version("llama-cpp-python") == "0.3.36"
+    penalties = llama.C.llama_sampler_init_penalties
+    assert penalties.argtypes == [ctypes.c_int32] * 2 + [ctypes.c_float] * 3
+    assert len(llama.C.llama_model_load_from_file.argtypes) == 2
+    assert [name for name, _ in llama.C.llama_batch._fields_] == [
+        "n_tokens",
+        "token",
+        "embd",
+        "pos",
+        "n_seq_id",
+        "seq_id",
+        "logits",
+    ]
+
+
+def test_the_bindings_load_neither_numpy_nor_jinja_and_leave_the_package_importable() -> None:
+    program = """
+import sys
+import llmstream_cli.core.llama
+assert "numpy" not in sys.modules and "jinja2" not in sys.modules
+import llama_cpp
+assert llama_cpp.Llama and llama_cpp.llama_decode
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_bindings_that_were_imported_before_are_used() -> None:
+    program = """
+import llama_cpp
+import llmstream_cli.core.llama as ours
+assert ours.C is sys.modules["llama_cpp.llama_cpp"]
+"""
+    subprocess.run([sys.executable, "-c", "import sys" + program], check=True, timeout=120)
+
+
+def test_the_model_knows_itself(model: Model) -> None:
+    assert model.ctx_train == 8192
+    assert "llama" in model.description
+    assert "Q4_1" in model.description
+    assert model.chat_template is not None
+    assert "<|im_start|>" in model.chat_template
+    assert model.eos_token == "<|im_end|>"
+    assert model.leading_token is None
+    assert model.load_seconds > 0
+
+
+def test_control_tokens_are_read_only_on_request(model: Model) -> None:
+    text = "<|im_start|>user"
+    special, plain = (model.tokenize(text, special=flag) for flag in (True, False))
+    assert model.is_control(special[0])
+    assert not any(map(model.is_control, plain))
+    assert b"".join(map(model.piece, plain)).decode() == text
+    assert "<|im_start|>" in {token.text for token in model.control_tokens()}
+    assert all(model.is_control(token.id) for token in model.control_tokens())
+
+
+def test_the_turn_ends_with_its_token(model: Model) -> None:
+    (end,) = model.tokenize("<|im_end|>", special=True)
+    (word,) = model.tokenize("Paris", special=False)[:1]
+    assert model.is_end_of_generation(end)
+    assert not model.is_end_of_generation(word)
+
+
+def test_every_piece_is_whole_however_long(model: Model) -> None:
+    pieces = [model.piece(token) for token in range(model.vocab_size)]
+    assert max(map(len, pieces)) > 64  # longer than the first buffer
+    longest = max(pieces, key=len)
+    assert b"".join(map(model.piece, model.tokenize(longest.decode(), special=False))) == longest
+
+
+def test_text_with_a_lone_surrogate_is_tokenized(model: Model) -> None:
+    assert model.tokenize("\ud800", special=False) == model.tokenize("?", special=False)
+
+
+def test_greedy_takes_the_largest_logit(model: Model) -> None:
+    ctx = context(model)
+    row = decode(ctx, model.tokenize("The capital of France is", special=False))
+    logits = llama.C.llama_get_logits_ith(ctx.pointer, row)[: model.vocab_size]
+    assert greedy(model).sample(ctx, row) == logits.index(max(logits))
+
+
+def test_sequences_do_not_mix(model: Model) -> None:
+    prompt = model.tokenize("The capital of France is", special=False)
+    other = model.tokenize("One, two, three, four,", special=False)
+    alone = greedy(model).sample(ctx := context(model), decode(ctx, prompt))
+    both = context(model, max_seqs=2)
+    decode(both, other, seq_id=1)
+    assert greedy(model).sample(both, decode(both, prompt)) == alone
+
+
+def test_a_cleared_sequence_is_as_new(model: Model) -> None:
+    prompt = model.tokenize("The capital of France is", special=False)
+    ctx = context(model)
+    first = greedy(model).sample(ctx, decode(ctx, prompt))
+    ctx.clear_sequence(0)
+    assert greedy(model).sample(ctx, decode(ctx, prompt)) == first
+
+
+def test_a_grown_context_goes_on_where_the_small_one_was(model: Model) -> None:
+    prompt = model.tokenize("Once upon a time there was", special=False)
+    large = context(model, ctx_size=1024)
+    expected = generate(large, greedy(model), prompt, 24)
+
+    small = context(model, ctx_size=256)
+    begun = generate(small, greedy(model), prompt, 12)
+    grown = small.grown(1024)
+    small.close()
+    assert grown.ctx_size == 1024
+    last = len(prompt) + len(begun) - 1
+    # The last token's row is in the old context, so it is computed once more.
+    llama.C.llama_memory_seq_rm(llama.C.llama_get_memory(grown.pointer), 0, last, -1)
+    chain, row, drawn = greedy(model), decode(grown, begun[-1:], start=last), list(begun)
+    while len(drawn) < len(expected):
+        drawn.append(chain.sample(grown, row))
+        last += 1
+        row = decode(grown, drawn[-1:], start=last)
+    assert drawn == expected
+
+
+def test_an_aborted_step_ends_with_an_error(model: Model) -> None:
+    ctx = context(model)
+    ctx.abort()
+    with pytest.raises(DecodeAbortedError):
+        decode(ctx, model.tokenize("The capital of France is", special=False))
+
+
+def test_a_refused_step_is_an_error(model: Model) -> None:
+    ctx = context(model, ctx_size=256)
+    tokens = model.tokenize("word " * 60, special=False)[:60]
+    for start in range(0, 240, 60):
+        decode(ctx, tokens, start=start)
+    with pytest.raises(EngineError, match="no free cell in the KV cache"):
+        decode(ctx, tokens, start=240)
+
+
+def test_a_batch_never_overflows() -> None:
+    batch = Batch(1)
+    batch.add(1, 0, 0, output=True)
+    with pytest.raises(AssertionError):
+        batch.add(1, 1, 0, output=True)
+
+
+def test_a_token_out_of_range_is_not_handed_on(model: Model) -> None:
+    with pytest.raises(AssertionError):
+        model.piece(model.vocab_size)
+
+
+@pytest.mark.parametrize("size", [4, 8, 20, 24, 100, 10_000, 1_000_000, 3_000_000])
+def test_a_truncated_file_is_refused_with_the_reason(
+    tmp_path: Path, model_path: Path, size: int
+) -> None:
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(model_path.read_bytes()[:size])
+    with pytest.raises(ModelError, match="incomplete") as caught:
+        Model(str(damaged))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_log_is_silent_until_someone_listens(model_path: Path) -> None:
+    program = f"""
+from llmstream_cli.core import llama
+llama.Model({str(model_path)!r})
+lines = []
+llama.set_log_sink(lines.append)
+llama.Model({str(model_path)!r})
+assert any("general.architecture" in line for line in lines), lines
+llama.set_log_sink(None)
+heard = len(lines)
+llama.Model({str(model_path)!r})
+assert len(lines) == heard
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_cpu_features_are_those_of_the_original_launch_line() -> None:
+    assert list(llama.cpu_features()) == ["avx", "neon", "simd128", "f16c"]

@@ -1,0 +1,68 @@
+"""From a name or a path to a file."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from llmstream_cli.errors import LLMStreamError, ModelError, ModelNotFoundError
+from llmstream_cli.models.resolve import resolve
+
+
+def test_without_a_name_the_embedded_model_is_found(model_path: Path) -> None:
+    assert resolve(preset=None, path=None).path == model_path
+
+
+def test_a_preset_is_found_by_name(model_path: Path) -> None:
+    found = resolve(preset="smollm2", path=None)
+    assert found.path == model_path
+    assert found.seconds >= 0
+
+
+def test_a_path_may_begin_with_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_path: Path
+) -> None:
+    (tmp_path / "my.gguf").symlink_to(model_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve(preset=None, path="~/my.gguf").path == tmp_path / "my.gguf"
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(b"", "is empty"), (b"GGU", "is not a GGUF file"), (b"PK\x03\x04rest", "is not a GGUF file")],
+)
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=complaint):
+        resolve(preset=None, path=str(path))
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="there is no file"):
+        resolve(preset=None, path=str(tmp_path / "none.gguf"))
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is a directory"):
+        resolve(preset=None, path=str(tmp_path))
+
+
+def test_a_pipe_is_refused_without_reading_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ModelError, match="is not a regular file"):
+        resolve(preset=None, path=str(tmp_path / "pipe"))
+
+
+def test_a_file_that_cannot_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "secret.gguf"
+    path.write_bytes(b"GGUF")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # root may read everything, so chmod proves nothing
+    with pytest.raises(LLMStreamError, match="cannot read .*Permission denied"):
+        resolve(preset=None, path=str(path))
