@@ -356,21 +356,24 @@ def test_ctrl_c_in_a_long_prompt() -> None:
 # ---- a terminal -----------------------------------------------------------------------------
 
 
-def test_a_terminal_gets_the_answer_and_the_end_of_its_line() -> None:
-    child = pexpect.spawn(
+def spawn(*arguments: str) -> "pexpect.spawn[str]":
+    return pexpect.spawn(
         sys.executable,
-        [*COMMAND[1:], "ask", "Where is Paris?", "-t", "0", "-n", "17"],
+        [*COMMAND[1:], "ask", "-t", "0", *arguments],
         timeout=TIMEOUT,
+        encoding="utf-8",
     )
-    assert child.read() == PARIS + b"\r\n"
+
+
+def test_a_terminal_gets_the_answer_and_the_end_of_its_line() -> None:
+    child = spawn("Where is Paris?", "-n", "17")
+    assert child.read() == PARIS.decode() + "\r\n"
     child.close()
     assert child.exitstatus == 0
 
 
 def test_ctrl_c_on_a_terminal_leaves_it_as_it_was() -> None:
-    child = pexpect.spawn(
-        sys.executable, [*COMMAND[1:], "ask", "Where is Paris?", "-t", "0"], timeout=TIMEOUT
-    )
+    child = spawn("Where is Paris?")
     before = termios.tcgetattr(child.child_fd)
     child.expect_exact("Paris is")
     child.sendintr()
@@ -378,12 +381,12 @@ def test_ctrl_c_on_a_terminal_leaves_it_as_it_was() -> None:
     assert termios.tcgetattr(child.child_fd) == before
     child.close()
     assert child.exitstatus == 130
-    assert rest.endswith(b"\r\n")
+    assert rest.endswith("\r\n")
 
 
 def test_a_terminal_without_a_question_is_told_so() -> None:
-    child = pexpect.spawn(sys.executable, [*COMMAND[1:], "ask"], timeout=TIMEOUT)
-    assert b"there is no question" in child.read()
+    child = spawn()
+    assert "there is no question" in child.read()
     child.close()
     assert child.exitstatus == 2
 

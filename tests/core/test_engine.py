@@ -110,7 +110,7 @@ def encode(model_path: Path, prompt: str) -> list[int]:
 async def test_greedy_tokens_are_those_of_the_reference_class(
     engine: InProcessEngine, reference: Any, model_path: Path, prompt: str
 ) -> None:
-    expected = []
+    expected: list[int] = []
     for token in reference.generate(
         encode(model_path, prompt), temp=0.0, repeat_penalty=1.0, top_k=0, top_p=1.0, min_p=0.0
     ):

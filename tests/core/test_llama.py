@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from llama_cpp import llama_cpp as C  # noqa: N812
 
 from llmstream_cli.core import llama
 from llmstream_cli.core.llama import Batch, Context, DecodeAbortedError, Model, SamplerChain
@@ -51,10 +52,10 @@ def generate(context: Context, chain: SamplerChain, tokens: list[int], count: in
 def test_the_pinned_release_has_the_signatures_that_are_called() -> None:
     """Whoever moves the pin reads llama.cpp's changes, and then changes this test."""
     assert importlib.metadata.version("llama-cpp-python") == "0.3.36"
-    penalties = llama.C.llama_sampler_init_penalties
+    penalties = C.llama_sampler_init_penalties
     assert penalties.argtypes == [ctypes.c_int32] * 2 + [ctypes.c_float] * 3
-    assert len(llama.C.llama_model_load_from_file.argtypes) == 2
-    assert [name for name, _ in llama.C.llama_batch._fields_] == [
+    assert len(C.llama_model_load_from_file.argtypes) == 2
+    assert [field[0] for field in C.llama_batch._fields_] == [
         "n_tokens",
         "token",
         "embd",
@@ -127,7 +128,7 @@ def test_text_with_a_lone_surrogate_is_tokenized(model: Model) -> None:
 def test_greedy_takes_the_largest_logit(model: Model) -> None:
     ctx = context(model)
     row = decode(ctx, model.tokenize("The capital of France is", special=False))
-    logits = llama.C.llama_get_logits_ith(ctx.pointer, row)[: model.vocab_size]
+    logits = C.llama_get_logits_ith(ctx.pointer, row)[: model.vocab_size]
     assert greedy(model).sample(ctx, row) == logits.index(max(logits))
 
 
@@ -160,7 +161,7 @@ def test_a_grown_context_goes_on_where_the_small_one_was(model: Model) -> None:
     assert grown.ctx_size == 1024
     last = len(prompt) + len(begun) - 1
     # The last token's row is in the old context, so it is computed once more.
-    llama.C.llama_memory_seq_rm(llama.C.llama_get_memory(grown.pointer), 0, last, -1)
+    C.llama_memory_seq_rm(C.llama_get_memory(grown.pointer), 0, last, -1)
     chain, row, drawn = greedy(model), decode(grown, begun[-1:], start=last), list(begun)
     while len(drawn) < len(expected):
         drawn.append(chain.sample(grown, row))
