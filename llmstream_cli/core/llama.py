@@ -81,7 +81,12 @@ def _on_log(level: int, text: bytes, _user_data: object) -> None:
         _log_sink(text.decode("utf-8", "replace"))
 
 
-C.llama_log_set(_on_log, ctypes.c_void_p())
+def _listen_to_log() -> None:
+    """Take the log, which is global: another library in this process may have taken it since."""
+    C.llama_log_set(_on_log, ctypes.c_void_p())
+
+
+_listen_to_log()
 C.llama_backend_init()
 
 
@@ -120,6 +125,7 @@ class Model:
         params = C.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.load_mode = C.LLAMA_LOAD_MODE_MMAP
+        _listen_to_log()
         _recent_errors.clear()
         pointer = C.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:

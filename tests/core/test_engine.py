@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import threading
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import replace
@@ -477,18 +476,10 @@ async def test_closing_does_not_wait_for_a_load(
 
 async def test_a_loop_that_has_gone_does_not_stop_the_engine(engine: InProcessEngine) -> None:
     await engine.ready()
-
-    def elsewhere() -> None:
-        async def first_chunk() -> None:
-            await anext(engine.generate(question(PROMPTS[1], replace(GREEDY, max_tokens=60))))
-
-        loop = asyncio.new_event_loop()
-        loop.run_until_complete(first_chunk())
-        loop.close()  # without closing the generator, as a crashed thread would leave it
-
-    await asyncio.to_thread(elsewhere)
+    loop = asyncio.new_event_loop()
+    loop.close()
+    engine._post(engine_module._TellReady(engine_module._Subscriber(loop, asyncio.Queue())))
     assert text(await collect(engine.generate(question(PROMPTS[0]))))
-    gc.collect()
 
 
 async def test_the_chunks_of_one_step_cross_in_one_message(

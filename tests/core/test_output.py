@@ -32,7 +32,11 @@ def test_the_answer_does_not_depend_on_the_borders_of_tokens(
     assert run(stops, data.draw(cut(text.encode()))) == oracle(stops, text)
 
 
-@given(st.data(), st.lists(st.text("é€😀", min_size=1, max_size=3), max_size=3), st.binary())
+@given(
+    st.data(),
+    st.lists(st.text(f"é€{REPLACEMENT}", min_size=1, max_size=3), max_size=3),
+    st.lists(st.sampled_from("é€😀".encode()), max_size=12).map(bytes),
+)
 def test_broken_bytes_neither_raise_nor_change_what_a_stop_string_is(
     data: st.DataObject, stops: list[str], raw: bytes
 ) -> None:
@@ -65,6 +69,13 @@ def test_flush_returns_held_text_before_an_incomplete_character() -> None:
     output = OutputStream(["é😀"])
     assert output.push("é".encode() + "😀".encode()[:3]) == ""
     assert output.flush() == f"é{REPLACEMENT}"
+
+
+def test_a_stop_string_may_be_completed_by_the_flush() -> None:
+    output = OutputStream([f"é{REPLACEMENT}"])
+    assert output.push("aé".encode() + b"\xe2\x82") == "a"
+    assert output.flush() == ""
+    assert output.stopped
 
 
 def test_nothing_comes_out_after_a_stop_string() -> None:

@@ -1,0 +1,106 @@
+"""A runner without a model, and a clock that only moves when it is told to."""
+
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Steps
+
+from llmstream_cli.core.api import SamplingParams
+from llmstream_cli.core.scheduler import DrawnToken, ScheduledTokens
+from llmstream_cli.core.sequence import Sequence
+
+# A fake token is `request * TOKENS + kind`, where kind is PROMPT, END, or FIRST_BYTE + a byte of
+# the answer. So every token tells whose it is.
+TOKENS = 1000
+PROMPT, END, FIRST_BYTE = 0, 1, 2
+
+
+class FakeClock:
+    """Seconds that pass when somebody adds to `now`."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeRunner:
+    """Keeps a KV cache of plain lists, one for each slot, and lets `model` continue them.
+
+    What it draws depends on nothing but the cache: a slot that two sequences share, or a token
+    that was left out, spoils the answers as it would on a real model. Each step takes a second.
+
+    Args:
+        model: draws the token after those in the cache.
+        clock: what a step's second is added to.
+
+    Attributes:
+        cache: the tokens computed in each slot.
+        params: those of every sequence that was added and not yet removed.
+        removed: the sequences that were removed, in order.
+        add_error: raised by the next `add`, once.
+        run_error: raised by the next `run`, once.
+    """
+
+    def __init__(self, model: Callable[[list[int]], DrawnToken], clock: FakeClock) -> None:
+        self._model = model
+        self._clock = clock
+        self.cache: dict[int, list[int]] = {}
+        self.params: dict[Sequence, SamplingParams] = {}
+        self.removed: list[Sequence] = []
+        self.add_error: Exception | None = None
+        self.run_error: Exception | None = None
+
+    def add(self, sequence: Sequence, params: SamplingParams) -> None:
+        error, self.add_error = self.add_error, None
+        if error is not None:
+            raise error
+        assert sequence not in self.params
+        self.params[sequence] = params
+
+    def remove(self, sequence: Sequence) -> None:
+        del self.params[sequence]
+        self.removed.append(sequence)
+
+    def run(self, step: Steps[ScheduledTokens]) -> dict[Sequence, DrawnToken]:
+        error, self.run_error = self.run_error, None
+        if error is not None:
+            raise error
+        assert step
+        self._clock.now += 1.0
+        return {part.sequence: token for part in step if (token := self._compute(part)) is not None}
+
+    def _compute(self, part: ScheduledTokens) -> DrawnToken | None:
+        sequence = part.sequence
+        assert sequence in self.params
+        assert sequence.slot is not None
+        if part.start == 0:
+            self.cache[sequence.slot] = []
+        cache = self.cache[sequence.slot]
+        assert len(cache) == part.start
+        cache += sequence.token_ids[part.start : part.end]
+        return self._model(cache) if part.samples else None
+
+
+def prompt(request: int, num_tokens: int) -> list[int]:
+    """A prompt whose tokens are all of this request."""
+    return [request * TOKENS + PROMPT] * num_tokens
+
+
+def scripted(answers: Mapping[int, bytes]) -> Callable[[list[int]], DrawnToken]:
+    """A model that gives each request its answer, a byte at a time, and then ends the turn."""
+
+    def model(tokens: list[int]) -> DrawnToken:
+        request = tokens[0] // TOKENS
+        assert {token // TOKENS for token in tokens} == {request}
+        rest = answers[request][sum(token % TOKENS >= FIRST_BYTE for token in tokens) :]
+        if not rest:
+            return DrawnToken(request * TOKENS + END, ends_turn=True)
+        return DrawnToken(request * TOKENS + FIRST_BYTE + rest[0], ends_turn=False)
+
+    return model
+
+
+def piece(token: int) -> bytes:
+    """The byte of a token of an answer; other tokens have none."""
+    assert token % TOKENS >= FIRST_BYTE
+    return bytes([token % TOKENS - FIRST_BYTE])

@@ -1,0 +1,432 @@
+"""Requests in, chunks out, on a fake runner that answers from a script."""
+
+from dataclasses import dataclass
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmstream_cli.core.api import Chunk, FinishReason, SamplingParams, Usage
+from llmstream_cli.core.engine_core import EngineCore
+from llmstream_cli.core.scheduler import Scheduler
+from llmstream_cli.errors import EngineError
+from tests.core.fakes import TOKENS, FakeClock, FakeRunner, piece, prompt, scripted
+from tests.core.test_stop import oracle
+
+
+class Bench:
+    """A core on a fake runner, and all the chunks that came out of it."""
+
+    def __init__(
+        self,
+        answers: dict[int, str],
+        *,
+        max_seqs: int = 2,
+        max_batch_tokens: int = 4,
+        ctx_size: int = 64,
+    ) -> None:
+        self.clock = FakeClock()
+        model = scripted({request: text.encode() for request, text in answers.items()})
+        self.runner = FakeRunner(model, self.clock)
+        self.scheduler = Scheduler(
+            max_seqs=max_seqs, max_batch_tokens=max_batch_tokens, ctx_size=ctx_size
+        )
+        self.core = EngineCore(self.runner, self.scheduler, piece, self.clock)
+        self.chunks: dict[int, list[Chunk]] = {}
+
+    def add(self, request: int, num_tokens: int = 1, params: SamplingParams | None = None) -> None:
+        self.core.add(request, prompt(request, num_tokens), params or SamplingParams())
+
+    def steps(self, number: int) -> None:
+        for _ in range(number):
+            for request, chunk in self.core.step():
+                self.chunks.setdefault(request, []).append(chunk)
+
+    def cancel(self, request: int) -> Chunk:
+        chunk = self.core.cancel(request)
+        assert chunk is not None
+        self.chunks.setdefault(request, []).append(chunk)
+        return chunk
+
+    def run(self) -> None:
+        while self.core.has_work:
+            self.steps(1)
+
+    def text(self, request: int) -> str:
+        return "".join(chunk.text for chunk in self.chunks[request])
+
+    def token_ids(self, request: int) -> list[int]:
+        return [token for chunk in self.chunks[request] for token in chunk.token_ids]
+
+    def reason(self, request: int) -> FinishReason | None:
+        return self.chunks[request][-1].finish_reason
+
+    def usage(self, request: int) -> Usage:
+        usage = self.chunks[request][-1].usage
+        assert usage is not None
+        return usage
+
+    def free_slots(self) -> int:
+        return len(self.scheduler._free_slots)
+
+
+def test_each_step_gives_a_chunk_with_the_token_and_its_text() -> None:
+    bench = Bench({1: "abc"})
+    bench.add(1)
+    bench.run()
+    assert [chunk.text for chunk in bench.chunks[1]] == ["a", "b", "c", ""]
+    assert [piece(token) for token in bench.token_ids(1)] == [b"a", b"b", b"c"]
+
+
+def test_the_token_that_ends_the_turn_is_not_part_of_the_answer() -> None:
+    bench = Bench({1: "ab"})
+    bench.add(1)
+    bench.run()
+    assert bench.chunks[1][-1].token_ids == ()
+    assert bench.reason(1) is FinishReason.STOP
+    assert bench.usage(1).completion_tokens == 2
+
+
+def test_an_answer_may_be_empty() -> None:
+    bench = Bench({1: ""})
+    bench.add(1, 3)
+    bench.run()
+    assert bench.chunks[1] == [Chunk("", (), FinishReason.STOP, Usage(3, 0, 1.0, 0.0))]
+
+
+def test_prefill_gives_no_chunks() -> None:
+    bench = Bench({1: "a"}, max_batch_tokens=4)
+    bench.add(1, 9)
+    bench.steps(2)
+    assert bench.chunks == {}
+    bench.steps(1)
+    assert bench.text(1) == "a"
+
+
+def test_max_tokens_reports_length() -> None:
+    bench = Bench({1: "abcdef"})
+    bench.add(1, 2, SamplingParams(max_tokens=3))
+    bench.run()
+    assert bench.text(1) == "abc"
+    assert bench.reason(1) is FinishReason.LENGTH
+    assert bench.chunks[1][-1].text == "c"
+    assert bench.usage(1).completion_tokens == 3
+
+
+def test_a_full_context_reports_length() -> None:
+    bench = Bench({1: "abcdef"}, ctx_size=4)
+    bench.add(1, 2)
+    bench.run()
+    assert bench.text(1) == "abc"
+    assert bench.reason(1) is FinishReason.LENGTH
+
+
+def test_a_stop_string_ends_the_answer_before_it() -> None:
+    bench = Bench({1: "one, two, three"})
+    bench.add(1, 1, SamplingParams(stop=(", t",)))
+    bench.run()
+    assert bench.text(1) == "one"
+    assert bench.reason(1) is FinishReason.STOP
+    assert bench.usage(1).completion_tokens == len("one, t")
+    assert bench.free_slots() == 2
+
+
+def test_a_stop_string_at_the_last_allowed_token_reports_stop() -> None:
+    bench = Bench({1: "one, two"})
+    bench.add(1, 1, SamplingParams(stop=(", ",), max_tokens=5))
+    bench.run()
+    assert bench.text(1) == "one"
+    assert bench.reason(1) is FinishReason.STOP
+
+
+def test_a_stop_string_that_is_cut_short_by_max_tokens_is_text() -> None:
+    bench = Bench({1: "one, two"})
+    bench.add(1, 1, SamplingParams(stop=(", ",), max_tokens=4))
+    bench.run()
+    assert [chunk.text for chunk in bench.chunks[1]] == ["o", "n", "e", ","]
+    assert bench.reason(1) is FinishReason.LENGTH
+
+
+def test_held_back_text_comes_with_the_end_of_the_turn() -> None:
+    bench = Bench({1: "so on"})
+    bench.add(1, 1, SamplingParams(stop=("on!",)))
+    bench.run()
+    assert [chunk.text for chunk in bench.chunks[1]] == ["s", "", "o ", "", "", "on"]
+
+
+def test_a_character_that_max_tokens_cuts_becomes_a_replacement_character() -> None:
+    bench = Bench({1: "a€"})
+    bench.add(1, 1, SamplingParams(max_tokens=3))
+    bench.run()
+    assert [chunk.text for chunk in bench.chunks[1]] == ["a", "", "\N{REPLACEMENT CHARACTER}"]
+
+
+def test_usage_counts_tokens_and_the_clocks_seconds() -> None:
+    bench = Bench({1: "abcdef"}, max_batch_tokens=4)
+    bench.add(1, 10, SamplingParams(max_tokens=5))
+    bench.run()
+    assert bench.usage(1) == Usage(
+        prompt_tokens=10, completion_tokens=5, prompt_seconds=3.0, completion_seconds=4.0
+    )
+    assert bench.usage(1).tokens_per_second == 1.0
+
+
+def test_waiting_for_a_slot_costs_no_seconds() -> None:
+    bench = Bench({1: "abcdef", 2: "xyz"}, max_seqs=1)
+    bench.add(1, 1, SamplingParams(max_tokens=6))
+    bench.add(2, 3, SamplingParams(max_tokens=2))
+    bench.run()
+    assert bench.usage(2) == Usage(3, 2, prompt_seconds=1.0, completion_seconds=1.0)
+
+
+def test_seconds_before_the_first_step_are_not_counted() -> None:
+    bench = Bench({1: "ab"})
+    bench.add(1, 1, SamplingParams(max_tokens=2))
+    bench.clock.now += 50.0
+    bench.run()
+    assert bench.usage(1) == Usage(1, 2, prompt_seconds=1.0, completion_seconds=1.0)
+
+
+def test_the_parameters_go_to_the_runner() -> None:
+    bench = Bench({1: "a"})
+    params = SamplingParams(temperature=0.7, seed=3)
+    bench.add(1, 1, params)
+    assert list(bench.runner.params.values()) == [params]
+
+
+def test_the_runner_forgets_a_sequence_that_has_ended() -> None:
+    bench = Bench({1: "a", 2: "abc"})
+    bench.add(1)
+    bench.add(2)
+    bench.steps(2)
+    assert len(bench.runner.removed) == len(bench.runner.params) == 1
+    bench.run()
+    assert len(bench.runner.removed) == 2
+    assert bench.runner.params == {}
+
+
+def test_there_is_work_from_the_first_request_to_the_end_of_the_last() -> None:
+    bench = Bench({1: "a"})
+    work = [bench.core.has_work]
+    bench.add(1)
+    for _ in range(2):
+        work.append(bench.core.has_work)
+        bench.steps(1)
+    work.append(bench.core.has_work)
+    assert work == [False, True, True, False]
+
+
+def test_an_id_can_be_used_again_when_its_request_has_ended() -> None:
+    bench = Bench({1: "ab"})
+    bench.add(1)
+    bench.run()
+    bench.add(1)
+    bench.run()
+    assert bench.text(1) == "abab"
+
+
+def test_cancel_in_the_queue() -> None:
+    bench = Bench({1: "abc", 2: "xyz"}, max_seqs=1)
+    bench.add(1)
+    bench.add(2, 5)
+    bench.steps(1)
+    assert bench.cancel(2) == Chunk("", (), FinishReason.CANCELLED, Usage(5, 0, 0.0, 0.0))
+    assert len(bench.runner.removed) == 1
+    bench.run()
+    assert bench.text(1) == "abc"
+
+
+def test_cancel_in_prefill() -> None:
+    bench = Bench({1: "abc"}, max_batch_tokens=4)
+    bench.add(1, 20)
+    bench.steps(2)
+    assert bench.cancel(1) == Chunk("", (), FinishReason.CANCELLED, Usage(20, 0, 2.0, 0.0))
+    assert bench.free_slots() == 2
+    assert bench.runner.params == {}
+    assert not bench.core.has_work
+
+
+def test_cancel_in_decode_returns_the_text_that_was_held_back() -> None:
+    bench = Bench({1: "say no more"})
+    bench.add(1, 2, SamplingParams(stop=("no way",)))
+    bench.steps(6)
+    assert bench.text(1) == "say "
+    chunk = bench.cancel(1)
+    assert chunk == Chunk("no", (), FinishReason.CANCELLED, Usage(2, 6, 1.0, 5.0))
+    assert bench.free_slots() == 2
+    assert bench.runner.params == {}
+    assert not bench.core.has_work
+
+
+def test_cancel_frees_the_slot_for_the_next_step() -> None:
+    bench = Bench({1: "abc", 2: "xyz"}, max_seqs=1)
+    bench.add(1)
+    bench.add(2)
+    bench.steps(1)
+    bench.cancel(1)
+    bench.steps(1)
+    assert bench.text(2) == "x"
+
+
+def test_cancel_leaves_the_neighbours_alone() -> None:
+    bench = Bench({1: "abcdef", 2: "uvwxyz", 3: "123456"}, max_seqs=2)
+    for request in (1, 2, 3):
+        bench.add(request, 3)
+    bench.steps(3)
+    bench.cancel(1)
+    bench.run()
+    assert "abcdef".startswith(bench.text(1))
+    assert (bench.text(2), bench.text(3)) == ("uvwxyz", "123456")
+
+
+def test_cancel_of_an_unknown_id_returns_none() -> None:
+    bench = Bench({1: "ab"})
+    bench.add(1)
+    assert bench.core.cancel(2) is None
+    bench.run()
+    assert bench.text(1) == "ab"
+
+
+@pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(max_tokens=1)])
+def test_cancel_of_a_finished_request_returns_none(params: SamplingParams) -> None:
+    bench = Bench({1: "ab"})
+    bench.add(1, 1, params)
+    bench.run()
+    assert bench.core.cancel(1) is None
+    assert bench.free_slots() == 2
+
+
+def test_a_second_cancel_returns_none() -> None:
+    bench = Bench({1: "ab"})
+    bench.add(1)
+    bench.cancel(1)
+    assert bench.core.cancel(1) is None
+    assert len(bench.runner.removed) == 1
+
+
+def test_a_request_that_the_runner_refuses_harms_no_other() -> None:
+    bench = Bench({1: "abc", 2: "xyz"})
+    bench.add(1)
+    bench.steps(1)
+    bench.runner.add_error = EngineError("no memory")
+    with pytest.raises(EngineError, match="no memory"):
+        bench.add(2)
+    assert bench.core.cancel(2) is None
+    bench.run()
+    assert bench.text(1) == "abc"
+    assert bench.free_slots() == 2
+
+
+def test_a_request_that_the_runner_refused_can_be_tried_again() -> None:
+    bench = Bench({1: "abc"})
+    bench.runner.add_error = EngineError("no memory")
+    with pytest.raises(EngineError):
+        bench.add(1)
+    assert not bench.core.has_work
+    bench.add(1)
+    bench.run()
+    assert bench.text(1) == "abc"
+
+
+def test_the_failure_of_a_step_is_raised() -> None:
+    bench = Bench({1: "abc"})
+    bench.add(1)
+    bench.steps(1)
+    bench.runner.run_error = EngineError("lost the GPU")
+    with pytest.raises(EngineError, match="lost the GPU"):
+        bench.steps(1)
+
+
+# Each request writes with letters of its own, so that text in the wrong place is seen at once.
+ALPHABETS = ("aá🎈", "bß€", "cç😀", "dð東", "eé👍")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request of random traffic: when it comes, what it asks, and when it is given up."""
+
+    number: int
+    text: str
+    num_prompt_tokens: int
+    params: SamplingParams
+    arrives: int
+    cancelled: int | None
+
+    def expect(self, ctx_size: int) -> tuple[bytes, str, FinishReason]:
+        """The bytes that are drawn, the answer in them, and why it ends, if nobody cancels."""
+        data, stop = self.text.encode(), self.params.stop
+        limit = min(self.params.max_tokens or len(data) + 1, ctx_size + 1 - self.num_prompt_tokens)
+        reason = FinishReason.STOP if len(data) < limit else FinishReason.LENGTH
+        for length in range(limit + 1):
+            answer, stopped = oracle(stop, data[:length].decode("utf-8", "replace"))
+            if stopped:
+                return data[:length], answer, FinishReason.STOP
+        return data[:limit], data[:limit].decode("utf-8", "replace"), reason
+
+
+@st.composite
+def traffic(draw: st.DrawFn) -> list[Request]:
+    requests = []
+    for number, alphabet in enumerate(ALPHABETS[: draw(st.integers(1, len(ALPHABETS)))], 1):
+        stops = st.lists(st.text(alphabet, min_size=1, max_size=3), max_size=2).map(tuple)
+        requests.append(
+            Request(
+                number=number,
+                text=draw(st.text(alphabet, max_size=10)),
+                num_prompt_tokens=draw(st.integers(1, 15)),
+                params=SamplingParams(
+                    max_tokens=draw(st.none() | st.integers(1, 12)), stop=draw(stops)
+                ),
+                arrives=draw(st.integers(0, 10)),
+                cancelled=draw(st.none() | st.integers(0, 30)),
+            )
+        )
+    return requests
+
+
+@given(traffic(), st.integers(1, 3), st.integers(0, 4))
+def test_every_request_gets_its_own_answer_whatever_the_others_do(
+    requests: list[Request], max_seqs: int, more_tokens: int
+) -> None:
+    bench = Bench(
+        {request.number: request.text for request in requests},
+        max_seqs=max_seqs,
+        max_batch_tokens=max_seqs + more_tokens,
+        ctx_size=16,
+    )
+    for time in count():
+        for request in requests:
+            if request.arrives == time:
+                bench.add(request.number, request.num_prompt_tokens, request.params)
+            if request.cancelled == time:
+                chunk = bench.core.cancel(request.number)
+                if chunk is not None:
+                    bench.chunks.setdefault(request.number, []).append(chunk)
+        if bench.core.has_work:
+            bench.steps(1)
+        elif time > 10:
+            break
+
+    assert bench.free_slots() == max_seqs
+    assert bench.runner.params == {}
+    for request in requests:
+        check_answer(bench, request)
+
+
+def check_answer(bench: Bench, request: Request) -> None:
+    number = request.number
+    *before, last = bench.chunks[number]
+    assert all(chunk.finish_reason is None and chunk.usage is None for chunk in before)
+    assert {token // TOKENS for token in bench.token_ids(number)} <= {number}
+    assert bench.usage(number).prompt_tokens == request.num_prompt_tokens
+    assert bench.usage(number).completion_tokens == len(bench.token_ids(number))
+
+    drawn, answer, reason = request.expect(ctx_size=16)
+    got = b"".join(map(piece, bench.token_ids(number)))
+    if last.finish_reason is FinishReason.CANCELLED:
+        assert request.cancelled is not None
+        assert drawn.startswith(got)
+        assert bench.text(number) == got.decode("utf-8", "replace")
+    else:
+        assert (got, bench.text(number), last.finish_reason) == (drawn, answer, reason)

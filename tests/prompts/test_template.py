@@ -1,0 +1,357 @@
+"""The template language, and what a template is not allowed to do."""
+
+import re
+from datetime import datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmstream_cli.errors import PromptError
+from llmstream_cli.prompts import template as template_module
+from llmstream_cli.prompts.template import MAX_ITERATIONS, MAX_SOURCE_CHARS, ChatTemplate
+
+SYNTAX_ERRORS = [
+    "{% if %}",
+    "{{",
+    "{% endfor %}",
+    "{% for m in messages %}",
+    "{{ m\n\n| no_such_filter }}",
+    "{% if m %}\n\n{% no_such_tag\nx %}",
+    '{{ "a" "b\nc" d }}',
+    "{{ '\n }}",
+]
+
+SCRAPS = (
+    *("messages", "[0]", ".content", "x", "1", "'a'", "'", "\n", "\\", "~", "+", "*", "-", "="),
+    *("(", ")", "[", "]", "|", ",", ":", "range", "join", "not", "is", "defined", "#}", "%}"),
+    *("for", "x in", "endfor", "if", "else", "endif", "set", "macro", "endmacro"),
+)
+
+
+@st.composite
+def sources(draw: st.DrawFn) -> str:
+    """Templates that are mostly broken, and always in another way."""
+    source = ""
+    for _ in range(draw(st.integers(1, 4))):
+        begin, end = draw(st.sampled_from([("{{ ", " }}"), ("{% ", " %}"), ("", "\n")]))
+        source += begin + " ".join(draw(st.lists(st.sampled_from(SCRAPS), max_size=5))) + end
+    return source
+
+
+def render(source: str, **variables: Any) -> str:
+    messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "world"}]
+    return ChatTemplate(source).render({"messages": messages, **variables})
+
+
+def refusal(source: str, **variables: Any) -> str:
+    """The message, one line, with which a template is refused or fails."""
+    with pytest.raises(PromptError) as caught:
+        render(source, **variables)
+    message = str(caught.value)
+    assert message
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def test_the_variables_are_there() -> None:
+    source = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m['content'] }};{% endfor %}"
+    assert render(source, bos_token="<s>") == "<s>[user] hello;[assistant] world;"
+
+
+def test_a_variable_that_is_not_there_is_empty() -> None:
+    source = "[{{ tools }}{% if tools is defined %}no{% endif %}{% if not tools %}yes{% endif %}]"
+    assert render(source) == "[yes]"
+
+
+def test_the_same_template_renders_again_and_again() -> None:
+    template = ChatTemplate(f"{{{{ range({MAX_ITERATIONS // 2 + 1}) | length }}}} {{{{ x }}}}")
+    assert [template.render({"x": x}) for x in "abc"] == ["50001 a", "50001 b", "50001 c"]
+
+
+def test_a_block_takes_its_line_with_it() -> None:
+    """As with `trim_blocks` and `lstrip_blocks`, which every published template relies on."""
+    source = "a\n    {% if true %}\n  b\n    {% endif %}\nc {% if true %} d{% endif %}\ne"
+    assert render(source) == "a\n  b\nc  de"
+
+
+def test_an_expression_keeps_the_white_space_around_it() -> None:
+    assert render("a\n  {{ 1 }}\n  b {{ 2 }}\nc") == "a\n  1\n  b 2\nc"
+
+
+def test_minus_signs_trim() -> None:
+    assert render("a\n  {{- 1 -}}  \n b {%- if true %} c{%- endif -%} \n d") == "a1b cd"
+
+
+@given(st.text())
+def test_content_comes_out_as_it_went_in(content: str) -> None:
+    template = ChatTemplate("<{{ messages[0].content }}>")
+    assert template.render({"messages": [{"content": content}]}) == f"<{content}>"
+
+
+def test_break_and_continue() -> None:
+    source = (
+        "{% for i in range(9) %}"
+        "{% if i == 1 %}{% continue %}{% endif %}{% if i == 4 %}{% break %}{% endif %}{{ i }}"
+        "{% endfor %}"
+    )
+    assert render(source) == "023"
+
+
+def test_namespaces_are_writable() -> None:
+    source = (
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}"
+        "{{ ns.n }}"
+    )
+    assert render(source) == "2"
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("range(3)", "[0, 1, 2]"),
+        ("range(1, 4)", "[1, 2, 3]"),
+        ("range(4, 0, -2)", "[4, 2]"),
+        ("range(-1)", "[]"),
+    ],
+)
+def test_range_is_pythons(call: str, expected: str) -> None:
+    assert render(f"{{{{ {call} | list }}}}") == expected
+
+
+@pytest.mark.parametrize(
+    ("product", "expected"),
+    [("6 * 7", "42"), ("'ab' * 2", "abab"), ("2 * 'ab'", "abab"), ("[1] * 2", "[1, 1]")],
+)
+def test_products_are_pythons(product: str, expected: str) -> None:
+    assert render(f"{{{{ {product} }}}}") == expected
+
+
+def test_tojson_does_not_escape_for_html() -> None:
+    value = {"a": "<b> & 'c'"}
+    assert render("{{ value | tojson }}", value=value) == """{"a": "<b> & 'c'"}"""
+
+
+def test_tojson_keeps_what_is_not_ascii() -> None:
+    assert render("{{ value | tojson }}", value=["é", "東京", "😀"]) == '["é", "東京", "😀"]'
+
+
+def test_tojson_keeps_the_order_of_keys() -> None:
+    assert render("{{ value | tojson }}", value={"b": 1, "a": 2}) == '{"b": 1, "a": 2}'
+
+
+def test_tojson_indents() -> None:
+    assert render("{{ value | tojson(indent=2) }}", value={"a": [1]}) == (
+        '{\n  "a": [\n    1\n  ]\n}'
+    )
+
+
+def test_strftime_now_is_the_local_time() -> None:
+    before = datetime.now().astimezone()
+    rendered = render("{{ strftime_now('%Y-%m-%dT%H:%M:%S.%f%z') }}")
+    after = datetime.now().astimezone()
+    assert before <= datetime.strptime(rendered, "%Y-%m-%dT%H:%M:%S.%f%z") <= after
+
+
+def test_raise_exception_refuses_with_its_message() -> None:
+    source = "{% if messages[0].role != 'system' %}{{ raise_exception('no system!') }}{% endif %}"
+    assert refusal(source) == "the model's chat template refuses these messages: no system!"
+
+
+def test_raise_exception_need_not_be_reached() -> None:
+    assert render("{% if false %}{{ raise_exception('never') }}{% endif %}fine") == "fine"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "''.__class__.__mro__",
+        "''.__class__()",
+        "''['__class__'].__mro__",
+        "(''|attr('__class__')).x",
+        "messages.__class__.__base__.__subclasses__()",
+        "messages[0].__init__.__globals__",
+        "raise_exception.__globals__.os",
+        "strftime_now.__code__.co_code",
+        "namespace.__init__.__globals__",
+        "cycler.__init__.__globals__.os",
+        "range.__globals__.time",
+        "range.__closure__[0]",
+        "messages.count.__self__.x",
+        "'{0.__class__.__mro__}'.format('')",
+        "'{x.__class__.__mro__}'.format_map({'x': ''})",
+    ],
+)
+def test_the_insides_of_python_are_out_of_reach(expression: str) -> None:
+    assert "unsafe" in refusal(f"{{{{ {expression} }}}}")
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["''.__class__", "messages.__len__", "'{0.__class__}'.format('')", "''|attr('__class__')"],
+)
+def test_the_insides_of_python_are_not_written(expression: str) -> None:
+    assert render(f"[{{{{ {expression} }}}}]") == "[]"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "messages.append(1)",
+        "messages.clear()",
+        "messages.pop()",
+        "messages.reverse()",
+        "messages[0].update({'content': 'x'})",
+        "messages[0].pop('content')",
+        "messages[0].setdefault('name', 'x')",
+        "messages[0].clear()",
+    ],
+)
+def test_the_messages_cannot_be_changed(expression: str) -> None:
+    messages = [{"role": "user", "content": "hello"}]
+    assert "unsafe" in refusal(f"{{{{ {expression} }}}}", messages=messages)
+    assert messages == [{"role": "user", "content": "hello"}]
+
+
+@pytest.mark.parametrize("target", ["messages[0]['content']", "messages[0].content", "messages.x"])
+def test_the_messages_cannot_be_assigned_to(target: str) -> None:
+    messages = [{"role": "user", "content": "hello"}]
+    refusal(f"{{% set {target} = 'x' %}}", messages=messages)
+    assert messages == [{"role": "user", "content": "hello"}]
+
+
+@pytest.mark.parametrize(
+    "statement", ["include 'x'", "import 'x' as x", "from 'x' import y", "extends 'x'"]
+)
+def test_no_other_template_is_loaded(statement: str) -> None:
+    refusal(f"{{% {statement} %}}")
+
+
+NESTED_LOOPS = (
+    "{% set many = [1] * 1000 %}{% for a in many %}{% for b in many %}{% for c in many %}"
+    f"{'x' * 1000}"
+    "{% endfor %}{% endfor %}{% endfor %}"
+)
+LONG_PIECES = (
+    "{% macro f() %}{{ 'x' * 1000 }}{% endmacro %}{% for a in range(99999) %}{{ f() }}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("source", [NESTED_LOOPS, LONG_PIECES], ids=["loops", "long pieces"])
+def test_endless_output_is_refused(source: str) -> None:
+    assert "writes without end" in refusal(source)
+
+
+def test_output_is_refused_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_module, "MAX_SECONDS", -1.0)
+    assert "writes without end" in refusal("x")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(1000000000) %}{% endfor %}",
+        f"{{{{ range({MAX_ITERATIONS + 1}) | length }}}}",
+        "{{ range(-1000000000, 0) | length }}",
+        "{{ range(1000000000, 0, -1) | sum }}",
+        "{% for i in range(1000) %}{% for j in range(1000) %}{% endfor %}{% endfor %}",
+        "{% for i in range(1000) %}{% set x = range(1000) | list %}{% endfor %}",
+        "{% set r = range %}{% for i in r(1000) %}{% for j in r(1000) %}{% endfor %}{% endfor %}",
+        "{% macro f() %}{{ range(999) }}{% endmacro %}{% for i in range(999) %}{{f()}}{% endfor %}",
+    ],
+    ids=["huge", "one too many", "negative", "backwards", "nested", "lists", "alias", "macro"],
+)
+def test_endless_ranges_are_refused(source: str) -> None:
+    assert "loops without end" in refusal(source)
+
+
+def test_a_range_that_no_machine_can_count_is_refused() -> None:
+    refusal("{{ range(1000000000000000000000000000000) | length }}")
+
+
+def test_a_range_may_be_as_long_as_the_limit() -> None:
+    assert render(f"{{{{ range({MAX_ITERATIONS}) | length }}}}") == str(MAX_ITERATIONS)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "'x' * 1000000000",
+        "1000000000 * 'x'",
+        "'xxx' * 33334",
+        "[1] * 1000000000",
+        "1000000000 * (1, 2)",
+        "'x' * 100000 * 2",
+        "('x' * 50000 + 'y') * 2",
+    ],
+)
+def test_endless_repetition_is_refused(expression: str) -> None:
+    assert "repeats a value without end" in refusal(f"{{{{ ({expression}) | length }}}}")
+
+
+def test_a_value_may_be_repeated_up_to_the_limit() -> None:
+    assert render(f"{{{{ ('x' * {MAX_ITERATIONS}) | length }}}}") == str(MAX_ITERATIONS)
+
+
+@pytest.mark.parametrize("expression", ["10 ** 1000000000", "2 ** 2", "9 ** 9 ** 9", "x ** 2"])
+def test_powers_are_refused(expression: str) -> None:
+    assert "`**`" in refusal(f"{{{{ {expression} }}}}", x=3)
+
+
+def test_endless_recursion_is_refused() -> None:
+    assert "recursion" in refusal("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 1 / 0 }}",
+        "{{ messages[0].content + 1 }}",
+        "{{ tools.function.name }}",
+        "{{ tools() }}",
+        "{{ raise_exception() }}",
+        "{{ strftime_now(1) }}",
+        "{{ messages[0].content.index('x') }}",
+        "{{ now | tojson }}",
+        "{{ failing() }}",
+    ],
+)
+def test_any_failure_of_a_template_is_one_line(source: str) -> None:
+    def failing() -> None:
+        raise RuntimeError("first line\n\n  second line")
+
+    message = refusal(source, now=datetime.now().astimezone(), failing=failing)
+    assert message.startswith("the model's chat template failed: ")
+
+
+def test_a_failure_without_a_message_is_named() -> None:
+    def failing() -> None:
+        raise RecursionError
+
+    assert refusal("{{ failing() }}", failing=failing).endswith("failed: RecursionError")
+
+
+@pytest.mark.parametrize("source", SYNTAX_ERRORS)
+def test_a_syntax_error_is_one_line(source: str) -> None:
+    assert refusal(source).startswith("the model's chat template is invalid: ")
+
+
+@given(sources())
+def test_no_source_fails_otherwise_than_with_one_line(source: str) -> None:
+    message = None
+    try:
+        render(source)
+    except PromptError as error:
+        message = str(error)
+    assert message is None or re.fullmatch(
+        "the model's chat template (is invalid|failed): [ -~]+", message
+    )
+
+
+def test_an_oversized_source_is_refused() -> None:
+    assert "too many" in refusal("x" * (MAX_SOURCE_CHARS + 1))
+
+
+def test_a_source_may_be_as_long_as_the_limit() -> None:
+    assert render("x" * MAX_SOURCE_CHARS) == "x" * MAX_SOURCE_CHARS
