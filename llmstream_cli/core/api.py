@@ -71,7 +71,7 @@ class SamplingParams:
         for name, (low, high) in _BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise InvalidValueError(f"{name} must be between {low} and {high}, not {value}")
+                raise InvalidValueError(f"{name} must be between {low} and {high}")
         if len(self.stop) > MAX_STOP_STRINGS:
             raise InvalidValueError(
                 f"at most {MAX_STOP_STRINGS} stop strings are allowed, not {len(self.stop)}"
@@ -191,7 +191,7 @@ class EngineConfig:
         ):
             value = getattr(self, field)
             if value is not None and not low <= value <= high:
-                raise InvalidValueError(f"{field} must be between {low} and {high}, not {value}")
+                raise InvalidValueError(f"{field} must be between {low} and {high}")
 
 
 DEFAULT_CTX_LIMIT = 8192

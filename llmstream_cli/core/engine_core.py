@@ -29,6 +29,7 @@ class _Answer:
     output: OutputStream
     started: float | None = None
     first_token: float | None = None
+    last_token: float | None = None
 
 
 class EngineCore:
@@ -107,6 +108,8 @@ class EngineCore:
             answer = self._by_sequence[sequence]
             if answer.first_token is None:
                 answer.first_token = now
+            if not token.ends_turn:
+                answer.last_token = now
             token_ids = () if token.ends_turn else (token.token_id,)
             text = "".join(answer.output.push(self._piece(token_id)) for token_id in token_ids)
             if answer.output.stopped:
@@ -122,18 +125,19 @@ class EngineCore:
         del self._by_id[answer.request_id], self._by_sequence[sequence]
         self._runner.remove(sequence)
         text += output.flush()
-        # A stop string that is complete with the last allowed token is still a stop.
-        reason = FinishReason.STOP if output.stopped else sequence.finish_reason
+        reason = sequence.finish_reason
+        if output.stopped and reason is FinishReason.LENGTH:
+            reason = FinishReason.STOP  # the last allowed token completed a stop string
         return Chunk(text, token_ids, reason, self._usage(answer))
 
     def _usage(self, answer: _Answer) -> Usage:
-        now = self._clock()
-        first = now if answer.first_token is None else answer.first_token
-        started = first if answer.started is None else answer.started
         sequence = answer.sequence
+        started = self._clock() if answer.started is None else answer.started
+        first = self._clock() if answer.first_token is None else answer.first_token
+        last = first if answer.last_token is None else answer.last_token
         return Usage(
             prompt_tokens=sequence.num_prompt_tokens,
             completion_tokens=sequence.num_output_tokens,
             prompt_seconds=first - started,
-            completion_seconds=now - first,
+            completion_seconds=last - first,
         )

@@ -25,16 +25,19 @@ from llmstream_cli.core.sequence import Sequence, SequenceStatus
 
 @dataclass(frozen=True, slots=True)
 class ScheduledTokens:
-    """A sequence's part of a step: compute `token_ids[start:end]`."""
+    """A sequence's part of a step.
+
+    Attributes:
+        sequence: whose tokens.
+        start: compute `token_ids[start:end]`.
+        end: see `start`.
+        samples: whether that reaches the last token, after which the next one is drawn.
+    """
 
     sequence: Sequence
     start: int
     end: int
-
-    @property
-    def samples(self) -> bool:
-        """Whether the step reaches the sequence's last token, after which the next is drawn."""
-        return self.end == len(self.sequence.token_ids)
+    samples: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,8 @@ class Scheduler:
             count = min(sequence.num_uncomputed_tokens, budget)
             if count:
                 start = sequence.num_computed_tokens
-                step.append(ScheduledTokens(sequence, start, start + count))
+                samples = count == sequence.num_uncomputed_tokens
+                step.append(ScheduledTokens(sequence, start, start + count, samples))
                 budget -= count
         return step
 

@@ -17,6 +17,7 @@ from llmstream_cli.prompts.tokenizer import ControlToken, Tokenizer
 
 # Masks come from a plane of Unicode that no standard assigns.
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
+_C_SPACE = " \t\n\v\f\r"  # what C's isspace, and so llama.cpp, takes for white space
 
 
 def encode_chat(
@@ -83,11 +84,13 @@ def _encode_masked(
 def _mask(control: Sequence[ControlToken], content: str) -> dict[int, str]:
     """Map the characters that control tokens begin and end with to ones that are not in use.
 
-    With both ends masked, no control token can begin or end inside a message, so none can be
-    completed by the template around it either.
+    With both ends masked, no control token can begin or end inside a message.
     """
-    unused = (chr(code) for code in _PRIVATE_USE if chr(code) not in content)
+    used = set(content)
+    unused = [chr(code) for code in _PRIVATE_USE if chr(code) not in used]
     ends = sorted({end for token in control for end in (token.text[0], token.text[-1])})
+    if len(unused) < len(ends):
+        raise PromptError("a message uses up the characters that would keep it apart from commands")
     return dict(zip(map(ord, ends), unused, strict=False))
 
 
@@ -106,5 +109,5 @@ def _split(text: str, control: Sequence[ControlToken]) -> Iterator[str | Control
             continue
         strips_left = isinstance(before, ControlToken) and before.strips_right
         strips_right = isinstance(after, ControlToken) and after.strips_left
-        trimmed = part.lstrip() if strips_left else part
-        yield trimmed.rstrip() if strips_right else trimmed
+        trimmed = part.lstrip(_C_SPACE) if strips_left else part
+        yield trimmed.rstrip(_C_SPACE) if strips_right else trimmed

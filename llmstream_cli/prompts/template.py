@@ -1,8 +1,9 @@
 """A model's chat template, rendered where it can do no harm.
 
 A template is a program that came with a model file. It runs in Jinja's immutable sandbox: no
-attribute of Python's own objects, no change to what it is given. What it may use up is bounded:
-its source, the repetitions it asks for, and the length of, and time between, the pieces it writes.
+attribute of Python's own objects, no change to what it is given. Its source, the repetitions it
+asks for, and what it writes are bounded, and so is its time, which is looked at whenever it
+writes. A template that burns time or memory without writing is not stopped here.
 """
 
 import json
@@ -38,8 +39,11 @@ class ChatTemplate:
             raise PromptError(f"the chat template has {len(source)} characters; too many to run")
         try:
             self._template = _ENVIRONMENT.from_string(source)
-        except jinja2.TemplateError as error:
-            raise PromptError(f"the model's chat template is invalid: {error}") from error
+        # Jinja compiles to Python, whose own compiler can refuse what Jinja let pass.
+        except Exception as error:
+            raise PromptError(
+                f"the model's chat template is invalid: {_one_line(error)}"
+            ) from error
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """Render the template.
@@ -67,8 +71,10 @@ class ChatTemplate:
         return "".join(pieces)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join((str(error) or type(error).__name__).split())
+def _one_line(error: Exception | str) -> str:
+    """Return a message as one line without control characters, fit to be printed."""
+    line = " ".join((str(error) or type(error).__name__).split())
+    return "".join(character for character in line if character.isprintable())
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -84,7 +90,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             raise PromptError("the model's chat template uses `**`, which is not allowed")
         for sequence, count in ((left, right), (right, left)):
             if (
-                isinstance(sequence, str | list | tuple)
+                isinstance(sequence, str | bytes | list | tuple)
                 and isinstance(count, int)
                 and len(sequence) * count > MAX_ITERATIONS
             ):
@@ -108,7 +114,7 @@ def _bounded_range() -> Callable[..., range]:
 
 
 def _raise_exception(message: str) -> NoReturn:
-    raise PromptError(f"the model's chat template refuses these messages: {message}")
+    raise PromptError(f"the model's chat template refuses these messages: {_one_line(message)}")
 
 
 def _strftime_now(pattern: str) -> str:
@@ -123,8 +129,12 @@ def _tojson(value: Any, indent: int | None = None) -> str:
 def _environment() -> _Environment:
     # trim_blocks and lstrip_blocks: templates are written for transformers, which sets them.
     environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
+    environment.globals = {
+        "dict": dict,
+        "namespace": environment.globals["namespace"],
+        "raise_exception": _raise_exception,
+        "strftime_now": _strftime_now,
+    }
     environment.filters["tojson"] = _tojson
     return environment
 

@@ -430,3 +430,19 @@ def check_answer(bench: Bench, request: Request) -> None:
         assert bench.text(number) == got.decode("utf-8", "replace")
     else:
         assert (got, bench.text(number), last.finish_reason) == (drawn, answer, reason)
+
+
+def test_the_step_that_ends_the_turn_is_no_tokens_time() -> None:
+    bench = Bench({1: "abcd"})
+    bench.add(1)
+    bench.run()
+    usage = bench.usage(1)
+    assert (usage.completion_tokens, usage.completion_seconds) == (4, 3.0)
+    assert usage.tokens_per_second == 1.0
+
+
+def test_a_cancelled_answer_stays_cancelled_though_its_rest_be_a_stop_string() -> None:
+    bench = Bench({1: "\N{EURO SIGN}"})
+    bench.add(1, params=SamplingParams(stop=("\N{REPLACEMENT CHARACTER}",)))
+    bench.steps(1)
+    assert bench.cancel(1).finish_reason is FinishReason.CANCELLED

@@ -64,5 +64,5 @@ def test_a_file_that_cannot_be_read_is_refused(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)  # root may read everything, so chmod proves nothing
-    with pytest.raises(LLMStreamError, match="cannot read .*Permission denied"):
+    with pytest.raises(LLMStreamError, match=r"cannot read .*Permission denied"):
         resolve(preset=None, path=str(path))

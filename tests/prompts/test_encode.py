@@ -357,3 +357,18 @@ def test_contents_back_to_back_never_make_a_control_token(contents: list[str]) -
     source = "<turn>{{ messages | map(attribute='content') | join }}</s>"
     expected = f"[<turn>]{''.join(contents)}[</s>]"
     assert encode(FakeTokenizer(TURN, END), source, *contents) == expected
+
+
+def test_only_what_llama_cpp_takes_for_white_space_is_dropped() -> None:
+    turn = ControlToken(TURN.id, TURN.text, strips_left=True, strips_right=True)
+    content = "\u3000\u00a0quote <turn>\u2003"
+    assert encode(FakeTokenizer(turn), "<turn>{{ messages[0].content }}<turn>", content) == (
+        f"[<turn>]{content}[<turn>]"
+    )
+
+
+def test_a_message_cannot_use_up_the_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmstream_cli.prompts.encode._PRIVATE_USE", range(0xF0000, 0xF0002))
+    assert encode(FakeTokenizer(TURN), CONTENTS, "<turn>") == "<turn>"
+    with pytest.raises(PromptError, match="uses up the characters"):
+        encode(FakeTokenizer(TURN), CONTENTS, "\U000f0000<turn>")

@@ -21,12 +21,21 @@ SYNTAX_ERRORS = [
     "{% if m %}\n\n{% no_such_tag\nx %}",
     '{{ "a" "b\nc" d }}',
     "{{ '\n }}",
+    # Jinja compiles these, and Python's own compiler refuses the result.
+    "{% break %}",
+    "{{ f(a=1,a=2) }}",
+    "{% macro f(a,a) %}{% endmacro %}",
+    "{% for a in [1] %}" * 30 + "{% endfor %}" * 30,
+    "{% if 1 %}" * 200 + "{% endif %}" * 200,
+    "{{" + "(" * 3000 + "1" + ")" * 3000 + "}}",
+    "{{ " + "+".join(["x"] * 5000) + " }}",
+    "{{ " + "9" * 5000 + " }}",
 ]
 
 SCRAPS = (
     *("messages", "[0]", ".content", "x", "1", "'a'", "'", "\n", "\\", "~", "+", "*", "-", "="),
     *("(", ")", "[", "]", "|", ",", ":", "range", "join", "not", "is", "defined", "#}", "%}"),
-    *("for", "x in", "endfor", "if", "else", "endif", "set", "macro", "endmacro"),
+    *("for", "x in", "endfor", "if", "else", "endif", "set", "macro", "endmacro", "break"),
 )
 
 
@@ -157,6 +166,16 @@ def test_strftime_now_is_the_local_time() -> None:
 def test_raise_exception_refuses_with_its_message() -> None:
     source = "{% if messages[0].role != 'system' %}{{ raise_exception('no system!') }}{% endif %}"
     assert refusal(source) == "the model's chat template refuses these messages: no system!"
+
+
+def test_what_raise_exception_says_is_one_printable_line() -> None:
+    source = r"{{ raise_exception('no\n\x1b[2Jsystem') }}"
+    assert refusal(source).endswith("refuses these messages: no [2Jsystem")
+
+
+def test_nothing_is_global_but_what_templates_use() -> None:
+    for name in ("lipsum", "cycler", "joiner"):
+        assert render("{{ " + name + " is defined }}") == "False"
 
 
 def test_raise_exception_need_not_be_reached() -> None:
