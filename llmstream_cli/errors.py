@@ -7,7 +7,8 @@
     ├── ModelError                500     1   the model cannot be used
     │   └── ModelNotFoundError    404     1   there is no model of that name
     ├── EngineError               500     1   the engine failed while it generated
-    │   └── EngineClosedError     503     1   the engine is closed and takes no request
+    │   ├── EngineClosedError     503     1   the engine is closed and takes no request
+    │   └── QueueFullError        429     1   too many requests wait already
     └── OutputError               500     1   the answer cannot be written
 
 The message of each is one line that a person can act on: a command prints it as it is, a server
@@ -72,6 +73,12 @@ class EngineClosedError(EngineError):
     """The engine has been closed."""
 
     status = 503
+
+
+class QueueFullError(EngineError):
+    """Too many requests wait already; a later one may find room."""
+
+    status = 429
 
 
 class OutputError(LLMStreamError):

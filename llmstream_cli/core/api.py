@@ -113,12 +113,14 @@ class Usage:
         completion_tokens: tokens drawn, without the one that ends the turn.
         prompt_seconds: from the first computed prompt token to the first drawn token.
         completion_seconds: from the first drawn token to the last.
+        cached_tokens: tokens of the prompt that were taken from the prefix cache.
     """
 
     prompt_tokens: int
     completion_tokens: int
     prompt_seconds: float
     completion_seconds: float
+    cached_tokens: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -170,10 +172,13 @@ class EngineConfig:
     Attributes:
         model_path: a GGUF file.
         ctx_size: the most tokens of one prompt and answer; None is the model's own context, at
-            most `DEFAULT_CTX_LIMIT`. Memory is taken as the conversation grows, not at once.
+            most `DEFAULT_CTX_LIMIT`.
         threads: CPU threads; None is one for each physical core this process may use.
         gpu_layers: layers to keep on a GPU, where llama-cpp-python was built for one; -1 is all.
         max_batch_tokens: the most tokens of one step, hence how long a step can last.
+        max_seqs: requests that generate at once; each has `ctx_size` tokens of its own. With one,
+            memory is taken as the conversation grows; with more, at the start.
+        max_queue: requests that wait for their turn; one more is refused.
     """
 
     model_path: str
@@ -181,6 +186,8 @@ class EngineConfig:
     threads: int | None = None
     gpu_layers: int = 0
     max_batch_tokens: int = 64
+    max_seqs: int = 1
+    max_queue: int = 256
 
     def __post_init__(self) -> None:
         for field, low, high in (
@@ -188,6 +195,8 @@ class EngineConfig:
             ("threads", 1, 512),
             ("gpu_layers", -1, 10_000),
             ("max_batch_tokens", 1, 4096),
+            ("max_seqs", 1, 256),
+            ("max_queue", 0, 100_000),
         ):
             value = getattr(self, field)
             if value is not None and not low <= value <= high:
@@ -215,6 +224,7 @@ class Engine(Protocol):
 
         Raises:
             PromptError: the messages make no prompt that fits; nothing was computed.
+            QueueFullError: too many requests wait already; nothing was computed.
             EngineError: the engine failed; the chunks before it are good.
         """
 

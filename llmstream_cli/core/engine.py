@@ -28,6 +28,7 @@ from llmstream_cli.core.api import (
 from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.llama import DecodeAbortedError, Model, cpu_features
+from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.scheduler import Scheduler
 from llmstream_cli.errors import (
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     import asyncio
 
     from llmstream_cli.prompts.template import ChatTemplate
-
-_MAX_SEQS = 1  # sequences that run at once; further requests wait in the queue
 
 _Item = Chunk | ModelInfo | LLMStreamError
 
@@ -231,18 +230,28 @@ class InProcessEngine:
             self._runner.close()
 
     def _load(self) -> EngineCore:
-        loaded = _Loaded(self._config)
-        max_batch_tokens, ctx_size = self._config.max_batch_tokens, loaded.info.ctx_size
+        config, loaded = self._config, _Loaded(self._config)
+        # Room for every stream to decode and for prompts beside them.
+        max_batch_tokens = max(config.max_batch_tokens, 2 * config.max_seqs)
         self._runner = Runner(
             loaded.model,
-            max_seqs=_MAX_SEQS,
+            max_seqs=config.max_seqs,
             max_batch_tokens=max_batch_tokens,
-            ctx_size=ctx_size,
-            threads=self._config.threads or default_threads(),
+            ctx_size=loaded.info.ctx_size,
+            threads=config.threads or default_threads(),
         )
         self._loaded = loaded
+        cache = PrefixCache(
+            config.max_seqs,
+            # A copy moves the whole stream of a slot, used or not: the larger, the dearer.
+            min_copy_tokens=max(16, loaded.info.ctx_size // 256),
+            partial=loaded.model.forgets_partially,
+        )
         scheduler = Scheduler(
-            max_seqs=_MAX_SEQS, max_batch_tokens=max_batch_tokens, ctx_size=ctx_size
+            cache,
+            max_batch_tokens=max_batch_tokens,
+            ctx_size=loaded.info.ctx_size,
+            max_queue=config.max_queue,
         )
         return EngineCore(self._runner, scheduler, loaded.model.piece)
 

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from collections.abc import Sequence as Steps
 from dataclasses import dataclass
 from typing import Protocol
 
 from llmstream_cli.core.api import Chunk, FinishReason, SamplingParams, Usage
 from llmstream_cli.core.output import OutputStream
-from llmstream_cli.core.scheduler import DrawnToken, ScheduledTokens, Scheduler
+from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
+from llmstream_cli.errors import EngineError
 
 
 class StepRunner(Protocol):
@@ -17,7 +17,7 @@ class StepRunner(Protocol):
 
     def add(self, sequence: Sequence, params: SamplingParams) -> None: ...  # noqa: D102
     def remove(self, sequence: Sequence) -> None: ...  # noqa: D102
-    def run(self, step: Steps[ScheduledTokens]) -> Mapping[Sequence, DrawnToken]: ...  # noqa: D102
+    def run(self, step: Step) -> Mapping[Sequence, DrawnToken]: ...  # noqa: D102
 
 
 @dataclass(slots=True, eq=False)
@@ -70,12 +70,17 @@ class EngineCore:
             params: how to sample and when to stop.
 
         Raises:
+            QueueFullError: too many requests wait already.
             EngineError: there is not enough memory for it; nothing else is harmed.
         """
         assert request_id not in self._by_id
         sequence = Sequence(prompt, max_tokens=params.max_tokens)
-        self._runner.add(sequence, params)
         self._scheduler.add(sequence)
+        try:
+            self._runner.add(sequence, params)
+        except EngineError:
+            self._scheduler.finish(sequence, FinishReason.CANCELLED)
+            raise
         answer = _Answer(request_id, sequence, OutputStream(params.stop))
         self._by_id[request_id] = self._by_sequence[sequence] = answer
 
@@ -94,12 +99,13 @@ class EngineCore:
             EngineError: the runner failed; no request can go on.
         """
         step = self._scheduler.schedule()
-        now = self._clock()
-        for part in step:
-            if part.start == 0:
-                self._by_sequence[part.sequence].started = now
+        begun = self._clock()
+        for part in step.parts:
+            answer = self._by_sequence[part.sequence]
+            if answer.started is None:
+                answer.started = begun
         drawn = self._runner.run(step)
-        self._scheduler.update(step, drawn)
+        self._scheduler.update(step, drawn, self._clock() - begun)
         return list(self._chunks(drawn))
 
     def _chunks(self, drawn: Mapping[Sequence, DrawnToken]) -> Iterator[tuple[int, Chunk]]:
@@ -140,4 +146,5 @@ class EngineCore:
             completion_tokens=sequence.num_output_tokens,
             prompt_seconds=first - started,
             completion_seconds=last - first,
+            cached_tokens=sequence.num_cached_tokens,
         )

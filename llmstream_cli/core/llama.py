@@ -158,6 +158,18 @@ class Model:
         return source.decode("utf-8", "replace") if source else None
 
     @property
+    def forgets_partially(self) -> bool:
+        """Whether a sequence can go back to any earlier position.
+
+        A recurrent state cannot be unwound, and a sliding window has dropped what it would need.
+        """
+        return not (
+            C.llama_model_is_recurrent(self.pointer)
+            or C.llama_model_is_hybrid(self.pointer)
+            or C.llama_model_n_swa(self.pointer)
+        )
+
+    @property
     def bos_token(self) -> str:
         """Text of the token that begins a sequence; empty where there is none."""
         return self._text(C.llama_vocab_bos(self._vocab))
@@ -334,10 +346,23 @@ class Context:
         """End the running step, and every later one, at its next operation; from any thread."""
         self._abort_flag[0] = b"\x01"
 
-    def clear_sequence(self, seq_id: int) -> None:
-        """Forget all that a sequence has computed."""
+    def copy_sequence(self, source: int, target: int) -> None:
+        """Replace all that a sequence has computed by a copy of another's, when next decoding."""
+        assert 0 <= source < self.max_seqs, source
+        assert 0 <= target < self.max_seqs, target
+        assert source != target
+        # Across streams llama.cpp copies whole sequences only, and aborts on anything else.
+        C.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def truncate_sequence(self, seq_id: int, num_tokens: int) -> None:
+        """Forget what a sequence has computed beyond its first `num_tokens` positions.
+
+        Raises:
+            EngineError: the model cannot forget a part; see `Model.forgets_partially`.
+        """
         assert 0 <= seq_id < self.max_seqs, seq_id
-        C.llama_memory_seq_rm(self._memory, seq_id, 0, -1)
+        if not C.llama_memory_seq_rm(self._memory, seq_id, num_tokens, -1):
+            raise EngineError(f"llama.cpp cannot go back to the first {num_tokens} tokens")
 
     def decode(self, batch: Batch) -> None:
         """Compute a batch and the logits of its output rows.

@@ -1,11 +1,9 @@
 """One scheduled step on the model: fill the batch, decode, sample."""
 
-from collections.abc import Sequence as Steps
-
 from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.core.llama import Batch, Context, Model
 from llmstream_cli.core.sampler import Sampler
-from llmstream_cli.core.scheduler import DrawnToken, ScheduledTokens
+from llmstream_cli.core.scheduler import DrawnToken, Step
 from llmstream_cli.core.sequence import Sequence
 
 _FIRST_CTX_SIZE = 512
@@ -13,7 +11,7 @@ _ROOM_FOR_ANSWER = 256
 
 
 class Runner:
-    """Owns the context. Its KV cache starts small and doubles when a sequence outgrows it.
+    """Owns the context. For a single slot its KV cache starts small and doubles when outgrown.
 
     A cache for thousands of tokens takes a tenth of a second to clear and memory that a short
     answer never uses; moving a sequence to a larger one takes some milliseconds, a few times in a
@@ -35,7 +33,7 @@ class Runner:
         self._batch = Batch(max_batch_tokens)
         self._context = Context(
             model,
-            ctx_size=min(ctx_size, _FIRST_CTX_SIZE),
+            ctx_size=min(ctx_size, _FIRST_CTX_SIZE) if max_seqs == 1 else ctx_size,
             max_seqs=max_seqs,
             max_batch_tokens=max_batch_tokens,
             threads=threads,
@@ -53,13 +51,17 @@ class Runner:
         """Forget how to sample for a sequence."""
         del self._samplers[sequence]
 
-    def run(self, step: Steps[ScheduledTokens]) -> dict[Sequence, DrawnToken]:
+    def run(self, step: Step) -> dict[Sequence, DrawnToken]:
         """Compute a step; draw a token for each part that reaches its sequence's end.
 
         Raises:
             EngineError: llama.cpp failed; no sequence of the step can go on.
         """
-        self._make_room(max(part.end for part in step))
+        self._make_room(max(part.end for part in step.parts))
+        for reuse in step.reuses:
+            if reuse.source != reuse.slot:
+                self._context.copy_sequence(reuse.source, reuse.slot)
+            self._context.truncate_sequence(reuse.slot, reuse.num_tokens)
         rows = self._fill(step)
         self._context.decode(self._batch)
         return {sequence: self._draw(sequence, row) for sequence, row in rows.items()}
@@ -81,14 +83,12 @@ class Runner:
         outgrown, self._context = self._context, self._context.grown(min(size, self._ctx_size))
         outgrown.close()
 
-    def _fill(self, step: Steps[ScheduledTokens]) -> dict[Sequence, int]:
+    def _fill(self, step: Step) -> dict[Sequence, int]:
         self._batch.clear()
         rows = {}
-        for part in step:
+        for part in step.parts:
             sequence, slot = part.sequence, part.sequence.slot
             assert slot is not None
-            if part.start == 0:
-                self._context.clear_sequence(slot)
             last = part.end - 1
             for position in range(part.start, part.end):
                 row = self._batch.add(

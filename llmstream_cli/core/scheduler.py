@@ -4,23 +4,29 @@ A step is three verbs: `schedule` plans it, the runner computes it, `update` boo
 
 Rules:
 
-1. A sequence runs in a slot, which is a KV stream of its own; there are `max_seqs` slots.
-2. Whoever came first gets the next free slot.
-3. Every running sequence catches up with its tokens. One that lacks a single token, which is how
+1. A sequence runs in a slot, which is a KV stream of its own with room for `ctx_size` tokens. The
+   number of slots is fixed, so no sequence can run another out of memory.
+2. Whoever came first gets the next free slot. At most `max_queue` wait for one.
+3. A sequence begins with what the `PrefixCache` can give it, and waits for a prefix that another
+   one is computing.
+4. Every running sequence catches up with its tokens. One that lacks a single token, which is how
    a sequence decodes, comes before all that lack more: a long prompt never stops an answer.
-4. A step computes at most `max_batch_tokens` tokens. What decoding leaves goes to prompts, the
-   oldest first.
-5. A sequence ends once: by its last token, by its limits, or by `finish`. Its slot is free at once.
+5. A step computes at most `max_batch_tokens` tokens. What the `PrefillBudget` leaves beside the
+   decoding sequences goes to prompts, the oldest first.
+6. A sequence ends once: by its last token, by its limits, or by `finish`. Its slot is free at once.
 
 Pure: no clock, no thread, no model.
 """
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from llmstream_cli.core.api import FinishReason
+from llmstream_cli.core.budget import PrefillBudget
+from llmstream_cli.core.prefix_cache import PrefixCache, Reuse
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
+from llmstream_cli.errors import QueueFullError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,19 @@ class ScheduledTokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """What to compute.
+
+    Attributes:
+        reuses: how to prepare the slots of sequences that begin; in this order, before all parts.
+        parts: what to compute, in one batch.
+    """
+
+    reuses: list[Reuse] = field(default_factory=list)
+    parts: list[ScheduledTokens] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
 class DrawnToken:
     """What the runner drew after a sequence's last token."""
 
@@ -52,18 +71,22 @@ class Scheduler:
     """The waiting and the running sequences.
 
     Args:
-        max_seqs: how many sequences run at once.
-        max_batch_tokens: the most tokens of one step, at least `max_seqs`.
+        cache: the slots, and so how many sequences run at once.
+        max_batch_tokens: the most tokens of one step, at least one for each slot.
         ctx_size: the most tokens of one sequence.
+        max_queue: how many may wait for a slot.
     """
 
-    def __init__(self, *, max_seqs: int, max_batch_tokens: int, ctx_size: int) -> None:
-        assert 0 < max_seqs <= max_batch_tokens
-        self.max_batch_tokens = max_batch_tokens
+    def __init__(
+        self, cache: PrefixCache, *, max_batch_tokens: int, ctx_size: int, max_queue: int
+    ) -> None:
+        assert cache.num_slots <= max_batch_tokens
+        self.cache = cache
         self.ctx_size = ctx_size
+        self.max_queue = max_queue
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in the order of their arrival
-        self._free_slots = list(range(max_seqs))[::-1]
+        self._budget = PrefillBudget(max_batch_tokens)
 
     @property
     def has_work(self) -> bool:
@@ -71,51 +94,69 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence whose prompt leaves room in the context."""
+        """Queue a sequence whose prompt leaves room in the context.
+
+        Raises:
+            QueueFullError: too many wait already.
+        """
         assert sequence.num_prompt_tokens < self.ctx_size
+        if len(self.waiting) >= self.max_queue + self.cache.num_idle:
+            raise QueueFullError(f"{len(self.waiting)} requests wait already; try again later")
         self.waiting.append(sequence)
 
-    def schedule(self) -> list[ScheduledTokens]:
+    def schedule(self) -> Step:
         """Plan the next step; give free slots to waiting sequences first."""
-        while self.waiting and self._free_slots:
+        while self.waiting and self.cache.num_idle:
             sequence = self.waiting.popleft()
-            sequence.slot = self._free_slots.pop()
+            self.cache.acquire(sequence)
             sequence.status = SequenceStatus.RUNNING
             self.running.append(sequence)
-        budget = self.max_batch_tokens
-        step = []
-        # Sorting is stable: first come, first served within each of the two groups.
-        for sequence in sorted(self.running, key=lambda s: s.num_uncomputed_tokens > 1):
-            count = min(sequence.num_uncomputed_tokens, budget)
-            if count:
-                start = sequence.num_computed_tokens
-                samples = count == sequence.num_uncomputed_tokens
-                step.append(ScheduledTokens(sequence, start, start + count, samples))
-                budget -= count
+        step = Step()
+        decoding = [s for s in self.running if s.num_uncomputed_tokens == 1]
+        for sequence in decoding:
+            self._plan(step, sequence, 1)
+        budget = self._budget.tokens(len(decoding))
+        for sequence in self.running:
+            if budget and sequence.num_uncomputed_tokens > 1:
+                budget -= self._plan(step, sequence, budget)
         return step
 
-    def update(self, step: list[ScheduledTokens], drawn: Mapping[Sequence, DrawnToken]) -> None:
+    def _plan(self, step: Step, sequence: Sequence, budget: int) -> int:
+        """Add a sequence's part to a step; return how many tokens it has."""
+        if not self.cache.is_placed(sequence):
+            if self.cache.must_wait(sequence):
+                return 0
+            step.reuses.append(self.cache.place(sequence))
+        start, missing = sequence.num_computed_tokens, sequence.num_uncomputed_tokens
+        count = min(missing, budget)
+        step.parts.append(ScheduledTokens(sequence, start, start + count, count == missing))
+        return count
+
+    def update(self, step: Step, drawn: Mapping[Sequence, DrawnToken], seconds: float) -> None:
         """Book a computed step.
 
         Args:
             step: what was computed.
             drawn: the token drawn for each sequence whose part of the step `samples`.
+            seconds: how long it took.
         """
-        for part in step:
-            sequence = part.sequence
-            sequence.num_computed_tokens = part.end
-            if not part.samples:
-                continue
-            token = drawn[sequence]
-            if token.ends_turn:
-                self.finish(sequence, FinishReason.STOP)
-                continue
-            sequence.token_ids.append(token.token_id)
-            # The context is full when the token just drawn could not be computed any more.
-            if sequence.num_output_tokens == sequence.max_tokens or (
-                len(sequence.token_ids) > self.ctx_size
-            ):
-                self.finish(sequence, FinishReason.LENGTH)
+        sizes = [part.end - part.start for part in step.parts]
+        num_decoding = sizes.count(1)
+        self._budget.observe(num_decoding, sum(sizes) - num_decoding, seconds)
+        for part in step.parts:
+            part.sequence.num_computed_tokens = part.end
+            if part.samples:
+                self._append(part.sequence, drawn[part.sequence])
+
+    def _append(self, sequence: Sequence, token: DrawnToken) -> None:
+        if token.ends_turn:
+            self.finish(sequence, FinishReason.STOP)
+            return
+        sequence.token_ids.append(token.token_id)
+        # The context is full when the token just drawn could not be computed any more.
+        full = len(sequence.token_ids) > self.ctx_size
+        if full or sequence.num_output_tokens == sequence.max_tokens:
+            self.finish(sequence, FinishReason.LENGTH)
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> None:
         """End a sequence wherever it is; nothing happens to one that has ended."""
@@ -125,7 +166,6 @@ class Scheduler:
             self.waiting.remove(sequence)
         else:
             self.running.remove(sequence)
-            self._free_slots.append(sequence.slot)
-            sequence.slot = None
+            self.cache.release(sequence)
         sequence.status = SequenceStatus.FINISHED
         sequence.finish_reason = reason

@@ -24,6 +24,7 @@ class Sequence:
         token_ids: the prompt, then what was drawn.
         num_prompt_tokens: length of the prompt; constant.
         num_computed_tokens: tokens, from the first, whose keys and values are in the KV cache.
+        num_cached_tokens: how many of these were taken over instead of computed.
         max_tokens: draw at most so many; None is without a limit.
         slot: the KV stream it owns while it runs.
         status: see `SequenceStatus`.
@@ -35,6 +36,7 @@ class Sequence:
         self.token_ids = list(prompt)
         self.num_prompt_tokens = len(prompt)
         self.num_computed_tokens = 0
+        self.num_cached_tokens = 0
         self.max_tokens = max_tokens
         self.slot: int | None = None
         self.status = SequenceStatus.WAITING

@@ -1,10 +1,9 @@
 """A runner without a model, and a clock that only moves when it is told to."""
 
 from collections.abc import Callable, Mapping
-from collections.abc import Sequence as Steps
 
 from llmstream_cli.core.api import SamplingParams
-from llmstream_cli.core.scheduler import DrawnToken, ScheduledTokens
+from llmstream_cli.core.scheduler import DrawnToken, ScheduledTokens, Step
 from llmstream_cli.core.sequence import Sequence
 
 # A fake token is `request * TOKENS + kind`, where kind is PROMPT, END, or FIRST_BYTE + a byte of
@@ -61,22 +60,27 @@ class FakeRunner:
         del self.params[sequence]
         self.removed.append(sequence)
 
-    def run(self, step: Steps[ScheduledTokens]) -> dict[Sequence, DrawnToken]:
+    def run(self, step: Step) -> dict[Sequence, DrawnToken]:
         error, self.run_error = self.run_error, None
         if error is not None:
             raise error
-        assert step
+        assert step.parts
         self._clock.now += 1.0
-        return {part.sequence: token for part in step if (token := self._compute(part)) is not None}
+        for reuse in step.reuses:
+            self.cache[reuse.slot] = self.cache.get(reuse.source, [])[: reuse.num_tokens]
+            assert len(self.cache[reuse.slot]) == reuse.num_tokens
+        return {
+            part.sequence: token
+            for part in step.parts
+            if (token := self._compute(part)) is not None
+        }
 
     def _compute(self, part: ScheduledTokens) -> DrawnToken | None:
         sequence = part.sequence
         assert sequence in self.params
         assert sequence.slot is not None
-        if part.start == 0:
-            self.cache[sequence.slot] = []
         cache = self.cache[sequence.slot]
-        assert len(cache) == part.start
+        assert cache == sequence.token_ids[: part.start]
         cache += sequence.token_ids[part.start : part.end]
         return self._model(cache) if part.samples else None
 

@@ -338,7 +338,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     run = Runner.run
 
     def counting(self: Runner, step: Any) -> Any:
-        sizes.append(sum(part.end - part.start for part in step))
+        sizes.append(sum(part.end - part.start for part in step.parts))
         return run(self, step)
 
     monkeypatch.setattr(Runner, "run", counting)

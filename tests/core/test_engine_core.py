@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from llmstream_cli.core.api import Chunk, FinishReason, SamplingParams, Usage
 from llmstream_cli.core.engine_core import EngineCore
+from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.scheduler import Scheduler
 from llmstream_cli.errors import EngineError
 from tests.core.fakes import TOKENS, FakeClock, FakeRunner, piece, prompt, scripted
@@ -30,7 +31,10 @@ class Bench:
         model = scripted({request: text.encode() for request, text in answers.items()})
         self.runner = FakeRunner(model, self.clock)
         self.scheduler = Scheduler(
-            max_seqs=max_seqs, max_batch_tokens=max_batch_tokens, ctx_size=ctx_size
+            PrefixCache(max_seqs, min_copy_tokens=16),
+            max_batch_tokens=max_batch_tokens,
+            ctx_size=ctx_size,
+            max_queue=100,
         )
         self.core = EngineCore(self.runner, self.scheduler, piece, self.clock)
         self.chunks: dict[int, list[Chunk]] = {}
@@ -68,7 +72,7 @@ class Bench:
         return usage
 
     def free_slots(self) -> int:
-        return len(self.scheduler._free_slots)
+        return self.scheduler.cache.num_idle
 
 
 def test_each_step_gives_a_chunk_with_the_token_and_its_text() -> None:

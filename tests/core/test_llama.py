@@ -141,12 +141,31 @@ def test_sequences_do_not_mix(model: Model) -> None:
     assert greedy(model).sample(both, decode(both, prompt)) == alone
 
 
-def test_a_cleared_sequence_is_as_new(model: Model) -> None:
+def test_a_truncated_sequence_goes_on_from_there(model: Model) -> None:
     prompt = model.tokenize("The capital of France is", special=False)
     ctx = context(model)
     first = greedy(model).sample(ctx, decode(ctx, prompt))
-    ctx.clear_sequence(0)
-    assert greedy(model).sample(ctx, decode(ctx, prompt)) == first
+    for kept in (0, 3, len(prompt) - 1):
+        ctx.truncate_sequence(0, kept)
+        row = decode(ctx, prompt[kept:], start=kept)
+        assert greedy(model).sample(ctx, row) == first
+
+
+def test_a_copied_sequence_goes_on_like_the_original(model: Model) -> None:
+    prompt = model.tokenize("Once upon a time there was", special=False)
+    expected = generate(context(model), greedy(model), prompt, 12)
+    both = context(model, max_seqs=2)
+    decode(both, prompt)
+    decode(both, model.tokenize("something else", special=False), seq_id=1)  # overwritten
+    both.copy_sequence(0, 1)
+    both.truncate_sequence(1, len(prompt) - 1)
+    both.truncate_sequence(0, 0)
+    row = decode(both, prompt[-1:], start=len(prompt) - 1, seq_id=1)
+    chain, drawn = greedy(model), list[int]()
+    for position in range(len(prompt), len(prompt) + 12):
+        drawn.append(chain.sample(both, row))
+        row = decode(both, drawn[-1:], start=position, seq_id=1)
+    assert drawn == expected
 
 
 def test_a_grown_context_goes_on_where_the_small_one_was(model: Model) -> None:

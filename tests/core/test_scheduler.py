@@ -1,6 +1,7 @@
 """The scheduler's rules one by one, and its invariants under random traffic."""
 
 from collections.abc import Collection
+from itertools import count
 
 import pytest
 from hypothesis import settings
@@ -8,20 +9,38 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from llmstream_cli.core.api import FinishReason
-from llmstream_cli.core.scheduler import DrawnToken, ScheduledTokens, Scheduler
+from llmstream_cli.core.prefix_cache import PrefixCache
+from llmstream_cli.core.scheduler import DrawnToken, ScheduledTokens, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
+from llmstream_cli.errors import QueueFullError
 
 DRAWN = 1000
+FRESH = count()
 
 
-def make(*, max_seqs: int = 2, max_batch_tokens: int = 8, ctx_size: int = 32) -> Scheduler:
-    return Scheduler(max_seqs=max_seqs, max_batch_tokens=max_batch_tokens, ctx_size=ctx_size)
+def make(
+    *,
+    max_seqs: int = 2,
+    max_batch_tokens: int = 8,
+    ctx_size: int = 32,
+    max_queue: int = 1000,
+    min_copy_tokens: int = 2,
+    partial: bool = True,
+) -> Scheduler:
+    return Scheduler(
+        PrefixCache(max_seqs, min_copy_tokens=min_copy_tokens, partial=partial),
+        max_batch_tokens=max_batch_tokens,
+        ctx_size=ctx_size,
+        max_queue=max_queue,
+    )
 
 
 def submit(
     scheduler: Scheduler, num_prompt_tokens: int, *, max_tokens: int | None = None
 ) -> Sequence:
-    sequence = Sequence(list(range(num_prompt_tokens)), max_tokens=max_tokens)
+    """A sequence that shares no prefix with any other."""
+    first = next(FRESH) * DRAWN * 2
+    sequence = Sequence(list(range(first, first + num_prompt_tokens)), max_tokens=max_tokens)
     scheduler.add(sequence)
     return sequence
 
@@ -33,11 +52,12 @@ def run_step(scheduler: Scheduler, *, ending: Collection[Sequence] = ()) -> list
         step,
         {
             part.sequence: DrawnToken(DRAWN, ends_turn=part.sequence in ending)
-            for part in step
+            for part in step.parts
             if part.samples
         },
+        seconds=0.0,
     )
-    return step
+    return step.parts
 
 
 def counts(step: list[ScheduledTokens]) -> list[tuple[Sequence, int]]:
@@ -94,10 +114,10 @@ def test_rule_2_a_cancelled_waiter_gives_its_turn_to_the_next() -> None:
     scheduler.schedule()
     scheduler.finish(second, FinishReason.CANCELLED)
     scheduler.finish(first, FinishReason.CANCELLED)
-    assert counts(scheduler.schedule()) == [(third, 1)]
+    assert counts(scheduler.schedule().parts) == [(third, 1)]
 
 
-def test_rule_3_a_step_goes_on_where_the_last_one_ended() -> None:
+def test_rule_4_a_step_goes_on_where_the_last_one_ended() -> None:
     scheduler = make(max_batch_tokens=3)
     sequence = submit(scheduler, 7)
     steps = [run_step(scheduler) for _ in range(4)]
@@ -110,17 +130,17 @@ def test_rule_3_a_step_goes_on_where_the_last_one_ended() -> None:
     assert sequence.token_ids[7:] == [DRAWN, DRAWN]
 
 
-def test_rule_3_only_the_step_that_reaches_the_last_token_samples() -> None:
+def test_rule_4_only_the_step_that_reaches_the_last_token_samples() -> None:
     scheduler = make(max_batch_tokens=3)
     submit(scheduler, 7)
     samples = []
     for _ in range(4):
-        samples += [part.samples for part in scheduler.schedule()]
+        samples += [part.samples for part in scheduler.schedule().parts]
         run_step(scheduler)
     assert samples == [False, False, True, True]
 
 
-def test_rule_3_who_decodes_comes_before_an_older_prompt() -> None:
+def test_rule_4_who_decodes_comes_before_an_older_prompt() -> None:
     scheduler = make(max_batch_tokens=4)
     long = submit(scheduler, 20)
     run_step(scheduler)
@@ -129,7 +149,7 @@ def test_rule_3_who_decodes_comes_before_an_older_prompt() -> None:
     assert counts(run_step(scheduler)) == [(short, 1), (long, 3)]
 
 
-def test_rule_3_the_last_token_of_a_prompt_counts_as_decoding() -> None:
+def test_rule_4_the_last_token_of_a_prompt_counts_as_decoding() -> None:
     scheduler = make(max_batch_tokens=4)
     long, other = submit(scheduler, 20), submit(scheduler, 5)
     run_step(scheduler)
@@ -137,24 +157,24 @@ def test_rule_3_the_last_token_of_a_prompt_counts_as_decoding() -> None:
     run_step(scheduler)
     assert other.num_uncomputed_tokens == 1
     newcomer = submit(scheduler, 9)
-    assert counts(scheduler.schedule()) == [(other, 1), (newcomer, 3)]
+    assert counts(scheduler.schedule().parts) == [(other, 1), (newcomer, 3)]
 
 
-def test_rule_4_a_step_is_never_larger_than_the_batch() -> None:
+def test_rule_5_a_step_is_never_larger_than_the_batch() -> None:
     scheduler = make(max_seqs=3, max_batch_tokens=8)
     first, second, third = submit(scheduler, 5), submit(scheduler, 6), submit(scheduler, 7)
     assert counts(run_step(scheduler)) == [(first, 5), (second, 3)]
     assert counts(run_step(scheduler)) == [(first, 1), (second, 3), (third, 4)]
 
 
-def test_rule_4_the_older_prompt_is_finished_before_the_younger_begins() -> None:
+def test_rule_5_the_older_prompt_is_finished_before_the_younger_begins() -> None:
     scheduler = make(max_batch_tokens=4)
     older, younger = submit(scheduler, 6), submit(scheduler, 3)
     assert counts(run_step(scheduler)) == [(older, 4)]
     assert counts(run_step(scheduler)) == [(older, 2), (younger, 2)]
 
 
-def test_rule_4_an_answer_goes_on_in_every_step_of_a_long_prompt() -> None:
+def test_rule_5_an_answer_goes_on_in_every_step_of_a_long_prompt() -> None:
     scheduler = make(max_batch_tokens=2, ctx_size=100)
     answer = submit(scheduler, 1)
     run_step(scheduler)
@@ -164,17 +184,17 @@ def test_rule_4_an_answer_goes_on_in_every_step_of_a_long_prompt() -> None:
         assert answer.num_output_tokens == number + 2
 
 
-def test_rule_5_the_last_token_ends_a_sequence_and_is_no_part_of_it() -> None:
+def test_rule_6_the_last_token_ends_a_sequence_and_is_no_part_of_it() -> None:
     scheduler = make()
     sequence = submit(scheduler, 2)
     run_step(scheduler)
     run_step(scheduler, ending=[sequence])
     assert sequence.finish_reason is FinishReason.STOP
-    assert sequence.token_ids == [0, 1, DRAWN]
+    assert sequence.token_ids[2:] == [DRAWN]
     assert not scheduler.has_work
 
 
-def test_rule_5_max_tokens_ends_a_sequence() -> None:
+def test_rule_6_max_tokens_ends_a_sequence() -> None:
     scheduler = make()
     sequence = submit(scheduler, 2, max_tokens=3)
     for _ in range(2):
@@ -185,7 +205,7 @@ def test_rule_5_max_tokens_ends_a_sequence() -> None:
     assert sequence.num_output_tokens == 3
 
 
-def test_rule_5_the_token_that_ends_the_turn_wins_over_max_tokens() -> None:
+def test_rule_6_the_token_that_ends_the_turn_wins_over_max_tokens() -> None:
     scheduler = make()
     sequence = submit(scheduler, 2, max_tokens=1)
     run_step(scheduler, ending=[sequence])
@@ -193,7 +213,7 @@ def test_rule_5_the_token_that_ends_the_turn_wins_over_max_tokens() -> None:
     assert sequence.num_output_tokens == 0
 
 
-def test_rule_5_a_full_context_ends_a_sequence_with_one_token_that_is_not_computed() -> None:
+def test_rule_6_a_full_context_ends_a_sequence_with_one_token_that_is_not_computed() -> None:
     scheduler = make(ctx_size=4)
     sequence = submit(scheduler, 3)
     run_step(scheduler)
@@ -204,7 +224,7 @@ def test_rule_5_a_full_context_ends_a_sequence_with_one_token_that_is_not_comput
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 5], ids=["waiting", "prefill", "decode"])
-def test_rule_5_finish_ends_a_sequence_wherever_it_is(num_steps: int) -> None:
+def test_rule_6_finish_ends_a_sequence_wherever_it_is(num_steps: int) -> None:
     scheduler = make(max_batch_tokens=2)
     sequence = submit(scheduler, 6)
     for _ in range(num_steps):
@@ -214,19 +234,19 @@ def test_rule_5_finish_ends_a_sequence_wherever_it_is(num_steps: int) -> None:
     assert sequence.finish_reason is FinishReason.CANCELLED
     assert sequence.slot is None
     assert not scheduler.has_work
-    assert scheduler.schedule() == []
+    assert scheduler.schedule() == Step()
 
 
-def test_rule_5_only_the_first_end_counts() -> None:
+def test_rule_6_only_the_first_end_counts() -> None:
     scheduler = make(max_seqs=1)
     sequence = submit(scheduler, 2)
     run_step(scheduler, ending=[sequence])
     scheduler.finish(sequence, FinishReason.CANCELLED)
     assert sequence.finish_reason is FinishReason.STOP
-    assert scheduler._free_slots == [0]
+    assert scheduler.cache.num_idle == 1
 
 
-def test_rule_5_the_slot_is_free_for_the_very_next_step() -> None:
+def test_rule_6_the_slot_is_free_for_the_very_next_step() -> None:
     scheduler = make(max_seqs=1)
     first, second = submit(scheduler, 1), submit(scheduler, 1)
     scheduler.schedule()
@@ -239,7 +259,7 @@ def test_rule_5_the_slot_is_free_for_the_very_next_step() -> None:
 def test_nothing_to_do_makes_an_empty_step() -> None:
     scheduler = make()
     assert not scheduler.has_work
-    assert scheduler.schedule() == []
+    assert scheduler.schedule() == Step()
 
 
 def test_a_waiting_sequence_is_work() -> None:
@@ -248,33 +268,115 @@ def test_a_waiting_sequence_is_work() -> None:
     assert scheduler.has_work
 
 
+def test_rule_2_a_full_queue_refuses_the_next() -> None:
+    scheduler = make(max_seqs=1, max_queue=2)
+    for _ in range(3):  # one runs, two wait
+        submit(scheduler, 2)
+    with pytest.raises(QueueFullError, match="3 requests wait"):
+        submit(scheduler, 2)
+    run_step(scheduler)
+    with pytest.raises(QueueFullError, match="2 requests wait"):
+        submit(scheduler, 2)
+    scheduler.finish(scheduler.waiting[0], FinishReason.CANCELLED)
+    submit(scheduler, 2)
+
+
+def test_rule_3_a_common_prefix_is_computed_once() -> None:
+    scheduler = make(max_seqs=3, max_batch_tokens=8)
+    prefix = list(range(20))
+    sequences = [Sequence([*prefix, 100 + number, 7, 7]) for number in range(3)]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    computed = 0
+    while any(sequence.num_output_tokens == 0 for sequence in sequences):
+        computed += sum(size for _, size in counts(run_step(scheduler)))
+    assert [sequence.num_cached_tokens for sequence in sequences] == [0, 20, 20]
+    assert computed < 2 * len(prefix)
+
+
+def test_rule_3_a_leader_that_is_cancelled_is_followed_by_the_next() -> None:
+    scheduler = make(max_seqs=3, max_batch_tokens=8)
+    leader, heir, third = (Sequence([*range(20), 100 + number]) for number in range(3))
+    for sequence in (leader, heir, third):
+        scheduler.add(sequence)
+    assert counts(run_step(scheduler)) == [(leader, 8)]
+    scheduler.finish(leader, FinishReason.CANCELLED)
+    assert counts(run_step(scheduler)) == [(heir, 8)]
+    assert heir.num_cached_tokens == 8  # what the leader had computed is not lost
+    while third.num_output_tokens == 0:
+        run_step(scheduler)
+    assert third.num_cached_tokens == 20
+
+
+def test_rule_5_the_budget_leaves_running_answers_their_pace() -> None:
+    scheduler = make(max_batch_tokens=64, ctx_size=1000)
+    answer = submit(scheduler, 1)
+    for _ in range(3):
+        scheduler.update(
+            scheduler.schedule(), {answer: DrawnToken(DRAWN, ends_turn=False)}, seconds=0.01
+        )
+    prompt = submit(scheduler, 900)
+    for _ in range(5):  # each prompt token turns out to take 5 ms
+        step = scheduler.schedule()
+        size = dict(counts(step.parts))[prompt]
+        scheduler.update(
+            step, {answer: DrawnToken(DRAWN, ends_turn=False)}, seconds=0.01 + 0.005 * size
+        )
+    assert 0.01 + 0.005 * size <= 0.1
+
+
 class RandomTraffic(RuleBasedStateMachine):
-    """Requests come, are cancelled, and are stepped, in any order."""
+    """Requests come, are cancelled, and are stepped, in any order; many share prefixes.
+
+    The KV streams are modelled as plain lists, so a token that is reused wrongly is seen.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.max_seqs = self.max_batch_tokens = 1
         self.ctx_size = 2
         self.scheduler = make(max_seqs=1, max_batch_tokens=1, ctx_size=2)
+        self.partial = True
         self.arrived: list[Sequence] = []
         self.slots: dict[Sequence, int] = {}  # the slot that each sequence was given
+        self.streams: dict[int, list[int]] = {}  # the tokens computed in each slot
         self.ends: dict[Sequence, FinishReason] = {}  # as this model of the scheduler expects them
 
     @initialize(
-        max_seqs=st.integers(1, 4), more_tokens=st.integers(0, 6), ctx_size=st.integers(2, 12)
+        max_seqs=st.integers(1, 4),
+        more_tokens=st.integers(0, 6),
+        ctx_size=st.integers(2, 12),
+        min_copy_tokens=st.integers(1, 4),
+        partial=st.booleans(),
     )
-    def start(self, max_seqs: int, more_tokens: int, ctx_size: int) -> None:
+    def start(
+        self, max_seqs: int, more_tokens: int, ctx_size: int, min_copy_tokens: int, partial: bool
+    ) -> None:
         self.max_seqs = max_seqs
         self.max_batch_tokens = max_seqs + more_tokens
         self.ctx_size = ctx_size
+        self.partial = partial
         self.scheduler = make(
-            max_seqs=max_seqs, max_batch_tokens=self.max_batch_tokens, ctx_size=ctx_size
+            max_seqs=max_seqs,
+            max_batch_tokens=self.max_batch_tokens,
+            ctx_size=ctx_size,
+            min_copy_tokens=min_copy_tokens,
+            partial=partial,
         )
 
-    @rule(num_prompt_tokens=st.integers(1, 11), max_tokens=st.none() | st.integers(1, 6))
-    def submit(self, num_prompt_tokens: int, max_tokens: int | None) -> None:
-        num_prompt_tokens = min(num_prompt_tokens, self.ctx_size - 1)
-        self.arrived.append(submit(self.scheduler, num_prompt_tokens, max_tokens=max_tokens))
+    @rule(
+        prompt=st.lists(st.integers(0, 1), min_size=1, max_size=11),
+        max_tokens=st.none() | st.integers(1, 6),
+    )
+    def submit(self, prompt: list[int], max_tokens: int | None) -> None:
+        self.arrived.append(Sequence(prompt[: self.ctx_size - 1], max_tokens=max_tokens))
+        self.scheduler.add(self.arrived[-1])
+
+    @rule(data=st.data())
+    def go_on(self, data: st.DataObject) -> None:
+        """A conversation's next turn: the prompt is all that an earlier sequence had."""
+        if self.arrived:
+            self.submit([*data.draw(st.sampled_from(self.arrived)).token_ids, 1], None)
 
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
@@ -289,14 +391,15 @@ class RandomTraffic(RuleBasedStateMachine):
         self.check_slots_are_given()
         self.check_plan(step)
         drawn = {
-            part.sequence: DrawnToken(data.draw(st.integers(0, 9)), data.draw(st.booleans()))
-            for part in step
+            part.sequence: DrawnToken(data.draw(st.integers(0, 1)), data.draw(st.booleans()))
+            for part in step.parts
             if part.end == len(part.sequence.token_ids)
         }
         self.update(step, drawn)
 
-    def update(self, step: list[ScheduledTokens], drawn: dict[Sequence, DrawnToken]) -> None:
-        expected = {part.sequence: part.sequence.token_ids[:] for part in step}
+    def update(self, step: Step, drawn: dict[Sequence, DrawnToken]) -> None:
+        self.compute(step)
+        expected = {part.sequence: part.sequence.token_ids[:] for part in step.parts}
         for sequence, token in drawn.items():
             if token.ends_turn:
                 self.ends[sequence] = FinishReason.STOP
@@ -305,10 +408,25 @@ class RandomTraffic(RuleBasedStateMachine):
             num_output = len(expected[sequence]) - sequence.num_prompt_tokens
             if num_output == sequence.max_tokens or len(expected[sequence]) == self.ctx_size + 1:
                 self.ends[sequence] = FinishReason.LENGTH
-        self.scheduler.update(step, drawn)
-        for part in step:
+        self.scheduler.update(step, drawn, seconds=0.0)
+        for part in step.parts:
             assert part.sequence.num_computed_tokens == part.end
             assert part.sequence.token_ids == expected[part.sequence]
+
+    def compute(self, step: Step) -> None:
+        """What the runner does to the KV streams."""
+        for reuse in step.reuses:
+            source = self.streams.get(reuse.source, [])
+            assert len(source) >= reuse.num_tokens
+            if not self.partial:  # such a model keeps all it has read, or nothing
+                assert reuse.num_tokens in {0, len(source)}
+                assert reuse.source == reuse.slot
+            self.streams[reuse.slot] = source[: reuse.num_tokens]
+        for part in step.parts:
+            slot = part.sequence.slot
+            assert slot is not None
+            assert self.streams[slot] == part.sequence.token_ids[: part.start]
+            self.streams[slot] += part.sequence.token_ids[part.start : part.end]
 
     def check_slots_are_given(self) -> None:
         """No slot stays free while somebody waits; nobody moves from one slot to another."""
@@ -319,26 +437,25 @@ class RandomTraffic(RuleBasedStateMachine):
             assert sequence.slot is not None
             assert self.slots.setdefault(sequence, sequence.slot) == sequence.slot
 
-    def check_plan(self, step: list[ScheduledTokens]) -> None:
-        assert bool(step) == self.scheduler.has_work
-        assert sum(part.end - part.start for part in step) <= self.max_batch_tokens
-        for part in step:
-            assert part.start == part.sequence.num_computed_tokens
+    def check_plan(self, step: Step) -> None:
+        """Whoever runs and does not wait for a prefix gets its share; somebody always does."""
+        assert bool(step.parts) == self.scheduler.has_work
+        assert sum(part.end - part.start for part in step.parts) <= self.max_batch_tokens
+        planned = [part.sequence for part in step.parts]
+        assert len(set(planned)) == len(planned)
+        for part in step.parts:
+            assert part.start == part.sequence.num_computed_tokens < part.end
             assert part.samples == (part.end == len(part.sequence.token_ids))
-        # First those that lack one token, all of them; then prompts until the batch is full.
-        expected = [(s, 1) for s in self.scheduler.running if s.num_uncomputed_tokens == 1]
-        left = self.max_batch_tokens - len(expected)
-        assert left >= 0
         for sequence in self.scheduler.running:
-            if sequence.num_uncomputed_tokens > 1 and left:
-                expected.append((sequence, min(left, sequence.num_uncomputed_tokens)))
-                left -= expected[-1][1]
-        assert counts(step) == expected
+            if sequence.num_output_tokens:
+                assert sequence in planned
 
     @invariant()
     def slots_are_free_or_in_use_by_one(self) -> None:
         used = [sequence.slot for sequence in self.scheduler.running]
-        assert sorted([*used, *self.scheduler._free_slots], key=str) == [*range(self.max_seqs)]
+        assert len(set(used)) == len(used)
+        assert set(used) <= set(range(self.max_seqs))
+        assert self.scheduler.cache.num_idle + len(used) == self.max_seqs
 
     @invariant()
     def nobody_overtakes(self) -> None:
@@ -365,12 +482,14 @@ class RandomTraffic(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whatever is left ends by its limits, and every slot is free in the end."""
-        while step := self.scheduler.schedule():
+        while self.scheduler.has_work:
+            step = self.scheduler.schedule()
+            self.check_plan(step)
             self.update(
-                step, {p.sequence: DrawnToken(0, ends_turn=False) for p in step if p.samples}
+                step, {p.sequence: DrawnToken(0, ends_turn=False) for p in step.parts if p.samples}
             )
-        assert not self.scheduler.has_work
-        assert sorted(self.scheduler._free_slots) == list(range(self.max_seqs))
+        assert self.scheduler.cache.num_idle == self.max_seqs
+        assert self.scheduler.cache.num_cached_tokens == sum(map(len, self.streams.values()))
         self.a_sequence_ends_once_for_the_right_reason()
         assert set(self.ends) == set(self.arrived)
 
