@@ -46,9 +46,10 @@ class PromptError(LLMStreamError):
 class ContextLengthError(PromptError):
     """The prompt has more tokens than the context can hold beside one token of answer."""
 
-    def __init__(self, prompt_tokens: int, ctx_size: int) -> None:
+    def __init__(self, prompt_tokens: int, ctx_size: int, *, at_least: bool = False) -> None:
+        some = f"at least {prompt_tokens}" if at_least else prompt_tokens
         super().__init__(
-            f"the prompt has {prompt_tokens} tokens and the context holds {ctx_size}, "
+            f"the prompt has {some} tokens and the context holds {ctx_size}, "
             "which must leave room for at least one token of answer"
         )
         self.prompt_tokens = prompt_tokens

@@ -2,13 +2,15 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Annotated
 
 import typer
 
 import llmstream_cli
 from llmstream_cli.cli import options
-from llmstream_cli.core.api import SamplingParams
+from llmstream_cli.cli.terminal import complain, discard_output
+from llmstream_cli.core.api import EngineConfig, SamplingParams
 from llmstream_cli.errors import LLMStreamError
 
 app = typer.Typer(
@@ -16,23 +18,39 @@ app = typer.Typer(
 )
 
 _DEFAULTS = SamplingParams()
+_PARAMETERS = {field.name for type_ in (SamplingParams, EngineConfig) for field in fields(type_)}
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line; return the exit code: 0 done, 1 failed, 2 usage, 130 interrupted."""
+    if sys.stdout is None:
+        return _fail("standard output is closed", 1)
     try:
         code: int | None = app(arguments, prog_name="llmstream", standalone_mode=False)
+        sys.stdout.flush()
     except typer.TyperException as error:  # an unknown option, a value of the wrong type
         return _fail(error.format_message(), error.exit_code)
     except LLMStreamError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(_name_option(str(error)), error.exit_code)
+    except (BrokenPipeError, SystemExit):  # `| head -1` has all it wanted; Typer exits for that
+        discard_output()
+        return 0
+    except OSError as error:
+        discard_output()
+        return _fail(f"cannot write: {error.strerror}", 1)
     return code or 0
 
 
 def _fail(message: str, code: int) -> int:
     one_line = " ".join(message.split())
-    sys.stderr.write(f"llmstream: {one_line}\n")
+    complain("llmstream: " + "".join(filter(str.isprintable, one_line)) + "\n")
     return code
+
+
+def _name_option(message: str) -> str:
+    """Call a parameter by its option: `max_tokens must …` becomes `--max-tokens must …`."""
+    name, _, rest = message.partition(" ")
+    return f"--{name.replace('_', '-')} {rest}" if name in _PARAMETERS else message
 
 
 def _show_version(value: bool) -> None:
@@ -114,4 +132,46 @@ def ask(
         gpu_layers=gpu_layers,
         stats=stats or verbose,
         verbose=verbose,
+    ).run()
+
+
+@app.command(
+    help="Measure how fast a model answers, for one reader and for many."
+    "\n\nA number of streams ask at once: distinct prompts, or such as share a long prefix. With "
+    "--url it measures any server that speaks the OpenAI API by the same means."
+)
+def bench(
+    features: options.Features = None,
+    model: options.ModelFile = None,
+    url: options.Url = None,
+    url_model: options.UrlModel = None,
+    api_key: options.ApiKey = None,
+    streams: options.Streams = "1,2,4,8,16,32",
+    prefix: options.Prefix = "both",
+    prompt_tokens: options.PromptTokens = 256,
+    max_tokens: options.AnswerTokens = 64,
+    repeat: options.Repeat = 3,
+    seed: options.PromptSeed = None,
+    ctx_size: options.StreamCtxSize = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> int:
+    """Turn the options into a benchmark, and run it."""
+    from llmstream_cli.cli.bench import Bench
+
+    return Bench(
+        features=features,
+        model=model,
+        url=url,
+        url_model=url_model,
+        api_key=api_key,
+        streams=streams,
+        prefix=prefix,
+        prompt_tokens=prompt_tokens,
+        max_tokens=max_tokens,
+        repeat=repeat,
+        seed=seed,
+        ctx_size=ctx_size,
+        threads=threads,
+        json=json,
     ).run()

@@ -5,15 +5,13 @@ import sys
 import time
 from dataclasses import dataclass
 
-from llmstream_cli.__main__ import STARTED
+from llmstream_cli.cli.process import STARTED
 from llmstream_cli.cli.stats import print_settings, print_usage
-from llmstream_cli.cli.terminal import AnswerWriter, discard_output, read_piped_input
+from llmstream_cli.cli.terminal import AnswerWriter, as_utf8, complain, read_piped_input
 from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.models.resolve import ResolvedModel, resolve
 from llmstream_cli.prompts.messages import Message
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +44,14 @@ class Ask:
         return _run(self, GenerationRequest(messages, self.sampling), config, found)
 
     def _messages(self) -> tuple[Message, ...]:
-        question = "\n\n".join(filter(None, (" ".join(self.words), read_piped_input())))
+        words = as_utf8(" ".join(self.words), "the question")
+        question = "\n\n".join(filter(None, (words, read_piped_input())))
         if not question.strip():
             raise InvalidValueError("there is no question; give one or pipe it to standard input")
         user = Message("user", question)
-        return (user,) if self.system is None else (Message("system", self.system), user)
+        if self.system is None:
+            return (user,)
+        return Message("system", as_utf8(self.system, "the system message")), user
 
 
 def _run(ask: Ask, request: GenerationRequest, config: EngineConfig, found: ResolvedModel) -> int:
@@ -59,21 +60,14 @@ def _run(ask: Ask, request: GenerationRequest, config: EngineConfig, found: Reso
     if ask.verbose:
         from llmstream_cli.core.llama import set_log_sink
 
-        set_log_sink(sys.stderr.write)
+        set_log_sink(complain)
     writer = AnswerWriter(sys.stdout)
     engine = InProcessEngine(config)
     engine.start()
-    try:
-        import asyncio  # while the model loads
+    import asyncio  # while the model loads
 
-        asyncio.run(_answer(ask, engine, request, found, writer))
-    except KeyboardInterrupt:
-        writer.end(interrupted=True)
-        return INTERRUPTED
-    except BrokenPipeError:  # `| head -1` has all it wanted
-        discard_output()
-    else:
-        writer.end()
+    asyncio.run(_answer(ask, engine, request, found, writer))
+    writer.end()
     return 0
 
 

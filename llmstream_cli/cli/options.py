@@ -1,7 +1,7 @@
 """The options that several commands share, as annotated types."""
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,6 +11,8 @@ _sampling = partial(typer.Option, rich_help_panel="Sampling")
 _length = partial(typer.Option, rich_help_panel="Length", show_default=False)
 _machine = partial(typer.Option, rich_help_panel="Machine", show_default=False)
 _report = partial(typer.Option, rich_help_panel="Report", show_default=False)
+_server = partial(typer.Option, rich_help_panel="Server", show_default=False)
+_workload = partial(typer.Option, rich_help_panel="Workload", show_default=True)
 
 Features = Annotated[
     str | None, _model("--features", "-f", metavar="NAME", help="A model by its name: smollm2.")
@@ -90,3 +92,64 @@ Stats = Annotated[
 Verbose = Annotated[
     bool, _report("--verbose", "-v", help="As --stats, and llama.cpp's own log with it.")
 ]
+
+# ---- of bench -------------------------------------------------------------------------------
+
+Url = Annotated[
+    str | None,
+    _server("--url", metavar="URL", help="Measure this server instead: http://127.0.0.1:8080."),
+]
+UrlModel = Annotated[
+    str | None,
+    _server(
+        "--url-model",
+        metavar="NAME",
+        help="The model to ask for.",
+        show_default="the only one that the server has",
+    ),
+]
+ApiKey = Annotated[
+    str | None,
+    _server(
+        "--api-key",
+        metavar="KEY",
+        envvar="LLMSTREAM_API_KEY",
+        help="The server's key; in the environment, other users of the machine do not see it.",
+    ),
+]
+
+Streams = Annotated[
+    str, _workload("--streams", metavar="N,N", help="How many streams ask at once, in turn.")
+]
+Prefix = Annotated[
+    Literal["distinct", "shared", "both"],
+    _workload("--prefix", help="Prompts with nothing in common, with all but the end, or both."),
+]
+PromptTokens = Annotated[
+    int, _workload("--prompt-tokens", metavar="N", help="Length of a prompt, about.")
+]
+AnswerTokens = Annotated[
+    int, _workload("--max-tokens", "-n", metavar="N", help="Length of an answer at most.")
+]
+Repeat = Annotated[
+    int, _workload("--repeat", metavar="N", help="Runs of each kind; the report has the medians.")
+]
+PromptSeed = Annotated[
+    int | None,
+    _workload(
+        "--seed",
+        metavar="N",
+        help="Other prompts.",
+        show_default="0; with --url a new one each time",
+    ),
+]
+StreamCtxSize = Annotated[
+    int | None,
+    _machine(
+        "--ctx-size",
+        metavar="N",
+        help="Tokens that question and answer of a stream may have together.",
+        show_default="what they need",
+    ),
+]
+Json = Annotated[bool, _report("--json", help="Print one JSON object instead of a table.")]

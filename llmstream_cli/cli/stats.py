@@ -1,7 +1,6 @@
 """The lines of `--stats`, in the words of the service that this program descends from."""
 
-import sys
-
+from llmstream_cli.cli.terminal import complain
 from llmstream_cli.core.api import FinishReason, ModelInfo, SamplingParams, Usage
 
 
@@ -42,4 +41,4 @@ def duration(seconds: float) -> str:
 
 
 def _print(line: str) -> None:
-    sys.stderr.write(line + "\n")
+    complain(line + "\n")

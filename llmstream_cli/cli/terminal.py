@@ -1,5 +1,6 @@
 """Standard input and output: what a terminal may see, and what a pipe gets."""
 
+import contextlib
 import os
 import sys
 from typing import TextIO
@@ -13,15 +14,42 @@ MAX_INPUT_BYTES = 16 * 1024 * 1024
 _UNSAFE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), None)
 
 
+def complain(text: str) -> None:
+    """Write to standard error. Nobody may listen there: the answer matters more."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed, or None
+        sys.stderr.write(text)
+
+
+def as_utf8(text: str, name: str) -> str:
+    """Return an argument of the command line as the UTF-8 text that its bytes are.
+
+    Args:
+        text: as Python decoded it, which depends on the locale.
+        name: what the error calls it.
+
+    Raises:
+        InvalidValueError: the bytes are no UTF-8.
+    """
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidValueError(f"{name} is not UTF-8 text: {error}") from error
+
+
 def read_piped_input() -> str:
-    """Return what is piped to standard input, without white space around it; "" on a terminal.
+    """Return what is piped to standard input, without white space around it.
+
+    A terminal, or an input that cannot be read (closed, or opened by nohup for writing), is none.
 
     Raises:
         InvalidValueError: it is too long, or no UTF-8 text.
     """
     if sys.stdin is None or sys.stdin.isatty():
         return ""
-    data = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
+    try:
+        data = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
+    except OSError:
+        return ""
     if len(data) > MAX_INPUT_BYTES:
         raise InvalidValueError(f"standard input is longer than {MAX_INPUT_BYTES >> 20} MiB")
     try:
@@ -80,13 +108,9 @@ class AnswerWriter:
             discard_output()
             raise OutputError(f"cannot write the answer: {error.strerror}") from error
 
-    def end(self, *, interrupted: bool = False) -> None:
-        """Leave a terminal's cursor at the beginning of a line.
-
-        Args:
-            interrupted: the terminal has shown `^C`, so the line is not empty.
-        """
-        if self._terminal and (interrupted or not self._at_line_start):
+    def end(self) -> None:
+        """Leave a terminal's cursor at the beginning of a line."""
+        if self._terminal and not self._at_line_start:
             self._stream.buffer.write(os.linesep.encode())
             self._stream.buffer.flush()
             self._at_line_start = True

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import queue
 import threading
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,6 @@ from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.scheduler import Scheduler
 from llmstream_cli.errors import (
-    ContextLengthError,
     EngineClosedError,
     EngineError,
     InvalidValueError,
@@ -113,10 +112,8 @@ class _Loaded:
         """Return the prompt's token ids; raise `PromptError` if there can be none."""
         from llmstream_cli.prompts.encode import encode_chat
 
-        prompt = encode_chat(self.model, self._template, messages)
-        if len(prompt) >= self.info.ctx_size:
-            raise ContextLengthError(len(prompt), self.info.ctx_size)
-        return prompt
+        # One position is left for the answer.
+        return encode_chat(self.model, self._template, messages, ctx_size=self.info.ctx_size)
 
 
 class InProcessEngine:
@@ -150,25 +147,29 @@ class InProcessEngine:
 
     async def ready(self) -> ModelInfo:
         """Wait until the model is loaded; see `Engine.ready`."""
-        if self._loaded is None:
+        return (await self._wait_for_model()).info
+
+    async def _wait_for_model(self) -> _Loaded:
+        # Wanted in a moment by `encode`; to import it now, while the model loads, takes no time.
+        import llmstream_cli.prompts.encode  # noqa: F401
+
+        loaded = self._loaded
+        if loaded is None or self._end is not None:
             subscriber = self._subscriber()
             self._post(_TellReady(subscriber))
             item = await subscriber.queue.get()
             if isinstance(item, LLMStreamError):
                 raise item
-        assert self._loaded is not None
-        return self._loaded.info
+            loaded = self._loaded
+        assert loaded is not None
+        return loaded
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
         """Stream the answer; see `Engine.generate`."""
         import asyncio
 
-        # Wanted in a moment by `encode`; to import it now, while the model loads, takes no time.
-        import llmstream_cli.prompts.encode  # noqa: F401
-
-        await self.ready()
-        assert self._loaded is not None
-        prompt = await asyncio.to_thread(self._loaded.encode, request.messages)
+        loaded = await self._wait_for_model()
+        prompt = await asyncio.to_thread(loaded.encode, request.messages)
         request_id, subscriber = next(self._request_ids), self._subscriber()
         self._post(_Submit(subscriber, request_id, prompt, request.sampling))
         try:
@@ -198,6 +199,7 @@ class InProcessEngine:
             self._runner.abort()
         if not self._loading:
             await asyncio.to_thread(self._thread.join)
+            self._loaded = self._runner = None
 
     def _subscriber(self) -> _Subscriber:
         import asyncio
@@ -207,7 +209,7 @@ class InProcessEngine:
     def _post(self, command: _Command) -> None:
         with self._end_lock:
             if self._end is not None:
-                raise type(self._end)(str(self._end))
+                raise _twin(self._end)
             self._inbox.put(command)
 
     # Everything below runs on the engine's thread.
@@ -224,10 +226,11 @@ class InProcessEngine:
             end = error
         except Exception as error:  # noqa: BLE001  (a bug; whoever waits must hear of it)
             end = EngineError(f"the engine failed: {error!r}")
-        self._loading = False
-        self._refuse_all(end)
-        if self._runner is not None:
-            self._runner.close()
+        finally:
+            self._loading = False
+            self._refuse_all(end)
+            if self._runner is not None:
+                self._runner.close()
 
     def _load(self) -> EngineCore:
         config, loaded = self._config, _Loaded(self._config)
@@ -287,12 +290,14 @@ class InProcessEngine:
         if chunk is not None:
             self._send([(request_id, chunk)])
 
-    def _send(self, chunks: Iterable[tuple[int, Chunk]]) -> None:
+    def _send(self, chunks: list[tuple[int, Chunk]]) -> None:
         """Hand over what a step produced; forget the requests that ended with it."""
-        _deliver([(self._subscribers[request_id], chunk) for request_id, chunk in chunks])
+        items: list[tuple[_Subscriber, _Item]] = []
         for request_id, chunk in chunks:
-            if chunk.finish_reason is not None:
-                del self._subscribers[request_id]
+            ended = chunk.finish_reason is not None
+            subscribers = self._subscribers
+            items.append((subscribers.pop(request_id) if ended else subscribers[request_id], chunk))
+        _deliver(items)
 
     def _refuse_all(self, end: LLMStreamError) -> None:
         """Tell every request, present and future, why the engine has ended."""
@@ -304,8 +309,14 @@ class InProcessEngine:
                 command = self._inbox.get_nowait()
                 if isinstance(command, _TellReady | _Submit):
                     waiting.append(command.subscriber)
-        # An exception object belongs to one raise: each gets its own.
-        _deliver([(subscriber, type(end)(str(end))) for subscriber in waiting])
+        _deliver([(subscriber, _twin(end)) for subscriber in waiting])
+
+
+def _twin(error: LLMStreamError) -> LLMStreamError:
+    """Copy an error: an exception object belongs to one raise, which writes its traceback to it."""
+    twin = type(error).__new__(type(error), *error.args)
+    twin.__dict__.update(error.__dict__)
+    return twin
 
 
 def _deliver(items: list[tuple[_Subscriber, _Item]]) -> None:

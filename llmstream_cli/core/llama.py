@@ -3,11 +3,11 @@
 llama.cpp answers some mistakes with an error code and others with SIGABRT, which no `except`
 catches. The rules that keep the process alive:
 
-- a handle owns its pointer and frees it once; `Context` keeps its `Model` alive, so that the
-  order of release is always right;
+- a handle owns its pointer and frees it once; whoever makes a `Context` closes it before its
+  `Model`, which it keeps alive, is let go;
 - constructors may return NULL: test the truth of a pointer, never `is None`;
-- whatever llama.cpp asserts (batch size, sequence ids, token ids, output rows) is an assertion
-  here first: these are this program's own mistakes, never a user's;
+- what llama.cpp asserts (batch size, sequence and token ids) is an assertion here first: these are
+  this program's own mistakes, never a user's;
 - a ctypes call releases the GIL, a callback takes it again: only the log has a Python callback.
 """
 
@@ -58,11 +58,13 @@ if TYPE_CHECKING:
 else:
     C = _bindings()
 
+_MARKER = re.compile(r"<\|.+\|>|<(start|end)_of_turn>|\[/?INST\]|</?s>")
 _KV_ALIGNMENT = 256  # llama.cpp rounds the cells of a sequence up to this
-_LOG_LEVEL_DEBUG, _LOG_LEVEL_ERROR = 1, 4
+_LOG_LEVEL_DEBUG, _LOG_LEVEL_ERROR, _LOG_LEVEL_CONTINUED = 1, 4, 5
 
 _recent_errors: deque[str] = deque(maxlen=8)
 _log_sink: Callable[[str], object] | None = None
+_last_level = 0
 
 
 def set_log_sink(sink: Callable[[str], object] | None) -> None:
@@ -73,6 +75,10 @@ def set_log_sink(sink: Callable[[str], object] | None) -> None:
 
 @C.llama_log_callback  # type: ignore[untyped-decorator]
 def _on_log(level: int, text: bytes, _user_data: object) -> None:
+    global _last_level  # noqa: PLW0603
+    if level == _LOG_LEVEL_CONTINUED:
+        level = _last_level
+    _last_level = level
     if level == _LOG_LEVEL_DEBUG:
         return
     if level == _LOG_LEVEL_ERROR:
@@ -222,8 +228,14 @@ class Model:
         return bool(C.llama_vocab_is_eog(self._vocab, token))
 
     def is_control(self, token: int) -> bool:
-        """Tell whether a token steers the model instead of standing for text."""
-        return bool(C.llama_vocab_is_control(self._vocab, token))
+        """Tell whether a token steers the model instead of standing for text.
+
+        Some files type their turn markers as user-defined words, which llama.cpp reads in any text.
+        """
+        attributes = self._attributes(token)
+        if attributes & C.LLAMA_TOKEN_ATTR_USER_DEFINED:
+            return bool(_MARKER.fullmatch(self._text(token))) or self.is_end_of_generation(token)
+        return bool(attributes & (C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN))
 
     def control_tokens(self) -> tuple[ControlToken, ...]:
         """All control tokens. The first call reads the whole vocabulary, some 10 to 70 ms."""
@@ -236,9 +248,7 @@ class Model:
                     strips_right=bool(self._attributes(token) & C.LLAMA_TOKEN_ATTR_RSTRIP),
                 )
                 for token in range(self.vocab_size)
-                if self._attributes(token)
-                & (C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN)
-                and self._text(token)
+                if self.is_control(token) and self._text(token)
             )
         return self._control_tokens
 
@@ -282,6 +292,7 @@ class Batch:
         batch = self.struct
         row: int = batch.n_tokens
         assert row < self.capacity
+        assert token >= 0 <= seq_id
         batch.token[row] = token
         batch.pos[row] = position
         batch.n_seq_id[row] = 1

@@ -7,7 +7,6 @@ from llmstream_cli.core.scheduler import DrawnToken, Step
 from llmstream_cli.core.sequence import Sequence
 
 _FIRST_CTX_SIZE = 512
-_ROOM_FOR_ANSWER = 256
 
 
 class Runner:
@@ -41,8 +40,7 @@ class Runner:
         self._samplers: dict[Sequence, Sampler] = {}
 
     def add(self, sequence: Sequence, params: SamplingParams) -> None:
-        """Make room for a prompt, and prepare to sample; the penalty window covers the prompt."""
-        self._make_room(min(sequence.num_prompt_tokens + _ROOM_FOR_ANSWER, self._ctx_size))
+        """Prepare to sample for a sequence."""
         self._samplers[sequence] = Sampler(
             self._model, params, prompt=sequence.token_ids, ctx_size=self._ctx_size
         )
@@ -57,7 +55,7 @@ class Runner:
         Raises:
             EngineError: llama.cpp failed; no sequence of the step can go on.
         """
-        self._make_room(max(part.end for part in step.parts))
+        self._make_room(max(max(p.end, p.sequence.num_prompt_tokens) for p in step.parts))
         for reuse in step.reuses:
             if reuse.source != reuse.slot:
                 self._context.copy_sequence(reuse.source, reuse.slot)

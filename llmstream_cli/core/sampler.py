@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.core.llama import Context, Model, SamplerChain
 
+_GREEDY_BELOW = 1e-4  # logits divided by less overflow single precision
+
 
 class Sampler:
     """Draws the tokens of one sequence with llama.cpp's samplers.
@@ -31,7 +33,7 @@ class Sampler:
             )
             for token in prompt[-window:]:
                 self._chain.accept(token)
-        if params.temperature == 0.0:
+        if params.temperature < _GREEDY_BELOW:
             self._chain.add_greedy()
         else:
             self._add_draw(params)

@@ -11,8 +11,8 @@ Rules:
    one is computing.
 4. Every running sequence catches up with its tokens. One that lacks a single token, which is how
    a sequence decodes, comes before all that lack more: a long prompt never stops an answer.
-5. A step computes at most `max_batch_tokens` tokens. What the `PrefillBudget` leaves beside the
-   decoding sequences goes to prompts, the oldest first.
+5. A step computes at most `max_batch_tokens` tokens, and `MAX_PART_TOKENS` of one sequence. What
+   the `PrefillBudget` leaves beside the decoding sequences goes to prompts, the oldest first.
 6. A sequence ends once: by its last token, by its limits, or by `finish`. Its slot is free at once.
 
 Pure: no clock, no thread, no model.
@@ -27,6 +27,10 @@ from llmstream_cli.core.budget import PrefillBudget
 from llmstream_cli.core.prefix_cache import PrefixCache, Reuse
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
 from llmstream_cli.errors import QueueFullError
+
+# From 64 rows of one sequence on, ggml's attention takes another kernel, which rounds differently:
+# below, how a prompt is cut into steps does not change its answer. Larger parts are not faster.
+MAX_PART_TOKENS = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,7 @@ class Scheduler:
                 return 0
             step.reuses.append(self.cache.place(sequence))
         start, missing = sequence.num_computed_tokens, sequence.num_uncomputed_tokens
-        count = min(missing, budget)
+        count = min(missing, budget, MAX_PART_TOKENS)
         step.parts.append(ScheduledTokens(sequence, start, start + count, count == missing))
         return count
 

@@ -1,5 +1,6 @@
 """A preset's name or a path, to a file that can be a model."""
 
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,24 +37,39 @@ def resolve(*, preset: str | None, path: str | None) -> ResolvedModel:
         ModelError: the file is not a GGUF file.
     """
     started = time.perf_counter()
-    found = find_preset(preset or DEFAULT_PRESET).locate() if path is None else Path(path)
-    _check(found.expanduser())
-    return ResolvedModel(found.expanduser(), time.perf_counter() - started)
+    found = _expand(path) if path is not None else _locate(preset)
+    _check(found)
+    return ResolvedModel(found, time.perf_counter() - started)
+
+
+def _locate(preset: str | None) -> Path:
+    return find_preset(DEFAULT_PRESET if preset is None else preset).locate()
+
+
+def _expand(path: str) -> Path:
+    if not path:
+        raise ModelNotFoundError("the name of the model file is empty")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ModelNotFoundError(f"cannot find {path}: {error}") from error
 
 
 def _check(path: Path) -> None:
     """Refuse what llama.cpp would refuse with an error that does not say what is wrong."""
-    if not path.exists():
-        raise ModelNotFoundError(f"there is no file {path}")
-    if path.is_dir():
-        raise ModelError(f"{path} is a directory, not a GGUF file")
-    if not path.is_file():
-        raise ModelError(f"{path} is not a regular file")
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ModelError(f"{path} is a directory, not a GGUF file")
+        if not stat.S_ISREG(mode):
+            raise ModelError(f"{path} is not a regular file")
         with path.open("rb") as file:
             magic = file.read(len(_GGUF_MAGIC))
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    except FileNotFoundError as error:
+        raise ModelNotFoundError(f"there is no file {path}") from error
+    except (OSError, ValueError) as error:  # no permission, a name too long or with a NUL
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ModelError(f"cannot read {path}: {reason}") from error
     if not magic:
         raise ModelError(f"{path} is empty")
     if magic != _GGUF_MAGIC:

@@ -9,29 +9,34 @@ found then are the template's own, and the text between them is tokenized as tex
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
-from llmstream_cli.errors import PromptError
+from llmstream_cli.errors import ContextLengthError, PromptError
 from llmstream_cli.prompts.messages import Message
 from llmstream_cli.prompts.template import ChatTemplate
 from llmstream_cli.prompts.tokenizer import ControlToken, Tokenizer
 
 # Masks come from a plane of Unicode that no standard assigns.
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
+_SLICE_CHARS = 16 * 1024
+_TOKENS_OF_A_CUT = 64
 _C_SPACE = " \t\n\v\f\r"  # what C's isspace, and so llama.cpp, takes for white space
 
 
 def encode_chat(
-    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]
+    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], *, ctx_size: int
 ) -> list[int]:
     """Render messages for the assistant to continue, and tokenize them.
 
     Returns:
-        Token ids, the model's leading token included once.
+        Token ids, the model's leading token included once; fewer than `ctx_size`.
 
     Raises:
+        ContextLengthError: there would be more.
         PromptError: the template refuses the messages.
     """
     contents = [message.content for message in messages]
+    _refuse_what_cannot_fit(tokenizer, contents, ctx_size)
     if _names_control_token(tokenizer, contents):
         tokens = list(_encode_masked(tokenizer, template, messages))
     else:
@@ -41,7 +46,23 @@ def encode_chat(
         tokens.insert(0, leading)
     if not tokens:
         raise PromptError("the model's chat template makes an empty prompt of these messages")
+    if len(tokens) >= ctx_size:
+        raise ContextLengthError(len(tokens), ctx_size)
     return tokens
+
+
+def _refuse_what_cannot_fit(tokenizer: Tokenizer, contents: Sequence[str], ctx_size: int) -> None:
+    """Give up on messages that are far too long after counting as much as would fit.
+
+    A cut between two slices can split a word and so add a few tokens, which are not counted.
+    """
+    count = 0
+    for content in contents:
+        for start in range(0, len(content), _SLICE_CHARS):
+            part = content[start : start + _SLICE_CHARS]
+            count += max(0, len(tokenizer.tokenize(part, special=False)) - _TOKENS_OF_A_CUT)
+            if count >= ctx_size:
+                raise ContextLengthError(count, ctx_size, at_least=True)
 
 
 def _render(tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]) -> str:
@@ -51,13 +72,15 @@ def _render(tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Mes
             "add_generation_prompt": True,
             "bos_token": tokenizer.bos_token,
             "eos_token": tokenizer.eos_token,
+            "tools": None,
+            "documents": None,
         }
     )
 
 
 def _names_control_token(tokenizer: Tokenizer, contents: Sequence[str]) -> bool:
     """Tell whether a message, or two in a row together, would be read as a control token."""
-    for text in (*contents, "".join(contents)):
+    for text in {*contents, "".join(contents)}:
         plain = tokenizer.tokenize(text, special=False)
         if plain != tokenizer.tokenize(text, special=True) or any(map(tokenizer.is_control, plain)):
             return True
@@ -74,11 +97,25 @@ def _encode_masked(
     for part in _split(_render(tokenizer, template, masked), control):
         if isinstance(part, ControlToken):
             yield part.id
-            continue
-        tokens = tokenizer.tokenize(part.translate(unmask), special=False)
-        if any(map(tokenizer.is_control, tokens)):
-            raise PromptError("a message holds text that this model can only read as a command")
-        yield from tokens
+        else:
+            yield from _tokenize_as_text(tokenizer, part.translate(unmask), control)
+
+
+def _tokenize_as_text(
+    tokenizer: Tokenizer, text: str, control: Sequence[ControlToken]
+) -> list[int]:
+    """Tokenize a text in which no control token is to be read.
+
+    Some vocabularies read them in any text: then each is cut in two behind its first character.
+    """
+    tokens = tokenizer.tokenize(text, special=False)
+    if any(map(tokenizer.is_control, tokens)):
+        cuts = [0, *(match.start() + 1 for match in _pattern(control).finditer(text)), len(text)]
+        pieces = [text[start:end] for start, end in pairwise(cuts)]
+        tokens = [token for part in pieces for token in tokenizer.tokenize(part, special=False)]
+    if any(map(tokenizer.is_control, tokens)):
+        raise PromptError("a message holds text that this model can only read as a command")
+    return tokens
 
 
 def _mask(control: Sequence[ControlToken], content: str) -> dict[int, str]:
@@ -97,11 +134,9 @@ def _mask(control: Sequence[ControlToken], content: str) -> dict[int, str]:
 def _split(text: str, control: Sequence[ControlToken]) -> Iterator[str | ControlToken]:
     """Cut a text at its control tokens, with the white space rules of llama.cpp."""
     by_text = {token.text: token for token in control}
-    # Longest first: of `<|end|>` and `<|end|>\n` the latter is meant where both match.
-    pattern = "|".join(re.escape(text) for text in sorted(by_text, key=len, reverse=True))
     parts: list[str | ControlToken] = [
         by_text[part] if index % 2 else part
-        for index, part in enumerate(re.split(f"({pattern})", text))
+        for index, part in enumerate(_pattern(control).split(text))
     ]
     for before, part, after in zip(["", *parts], parts, [*parts[1:], ""], strict=False):
         if isinstance(part, ControlToken):
@@ -111,3 +146,9 @@ def _split(text: str, control: Sequence[ControlToken]) -> Iterator[str | Control
         strips_right = isinstance(after, ControlToken) and after.strips_left
         trimmed = part.lstrip(_C_SPACE) if strips_left else part
         yield trimmed.rstrip(_C_SPACE) if strips_right else trimmed
+
+
+def _pattern(control: Sequence[ControlToken]) -> re.Pattern[str]:
+    """Match any control token; where two begin together, the longer."""
+    texts = sorted({token.text for token in control}, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, texts))})")

@@ -13,7 +13,9 @@ from datetime import datetime
 from typing import Any, ClassVar, NoReturn
 
 import jinja2
-from jinja2.ext import loopcontrols
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llmstream_cli.errors import PromptError
@@ -62,7 +64,7 @@ class ChatTemplate:
                 pieces.append(piece)
                 length += len(piece)
                 if length > MAX_RENDERED_CHARS or time.monotonic() > deadline:
-                    raise PromptError("the model's chat template writes without end")
+                    raise PromptError("the model's chat template writes too much, or for too long")
         except PromptError:
             raise
         # A template is a foreign program: it can raise whatever Python can.
@@ -121,14 +123,35 @@ def _strftime_now(pattern: str) -> str:
     return datetime.now().astimezone().strftime(pattern)
 
 
-def _tojson(value: Any, indent: int | None = None) -> str:
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     """Dump JSON as Hugging Face does: Jinja's own filter escapes for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+class _GenerationTag(Extension):
+    """`{% generation %}…{% endgeneration %}`, which marks what to train on, means its content."""
+
+    tags = {"generation"}  # noqa: RUF012  (so declared by Jinja)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """Return the nodes between the tags."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def _environment() -> _Environment:
     # trim_blocks and lstrip_blocks: templates are written for transformers, which sets them.
-    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment = _Environment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
+    )
     environment.globals = {
         "dict": dict,
         "namespace": environment.globals["namespace"],

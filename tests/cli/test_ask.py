@@ -193,20 +193,20 @@ def test_no_command_is_help() -> None:
         ((), 2, "there is no question"),
         (("",), 2, "there is no question"),
         (("  \n ",), 2, "there is no question"),
-        (("hi", "-t", "nan"), 2, "temperature must be between"),
-        (("hi", "-t", "-1"), 2, "temperature must be between"),
-        (("hi", "-t", "1e30"), 2, "temperature must be between"),
+        (("hi", "-t", "nan"), 2, "--temperature must be between"),
+        (("hi", "-t", "-1"), 2, "--temperature must be between"),
+        (("hi", "-t", "1e30"), 2, "--temperature must be between"),
         (("hi", "-t", "warm"), 2, "'warm' is not a valid float"),
-        (("hi", "-n", "0"), 2, "max_tokens must be between"),
-        (("hi", "--top-p", "inf"), 2, "top_p must be between"),
-        (("hi", "--seed", "-1"), 2, "seed must be between"),
+        (("hi", "-n", "0"), 2, "--max-tokens must be between"),
+        (("hi", "--top-p", "inf"), 2, "--top-p must be between"),
+        (("hi", "--seed", "-1"), 2, "--seed must be between"),
         (("hi", "--stop", ""), 2, "a stop string must have"),
         (
             ("hi", "--ctx-size", "100000"),
             2,
-            "ctx_size is 100000, and the model was trained with 8192",
+            "--ctx-size is 100000, and the model was trained with 8192",
         ),
-        (("hi", "--threads", "0"), 2, "threads must be between"),
+        (("hi", "--threads", "0"), 2, "--threads must be between"),
         (("hi", "--no-such-option"), 2, "No such option"),
         (("hi", "-f", "smolm2"), 1, "did you mean smollm2?"),
         (("hi", "-f", "gpt"), 1, "known: smollm2"),
@@ -274,6 +274,26 @@ sys.exit(run(["ask", "hi"]))
     assert done.stderr.count(b"\n") == 1
 
 
+def test_input_far_longer_than_the_context_is_refused_soon() -> None:
+    """And not tokenized to its end, which would take a minute and gigabytes."""
+    done = ask(stdin=b"a" * (15 << 20))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"the prompt has at least" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_an_argument_that_is_no_text_is_one_line() -> None:
+    done = subprocess.run(
+        [*COMMAND, "ask", b"gr\xf6\xdfe"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"the question is not UTF-8" in done.stderr
+
+
 # ---- the other end goes away ----------------------------------------------------------------
 
 
@@ -310,7 +330,35 @@ def test_a_closed_standard_output_is_one_line() -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr == b"llmstream: cannot write the answer: standard output is closed\n"
+    assert done.stderr == b"llmstream: standard output is closed\n"
+
+
+@pytest.mark.parametrize("stderr", ["/dev/full", None])
+def test_an_answer_does_not_depend_on_standard_error(stderr: str | None) -> None:
+    redirection = f"2>{stderr}" if stderr else "2>&-"
+    question = ["ask", "Where is Paris?", "-t", "0", "-n", "17", "-v"]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *COMMAND, *question],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, PARIS)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["ask", "--help"]])
+def test_help_on_a_full_disk_is_one_line(arguments: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"llmstream: cannot write: No space left on device\n"
 
 
 def interrupt(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
@@ -349,7 +397,25 @@ def test_ctrl_c_while_the_model_loads(mapped: str) -> None:
 def test_ctrl_c_in_a_long_prompt() -> None:
     with started("word " * 7000) as process:
         wait_for_mapping(process, ".gguf")
-        time.sleep(1)  # well into the prompt, which takes many seconds
+        time.sleep(1)  # into the prompt, on most machines
+        assert interrupt(process) == (b"", b"")
+
+
+def test_ctrl_c_while_nobody_reads() -> None:
+    """The answer fills the pipe, so that the command waits in a write."""
+    with started("Count from 1 to 1000.", "--repeat-penalty", "1", "-v") as process:
+        assert process.stderr is not None
+        while b"retrieved" not in process.stderr.readline():
+            pass
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=TIMEOUT) == 130
+
+
+def test_ctrl_c_twice_is_ctrl_c() -> None:
+    with started("Where is Paris?") as process:
+        wait_for_mapping(process, "libllama")
+        process.send_signal(signal.SIGINT)
         assert interrupt(process) == (b"", b"")
 
 

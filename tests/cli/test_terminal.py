@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstream_cli.cli import terminal
-from llmstream_cli.cli.terminal import AnswerWriter, read_piped_input
+from llmstream_cli.cli.terminal import AnswerWriter, as_utf8, complain, read_piped_input
 from llmstream_cli.errors import InvalidValueError, OutputError
 
 
@@ -24,12 +24,12 @@ class Stream(io.TextIOWrapper):
         return self._tty
 
 
-def written(*pieces: str, tty: bool, encoding: str = "utf-8", interrupted: bool = False) -> bytes:
+def written(*pieces: str, tty: bool, encoding: str = "utf-8") -> bytes:
     stream = Stream(tty=tty, encoding=encoding)
     writer = AnswerWriter(stream)
     for piece in pieces:
         writer.write(piece)
-    writer.end(interrupted=interrupted)
+    writer.end()
     return stream.bytes.getvalue()
 
 
@@ -58,20 +58,17 @@ def test_an_escape_sequence_cannot_reach_a_terminal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pieces", "interrupted", "shown"),
+    ("pieces", "shown"),
     [
-        (("yes",), False, b"yes\n"),
-        (("yes\n",), False, b"yes\n"),
-        (("yes\n", "\x1b"), False, b"yes\n"),
-        ((), False, b""),
-        (("yes\n",), True, b"yes\n\n"),
+        (("yes",), b"yes\n"),
+        (("yes\n",), b"yes\n"),
+        (("yes\n", "\x1b"), b"yes\n"),
+        ((), b""),
     ],
 )
-def test_a_terminals_last_line_is_ended(
-    pieces: tuple[str, ...], interrupted: bool, shown: bytes
-) -> None:
-    assert written(*pieces, tty=True, interrupted=interrupted) == shown
-    assert written(*pieces, tty=False, interrupted=interrupted) == "".join(pieces).encode()
+def test_a_terminals_last_line_is_ended(pieces: tuple[str, ...], shown: bytes) -> None:
+    assert written(*pieces, tty=True) == shown
+    assert written(*pieces, tty=False) == "".join(pieces).encode()
 
 
 def test_a_closed_output_is_refused() -> None:
@@ -108,3 +105,33 @@ def test_input_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     piped(monkeypatch, bytes(5 << 20))
     with pytest.raises(InvalidValueError, match="longer than 4 MiB"):
         read_piped_input()
+
+
+def test_input_that_cannot_be_read_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under nohup, which opens it for writing."""
+
+    class WriteOnly(io.RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, _: object) -> int:
+            raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(WriteOnly())))
+    assert read_piped_input() == ""
+
+
+@pytest.mark.parametrize("stream", [None, Stream(tty=False)])
+def test_a_complaint_that_nobody_hears_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, stream: Stream | None
+) -> None:
+    if stream is not None:
+        stream.close()
+    monkeypatch.setattr("sys.stderr", stream)
+    complain("anything")
+
+
+def test_an_argument_is_the_text_of_its_bytes() -> None:
+    assert as_utf8("größe 🇦🇹", "the question") == "größe 🇦🇹"
+    with pytest.raises(InvalidValueError, match="the question is not UTF-8"):
+        as_utf8("gr\udcf6\udcdfe", "the question")

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -199,7 +201,6 @@ async def test_an_answer_that_outgrows_the_first_cache_is_that_of_a_large_one(
     answers = []
     for first_ctx_size in (256, 2048):
         monkeypatch.setattr("llmstream_cli.core.runner._FIRST_CTX_SIZE", first_ctx_size)
-        monkeypatch.setattr("llmstream_cli.core.runner._ROOM_FOR_ANSWER", 1)
         async with running(model_path) as engine:
             request = question("Tell a long story.", replace(GREEDY, max_tokens=600))
             answers.append(token_ids(await collect(engine.generate(request))))
@@ -314,7 +315,20 @@ async def test_a_failed_step_reaches_every_request_present_and_future(
     outcomes = await asyncio.gather(*requests, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [EngineError] * len(PROMPTS)
     with pytest.raises(EngineError, match="could not compute"):
-        await engine.ready() and await collect(engine.generate(question(PROMPTS[0])))
+        await engine.ready()
+
+
+async def test_an_error_with_a_constructor_of_its_own_reaches_everybody(
+    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ContextLengthError(9, 8)
+
+    monkeypatch.setattr(Runner, "run", fail)
+    requests = [collect(engine.generate(question(prompt))) for prompt in PROMPTS[:2]]
+    outcomes = await asyncio.gather(*requests, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [ContextLengthError] * 2
+    assert {str(outcome) for outcome in outcomes} == {str(ContextLengthError(9, 8))}
 
 
 async def test_a_bug_on_the_engines_thread_is_heard_of(
@@ -331,62 +345,84 @@ async def test_a_bug_on_the_engines_thread_is_heard_of(
 # ---- cancellation and closing ---------------------------------------------------------------
 
 
+class Steps:
+    """Counts the tokens of each step, and holds the engine's thread before one when asked to."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.held = threading.Event()
+        self.go_on = threading.Event()
+        self.hold_at: int | None = None
+
+    def count(self, size: int) -> None:
+        self.sizes.append(size)
+        if len(self.sizes) == self.hold_at:
+            self.held.set()
+            assert self.go_on.wait(300)
+
+
 @pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens each step computed."""
-    sizes: list[int] = []
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    steps = Steps()
     run = Runner.run
 
     def counting(self: Runner, step: Any) -> Any:
-        sizes.append(sum(part.end - part.start for part in step.parts))
+        steps.count(sum(part.end - part.start for part in step.parts))
         return run(self, step)
 
     monkeypatch.setattr(Runner, "run", counting)
-    return sizes
+    return steps
 
 
 async def test_closing_the_stream_cancels_within_one_step(
-    engine: InProcessEngine, steps: list[int]
+    engine: InProcessEngine, steps: Steps
 ) -> None:
+    steps.hold_at = 5
     endless = question(PROMPTS[1], replace(GREEDY, max_tokens=5000))
     async with contextlib.aclosing(engine.generate(endless)) as chunks:
-        async for _ in chunks:
-            before = len(steps)
-            break
-    # Whatever follows finds the engine free: its prompt is computed next.
-    await collect(engine.generate(question(PROMPTS[0], replace(GREEDY, max_tokens=1))))
-    assert len(steps) - before <= 3  # one running, one between the two posts, and the new prompt
-
-
-async def test_a_cancelled_prefill_computes_no_further_chunk(
-    engine: InProcessEngine, steps: list[int]
-) -> None:
-    await engine.ready()
-    long = asyncio.ensure_future(collect(engine.generate(question("word " * 3000))))
-    while not steps:  # noqa: ASYNC110  (the step is on another thread)
+        await anext(chunks)
+        await asyncio.to_thread(steps.held.wait)
+    # The fifth step is running; whatever follows finds the engine free.
+    after = asyncio.ensure_future(
+        collect(engine.generate(question(PROMPTS[0], replace(GREEDY, max_tokens=1))))
+    )
+    while engine._inbox.qsize() < 2:  # noqa: ASYNC110  (the cancellation, and the new request)
         await asyncio.sleep(0.001)
+    steps.go_on.set()
+    await after
+    assert len(steps.sizes) == 6
+
+
+async def test_a_cancelled_prefill_computes_no_further_part(
+    engine: InProcessEngine, steps: Steps
+) -> None:
+    steps.hold_at = 2
+    long = asyncio.ensure_future(collect(engine.generate(question("word " * 3000))))
+    await asyncio.to_thread(steps.held.wait)
     long.cancel()
     with pytest.raises(asyncio.CancelledError):
         await long
+    steps.go_on.set()
     await collect(engine.generate(question(PROMPTS[0], replace(GREEDY, max_tokens=1))))
-    assert sum(steps) < 1500
+    assert len(steps.sizes) == 3
 
 
 async def test_a_request_cancelled_in_the_queue_is_never_computed(
-    engine: InProcessEngine, steps: list[int]
+    engine: InProcessEngine, steps: Steps
 ) -> None:
-    async with contextlib.aclosing(
-        engine.generate(question(PROMPTS[1], replace(GREEDY, max_tokens=5000)))
-    ) as chunks:
-        await anext(chunks)
-        queued = asyncio.ensure_future(collect(engine.generate(question("word " * 1000))))
-        for _ in range(5):  # the first stream goes on, so the other one waits
-            await anext(chunks)
-        queued.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await queued
-    await collect(engine.generate(question(PROMPTS[0], replace(GREEDY, max_tokens=1))))
-    assert max(steps) < 64
+    steps.hold_at = 3
+    running = asyncio.ensure_future(collect(engine.generate(question(PROMPTS[0]))))
+    await asyncio.to_thread(steps.held.wait)
+    queued = asyncio.ensure_future(collect(engine.generate(question("word " * 1000))))
+    while engine._inbox.empty():  # noqa: ASYNC110  (it is being encoded on another thread)
+        await asyncio.sleep(0.001)
+    queued.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await queued
+    steps.go_on.set()
+    await running
+    assert max(steps.sizes) == steps.sizes[0] == 34
+    assert len(steps.sizes) == 48
 
 
 async def test_concurrent_requests_each_get_their_own_answer(engine: InProcessEngine) -> None:
@@ -446,10 +482,16 @@ async def test_closing_twice_is_closing_once(model_path: Path) -> None:
     engine = InProcessEngine(EngineConfig(model_path=str(model_path)))
     engine.start()
     await engine.ready()
+    assert engine._loaded is not None
+    model = weakref.ref(engine._loaded.model)
     await engine.aclose()
     await engine.aclose()
     with pytest.raises(EngineClosedError):
+        await engine.ready()
+    with pytest.raises(EngineClosedError):
         await collect(engine.generate(question(PROMPTS[0])))
+    gc.collect()
+    assert model() is None  # its memory is released
 
 
 async def test_closing_does_not_wait_for_a_load(
@@ -480,18 +522,3 @@ async def test_a_loop_that_has_gone_does_not_stop_the_engine(engine: InProcessEn
     loop.close()
     engine._post(engine_module._TellReady(engine_module._Subscriber(loop, asyncio.Queue())))
     assert text(await collect(engine.generate(question(PROMPTS[0]))))
-
-
-async def test_the_chunks_of_one_step_cross_in_one_message(
-    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    messages: list[int] = []
-    put = engine_module._put
-
-    def counting(batch: Any) -> None:
-        messages.append(len(batch))
-        put(batch)
-
-    monkeypatch.setattr(engine_module, "_put", counting)
-    chunks = await collect(engine.generate(question(PROMPTS[0])))
-    assert len(messages) <= len(chunks) + 1  # and one that said the model is ready

@@ -168,6 +168,37 @@ def test_a_copied_sequence_goes_on_like_the_original(model: Model) -> None:
     assert drawn == expected
 
 
+def logits_after(context: Context, tokens: list[int], parts: list[int], seq_id: int = 0) -> bytes:
+    """Compute tokens in parts of these sizes, the last with the rest; return the last logits."""
+    start = 0
+    for size in [*parts, len(tokens) - sum(parts)]:
+        row = decode(context, tokens[start : start + size], start=start, seq_id=seq_id)
+        start += size
+    logits = C.llama_get_logits_ith(context.pointer, row)
+    return ctypes.string_at(logits, 4 * context._model.vocab_size)
+
+
+def test_how_a_prompt_is_cut_into_steps_does_not_change_a_bit(model: Model) -> None:
+    """Parts of 2 to 63 tokens run through the same kernels; hence MAX_PART_TOKENS."""
+    tokens = model.tokenize("A careful librarian never lends the book. " * 70, special=False)[:500]
+    expected = logits_after(context(model), tokens, [63] * 7)
+    for parts in ([40] * 12, [17, 50, 63, 20, 30, 60, 60, 60, 60, 60], [60] * 8):
+        assert logits_after(context(model), tokens, parts) == expected
+
+
+def test_a_prefix_that_was_copied_gives_the_same_logits_to_the_bit(model: Model) -> None:
+    prefix = model.tokenize("A careful librarian never lends the book. " * 60, special=False)[:450]
+    one, other = (prefix + model.tokenize(text, special=False) for text in ("Why?", "Tell me when"))
+    expected = logits_after(context(model), other, [60] * 7)
+    both = context(model, max_seqs=2)
+    logits_after(both, one, [63] * 7)
+    both.copy_sequence(0, 1)
+    both.truncate_sequence(1, len(prefix))
+    row = decode(both, other[len(prefix) :], start=len(prefix), seq_id=1)
+    logits = C.llama_get_logits_ith(both.pointer, row)
+    assert ctypes.string_at(logits, 4 * model.vocab_size) == expected
+
+
 def test_a_grown_context_goes_on_where_the_small_one_was(model: Model) -> None:
     prompt = model.tokenize("Once upon a time there was", special=False)
     large = context(model, ctx_size=1024)

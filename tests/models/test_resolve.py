@@ -43,6 +43,19 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         resolve(preset=None, path=str(tmp_path / "none.gguf"))
 
 
+def test_an_empty_name_is_refused() -> None:
+    with pytest.raises(ModelNotFoundError, match="is empty"):
+        resolve(preset=None, path="")
+    with pytest.raises(ModelNotFoundError, match="no model is called ''"):
+        resolve(preset="", path=None)
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "a\0b", "~no-such-user-here/m.gguf"])
+def test_an_impossible_name_is_refused(path: str) -> None:
+    with pytest.raises(ModelError):
+        resolve(preset=None, path=path)
+
+
 def test_a_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is a directory"):
         resolve(preset=None, path=str(tmp_path))
@@ -63,6 +76,8 @@ def test_a_file_that_cannot_be_read_is_refused(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)  # root may read everything, so chmod proves nothing
-    with pytest.raises(LLMStreamError, match=r"cannot read .*Permission denied"):
-        resolve(preset=None, path=str(path))
+    for method in ("open", "stat"):  # root may read everything, so chmod proves nothing
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, method, refuse)
+            with pytest.raises(LLMStreamError, match=r"cannot read .*Permission denied"):
+                resolve(preset=None, path=str(path))

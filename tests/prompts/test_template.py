@@ -259,12 +259,12 @@ LONG_PIECES = (
 
 @pytest.mark.parametrize("source", [NESTED_LOOPS, LONG_PIECES], ids=["loops", "long pieces"])
 def test_endless_output_is_refused(source: str) -> None:
-    assert "writes without end" in refusal(source)
+    assert "writes too much, or for too long" in refusal(source)
 
 
 def test_output_is_refused_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_module, "MAX_SECONDS", -1.0)
-    assert "writes without end" in refusal("x")
+    assert "writes too much, or for too long" in refusal("x")
 
 
 @pytest.mark.parametrize(
@@ -374,3 +374,12 @@ def test_an_oversized_source_is_refused() -> None:
 
 def test_a_source_may_be_as_long_as_the_limit() -> None:
     assert render("x" * MAX_SOURCE_CHARS) == "x" * MAX_SOURCE_CHARS
+
+
+def test_what_marks_text_to_train_on_means_its_content() -> None:
+    assert render("{% generation %}{{ messages[1].content }}{% endgeneration %}!") == "world!"
+
+
+def test_tojson_takes_the_options_of_hugging_face() -> None:
+    options = "ensure_ascii=true, separators=(',', ':'), sort_keys=true"
+    assert render("{{ {'b': 'ü', 'a': 1} | tojson(" + options + ") }}") == r'{"a":1,"b":"\u00fc"}'

@@ -1,0 +1,325 @@
+"""`llmstream bench`: how fast a model answers, for one reader and for many."""
+
+import contextlib
+import itertools
+import secrets
+import signal
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from llmstream_cli.cli.bench_figures import (
+    MIN_PROMPT_TOKENS,
+    Answer,
+    Cost,
+    Prefix,
+    Run,
+    build_prompts,
+    evaluate,
+)
+from llmstream_cli.cli.bench_report import Parameters, Report, as_json, as_lines, print_table
+from llmstream_cli.cli.process import INTERRUPTED
+from llmstream_cli.cli.terminal import AnswerWriter, complain, discard_output
+from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
+from llmstream_cli.core.cpu import default_threads
+from llmstream_cli.errors import EngineError, InvalidValueError, LLMStreamError
+from llmstream_cli.models.resolve import resolve
+from llmstream_cli.prompts.messages import Message
+
+PrefixOption = Literal["distinct", "shared", "both"]
+
+_MAX_STREAMS = 256
+
+_PREFIXES: dict[PrefixOption, tuple[Prefix, ...]] = {
+    "distinct": ("distinct",),
+    "shared": ("shared",),
+    "both": ("distinct", "shared"),
+}
+
+# What a chat template puts around a prompt, and how far off "about" can be.
+_TEMPLATE_TOKENS = 64
+_INEXACTNESS = 1.25
+
+
+class Target(Protocol):
+    """What is measured: an engine in this process, or a server."""
+
+    async def ready(self) -> str:
+        """Wait until requests can be made; return the model's name."""
+
+    def stream(self, prompt: str) -> AsyncGenerator[str | Cost]:
+        """Yield an answer's pieces of text as they come and, if it is reported, what it cost."""
+
+    async def aclose(self) -> None:
+        """Release what it holds."""
+
+
+class InProcessTarget:
+    """The engine of this program, as `ask` drives it.
+
+    Args:
+        config: the model and the sizes.
+        max_tokens: length of an answer at most.
+    """
+
+    def __init__(self, config: EngineConfig, max_tokens: int) -> None:
+        from llmstream_cli.core.engine import InProcessEngine
+
+        self._sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+        self._engine = InProcessEngine(config)
+        self._engine.start()
+
+    async def ready(self) -> str:
+        """Wait until the model is loaded; see `Target.ready`."""
+        return (await self._engine.ready()).name
+
+    async def stream(self, prompt: str) -> AsyncGenerator[str | Cost]:
+        """Stream an answer; see `Target.stream`."""
+        request = GenerationRequest((Message("user", prompt),), self._sampling)
+        async with contextlib.aclosing(self._engine.generate(request)) as chunks:
+            async for chunk in chunks:
+                if chunk.text:
+                    yield chunk.text
+                if (usage := chunk.usage) is not None:
+                    yield Cost(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+
+    async def aclose(self) -> None:
+        """Release the model."""
+        await self._engine.aclose()
+
+
+OpenTarget = Callable[[int], Target]  # for so many streams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What the user asked for; see the options of the command for each attribute."""
+
+    features: str | None
+    model: str | None
+    url: str | None
+    url_model: str | None
+    api_key: str | None
+    streams: str
+    prefix: PrefixOption
+    prompt_tokens: int
+    max_tokens: int
+    ctx_size: int | None
+    threads: int | None
+    repeat: int
+    seed: int | None
+    json: bool
+
+    def run(self) -> int:
+        """Measure, and print the report to standard output; return the exit code.
+
+        Raises:
+            EngineError: requests failed; the report, with what was measured, is printed.
+        """
+        self._check()
+        if self.url is None:
+            report, open_target = self._in_process()
+        else:
+            report, open_target = self._at_url(self.url)
+        writer = AnswerWriter(sys.stdout)
+        try:
+            code = _measure_until_interrupted(report, open_target)
+        except LLMStreamError:
+            if report.runs:
+                self._print(report, writer)
+            raise
+        self._print(report, writer)
+        if report.errors and not code:
+            raise EngineError(f"{len(report.errors)} requests failed, first: {report.errors[0]}")
+        return code
+
+    def _check(self) -> None:
+        """Refuse options that do not go together, and numbers out of their bounds."""
+        if sum(name is not None for name in (self.features, self.model, self.url)) > 1:
+            raise InvalidValueError("--features, --model and --url name a model; give one of them")
+        if self.url is None and self.url_model is not None:
+            raise InvalidValueError("--url-model needs --url")
+        if self.url is not None and (self.ctx_size is not None or self.threads is not None):
+            raise InvalidValueError("--ctx-size and --threads are the server's; not with --url")
+        for name, value, low, high in (
+            ("prompt-tokens", self.prompt_tokens, MIN_PROMPT_TOKENS, 1_000_000),
+            ("max-tokens", self.max_tokens, 1, 1_000_000),
+            ("repeat", self.repeat, 1, 1000),
+            ("seed", self.seed, 0, 2**32 - 1),
+        ):
+            if value is not None and not low <= value <= high:
+                raise InvalidValueError(f"--{name} must be between {low} and {high}")
+
+    def _in_process(self) -> tuple[Report, OpenTarget]:
+        path = str(resolve(preset=self.features, path=self.model).path)
+        ctx_size = self._enough_context() if self.ctx_size is None else self.ctx_size
+        threads = default_threads() if self.threads is None else self.threads
+
+        def open_target(streams: int) -> Target:
+            config = EngineConfig(
+                model_path=path, ctx_size=ctx_size, threads=threads, max_seqs=streams
+            )
+            return InProcessTarget(config, self.max_tokens)
+
+        seed = 0 if self.seed is None else self.seed
+        return Report(self._parameters(seed, ctx_size, threads), url=None), open_target
+
+    def _at_url(self, url: str) -> tuple[Report, OpenTarget]:
+        from llmstream_cli.cli.bench_client import OpenAIClient, base_url
+
+        def open_target(_streams: int) -> Target:
+            return OpenAIClient(
+                url, model=self.url_model, max_tokens=self.max_tokens, api_key=self.api_key
+            )
+
+        # A server outlives the benchmark: the prompts of the last one may still be in its cache.
+        seed = secrets.randbelow(2**32) if self.seed is None else self.seed
+        return Report(self._parameters(seed), url=base_url(url)), open_target
+
+    def _parameters(
+        self, seed: int, ctx_size: int | None = None, threads: int | None = None
+    ) -> Parameters:
+        return Parameters(
+            streams=parse_streams(self.streams),
+            prefixes=_PREFIXES[self.prefix],
+            prompt_tokens=self.prompt_tokens,
+            max_tokens=self.max_tokens,
+            repeat=self.repeat,
+            seed=seed,
+            ctx_size=ctx_size,
+            threads=threads,
+        )
+
+    def _enough_context(self) -> int:
+        """Return a context that holds prompt and answer, and no more: it is memory."""
+        return int(self.prompt_tokens * _INEXACTNESS) + _TEMPLATE_TOKENS + self.max_tokens
+
+    def _print(self, report: Report, writer: AnswerWriter) -> None:
+        if not self.json and sys.stdout.isatty():
+            print_table(report)
+            return
+        try:
+            writer.write(as_json(report) if self.json else as_lines(report))
+        except BrokenPipeError:  # `| head -1` has all it wanted
+            discard_output()
+
+
+def parse_streams(text: str) -> tuple[int, ...]:
+    """Return the numbers of `1,2,4`, each once."""
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise InvalidValueError("--streams must be numbers, like 1,2,4") from error
+    if not all(1 <= number <= _MAX_STREAMS for number in numbers):
+        raise InvalidValueError(f"--streams must be between 1 and {_MAX_STREAMS}")
+    return tuple(dict.fromkeys(numbers))
+
+
+def _measure_until_interrupted(report: Report, open_target: OpenTarget) -> int:
+    """Fill the report; return the exit code.
+
+    Ctrl-C has to raise here, not to end the process: what was measured is still to be printed.
+    """
+    import asyncio
+
+    progress = Progress()
+    leave_at_once = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        asyncio.run(_measure(report, open_target, progress))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, leave_at_once)
+        progress.clear()
+    report.complete = True
+    return 0
+
+
+async def _measure(report: Report, open_target: OpenTarget, progress: "Progress") -> None:
+    """Do all runs. Each number of streams gets a target of its own, and one run to warm it up."""
+    run_numbers = itertools.count()
+    for streams in report.parameters.streams:
+        progress.show(f"streams {streams}: starting")
+        target = open_target(streams)
+        try:
+            report.model = await target.ready()
+            await _measure_streams(report, target, streams, run_numbers, progress)
+        finally:
+            await target.aclose()
+
+
+async def _measure_streams(
+    report: Report,
+    target: Target,
+    streams: int,
+    run_numbers: "itertools.count[int]",
+    progress: "Progress",
+) -> None:
+    """Do all runs of so many streams; the kinds take turns, so that a drift meets them alike."""
+    parameters = report.parameters
+
+    async def run(prefix: Prefix) -> Run:
+        prompts = build_prompts(
+            prefix,
+            streams=streams,
+            prompt_tokens=parameters.prompt_tokens,
+            run=next(run_numbers),
+            seed=parameters.seed,
+        )
+        return await run_once(target, prompts)
+
+    progress.show(f"streams {streams}: warming up")
+    warm_up = await run(parameters.prefixes[0])
+    if len(warm_up.errors) == streams:  # nothing works: no need to find that out again and again
+        raise EngineError(warm_up.errors[0])
+    for number in range(parameters.repeat):
+        for prefix in parameters.prefixes:
+            progress.show(f"streams {streams}: {prefix}, {number + 1} of {parameters.repeat}")
+            measured = await run(prefix)
+            report.runs.setdefault((prefix, streams), []).append(measured)
+
+
+async def run_once(target: Target, prompts: list[str]) -> Run:
+    """Send all prompts at once, and wait for the answers."""
+    import asyncio
+
+    return evaluate(await asyncio.gather(*(_answer(target, prompt) for prompt in prompts)))
+
+
+async def _answer(target: Target, prompt: str) -> Answer:
+    started = time.perf_counter()
+    pieces: list[float] = []
+    cost: Cost | None = None
+    error: str | None = None
+    try:
+        async with contextlib.aclosing(target.stream(prompt)) as parts:
+            async for part in parts:
+                if isinstance(part, Cost):
+                    cost = part
+                else:
+                    pieces.append(time.perf_counter())
+    except LLMStreamError as failure:
+        error = str(failure)
+    return Answer(started, tuple(pieces), time.perf_counter(), cost, error)
+
+
+class Progress:
+    """A line on standard error that is replaced by the next; none unless it is a terminal."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr is not None and sys.stderr.isatty()
+
+    def show(self, text: str) -> None:
+        """Replace the line."""
+        self._write(f"\r\x1b[K{text}")
+
+    def clear(self) -> None:
+        """Leave an empty line, with the cursor at its beginning."""
+        self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        if self._terminal:
+            complain(text)
