@@ -1,3 +1,3 @@
-"""llmstream: stream a local language model to the terminal and over plain HTTP."""
+"""llmstream: stream a local language model to the terminal."""
 
 __version__ = "0.1.0"
