@@ -8,7 +8,8 @@
     │   └── ModelNotFoundError    404     1   there is no model of that name
     ├── EngineError               500     1   the engine failed while it generated
     │   ├── EngineClosedError     503     1   the engine is closed and takes no request
-    │   └── QueueFullError        429     1   too many requests wait already
+    │   ├── QueueFullError        429     1   too many requests wait already
+    │   └── StepRefusedError      500     1   llama.cpp refused a step; the engine goes on
     └── OutputError               500     1   the answer cannot be written
 
 The message of each is one line that a person can act on: a command prints it as it is, a server
@@ -80,6 +81,10 @@ class QueueFullError(EngineError):
     """Too many requests wait already; a later one may find room."""
 
     status = 429
+
+
+class StepRefusedError(EngineError):
+    """llama.cpp refused to compute a step, and is as it was before."""
 
 
 class OutputError(LLMStreamError):

@@ -67,7 +67,7 @@ class InProcessTarget:
     def __init__(self, config: EngineConfig, max_tokens: int) -> None:
         from llmstream_cli.core.engine import InProcessEngine
 
-        self._sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
+        self._sampling = SamplingParams(temperature=0.0, repeat_penalty=1.0, max_tokens=max_tokens)
         self._engine = InProcessEngine(config)
         self._engine.start()
 

@@ -206,6 +206,35 @@ class EngineConfig:
 DEFAULT_CTX_LIMIT = 8192
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineMetrics:
+    """An engine's state after a step, and its counters since the start.
+
+    Attributes:
+        running: requests that hold a slot.
+        waiting: requests in the queue.
+        slots: requests that can run at once.
+        prompt_tokens: tokens of all prompts that began to run.
+        cached_tokens: those of them that were taken from the prefix cache.
+        generated_tokens: tokens drawn.
+        steps: steps computed.
+        step_seconds: time of all steps together.
+        cache_tokens: tokens in the KV cache, of running and of idle slots.
+        cache_capacity: tokens that it can hold.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    slots: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    steps: int = 0
+    step_seconds: float = 0.0
+    cache_tokens: int = 0
+    cache_capacity: int = 0
+
+
 class Engine(Protocol):
     """Something that generates: in this process, in a child process, or on another machine."""
 

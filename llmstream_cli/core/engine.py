@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import queue
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from llmstream_cli.core.api import (
     DEFAULT_CTX_LIMIT,
     Chunk,
     EngineConfig,
+    EngineMetrics,
     GenerationRequest,
     ModelInfo,
     SamplingParams,
@@ -121,6 +122,9 @@ class InProcessEngine:
 
     Args:
         config: the model and the sizes.
+
+    Attributes:
+        metrics: state and counters after the last step; replaced as a whole, so read from anywhere.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -131,6 +135,7 @@ class InProcessEngine:
         self._loaded: _Loaded | None = None
         self._runner: Runner | None = None
         self._loading = True
+        self.metrics = EngineMetrics(slots=config.max_seqs)
         self._end: LLMStreamError | None = None
         self._end_lock = threading.Lock()  # no command is posted after the inbox's last reading
         # A daemon: a load cannot be interrupted, and must not keep the process from leaving.
@@ -264,7 +269,9 @@ class InProcessEngine:
             try:
                 command = self._inbox.get(block=not core.has_work)
             except queue.Empty:
-                self._send(core.step())
+                results = core.step()
+                self.metrics = core.metrics()
+                self._send(results)
                 continue
             match command:
                 case _Close():
@@ -288,15 +295,17 @@ class InProcessEngine:
     def _cancel(self, core: EngineCore, request_id: int) -> None:
         chunk = core.cancel(request_id)
         if chunk is not None:
+            self.metrics = core.metrics()
             self._send([(request_id, chunk)])
 
-    def _send(self, chunks: list[tuple[int, Chunk]]) -> None:
+    def _send(self, results: Sequence[tuple[int, Chunk | EngineError]]) -> None:
         """Hand over what a step produced; forget the requests that ended with it."""
         items: list[tuple[_Subscriber, _Item]] = []
-        for request_id, chunk in chunks:
-            ended = chunk.finish_reason is not None
+        for request_id, result in results:
+            goes_on = isinstance(result, Chunk) and result.finish_reason is None
             subscribers = self._subscribers
-            items.append((subscribers.pop(request_id) if ended else subscribers[request_id], chunk))
+            subscriber = subscribers[request_id] if goes_on else subscribers.pop(request_id)
+            items.append((subscriber, result if isinstance(result, Chunk) else _twin(result)))
         _deliver(items)
 
     def _refuse_all(self, end: LLMStreamError) -> None:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from llmstream_cli.core.api import Chunk, FinishReason, SamplingParams, Usage
+from llmstream_cli.core.api import Chunk, EngineMetrics, FinishReason, SamplingParams, Usage
 from llmstream_cli.core.output import OutputStream
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
-from llmstream_cli.errors import EngineError
+from llmstream_cli.errors import EngineError, StepRefusedError
 
 
 class StepRunner(Protocol):
@@ -53,6 +53,8 @@ class EngineCore:
         self._scheduler = scheduler
         self._piece = piece
         self._clock = clock
+        self._prompt_tokens = self._cached_tokens = self._generated_tokens = self._steps = 0
+        self._step_seconds = 0.0
         self._by_id: dict[int, _Answer] = {}
         self._by_sequence: dict[Sequence, _Answer] = {}
 
@@ -92,8 +94,11 @@ class EngineCore:
         self._scheduler.finish(answer.sequence, FinishReason.CANCELLED)
         return self._close(answer, "", ())
 
-    def step(self) -> list[tuple[int, Chunk]]:
+    def step(self) -> list[tuple[int, Chunk | EngineError]]:
         """Compute one step; return the chunks of the requests that it drew a token for.
+
+        Where llama.cpp refuses the step, its requests end, each with an error instead of a chunk;
+        the others go on.
 
         Raises:
             EngineError: the runner failed; no request can go on.
@@ -104,9 +109,44 @@ class EngineCore:
             answer = self._by_sequence[part.sequence]
             if answer.started is None:
                 answer.started = begun
-        drawn = self._runner.run(step)
-        self._scheduler.update(step, drawn, self._clock() - begun)
+                self._prompt_tokens += part.sequence.num_prompt_tokens
+                self._cached_tokens += part.sequence.num_cached_tokens
+        try:
+            drawn = self._runner.run(step)
+        except StepRefusedError as error:
+            return [(self._fail(part.sequence), error) for part in step.parts]
+        seconds = self._clock() - begun
+        self._steps += 1
+        self._step_seconds += seconds
+        self._scheduler.update(step, drawn, seconds)
         return list(self._chunks(drawn))
+
+    def metrics(self) -> EngineMetrics:
+        """Return the state and the counters."""
+        scheduler, cache = self._scheduler, self._scheduler.cache
+        return EngineMetrics(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            slots=cache.num_slots,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            generated_tokens=self._generated_tokens,
+            steps=self._steps,
+            step_seconds=self._step_seconds,
+            cache_tokens=cache.num_cached_tokens,
+            cache_capacity=cache.num_slots * scheduler.ctx_size,
+        )
+
+    def _fail(self, sequence: Sequence) -> int:
+        """Forget a request that cannot go on; return its id."""
+        self._scheduler.finish(sequence, FinishReason.CANCELLED)
+        request_id = self._by_sequence[sequence].request_id
+        self._forget(sequence)
+        return request_id
+
+    def _forget(self, sequence: Sequence) -> None:
+        del self._by_id[self._by_sequence.pop(sequence).request_id]
+        self._runner.remove(sequence)
 
     def _chunks(self, drawn: Mapping[Sequence, DrawnToken]) -> Iterator[tuple[int, Chunk]]:
         now = self._clock()
@@ -116,6 +156,7 @@ class EngineCore:
                 answer.first_token = now
             if not token.ends_turn:
                 answer.last_token = now
+                self._generated_tokens += 1
             token_ids = () if token.ends_turn else (token.token_id,)
             text = "".join(answer.output.push(self._piece(token_id)) for token_id in token_ids)
             if answer.output.stopped:
@@ -128,8 +169,7 @@ class EngineCore:
     def _close(self, answer: _Answer, text: str, token_ids: tuple[int, ...]) -> Chunk:
         """Forget a finished request; make its last chunk."""
         sequence, output = answer.sequence, answer.output
-        del self._by_id[answer.request_id], self._by_sequence[sequence]
-        self._runner.remove(sequence)
+        self._forget(sequence)
         text += output.flush()
         reason = sequence.finish_reason
         if output.stopped and reason is FinishReason.LENGTH:

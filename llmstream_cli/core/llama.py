@@ -24,7 +24,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from llmstream_cli.errors import EngineError, ModelError
+from llmstream_cli.errors import EngineError, ModelError, StepRefusedError
 from llmstream_cli.prompts.tokenizer import ControlToken
 
 # A failed assertion in ggml otherwise starts a debugger to print its stack.
@@ -379,8 +379,9 @@ class Context:
         """Compute a batch and the logits of its output rows.
 
         Raises:
-            DecodeAbortedError: `abort` was called.
-            EngineError: llama.cpp refused the batch or failed; the sequences in it are lost.
+            StepRefusedError: llama.cpp refused the batch; all sequences are as before.
+            DecodeAbortedError: `abort` was called; the sequences in the batch are lost.
+            EngineError: llama.cpp failed; all sequences are lost.
         """
         assert 0 < batch.struct.n_tokens <= batch.capacity
         status = C.llama_decode(self.pointer, batch.struct)
@@ -388,12 +389,14 @@ class Context:
             return
         if status == _DECODE_ABORTED:
             raise DecodeAbortedError("the step was aborted")
-        reason = _DECODE_FAILURES.get(status, "a failed computation")
-        raise EngineError(f"llama.cpp could not compute a step: {reason} (code {status})")
+        if status in _DECODE_REFUSALS:
+            raise StepRefusedError(f"llama.cpp refused a step: {_DECODE_REFUSALS[status]}")
+        raise EngineError(f"llama.cpp failed to compute a step (code {status})")
 
 
+# What llama_decode returns, but for 0 and the fatal errors below -1.
 _DECODE_ABORTED = 2
-_DECODE_FAILURES = {1: "no free cell in the KV cache", -1: "an invalid batch"}
+_DECODE_REFUSALS = {1: "no free cell in the KV cache", -1: "an invalid batch"}
 
 
 def _abort_callback() -> Any:

@@ -1,7 +1,7 @@
 """Many streams at once on the real model: exact, shared and separate."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +10,11 @@ import pytest
 from llmstream_cli.core import engine as engine_module
 from llmstream_cli.core.api import FinishReason, GenerationRequest, SamplingParams, Usage
 from llmstream_cli.core.engine import InProcessEngine
-from llmstream_cli.errors import QueueFullError
+from llmstream_cli.core.llama import Context
+from llmstream_cli.errors import QueueFullError, StepRefusedError
 from llmstream_cli.prompts.messages import Message
 from tests.core.test_engine import GREEDY, collect, question, running, text, token_ids
+from tests.gguf_files import write_gemma3, write_lfm2, write_llama, write_mamba
 
 RULES = "You are a careful librarian. " + " ".join(
     f"Rule {number}: never lend the book on shelf {number * 7}." for number in range(40)
@@ -163,3 +165,42 @@ async def test_the_chunks_of_one_step_cross_in_one_message(
     answers = await asyncio.gather(*(collect(engine.generate(request)) for request in requests))
     assert max(sizes) == len(SUBJECTS)
     assert len(sizes) < sum(map(len, answers)) / 2
+
+
+async def test_a_refused_step_harms_no_later_request(
+    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await engine.ready()
+
+    def refuse(*_: object) -> None:
+        monkeypatch.undo()
+        raise StepRefusedError("llama.cpp refused a step: an invalid batch")
+
+    monkeypatch.setattr(Context, "decode", refuse)
+    with pytest.raises(StepRefusedError, match="an invalid batch"):
+        await collect(engine.generate(question("Where is Paris?")))
+    answer = text(await collect(engine.generate(question("Where is Paris?"))))
+    assert answer.startswith("Paris is the capital of France")
+    assert engine.metrics.running == 0
+    assert engine.metrics.generated_tokens == GREEDY.max_tokens
+
+
+@pytest.mark.parametrize("write", [write_llama, write_gemma3, write_mamba, write_lfm2])
+async def test_every_kind_of_memory_gives_the_answer_of_a_fresh_engine(
+    tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    """Full attention, sliding window, recurrent, hybrid: reused where that is possible."""
+    path = write(tmp_path / "model.gguf")
+    sampling = replace(GREEDY, max_tokens=12)
+    first = [Message("user", f"{subject} and more of it " * 3) for subject in SUBJECTS[:5]]
+    requests = [GenerationRequest((message,), sampling) for message in first]
+    settings = {"threads": 1, "ctx_size": 240}
+    expected = []
+    for request in requests:
+        async with running(path, **settings) as fresh:
+            expected.append(await collect(fresh.generate(request)))
+    async with running(path, max_seqs=3, **settings) as engine:
+        together = await asyncio.gather(*(collect(engine.generate(r)) for r in requests))
+        assert [token_ids(chunks) for chunks in together] == list(map(token_ids, expected))
+        again = await asyncio.gather(*(collect(engine.generate(r)) for r in reversed(requests)))
+        assert [token_ids(chunks) for chunks in again] == list(map(token_ids, expected[::-1]))

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.api import Chunk, FinishReason, SamplingParams, Usage
+from llmstream_cli.core.api import Chunk, EngineMetrics, FinishReason, SamplingParams, Usage
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.scheduler import Scheduler
-from llmstream_cli.errors import EngineError
+from llmstream_cli.errors import EngineError, StepRefusedError
 from tests.core.fakes import TOKENS, FakeClock, FakeRunner, piece, prompt, scripted
 from tests.core.test_stop import oracle
 
@@ -45,6 +45,7 @@ class Bench:
     def steps(self, number: int) -> None:
         for _ in range(number):
             for request, chunk in self.core.step():
+                assert isinstance(chunk, Chunk)
                 self.chunks.setdefault(request, []).append(chunk)
 
     def cancel(self, request: int) -> Chunk:
@@ -450,3 +451,45 @@ def test_a_cancelled_answer_stays_cancelled_though_its_rest_be_a_stop_string() -
     bench.add(1, params=SamplingParams(stop=("\N{REPLACEMENT CHARACTER}",)))
     bench.steps(1)
     assert bench.cancel(1).finish_reason is FinishReason.CANCELLED
+
+
+def test_a_refused_step_ends_its_requests_and_no_other() -> None:
+    bench = Bench({1: "abc", 2: "def", 3: "ghi"}, max_seqs=2)
+    for request in (1, 2, 3):
+        bench.add(request)
+    bench.steps(1)
+    bench.runner.run_error = StepRefusedError("an invalid batch")
+    results = dict(bench.core.step())
+    assert set(results) == {1, 2}
+    assert all(isinstance(error, StepRefusedError) for error in results.values())
+    assert bench.free_slots() == 2
+    assert bench.core.cancel(1) is None
+    bench.run()
+    assert bench.text(3) == "ghi"
+    assert len(bench.runner.removed) == 3
+
+
+def test_the_metrics_count_what_was_done() -> None:
+    bench = Bench({1: "abc", 2: "de", 3: ""}, max_seqs=2, max_batch_tokens=8)
+    assert bench.core.metrics() == EngineMetrics(slots=2, cache_capacity=128)
+    for request in (1, 2, 3):
+        bench.add(request, 3)
+    bench.steps(2)
+    metrics = bench.core.metrics()
+    assert (metrics.running, metrics.waiting, metrics.steps) == (2, 1, 2)
+    assert (metrics.prompt_tokens, metrics.generated_tokens) == (6, 4)
+    assert metrics.cache_tokens == 2 * (3 + 1)
+    bench.run()
+    metrics = bench.core.metrics()
+    assert (metrics.running, metrics.waiting) == (0, 0)
+    assert (metrics.prompt_tokens, metrics.cached_tokens, metrics.generated_tokens) == (9, 0, 5)
+    assert metrics.step_seconds == float(metrics.steps)
+
+
+def test_a_prompt_that_was_cached_counts_as_such() -> None:
+    bench = Bench({1: "abc"}, max_seqs=1)
+    for _ in range(2):
+        bench.add(1, 30)
+        bench.run()
+    assert bench.usage(1).cached_tokens == 29
+    assert bench.core.metrics().cached_tokens == 29

@@ -11,7 +11,7 @@ from llama_cpp import llama_cpp as C  # noqa: N812
 
 from llmstream_cli.core import llama
 from llmstream_cli.core.llama import Batch, Context, DecodeAbortedError, Model, SamplerChain
-from llmstream_cli.errors import EngineError, ModelError
+from llmstream_cli.errors import ModelError, StepRefusedError
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def test_a_refused_step_is_an_error(model: Model) -> None:
     tokens = model.tokenize("word " * 60, special=False)[:60]
     for start in range(0, 240, 60):
         decode(ctx, tokens, start=start)
-    with pytest.raises(EngineError, match="no free cell in the KV cache"):
+    with pytest.raises(StepRefusedError, match="no free cell in the KV cache"):
         decode(ctx, tokens, start=240)
 
 
