@@ -33,6 +33,8 @@ ENGINE_BOUNDS: dict[str, tuple[float, float]] = {
     "threads": (1, 512),
     "gpu_layers": (-1, 10_000),
     "max_batch_tokens": (1, 4096),
+    "max_seqs": (1, 256),
+    "max_queue": (0, 100_000),
 }
 NOT_FINITE = [math.nan, math.inf, -math.inf]
 
