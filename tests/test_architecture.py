@@ -61,7 +61,7 @@ def test_only_one_module_imports_llama_cpp() -> None:
         for path in MODULES
         if any(module.split(".")[0] == "llama_cpp" for module in imported_modules(path))
     }
-    assert importers == {"core/llama.py"}
+    assert importers == {"core/llama/bindings.py"}
 
 
 @pytest.mark.parametrize("module", PURE)

@@ -80,7 +80,7 @@ assert llama_cpp.Llama and llama_cpp.llama_decode
 def test_bindings_that_were_imported_before_are_used() -> None:
     program = """
 import llama_cpp
-import llmstream_cli.core.llama as ours
+import llmstream_cli.core.llama.bindings as ours
 assert ours.C is sys.modules["llama_cpp.llama_cpp"]
 """
     subprocess.run([sys.executable, "-c", "import sys" + program], check=True, timeout=120)

@@ -1,0 +1,98 @@
+"""The C functions of llama.cpp, and its log."""
+
+import ctypes
+import importlib
+import importlib.util
+import os
+import sys
+from collections import deque
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from llmstream_cli.errors import ModelError
+
+__all__ = ["C", "cpu_features", "listen_to_log", "recent_errors", "set_log_sink"]
+
+# A failed assertion in ggml otherwise starts a debugger to print its stack.
+os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+
+
+def _bindings() -> ModuleType:
+    """Import `llama_cpp.llama_cpp` without running the package's own `__init__`.
+
+    That one also loads numpy, jinja2 and the high-level class: 100 ms that a first token would
+    wait for. The package is left unimported, so that `import llama_cpp` still means all of it.
+    """
+    if "llama_cpp" in sys.modules:
+        return importlib.import_module("llama_cpp.llama_cpp")
+    spec = importlib.util.find_spec("llama_cpp")
+    if spec is None or spec.submodule_search_locations is None:
+        raise ModelError("llama-cpp-python is not installed")
+    package = ModuleType("llama_cpp")
+    package.__path__ = list(spec.submodule_search_locations)
+    sys.modules["llama_cpp"] = package
+    try:
+        return importlib.import_module("llama_cpp.llama_cpp")
+    except (OSError, RuntimeError) as error:  # a library that does not load on this machine
+        raise ModelError(f"llama-cpp-python cannot be loaded: {error}") from error
+    finally:
+        del sys.modules["llama_cpp"]
+
+
+if TYPE_CHECKING:
+    from llama_cpp import llama_cpp as C  # noqa: N812
+else:
+    C = _bindings()
+
+_LOG_LEVEL_DEBUG, _LOG_LEVEL_ERROR, _LOG_LEVEL_CONTINUED = 1, 4, 5
+
+recent_errors: deque[str] = deque(maxlen=8)  # messages of llama.cpp, the oldest first
+_log_sink: Callable[[str], object] | None = None
+_last_level = 0
+
+
+def set_log_sink(sink: Callable[[str], object] | None) -> None:
+    """Hand llama.cpp's log, debug messages left out, to `sink` piece by piece; None drops it."""
+    global _log_sink  # noqa: PLW0603  (llama.cpp's log is global as well)
+    _log_sink = sink
+
+
+@C.llama_log_callback  # type: ignore[untyped-decorator]
+def _on_log(level: int, text: bytes, _user_data: object) -> None:
+    global _last_level  # noqa: PLW0603
+    if level == _LOG_LEVEL_CONTINUED:
+        level = _last_level
+    _last_level = level
+    if level == _LOG_LEVEL_DEBUG:
+        return
+    if level == _LOG_LEVEL_ERROR:
+        recent_errors.append(text.decode("utf-8", "replace").strip())
+    if _log_sink is not None:
+        _log_sink(text.decode("utf-8", "replace"))
+
+
+def listen_to_log() -> None:
+    """Take the log, which is global: another library in this process may have taken it since."""
+    C.llama_log_set(_on_log, ctypes.c_void_p())
+
+
+listen_to_log()
+C.llama_backend_init()
+
+
+def cpu_features() -> dict[str, bool]:
+    """Tell which vector extensions the kernels were compiled for.
+
+    The original service printed these four; `llama_print_system_info` names only those in use.
+    """
+    compiled = C.llama_print_system_info().decode()
+    return {
+        name: f"{key} = 1" in compiled
+        for name, key in (
+            ("avx", "AVX"),
+            ("neon", "NEON"),
+            ("simd128", "WASM_SIMD"),
+            ("f16c", "F16C"),
+        )
+    }

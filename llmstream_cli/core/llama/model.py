@@ -1,0 +1,171 @@
+"""A GGUF file's weights and vocabulary."""
+
+import ctypes
+import os
+import re
+import time
+import weakref
+
+from llmstream_cli.core.llama.bindings import C, listen_to_log, recent_errors
+from llmstream_cli.errors import EngineError, ModelError
+from llmstream_cli.prompts.tokenizer import ControlToken
+
+_MARKER = re.compile(r"<\|.+\|>|<(start|end)_of_turn>|\[/?INST\]|</?s>")
+
+
+class Model:
+    """The weights and vocabulary of one GGUF file, memory-mapped and read-only.
+
+    Every method may be called from any thread.
+
+    Attributes:
+        ctx_train: tokens of context that the model was trained with.
+        load_seconds: how long loading took.
+
+    Raises:
+        ModelError: llama.cpp refuses the file, or it holds no model that generates text.
+    """
+
+    def __init__(self, path: str, *, gpu_layers: int = 0) -> None:
+        started = time.perf_counter()
+        params = C.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        params.load_mode = C.LLAMA_LOAD_MODE_MMAP
+        listen_to_log()
+        recent_errors.clear()
+        pointer = C.llama_model_load_from_file(os.fsencode(path), params)
+        if not pointer:
+            raise ModelError(f"cannot load {path}: {_load_failure()}")
+        self.pointer = pointer
+        self._free = weakref.finalize(self, C.llama_model_free, pointer)
+        vocab = C.llama_model_get_vocab(pointer)
+        if not vocab or C.llama_vocab_type(vocab) == C.LLAMA_VOCAB_TYPE_NONE:
+            raise ModelError(f"cannot use {path}: it has no vocabulary")
+        if C.llama_model_has_encoder(pointer) or not C.llama_model_has_decoder(pointer):
+            raise ModelError(f"cannot use {path}: it is not a model that continues text")
+        self._vocab = vocab
+        self.vocab_size = C.llama_vocab_n_tokens(vocab)
+        self.ctx_train = C.llama_model_n_ctx_train(pointer)
+        self._pieces: dict[int, bytes] = {}
+        self._control_tokens: tuple[ControlToken, ...] | None = None
+        self.load_seconds = time.perf_counter() - started
+
+    @property
+    def description(self) -> str:
+        """Architecture, parameters and quantization, such as `llama 134.52M Q4_1`."""
+        buffer = ctypes.create_string_buffer(256)
+        C.llama_model_desc(self.pointer, buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace")
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja source of the file's own chat template."""
+        source = C.llama_model_chat_template(self.pointer, None)
+        return source.decode("utf-8", "replace") if source else None
+
+    @property
+    def forgets_partially(self) -> bool:
+        """Whether a sequence can go back to any earlier position.
+
+        A recurrent state cannot be unwound, and a sliding window has dropped what it would need.
+        """
+        return not (
+            C.llama_model_is_recurrent(self.pointer)
+            or C.llama_model_is_hybrid(self.pointer)
+            or C.llama_model_n_swa(self.pointer)
+        )
+
+    @property
+    def bos_token(self) -> str:
+        """Text of the token that begins a sequence; empty where there is none."""
+        return self._text(C.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos_token(self) -> str:
+        """Text of the token that ends a sequence; empty where there is none."""
+        return self._text(C.llama_vocab_eos(self._vocab))
+
+    @property
+    def leading_token(self) -> int | None:
+        """The token that the model wants before every prompt, if it wants one."""
+        return C.llama_vocab_bos(self._vocab) if C.llama_vocab_get_add_bos(self._vocab) else None
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Split text into tokens; nothing is added at either end.
+
+        Args:
+            text: any text. A lone surrogate becomes a question mark.
+            special: read `<|im_end|>` and the like as the control tokens that they name.
+        """
+        data = text.encode("utf-8", "replace")
+        capacity = len(data) + 8
+        for _ in range(2):
+            tokens = (C.llama_token * capacity)()
+            count = C.llama_tokenize(self._vocab, data, len(data), tokens, capacity, False, special)
+            if count >= 0:
+                return tokens[:count]
+            capacity = -count
+        raise EngineError(f"llama.cpp cannot tokenize a text of {len(data)} bytes")
+
+    def piece(self, token: int) -> bytes:
+        """Return a token's bytes, often a part of a character; control tokens have none."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token)
+        return piece
+
+    def _read_piece(self, token: int) -> bytes:
+        assert 0 <= token < self.vocab_size, token
+        buffer = ctypes.create_string_buffer(64)
+        size = C.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+        if size < 0:  # some are longer than any buffer one would guess
+            buffer = ctypes.create_string_buffer(-size)
+            size = C.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+        return buffer.raw[:size]
+
+    def is_end_of_generation(self, token: int) -> bool:
+        """Tell whether the model ends its turn with this token."""
+        return bool(C.llama_vocab_is_eog(self._vocab, token))
+
+    def is_control(self, token: int) -> bool:
+        """Tell whether a token steers the model instead of standing for text.
+
+        Some files type their turn markers as user-defined words, which llama.cpp reads in any text.
+        """
+        attributes = self._attributes(token)
+        if attributes & C.LLAMA_TOKEN_ATTR_USER_DEFINED:
+            return bool(_MARKER.fullmatch(self._text(token))) or self.is_end_of_generation(token)
+        return bool(attributes & (C.LLAMA_TOKEN_ATTR_CONTROL | C.LLAMA_TOKEN_ATTR_UNKNOWN))
+
+    def control_tokens(self) -> tuple[ControlToken, ...]:
+        """All control tokens. The first call reads the whole vocabulary, some 10 to 70 ms."""
+        if self._control_tokens is None:
+            self._control_tokens = tuple(
+                ControlToken(
+                    token,
+                    self._text(token),
+                    strips_left=bool(self._attributes(token) & C.LLAMA_TOKEN_ATTR_LSTRIP),
+                    strips_right=bool(self._attributes(token) & C.LLAMA_TOKEN_ATTR_RSTRIP),
+                )
+                for token in range(self.vocab_size)
+                if self.is_control(token) and self._text(token)
+            )
+        return self._control_tokens
+
+    def _attributes(self, token: int) -> int:
+        return int(C.llama_vocab_get_attr(self._vocab, token))
+
+    def _text(self, token: int) -> str:
+        if token < 0:
+            return ""
+        text: bytes = C.llama_vocab_get_text(self._vocab, token)
+        return text.decode("utf-8", "replace")
+
+
+def _load_failure() -> str:
+    """Return the most telling line of llama.cpp's log about the load that just failed."""
+    if not recent_errors:
+        return "llama.cpp gave no reason"
+    # `function: message` or `function: error loading model: message`; the first is the cause.
+    reason = re.sub(r"^\w+: (error loading model: )?", "", recent_errors[0])
+    return f"{reason} (the file is damaged or incomplete)" if "failed to read" in reason else reason
