@@ -42,7 +42,11 @@ class Runner:
     def add(self, sequence: Sequence, params: SamplingParams) -> None:
         """Prepare to sample for a sequence."""
         self._samplers[sequence] = Sampler(
-            self._model, params, prompt=sequence.token_ids, ctx_size=self._ctx_size
+            self._model,
+            params,
+            prompt=sequence.token_ids,
+            ctx_size=self._ctx_size,
+            preselect=self._context.max_seqs > 1,  # for a single answer numpy's import costs more
         )
 
     def remove(self, sequence: Sequence) -> None:

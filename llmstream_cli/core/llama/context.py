@@ -116,6 +116,13 @@ class Context:
         if not C.llama_memory_seq_rm(self._memory, seq_id, num_tokens, -1):
             raise EngineError(f"llama.cpp cannot go back to the first {num_tokens} tokens")
 
+    def logits(self, row: int) -> memoryview:
+        """Return an output row of the last batch, a float32 a token; good until the next step."""
+        logits = C.llama_get_logits_ith(self.pointer, row)
+        assert logits, row
+        array = ctypes.c_float * self._model.vocab_size
+        return memoryview(array.from_address(ctypes.addressof(logits.contents)))
+
     def decode(self, batch: Batch) -> None:
         """Compute a batch and the logits of its output rows.
 

@@ -1,5 +1,6 @@
 """llama.cpp's own samplers."""
 
+import ctypes
 import weakref
 from typing import Any
 
@@ -61,6 +62,22 @@ class SamplerChain:
     def sample(self, context: Context, row: int) -> int:
         """Choose a token from an output row of the context's last batch, and accept it."""
         return int(C.llama_sampler_sample(self._pointer, context.pointer, row))
+
+    def choose(self, candidates: bytearray | memoryview, count: int) -> int:
+        """Choose among some tokens alone, and accept the choice.
+
+        Args:
+            candidates: a writable buffer of `count` records: token id (int32), logit (float32), and
+                room for a probability (float32). The samplers reorder it.
+            count: how many.
+        """
+        data = (C.llama_token_data * count).from_buffer(candidates)
+        array = C.llama_token_data_array(data, count, -1, False)
+        C.llama_sampler_apply(self._pointer, ctypes.byref(array))
+        assert 0 <= array.selected < array.size
+        token = int(array.data[array.selected].id)
+        C.llama_sampler_accept(self._pointer, token)
+        return token
 
     def _add(self, sampler: Any) -> None:
         if not sampler:  # a NULL pointer is an object too, but a false one
