@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
     from llmstream_cli.prompts.template import ChatTemplate
 
+_CLOSED = "the engine has been closed"
+
 _Item = Chunk | ModelInfo | LLMStreamError
 
 
@@ -166,7 +168,8 @@ class InProcessEngine:
             if isinstance(item, LLMStreamError):
                 raise item
             loaded = self._loaded
-        assert loaded is not None
+        if loaded is None:  # closed while the answer was on its way
+            raise EngineClosedError(_CLOSED)
         return loaded
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
@@ -220,7 +223,7 @@ class InProcessEngine:
     # Everything below runs on the engine's thread.
 
     def _main(self) -> None:
-        end: LLMStreamError = EngineClosedError("the engine has been closed")
+        end: LLMStreamError = EngineClosedError(_CLOSED)
         try:
             core = self._load()
             self._loading = False
