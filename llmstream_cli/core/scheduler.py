@@ -28,8 +28,9 @@ from llmstream_cli.core.prefix_cache import PrefixCache, Reuse
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
 from llmstream_cli.errors import QueueFullError
 
-# From 64 rows of one sequence on, ggml's attention takes another kernel, which rounds differently:
-# below, how a prompt is cut into steps does not change its answer. Larger parts are not faster.
+# From 64 rows of one sequence on, ggml's attention takes another kernel, which rounds differently.
+# Below, down to some sixteen rows, how a prompt is cut does not change a bit of its logits. Larger
+# parts are not faster.
 MAX_PART_TOKENS = 63
 
 

@@ -179,7 +179,7 @@ def logits_after(context: Context, tokens: list[int], parts: list[int], seq_id: 
 
 
 def test_how_a_prompt_is_cut_into_steps_does_not_change_a_bit(model: Model) -> None:
-    """Parts of 2 to 63 tokens run through the same kernels; hence MAX_PART_TOKENS."""
+    """In parts of 17 to 63 tokens, that is; hence MAX_PART_TOKENS."""
     tokens = model.tokenize("A careful librarian never lends the book. " * 70, special=False)[:500]
     expected = logits_after(context(model), tokens, [63] * 7)
     for parts in ([40] * 12, [17, 50, 63, 20, 30, 60, 60, 60, 60, 60], [60] * 8):
