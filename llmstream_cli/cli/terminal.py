@@ -15,9 +15,12 @@ _UNSAFE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), None)
 
 
 def complain(text: str) -> None:
-    """Write to standard error. Nobody may listen there: the answer matters more."""
+    """Write to standard error, without control characters: a log quotes the model's file.
+
+    Nobody may listen there, and the answer matters more.
+    """
     with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed, or None
-        sys.stderr.write(text)
+        sys.stderr.write(text.translate(_UNSAFE))
 
 
 def as_utf8(text: str, name: str) -> str:

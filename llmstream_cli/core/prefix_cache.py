@@ -79,12 +79,11 @@ class PrefixCache:
         source, matched = self._longest_match(sequence)
         held = self._holds[source]
         if source in self._idle and matched and held is not None:
-            spoiled = held.num_computed_tokens - matched
-            if spoiled < self._min_copy_tokens or len(self._idle) == 1:
-                slot = source
-            else:
+            if held.num_computed_tokens - matched < self._min_copy_tokens:
+                slot = source  # little of what it holds is lost
+            elif matched >= self._min_copy_tokens:
                 self._idle.move_to_end(source)  # it will be copied, so it is in use
-                slot = next(iter(self._idle))
+                slot = next(iter(self._idle))  # itself, where no other is idle
         del self._idle[slot]
         sequence.slot = slot
 

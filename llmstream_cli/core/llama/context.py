@@ -33,7 +33,8 @@ class Batch:
         batch = self.struct
         row: int = batch.n_tokens
         assert row < self.capacity
-        assert token >= 0 <= seq_id
+        assert token >= 0
+        assert seq_id >= 0
         batch.token[row] = token
         batch.pos[row] = position
         batch.n_seq_id[row] = 1

@@ -1,0 +1,66 @@
+"""What a new sequence takes over, and which slot it gets."""
+
+from llmstream_cli.core.prefix_cache import PrefixCache, Reuse
+from llmstream_cli.core.sequence import Sequence
+
+MIN_COPY = 4
+
+
+def finished(cache: PrefixCache, tokens: list[int]) -> int:
+    """Run a sequence to its end; return the slot that keeps its tokens."""
+    sequence = Sequence(tokens)
+    cache.acquire(sequence)
+    cache.place(sequence)
+    sequence.num_computed_tokens = len(tokens)
+    slot = sequence.slot
+    assert slot is not None
+    cache.release(sequence)
+    return slot
+
+
+def begun(cache: PrefixCache, tokens: list[int]) -> Reuse:
+    sequence = Sequence(tokens)
+    cache.acquire(sequence)
+    return cache.place(sequence)
+
+
+def test_a_conversation_goes_on_in_its_own_slot() -> None:
+    cache = PrefixCache(3, min_copy_tokens=MIN_COPY)
+    slots = [finished(cache, [number] * 10) for number in range(3)]
+    assert begun(cache, [1] * 10 + [7]) == Reuse(slots[1], slots[1], 10)
+
+
+def test_a_prefix_that_others_may_need_is_copied_into_the_slot_idle_longest() -> None:
+    cache = PrefixCache(3, min_copy_tokens=MIN_COPY)
+    slots = [finished(cache, [number] * 10) for number in range(3)]
+    assert begun(cache, [2] * 5 + [7]) == Reuse(slots[0], slots[2], 5)
+
+
+def test_with_no_other_idle_slot_the_tail_is_given_up() -> None:
+    cache = PrefixCache(1, min_copy_tokens=MIN_COPY)
+    slot = finished(cache, [1] * 20)
+    assert begun(cache, [1] * 5 + [7]) == Reuse(slot, slot, 5)
+
+
+def test_a_prefix_too_short_to_copy_does_not_count_as_use() -> None:
+    """Every prompt of a chat begins alike; that keeps no slot from being overwritten in turn."""
+    cache = PrefixCache(2, min_copy_tokens=MIN_COPY)
+    oldest = finished(cache, [1, 1, *range(100, 110)])
+    finished(cache, [2] * 10)
+    assert begun(cache, [1, 1, 7, 8]) == Reuse(oldest, oldest, 2)
+
+
+def test_a_copied_slot_counts_as_used() -> None:
+    cache = PrefixCache(3, min_copy_tokens=MIN_COPY)
+    first, second, third = (finished(cache, [number] * 10) for number in range(3))
+    assert begun(cache, [0] * 5 + [7]) == Reuse(second, first, 5)
+    assert begun(cache, [9] * 5) == Reuse(third, third, 0)
+
+
+def test_a_model_that_cannot_forget_goes_on_with_all_or_nothing() -> None:
+    cache = PrefixCache(2, min_copy_tokens=MIN_COPY, partial=False)
+    slot = finished(cache, [1] * 10)
+    assert begun(cache, [1] * 12) == Reuse(slot, slot, 10)
+    cache = PrefixCache(2, min_copy_tokens=MIN_COPY, partial=False)
+    finished(cache, [1] * 10)
+    assert begun(cache, [1] * 9 + [7]).num_tokens == 0
