@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 from llmstream_cli.cli.process import STARTED
 from llmstream_cli.cli.stats import print_settings, print_usage
-from llmstream_cli.cli.terminal import AnswerWriter, as_utf8, complain, read_piped_input
+from llmstream_cli.cli.terminal import (
+    AnswerWriter,
+    as_utf8,
+    complain,
+    read_piped_input,
+    without_controls,
+)
 from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.models.resolve import ResolvedModel, resolve
@@ -60,7 +66,8 @@ def _run(ask: Ask, request: GenerationRequest, config: EngineConfig, found: Reso
     if ask.verbose:
         from llmstream_cli.core.llama import set_log_sink
 
-        set_log_sink(complain)
+        # The log quotes the model's file, which anyone may have written.
+        set_log_sink(lambda text: complain(without_controls(text)))
     writer = AnswerWriter(sys.stdout)
     engine = InProcessEngine(config)
     engine.start()

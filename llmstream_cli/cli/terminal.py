@@ -14,13 +14,15 @@ MAX_INPUT_BYTES = 16 * 1024 * 1024
 _UNSAFE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), None)
 
 
-def complain(text: str) -> None:
-    """Write to standard error, without control characters: a log quotes the model's file.
+def without_controls(text: str) -> str:
+    """Return what of a text may be shown on a terminal."""
+    return text.translate(_UNSAFE)
 
-    Nobody may listen there, and the answer matters more.
-    """
+
+def complain(text: str) -> None:
+    """Write to standard error. Nobody may listen there: the answer matters more."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed, or None
-        sys.stderr.write(text.translate(_UNSAFE))
+        sys.stderr.write(text)
 
 
 def as_utf8(text: str, name: str) -> str:
@@ -99,7 +101,7 @@ class AnswerWriter:
         if not text:
             return
         if self._terminal:
-            text = text.translate(_UNSAFE)
+            text = without_controls(text)
         self._at_line_start = text.endswith("\n") if text else self._at_line_start
         encoding = self._stream.encoding if self._terminal else "utf-8"
         try:

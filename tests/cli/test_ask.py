@@ -16,6 +16,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from tests.gguf_files import write_llama
+
 COMMAND = [sys.executable, "-m", "llmstream_cli"]
 PARIS = b"Paris is the capital of France and one of the most iconic cities in the world."
 TIMEOUT = 300  # seconds; the machines that run this are slow at times
@@ -161,6 +163,18 @@ def test_verbose_adds_the_log_of_llama_cpp() -> None:
     assert done.stdout == PARIS
     assert b"general.architecture" in done.stderr
     assert b"finish reason: length" in done.stderr
+
+
+def test_the_log_of_llama_cpp_cannot_control_the_terminal(tmp_path: Path) -> None:
+    """It quotes the file's own metadata."""
+    path = write_llama(tmp_path / "model.gguf")
+    data = path.read_bytes()
+    key = b"general.architecture"
+    assert key in data
+    path.write_bytes(data.replace(key, b"general.\x1b[31mcture."))  # as long as it was
+    done = ask("hi", "-m", str(path), "-v")
+    assert b"[31mcture" in done.stderr
+    assert b"\x1b" not in done.stderr
 
 
 def test_version() -> None:

@@ -131,13 +131,6 @@ def test_a_complaint_that_nobody_hears_is_dropped(
     complain("anything")
 
 
-def test_a_complaint_has_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.StringIO()
-    monkeypatch.setattr("sys.stderr", stream)
-    complain("name = a\x1b[2Jb\n")
-    assert stream.getvalue() == "name = a[2Jb\n"
-
-
 def test_an_argument_is_the_text_of_its_bytes() -> None:
     assert as_utf8("größe 🇦🇹", "the question") == "größe 🇦🇹"
     with pytest.raises(InvalidValueError, match="the question is not UTF-8"):
