@@ -8,6 +8,8 @@
     │   └── ModelNotFoundError    404     1   there is no model of that name
     ├── EngineError               500     1   the engine failed while it generated
     │   ├── EngineClosedError     503     1   the engine is closed and takes no request
+    │   ├── EngineNotReadyError   503     1   the engine is loading, or being started again
+    │   ├── EngineDiedError       503     1   the engine's process died while it generated
     │   ├── QueueFullError        429     1   too many requests wait already
     │   └── StepRefusedError      500     1   llama.cpp refused a step; the engine goes on
     └── OutputError               500     1   the answer cannot be written
@@ -73,6 +75,18 @@ class EngineError(LLMStreamError):
 
 class EngineClosedError(EngineError):
     """The engine has been closed."""
+
+    status = 503
+
+
+class EngineNotReadyError(EngineError):
+    """The engine's model is being loaded, for the first time or again; a later request may do."""
+
+    status = 503
+
+
+class EngineDiedError(EngineError):
+    """The engine's process died under the request; it is being started again."""
 
     status = 503
 

@@ -1,7 +1,7 @@
 """What the skins know of an engine: requests, chunks, and the protocol that every engine speaks."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -10,6 +10,8 @@ from llmstream_cli.prompts.messages import Message
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 256
+MAX_LOGIT_BIASES = 1024
+MAX_GRAMMAR_CHARS = 64 * 1024
 
 # Inclusive bounds. `not low <= value <= high` also refuses NaN, which llama.cpp would take and
 # then answer with the last token of the vocabulary.
@@ -24,14 +26,17 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "frequency_penalty": (-2.0, 2.0),
     "seed": (0, 2**32 - 2),  # llama.cpp reads 2**32 - 1 as "choose one"
     "max_tokens": (1, 2**31 - 1),
+    "logprobs": (0, 20),
 }
+_MAX_BIAS = 100.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How the next token is drawn, and when to stop drawing.
 
-    The samplers run in llama.cpp's order: penalties, top-k, top-p, min-p, temperature, draw.
+    The samplers run in llama.cpp's order: grammar, logit bias, penalties, top-k, top-p, min-p,
+    temperature, draw.
 
     Attributes:
         temperature: divides the logits; 0 always takes the most likely token.
@@ -50,9 +55,16 @@ class SamplingParams:
         max_tokens: end the answer after so many tokens; None leaves it to the model and the
             context.
         stop: strings that end the answer; they are not part of it.
+        logit_bias: pairs of a token id and what is added to its logit, from -100 to 100.
+        ignore_eos: never draw a token that ends the turn.
+        logprobs: report the log probability of each token, by the model's own logits before any
+            sampler, and those of so many most likely tokens beside it; None reports nothing.
+        grammar: a GBNF grammar that the answer has to follow.
+        json_schema: JSON Schema, as JSON text, that the answer has to fulfil; `{}` is any JSON. An
+            answer that ends with `FinishReason.STOP` does.
 
     Raises:
-        InvalidValueError: a value is out of its bounds, or not finite.
+        InvalidValueError: a value is out of its bounds or not finite, or two exclude each other.
     """
 
     temperature: float = 0.2
@@ -66,12 +78,22 @@ class SamplingParams:
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    grammar: str | None = None
+    json_schema: str | None = None
 
     def __post_init__(self) -> None:
         for name, (low, high) in _BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise InvalidValueError(f"{name} must be between {low} and {high}")
+        self._check_stop()
+        self._check_logit_bias()
+        self._check_grammar()
+
+    def _check_stop(self) -> None:
         if len(self.stop) > MAX_STOP_STRINGS:
             raise InvalidValueError(
                 f"at most {MAX_STOP_STRINGS} stop strings are allowed, not {len(self.stop)}"
@@ -82,6 +104,31 @@ class SamplingParams:
                     f"a stop string must have 1 to {MAX_STOP_CHARS} characters, not {len(stop)}"
                 )
 
+    def _check_logit_bias(self) -> None:
+        if len(self.logit_bias) > MAX_LOGIT_BIASES:
+            raise InvalidValueError(f"logit_bias may name at most {MAX_LOGIT_BIASES} tokens")
+        if len({token for token, _ in self.logit_bias}) < len(self.logit_bias):
+            raise InvalidValueError("logit_bias names a token twice")
+        for token, bias in self.logit_bias:
+            if not -_MAX_BIAS <= bias <= _MAX_BIAS:
+                raise InvalidValueError(
+                    f"logit_bias of token {token} must be between {-_MAX_BIAS} and {_MAX_BIAS}"
+                )
+
+    def _check_grammar(self) -> None:
+        if self.grammar is None and self.json_schema is None:
+            return
+        if self.grammar is not None and self.json_schema is not None:
+            raise InvalidValueError("a grammar and a JSON schema exclude each other")
+        if len(self.grammar or self.json_schema or "") > MAX_GRAMMAR_CHARS:
+            raise InvalidValueError(
+                f"a grammar or JSON schema may have at most {MAX_GRAMMAR_CHARS} characters"
+            )
+        if self.stop or self.ignore_eos:  # either would end the answer where the grammar does not
+            raise InvalidValueError(
+                "stop and ignore_eos cannot be combined with a grammar or a JSON schema"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
@@ -90,10 +137,20 @@ class GenerationRequest:
     Attributes:
         messages: the conversation so far; the engine's model decides how it is written down.
         sampling: how to draw and when to stop.
+        prompt: continue this instead of `messages`, as it is: text, in which control tokens are
+            read, or token ids.
+
+    Raises:
+        InvalidValueError: there are both messages and a prompt, or neither.
     """
 
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
     sampling: SamplingParams = SamplingParams()
+    prompt: str | tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.messages) == (self.prompt is not None):
+            raise InvalidValueError("a request has either messages or a prompt")
 
 
 class FinishReason(StrEnum):
@@ -130,12 +187,41 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and how likely it was.
+
+    Attributes:
+        token_id: the token.
+        piece: its bytes, maybe a part of a character.
+        logprob: natural logarithm of its probability.
+    """
+
+    token_id: int
+    piece: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnLogprob:
+    """A drawn token and the most likely ones at its place.
+
+    Attributes:
+        drawn: the token itself.
+        top: the most likely tokens, in order; as many as were asked for.
+    """
+
+    drawn: TokenLogprob
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """What one step added to an answer.
 
     Attributes:
         text: new text; empty while a character or a possible stop string is incomplete.
         token_ids: the tokens drawn, in order; their text may come in a later chunk.
+        logprobs: one for each of `token_ids` where they were asked for, else empty.
         finish_reason: set on the last chunk and only there.
         usage: set on the last chunk and only there.
     """
@@ -144,6 +230,7 @@ class Chunk:
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    logprobs: tuple[DrawnLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +243,12 @@ class ModelInfo:
         ctx_size: the most tokens that prompt and answer may have together.
         load_seconds: how long loading took.
         cpu_features: what the kernels were compiled for, such as {"avx": True, "neon": False}.
+        ctx_train: tokens of context that the model was trained with.
+        vocab_size: tokens in its vocabulary.
+        num_parameters: weights.
+        size_bytes: of the weights, in memory.
+        metadata: the GGUF file's own keys and values as text, arrays left out.
+        chat_template: Jinja source of the file's chat template, if it has one.
     """
 
     name: str
@@ -163,6 +256,12 @@ class ModelInfo:
     ctx_size: int
     load_seconds: float
     cpu_features: dict[str, bool]
+    ctx_train: int = 0
+    vocab_size: int = 0
+    num_parameters: int = 0
+    size_bytes: int = 0
+    metadata: dict[str, str] = field(default_factory=dict)
+    chat_template: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +320,8 @@ class EngineMetrics:
         step_seconds: time of all steps together.
         cache_tokens: tokens in the KV cache, of running and of idle slots.
         cache_capacity: tokens that it can hold.
+        restarts: how often the engine died and was started again.
+        rss_bytes: resident memory of the engine's process; 0 where it is this one.
     """
 
     running: int = 0
@@ -233,10 +334,43 @@ class EngineMetrics:
     step_seconds: float = 0.0
     cache_tokens: int = 0
     cache_capacity: int = 0
+    restarts: int = 0
+    rss_bytes: int = 0
+
+
+class EngineState(StrEnum):
+    """Whether an engine can generate."""
+
+    LOADING = "loading"
+    READY = "ready"
+    RESTARTING = "restarting"  # it died, and is being started again
+    FAILED = "failed"  # for good
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """An engine's state, and in a line for a person why it is not ready.
+
+    Attributes:
+        state: see `EngineState`.
+        reason: empty while it is ready.
+    """
+
+    state: EngineState
+    reason: str = ""
 
 
 class Engine(Protocol):
     """Something that generates: in this process, in a child process, or on another machine."""
+
+    @property
+    def status(self) -> EngineStatus:
+        """The state now."""
+
+    @property
+    def metrics(self) -> EngineMetrics:
+        """State and counters after the last step."""
 
     def start(self) -> None:
         """Begin to load the model and return at once."""
