@@ -3,21 +3,33 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from llmstream_cli.core.api import Chunk, EngineMetrics, FinishReason, SamplingParams, Usage
+from llmstream_cli.core.api import (
+    Chunk,
+    DrawnLogprob,
+    EngineMetrics,
+    FinishReason,
+    SamplingParams,
+    Usage,
+)
 from llmstream_cli.core.output import OutputStream
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
 from llmstream_cli.errors import EngineError, StepRefusedError
 
+if TYPE_CHECKING:
+    from llmstream_cli.core.constraint import Constraint
+
 
 class StepRunner(Protocol):
     """What the core needs of a runner; see `core.runner.Runner` for each member."""
 
-    def add(self, sequence: Sequence, params: SamplingParams) -> None: ...  # noqa: D102
+    def add(  # noqa: D102
+        self, sequence: Sequence, params: SamplingParams, constraint: "Constraint | None" = None
+    ) -> None: ...
     def remove(self, sequence: Sequence) -> None: ...  # noqa: D102
-    def run(self, step: Step) -> Mapping[Sequence, DrawnToken]: ...  # noqa: D102
+    def run(self, step: Step) -> Mapping[Sequence, DrawnToken | EngineError]: ...  # noqa: D102
 
 
 @dataclass(slots=True, eq=False)
@@ -63,13 +75,20 @@ class EngineCore:
         """Whether `step` has anything to do."""
         return self._scheduler.has_work
 
-    def add(self, request_id: int, prompt: list[int], params: SamplingParams) -> None:
+    def add(
+        self,
+        request_id: int,
+        prompt: list[int],
+        params: SamplingParams,
+        constraint: "Constraint | None" = None,
+    ) -> None:
         """Queue a request.
 
         Args:
             request_id: names the request; not in use by another.
             prompt: token ids, fewer than the context holds.
             params: how to sample and when to stop.
+            constraint: the grammar of `params`, compiled; None without one.
 
         Raises:
             QueueFullError: too many requests wait already.
@@ -79,7 +98,7 @@ class EngineCore:
         sequence = Sequence(prompt, max_tokens=params.max_tokens)
         self._scheduler.add(sequence)
         try:
-            self._runner.add(sequence, params)
+            self._runner.add(sequence, params, constraint)
         except EngineError:
             self._scheduler.finish(sequence, FinishReason.CANCELLED)
             raise
@@ -92,13 +111,13 @@ class EngineCore:
         if answer is None:
             return None
         self._scheduler.finish(answer.sequence, FinishReason.CANCELLED)
-        return self._close(answer, "", ())
+        return self._close(answer)
 
     def step(self) -> list[tuple[int, Chunk | EngineError]]:
         """Compute one step; return the chunks of the requests that it drew a token for.
 
         Where llama.cpp refuses the step, its requests end, each with an error instead of a chunk;
-        the others go on.
+        so does one for which no token can be drawn. The others go on.
 
         Raises:
             EngineError: the runner failed; no request can go on.
@@ -112,14 +131,16 @@ class EngineCore:
                 self._prompt_tokens += part.sequence.num_prompt_tokens
                 self._cached_tokens += part.sequence.num_cached_tokens
         try:
-            drawn = self._runner.run(step)
+            outcomes = self._runner.run(step)
         except StepRefusedError as error:
             return [(self._fail(part.sequence), error) for part in step.parts]
         seconds = self._clock() - begun
         self._steps += 1
         self._step_seconds += seconds
+        drawn = {s: token for s, token in outcomes.items() if isinstance(token, DrawnToken)}
         self._scheduler.update(step, drawn, seconds)
-        return list(self._chunks(drawn))
+        failed = [(s, error) for s, error in outcomes.items() if isinstance(error, EngineError)]
+        return [*self._chunks(drawn), *((self._fail(s), error) for s, error in failed)]
 
     def metrics(self) -> EngineMetrics:
         """Return the state and the counters."""
@@ -158,15 +179,22 @@ class EngineCore:
                 answer.last_token = now
                 self._generated_tokens += 1
             token_ids = () if token.ends_turn else (token.token_id,)
+            logprobs = () if token.ends_turn or token.logprob is None else (token.logprob,)
             text = "".join(answer.output.push(self._piece(token_id)) for token_id in token_ids)
             if answer.output.stopped:
                 self._scheduler.finish(sequence, FinishReason.STOP)
             if sequence.status is SequenceStatus.FINISHED:
-                yield answer.request_id, self._close(answer, text, token_ids)
+                yield answer.request_id, self._close(answer, text, token_ids, logprobs)
             else:
-                yield answer.request_id, Chunk(text, token_ids)
+                yield answer.request_id, Chunk(text, token_ids, logprobs=logprobs)
 
-    def _close(self, answer: _Answer, text: str, token_ids: tuple[int, ...]) -> Chunk:
+    def _close(
+        self,
+        answer: _Answer,
+        text: str = "",
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[DrawnLogprob, ...] = (),
+    ) -> Chunk:
         """Forget a finished request; make its last chunk."""
         sequence, output = answer.sequence, answer.output
         self._forget(sequence)
@@ -174,7 +202,7 @@ class EngineCore:
         reason = sequence.finish_reason
         if output.stopped and reason is FinishReason.LENGTH:
             reason = FinishReason.STOP  # the last allowed token completed a stop string
-        return Chunk(text, token_ids, reason, self._usage(answer))
+        return Chunk(text, token_ids, reason, self._usage(answer), logprobs)
 
     def _usage(self, answer: _Answer) -> Usage:
         sequence = answer.sequence

@@ -1,10 +1,16 @@
 """One scheduled step on the model: fill the batch, decode, sample."""
 
+from typing import TYPE_CHECKING
+
 from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.core.llama import Batch, Context, Model
 from llmstream_cli.core.sampler import Sampler
 from llmstream_cli.core.scheduler import DrawnToken, Step
 from llmstream_cli.core.sequence import Sequence
+from llmstream_cli.errors import EngineError
+
+if TYPE_CHECKING:
+    from llmstream_cli.core.constraint import Constraint
 
 _FIRST_CTX_SIZE = 512
 
@@ -39,22 +45,27 @@ class Runner:
         )
         self._samplers: dict[Sequence, Sampler] = {}
 
-    def add(self, sequence: Sequence, params: SamplingParams) -> None:
-        """Prepare to sample for a sequence."""
+    def add(
+        self, sequence: Sequence, params: SamplingParams, constraint: "Constraint | None" = None
+    ) -> None:
+        """Prepare to sample for a sequence, within a constraint where there is one."""
         self._samplers[sequence] = Sampler(
             self._model,
             params,
             prompt=sequence.token_ids,
             ctx_size=self._ctx_size,
-            preselect=self._context.max_seqs > 1,  # for a single answer numpy's import costs more
+            constraint=constraint,
         )
 
     def remove(self, sequence: Sequence) -> None:
         """Forget how to sample for a sequence."""
         del self._samplers[sequence]
 
-    def run(self, step: Step) -> dict[Sequence, DrawnToken]:
+    def run(self, step: Step) -> dict[Sequence, DrawnToken | EngineError]:
         """Compute a step; draw a token for each part that reaches its sequence's end.
+
+        Returns:
+            The token of each such sequence, or why none can be drawn for it.
 
         Raises:
             EngineError: llama.cpp failed; no sequence of the step can go on.
@@ -103,6 +114,9 @@ class Runner:
                 rows[sequence] = row
         return rows
 
-    def _draw(self, sequence: Sequence, row: int) -> DrawnToken:
-        token = self._samplers[sequence].sample(self._context, row)
-        return DrawnToken(token, self._model.is_end_of_generation(token))
+    def _draw(self, sequence: Sequence, row: int) -> DrawnToken | EngineError:
+        try:
+            token, logprob = self._samplers[sequence].sample(self._context, row)
+        except EngineError as error:
+            return error
+        return DrawnToken(token, self._model.is_end_of_generation(token), logprob)

@@ -1,17 +1,24 @@
-"""From sampling parameters to tokens."""
+"""From sampling parameters to tokens.
 
+llama.cpp's penalties look up every token of the vocabulary, which takes longer than all the rest
+of a draw. Only the `k` largest logits survive top-k, and penalties that never raise a logit can
+push at most as many tokens below others as the penalty window holds. So the `k + window` largest
+logits contain all that can be drawn: they are chosen first, and what follows draws the same token.
+"""
+
+import math
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmstream_cli.core.api import SamplingParams
+from llmstream_cli.core.api import DrawnLogprob, SamplingParams
 from llmstream_cli.core.llama import Context, Model, SamplerChain
 
 if TYPE_CHECKING:
-    from llmstream_cli.core.preselect import Preselector
+    from llmstream_cli.core.constraint import Constraint
 
 _GREEDY_BELOW = 1e-4  # logits divided by less overflow single precision
-_WORTH_IT = 16  # preselect where at most this part of the vocabulary is wanted
+_WORTH_IT = 4  # narrow where at most this part of the vocabulary is left
 
 
 class Sampler:
@@ -22,8 +29,7 @@ class Sampler:
         params: how to draw; without a seed a fresh one is taken.
         prompt: counts into the penalty window, as the answer will.
         ctx_size: the penalty window where `repeat_last_n` is -1.
-        preselect: whether to look for the few logits that matter first. The tokens are the same; it
-            is faster, but for numpy's import.
+        constraint: which tokens the grammar of `params` allows; None without one.
     """
 
     def __init__(
@@ -33,31 +39,34 @@ class Sampler:
         *,
         prompt: Sequence[int],
         ctx_size: int,
-        preselect: bool,
+        constraint: "Constraint | None" = None,
     ) -> None:
+        self._model = model
+        self._num_top = params.logprobs
+        self._constraint = constraint
         self._chain = SamplerChain(model)
-        window = ctx_size if params.repeat_last_n < 0 else params.repeat_last_n
-        if not _penalizes(params):
-            window = 0
+        window = _penalty_window(params, ctx_size)
+        if biases := _biases(model, params):
+            self._chain.add_logit_bias(biases)
         if window:
-            self._chain.add_penalties(
-                window,
-                repeat=params.repeat_penalty,
-                frequency=params.frequency_penalty,
-                presence=params.presence_penalty,
-            )
-            for token in prompt[-window:]:
-                self._chain.accept(token)
+            self._add_penalties(params, window, prompt)
         if params.temperature < _GREEDY_BELOW:
             self._chain.add_greedy()
         else:
             self._add_draw(params)
-        wanted = _num_candidates(params, window)
-        self._preselector: Preselector | None = None
-        if preselect and wanted is not None and wanted <= model.vocab_size // _WORTH_IT:
-            from llmstream_cli.core import preselect as late
 
-            self._preselector = late.Preselector(wanted)
+    def _add_penalties(self, params: SamplingParams, window: int, prompt: Sequence[int]) -> None:
+        count = _num_candidates(params, window)
+        if count is not None and count <= self._model.vocab_size // _WORTH_IT:
+            self._chain.add_top_k(count)
+        self._chain.add_penalties(
+            window,
+            repeat=params.repeat_penalty,
+            frequency=params.frequency_penalty,
+            presence=params.presence_penalty,
+        )
+        for token in prompt[-window:]:
+            self._chain.accept(token)
 
     def _add_draw(self, params: SamplingParams) -> None:
         if params.top_k:
@@ -69,23 +78,51 @@ class Sampler:
         self._chain.add_temperature(params.temperature)
         self._chain.add_draw(random.getrandbits(31) if params.seed is None else params.seed)
 
-    def sample(self, context: Context, row: int) -> int:
-        """Draw a token from an output row of the last batch, and count it into the window."""
-        if self._preselector is None:
-            return self._chain.sample(context, row)
-        candidates = self._preselector.candidates(context.logits(row))
-        return self._chain.choose(candidates.data, len(candidates))
+    def sample(self, context: Context, row: int) -> tuple[int, DrawnLogprob | None]:
+        """Draw a token from an output row of the last batch, and count it into the window.
+
+        Returns:
+            The token and, where the parameters ask for it, how likely it was.
+
+        Raises:
+            EngineError: the grammar cannot tell which tokens may come next.
+        """
+        if self._constraint is None and self._num_top is None:
+            return self._chain.sample(context, row), None
+        from llmstream_cli.core import logits  # numpy: only where it is wanted
+
+        values = logits.view(context.logits(row))
+        raw = values if self._constraint is None or self._num_top is None else values.copy()
+        if self._constraint is not None:
+            logits.rule_out(values, self._constraint.allowed())
+        token = self._chain.sample(context, row)
+        if self._constraint is not None:
+            self._constraint.accept(token)
+        if self._num_top is None:
+            return token, None
+        return token, logits.describe(raw, token, self._num_top, self._model.piece)
 
 
-def _penalizes(params: SamplingParams) -> bool:
+def _biases(model: Model, params: SamplingParams) -> list[tuple[int, float]]:
+    if not params.ignore_eos:
+        return list(params.logit_bias)
+    ends = model.end_tokens()
+    kept = [(token, bias) for token, bias in params.logit_bias if token not in ends]
+    return kept + [(token, -math.inf) for token in ends]
+
+
+def _penalty_window(params: SamplingParams, ctx_size: int) -> int:
+    """Return how many tokens back the penalties reach; 0 where they change nothing."""
     penalties = (params.repeat_penalty, params.frequency_penalty, params.presence_penalty)
-    return penalties != (1.0, 0.0, 0.0)
+    if penalties == (1.0, 0.0, 0.0):
+        return 0
+    return ctx_size if params.repeat_last_n < 0 else params.repeat_last_n
 
 
 def _num_candidates(params: SamplingParams, window: int) -> int | None:
     """Return how many of the largest logits can be drawn; None if any token can."""
     penalties = (params.repeat_penalty - 1.0, params.frequency_penalty, params.presence_penalty)
-    if window and min(penalties) < 0.0:
+    if min(penalties) < 0.0:
         return None  # a logit can be raised, and so come up from anywhere
     if params.temperature < _GREEDY_BELOW:
         return 1 + window

@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from llmstream_cli.core.api import FinishReason
+from llmstream_cli.core.api import DrawnLogprob, FinishReason
 from llmstream_cli.core.budget import PrefillBudget
 from llmstream_cli.core.prefix_cache import PrefixCache, Reuse
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
@@ -66,10 +66,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class DrawnToken:
-    """What the runner drew after a sequence's last token."""
+    """What the runner drew after a sequence's last token.
+
+    Attributes:
+        token_id: the token.
+        ends_turn: whether it ends the turn, and so is no part of the answer.
+        logprob: how likely it was, where the request asks for that.
+    """
 
     token_id: int
     ends_turn: bool
+    logprob: DrawnLogprob | None = None
 
 
 class Scheduler:
@@ -142,7 +149,8 @@ class Scheduler:
 
         Args:
             step: what was computed.
-            drawn: the token drawn for each sequence whose part of the step `samples`.
+            drawn: the token drawn for each sequence whose part of the step `samples`; one for which
+                none could be drawn is missing, and has to be finished.
             seconds: how long it took.
         """
         sizes = [part.end - part.start for part in step.parts]
@@ -150,7 +158,7 @@ class Scheduler:
         self._budget.observe(num_decoding, sum(sizes) - num_decoding, seconds)
         for part in step.parts:
             part.sequence.num_computed_tokens = part.end
-            if part.samples:
+            if part.sequence in drawn:
                 self._append(part.sequence, drawn[part.sequence])
 
     def _append(self, sequence: Sequence, token: DrawnToken) -> None:

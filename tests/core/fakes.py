@@ -49,7 +49,7 @@ class FakeRunner:
         self.add_error: Exception | None = None
         self.run_error: Exception | None = None
 
-    def add(self, sequence: Sequence, params: SamplingParams) -> None:
+    def add(self, sequence: Sequence, params: SamplingParams, constraint: object = None) -> None:
         error, self.add_error = self.add_error, None
         if error is not None:
             raise error

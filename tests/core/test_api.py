@@ -8,13 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstream_cli.core.api import (
+    MAX_GRAMMAR_CHARS,
+    MAX_LOGIT_BIASES,
     MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
     EngineConfig,
+    GenerationRequest,
     SamplingParams,
     Usage,
 )
 from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.prompts.messages import Message
 
 SAMPLING_BOUNDS: dict[str, tuple[float, float]] = {
     "temperature": (0.0, 10.0),
@@ -27,7 +31,9 @@ SAMPLING_BOUNDS: dict[str, tuple[float, float]] = {
     "frequency_penalty": (-2.0, 2.0),
     "seed": (0, 4_294_967_294),
     "max_tokens": (1, 2_147_483_647),
+    "logprobs": (0, 20),
 }
+NO_NUMBERS = {"stop", "logit_bias", "ignore_eos", "grammar", "json_schema"}
 ENGINE_BOUNDS: dict[str, tuple[float, float]] = {
     "ctx_size": (16, 16_777_216),
     "threads": (1, 512),
@@ -105,8 +111,8 @@ def test_a_value_is_taken_if_and_only_if_it_is_in_bounds(field: str, data: st.Da
 
 
 def test_every_number_has_bounds() -> None:
-    """A new field must be added to the bounds above; `stop` and `model_path` are no numbers."""
-    assert {*SamplingParams.__dataclass_fields__} - {"stop"} == {*SAMPLING_BOUNDS}
+    """A new field must be added to the bounds above, or have tests of its own."""
+    assert {*SamplingParams.__dataclass_fields__} - NO_NUMBERS == {*SAMPLING_BOUNDS}
     assert {*EngineConfig.__dataclass_fields__} - {"model_path"} == {*ENGINE_BOUNDS}
 
 
@@ -122,7 +128,7 @@ def test_the_defaults_are_in_bounds() -> None:
         assert value is None or low <= value <= high
 
 
-@pytest.mark.parametrize("field", ["seed", "max_tokens"])
+@pytest.mark.parametrize("field", ["seed", "max_tokens", "logprobs"])
 def test_a_sampling_parameter_may_be_left_open(field: str) -> None:
     assert getattr(sampling(**{field: None}), field) is None
 
@@ -153,6 +159,67 @@ def test_a_stop_string_of_a_wrong_length_is_refused(length: int) -> None:
     with pytest.raises(InvalidValueError) as caught:
         SamplingParams(stop=("fine", "\n" * length))
     assert_one_line_that_names("stop", caught.value)
+
+
+@given(st.dictionaries(st.integers(0, 10**6), st.floats(-100.0, 100.0), max_size=20))
+def test_a_logit_bias_within_its_bounds_is_taken(biases: dict[int, float]) -> None:
+    pairs = tuple(biases.items())
+    assert SamplingParams(logit_bias=pairs).logit_bias == pairs
+
+
+@pytest.mark.parametrize("bias", [*NOT_FINITE, *just_outside(-100.0, 100.0)])
+def test_a_logit_bias_out_of_its_bounds_is_refused(bias: float) -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        SamplingParams(logit_bias=((7, bias),))
+    assert_one_line_that_names("logit_bias of token 7", caught.value)
+
+
+def test_too_many_logit_biases_are_refused() -> None:
+    biases = tuple((token, 1.0) for token in range(MAX_LOGIT_BIASES))
+    assert SamplingParams(logit_bias=biases).logit_bias == biases
+    with pytest.raises(InvalidValueError) as caught:
+        SamplingParams(logit_bias=(*biases, (MAX_LOGIT_BIASES, 1.0)))
+    assert_one_line_that_names("logit_bias", caught.value)
+
+
+def test_two_biases_of_one_token_are_refused() -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        SamplingParams(logit_bias=((7, 1.0), (8, 1.0), (7, 2.0)))
+    assert_one_line_that_names("logit_bias", caught.value)
+
+
+@pytest.mark.parametrize("field", ["grammar", "json_schema"])
+def test_a_grammar_has_a_length(field: str) -> None:
+    longest = " " * MAX_GRAMMAR_CHARS
+    assert getattr(sampling(**{field: longest}), field) == longest
+    with pytest.raises(InvalidValueError) as caught:
+        sampling(**{field: longest + " "})
+    assert_one_line_that_names("grammar", caught.value)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [{"stop": ("x",)}, {"ignore_eos": True}, {"json_schema": "{}"}],
+    ids=lambda others: next(iter(others)),
+)
+def test_what_would_end_an_answer_elsewhere_than_its_grammar_is_refused(
+    others: dict[str, Any],
+) -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        sampling(grammar='root ::= "x"', **others)
+    assert_one_line_that_names("grammar", caught.value)
+
+
+def test_a_request_has_messages_or_a_prompt() -> None:
+    messages = (Message("user", "hi"),)
+    assert GenerationRequest(messages).prompt is None
+    assert GenerationRequest(prompt="").prompt == ""
+    with pytest.raises(InvalidValueError) as caught:
+        GenerationRequest(messages, prompt="x")
+    assert_one_line_that_names("prompt", caught.value)
+    with pytest.raises(InvalidValueError) as caught:
+        GenerationRequest()
+    assert_one_line_that_names("prompt", caught.value)
 
 
 def test_the_first_token_does_not_count_for_the_speed() -> None:

@@ -1,17 +1,18 @@
 """Preselected or not, the same tokens are drawn: on real rows of logits and random parameters."""
 
+import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from llama_cpp import llama_cpp as C  # noqa: N812
 
 from llmstream_cli.core.api import SamplingParams
-from llmstream_cli.core.llama import Batch, Context, Model
-from llmstream_cli.core.preselect import Preselector
+from llmstream_cli.core.constraint import Constraint
+from llmstream_cli.core.llama import Batch, Context, Model, SamplerChain
 from llmstream_cli.core.sampler import Sampler
 
 TEXT = (
@@ -22,6 +23,20 @@ TEXT = (
 @pytest.fixture(scope="module")
 def model(model_path: Path) -> Model:
     return Model(str(model_path))
+
+
+class FakeConstraint(Constraint):
+    """Allows some tokens, again and again."""
+
+    def __init__(self, vocab_size: int, allowed: list[int]) -> None:
+        self._mask = np.isin(np.arange(vocab_size), allowed)
+        self.accepted: list[int] = []
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        return self._mask
+
+    def accept(self, token: int) -> None:
+        self.accepted.append(token)
 
 
 def random_params(rng: random.Random) -> SamplingParams:
@@ -35,10 +50,42 @@ def random_params(rng: random.Random) -> SamplingParams:
         presence_penalty=rng.choice([0.0, 0.5, 2.0]),
         frequency_penalty=rng.choice([0.0, 0.5, 2.0]),
         seed=rng.randrange(2**32 - 1),
+        logit_bias=tuple(
+            (token, rng.choice([-100.0, -3.0, 0.5, 5.0, 100.0]))
+            for token in rng.sample(range(49_152), rng.choice([0, 0, 1, 30]))
+        ),
+        ignore_eos=rng.random() < 0.3,
     )
 
 
-def test_preselection_draws_the_same_tokens_as_the_whole_vocabulary(model: Model) -> None:
+def whole_vocabulary(model: Model, params: SamplingParams, prompt: list[int]) -> SamplerChain:
+    """The samplers in llama.cpp's order, with nothing to make them faster."""
+    chain = SamplerChain(model)
+    biases = {**dict(params.logit_bias)}
+    if params.ignore_eos:
+        biases |= dict.fromkeys(model.end_tokens(), -math.inf)
+    chain.add_logit_bias(list(biases.items()))
+    chain.add_penalties(
+        params.repeat_last_n,
+        repeat=params.repeat_penalty,
+        frequency=params.frequency_penalty,
+        presence=params.presence_penalty,
+    )
+    for token in prompt:
+        chain.accept(token)
+    if params.temperature == 0.0:
+        chain.add_greedy()
+        return chain
+    chain.add_top_k(params.top_k)
+    chain.add_top_p(params.top_p)
+    chain.add_min_p(params.min_p)
+    chain.add_temperature(params.temperature)
+    assert params.seed is not None
+    chain.add_draw(params.seed)
+    return chain
+
+
+def test_the_drawn_tokens_are_those_of_the_whole_vocabulary(model: Model) -> None:
     """Thousands of rows: many sequences in step, each with parameters of its own."""
     rng = random.Random(1)
     tokens = model.tokenize(TEXT, special=False)
@@ -48,18 +95,16 @@ def test_preselection_draws_the_same_tokens_as_the_whole_vocabulary(model: Model
         for seq_id in range(8):
             context.truncate_sequence(seq_id, 0)
         history = [rng.sample(tokens, len(tokens)) for _ in range(8)]
-        pairs = []
-        for seq in history:
-            params = [random_params(rng) for _ in range(6)]
-            pairs.append(
-                [
-                    [
-                        Sampler(model, p, prompt=seq[:1], ctx_size=256, preselect=flag)
-                        for p in params
-                    ]
-                    for flag in (False, True)
-                ]
-            )
+        pairs = [
+            [
+                (
+                    whole_vocabulary(model, params, seq[:1]),
+                    Sampler(model, params, prompt=seq[:1], ctx_size=256),
+                )
+                for params in (random_params(rng) for _ in range(6))
+            ]
+            for seq in history
+        ]
         for position in range(len(tokens)):
             batch.clear()
             rows = [
@@ -67,28 +112,11 @@ def test_preselection_draws_the_same_tokens_as_the_whole_vocabulary(model: Model
                 for seq_id, seq in enumerate(history)
             ]
             context.decode(batch)
-            for row, (whole, few) in zip(rows, pairs, strict=True):
-                expected = [sampler.sample(context, row) for sampler in whole]
-                assert [sampler.sample(context, row) for sampler in few] == expected
-                compared += len(expected)
+            for row, samplers in zip(rows, pairs, strict=True):
+                for whole, sampler in samplers:
+                    assert sampler.sample(context, row) == (whole.sample(context, row), None)
+                    compared += 1
     assert compared > 5000
-
-
-@pytest.mark.parametrize(
-    "params",
-    [
-        SamplingParams(top_k=0, seed=1),
-        SamplingParams(repeat_penalty=0.9, seed=1),
-        SamplingParams(presence_penalty=-1.0, seed=1),
-        SamplingParams(repeat_last_n=-1, seed=1),
-        SamplingParams(top_k=20_000, seed=1),
-    ],
-)
-def test_what_may_draw_from_anywhere_sees_the_whole_vocabulary(
-    model: Model, params: SamplingParams
-) -> None:
-    sampler = Sampler(model, params, prompt=[1], ctx_size=8192, preselect=True)
-    assert sampler._preselector is None
 
 
 def test_a_temperature_too_small_to_divide_by_is_greedy(model: Model) -> None:
@@ -101,21 +129,103 @@ def test_a_temperature_too_small_to_divide_by_is_greedy(model: Model) -> None:
     logits = C.llama_get_logits_ith(context.pointer, row)[: model.vocab_size]
     for temperature in (0.0, 1e-45, 1e-5):
         params = SamplingParams(temperature=temperature, repeat_penalty=1.0, seed=1)
-        sampler = Sampler(model, params, prompt=[1], ctx_size=256, preselect=False)
-        assert sampler.sample(context, row) == logits.index(max(logits))
+        sampler = Sampler(model, params, prompt=[1], ctx_size=256)
+        assert sampler.sample(context, row)[0] == logits.index(max(logits))
 
 
-@given(
-    st.lists(
-        st.lists(st.floats(-1e3, 1e3, width=32), min_size=20, max_size=20), min_size=1, max_size=8
-    ),
-    st.integers(1, 19),
-)
-def test_the_largest_are_always_among_the_candidates(rows: list[list[float]], count: int) -> None:
-    preselector = Preselector(count)
-    for row in rows:
-        logits = np.array(row, np.float32)
-        records = preselector.candidates(logits.data)
-        assert list(records["id"]) == sorted(set(records["id"]))
-        assert np.array_equal(records["logit"], logits[records["id"]])
-        assert sorted(records["logit"])[-count:] == sorted(logits)[-count:]
+@pytest.fixture
+def decoded(model: Model) -> tuple[Context, int]:
+    """A context after `The capital of France is`, and the row of its logits."""
+    context = Context(model, ctx_size=256, max_seqs=1, max_batch_tokens=64, threads=2)
+    tokens = model.tokenize("The capital of France is", special=False)
+    batch, row = Batch(64), -1
+    for position, token in enumerate(tokens):
+        row = batch.add(token, position, 0, output=position == len(tokens) - 1)
+    context.decode(batch)
+    return context, row
+
+
+def draws(
+    model: Model,
+    decoded: tuple[Context, int],
+    params: SamplingParams,
+    constraint: FakeConstraint | None = None,
+) -> list[int]:
+    sampler = Sampler(model, params, prompt=[1], ctx_size=256, constraint=constraint)
+    return [sampler.sample(*decoded)[0] for _ in range(50)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_bias_forces_and_forbids_tokens(
+    model: Model, decoded: tuple[Context, int], temperature: float
+) -> None:
+    plain = SamplingParams(temperature=temperature, repeat_penalty=1.0, seed=1)
+    likeliest = draws(model, decoded, replace(plain, temperature=0.0))[0]
+    unlikely = 40_000
+    forced = replace(plain, logit_bias=((unlikely, 100.0),))
+    assert set(draws(model, decoded, forced)) == {unlikely}
+    forbidden = replace(plain, logit_bias=((likeliest, -100.0),))
+    assert likeliest not in draws(model, decoded, forbidden)
+
+
+def test_the_end_of_the_turn_can_be_ruled_out(model: Model, decoded: tuple[Context, int]) -> None:
+    end = model.tokenize("<|im_end|>", special=True)[0]
+    assert end in model.end_tokens()
+    params = SamplingParams(temperature=0.0, logit_bias=((end, 100.0),), repeat_penalty=1.0)
+    assert set(draws(model, decoded, params)) == {end}
+    ignoring = replace(params, ignore_eos=True)
+    assert not set(draws(model, decoded, ignoring)) & set(model.end_tokens())
+
+
+@pytest.mark.parametrize("top_k", [0, 40])
+@pytest.mark.parametrize("repeat_penalty", [0.9, 1.0, 1.1])
+def test_a_constraint_leaves_the_allowed_tokens_with_their_proportions(
+    model: Model, decoded: tuple[Context, int], top_k: int, repeat_penalty: float
+) -> None:
+    allowed = [5, 77, 40_000]
+    params = SamplingParams(
+        temperature=5.0, top_k=top_k, top_p=1.0, min_p=0.0, repeat_penalty=repeat_penalty, seed=1
+    )
+    constraint = FakeConstraint(model.vocab_size, allowed)
+    drawn = draws(model, decoded, params, constraint)
+    assert set(drawn) == set(allowed)
+    assert constraint.accepted == drawn
+    # The same as ruling everything else out of the whole vocabulary.
+    barred = [token for token in range(model.vocab_size) if token not in allowed]
+    chain = SamplerChain(model)
+    chain.add_logit_bias([(token, -math.inf) for token in barred])
+    if repeat_penalty != 1.0:
+        chain.add_penalties(64, repeat=repeat_penalty, frequency=0.0, presence=0.0)
+        chain.accept(1)
+    if top_k:
+        chain.add_top_k(top_k)
+    chain.add_temperature(5.0)
+    chain.add_draw(1)
+    assert [chain.sample(*decoded) for _ in drawn] == drawn
+
+
+def test_a_constraint_rules_out_what_a_bias_would_force(
+    model: Model, decoded: tuple[Context, int]
+) -> None:
+    params = SamplingParams(temperature=0.0, logit_bias=((40_000, 100.0),))
+    constraint = FakeConstraint(model.vocab_size, [5])
+    assert set(draws(model, decoded, params, constraint)) == {5}
+
+
+def test_log_probabilities_are_the_models_own_whatever_is_ruled_out(
+    model: Model, decoded: tuple[Context, int]
+) -> None:
+    params = SamplingParams(temperature=0.0, logprobs=3, logit_bias=((5, 100.0),))
+    free = Sampler(model, replace(params, logit_bias=()), prompt=[1], ctx_size=256)
+    _, expected = free.sample(*decoded)
+    assert expected is not None
+    assert expected.top[0] == expected.drawn
+    constraint = FakeConstraint(model.vocab_size, [5, 77])
+    sampler = Sampler(model, params, prompt=[1], ctx_size=256, constraint=constraint)
+    token, described = sampler.sample(*decoded)
+    assert token == 5
+    assert described is not None
+    assert described.top == expected.top
+    assert described.drawn.token_id == 5
+    assert described.drawn.piece == model.piece(5)
+    assert described.drawn.logprob < expected.top[-1].logprob

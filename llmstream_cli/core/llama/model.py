@@ -48,6 +48,7 @@ class Model:
         self.ctx_train = C.llama_model_n_ctx_train(pointer)
         self._pieces: dict[int, bytes] = {}
         self._control_tokens: tuple[ControlToken, ...] | None = None
+        self._end_tokens: tuple[int, ...] | None = None
         self.load_seconds = time.perf_counter() - started
 
     @property
@@ -126,6 +127,12 @@ class Model:
     def is_end_of_generation(self, token: int) -> bool:
         """Tell whether the model ends its turn with this token."""
         return bool(C.llama_vocab_is_eog(self._vocab, token))
+
+    def end_tokens(self) -> tuple[int, ...]:
+        """All tokens that end a turn. The first call reads the whole vocabulary, some 10 ms."""
+        if self._end_tokens is None:
+            self._end_tokens = tuple(filter(self.is_end_of_generation, range(self.vocab_size)))
+        return self._end_tokens
 
     def is_control(self, token: int) -> bool:
         """Tell whether a token steers the model instead of standing for text.

@@ -1,7 +1,7 @@
 """llama.cpp's own samplers."""
 
-import ctypes
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 from llmstream_cli.core.llama.bindings import C
@@ -22,6 +22,11 @@ class SamplerChain:
         if not self._pointer:
             raise EngineError("llama.cpp cannot make a sampler")
         weakref.finalize(self, C.llama_sampler_free, self._pointer)
+
+    def add_logit_bias(self, biases: Sequence[tuple[int, float]]) -> None:
+        """Add to the logits of some tokens; minus infinity rules a token out."""
+        array = (C.llama_logit_bias * len(biases))(*(C.llama_logit_bias(*pair) for pair in biases))
+        self._add(C.llama_sampler_init_logit_bias(self._vocab_size, len(biases), array))
 
     def add_penalties(
         self, window: int, *, repeat: float, frequency: float, presence: float
@@ -62,22 +67,6 @@ class SamplerChain:
     def sample(self, context: Context, row: int) -> int:
         """Choose a token from an output row of the context's last batch, and accept it."""
         return int(C.llama_sampler_sample(self._pointer, context.pointer, row))
-
-    def choose(self, candidates: bytearray | memoryview, count: int) -> int:
-        """Choose among some tokens alone, and accept the choice.
-
-        Args:
-            candidates: a writable buffer of `count` records: token id (int32), logit (float32), and
-                room for a probability (float32). The samplers reorder it.
-            count: how many.
-        """
-        data = (C.llama_token_data * count).from_buffer(candidates)
-        array = C.llama_token_data_array(data, count, -1, False)
-        C.llama_sampler_apply(self._pointer, ctypes.byref(array))
-        assert 0 <= array.selected < array.size
-        token = int(array.data[array.selected].id)
-        C.llama_sampler_accept(self._pointer, token)
-        return token
 
     def _add(self, sampler: Any) -> None:
         if not sampler:  # a NULL pointer is an object too, but a false one
