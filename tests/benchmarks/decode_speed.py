@@ -3,7 +3,7 @@
     python tests/benchmarks/decode_speed.py --peer BUILD/bin/llama-batched-bench [-r 5]
 
 Each round runs, one after the other and each in a process of its own: the peer; our core stepped in
-a plain loop; our engine with its thread and asyncio. All get prompts of 64 tokens and decode 128
+a plain loop; our engine with its thread and asyncio. All get prompts of 4 tokens and decode 192
 tokens a stream; only the time in which all streams decode counts. Prints each round's speeds, and
 the median ratios.
 """
@@ -29,7 +29,7 @@ from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.scheduler import Scheduler
 from llmstream_cli.models.resolve import resolve
 
-PROMPT, TOKENS, CTX_SIZE = 64, 128, 256
+PROMPT, TOKENS, CTX_SIZE = 4, 192, 256  # short prompts: sixteen of them fit into one step
 GREEDY = SamplingParams(temperature=0.0, repeat_penalty=1.0, max_tokens=TOKENS, ignore_eos=True)
 DEFAULT = SamplingParams(max_tokens=TOKENS, ignore_eos=True)
 
