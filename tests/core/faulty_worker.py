@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from llmstream_cli.core import worker
+from llmstream_cli.core.encoding import EncodingPool
 from llmstream_cli.core.llama import Batch, Context
 from llmstream_cli.core.llama.bindings import C
 from llmstream_cli.core.step_loop import StepLoop
@@ -86,9 +87,7 @@ match os.environ.get("FAULT", "").split():
     case ["outlives-parent"]:  # the kernel is not asked to kill it
         worker._die_with_parent = lambda: None
     case ["impatient"]:
-        worker.EncodingPool = functools.partial(  # type: ignore[misc, assignment]
-            worker.EncodingPool, seconds=0.5
-        )
+        vars(worker)["EncodingPool"] = functools.partial(EncodingPool, seconds=0.5)
     case fault:
         raise AssertionError(fault)
 
