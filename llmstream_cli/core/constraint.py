@@ -37,7 +37,14 @@ _JSON_STYLE: "JsonCompileOptions" = {
     "key_separator": ": ?",
 }
 
-
+# What llguidance says in the words of its own parser and options.
+_REASONS = {
+    "Too many items": "it can be read in too many ways at once",
+    "Current row has": "it can be read in too many ways at once",
+    "NoExtension": "no token of this vocabulary fits",
+    "oneOf constraints": "the schemas of oneOf must exclude each other by their types or constants;"
+    " anyOf need not",
+}
 _MAX_REASON = 200  # characters
 
 
@@ -200,8 +207,9 @@ def _build_tokenizer(vocabulary: Vocabulary) -> llguidance.LLTokenizer:
 def _reason(matcher: llguidance.LLMatcher) -> str:
     """Return why llguidance gave up, in one line."""
     text = matcher.get_error()
-    if "Too many items" in text or "Current row has" in text:
-        return "it can be read in too many ways at once"
+    for beginning, reason in _REASONS.items():
+        if beginning in text:
+            return reason
     # A regular expression's error shows the place in lines of its own before it tells the reason.
-    text = " ".join(text.partition("<")[0].rpartition("error: ")[2].split())
+    text = " ".join(text.partition("\n<")[0].rpartition("error: ")[2].split())
     return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}…"

@@ -93,8 +93,9 @@ def gbnf_to_lark(grammar: str) -> str:
     if "root" not in rules:
         raise InvalidValueError("grammar: there is no rule root")
     reachable = _reachable(rules)
-    for name in sorted(reachable - _finite(rules), key=lambda name: rules[name].position):
-        raise parser.error(f"rule {rules[name].shown} never ends", rules[name].position)
+    if endless := [rules[name] for name in reachable - _finite(rules)]:
+        rule = max(endless, key=lambda rule: rule.position)  # likely the cause, not who uses it
+        raise parser.error(f"rule {rule.shown} never ends", rule.position)
     lines = [f"start: {rules['root'].name}"]
     for name in rules:
         if name in reachable:

@@ -16,31 +16,36 @@ from urllib.parse import unquote
 from llmstream_cli.errors import InvalidValueError
 
 MAX_DEPTH = 96  # of brackets in the text; llguidance's parser ends at 128
+MAX_PLACE = 1000  # characters of a JSON pointer into it
 MAX_COUNT = 2**31 - 1
-MAX_EXACT = 2**53  # larger integers are not exact in double precision, in which bounds are kept
-
-_ENFORCED = frozenset(
-    "type const enum anyOf oneOf allOf $ref"
-    " properties required additionalProperties patternProperties minProperties maxProperties"
-    " items prefixItems additionalItems minItems maxItems"
-    " minLength maxLength pattern format"
-    " minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split()  # noqa: SIM905
-)
-_REMARKS = frozenset(
-    "$anchor $defs definitions $comment title description default example examples deprecated"
-    " readOnly writeOnly discriminator contentEncoding contentMediaType".split()  # noqa: SIM905
-)
-_OF_THE_WHOLE = frozenset({"$schema", "$id", "id"})  # elsewhere they would move what `#` means
-_DRAFT = re.compile(r"https?://json-schema\.org/(draft-0[467]|draft/(2019-09|2020-12))/schema#?")
+MAX_EXACT = 2**53 - 1  # larger integers are not exact in double precision, in which bounds are kept
 
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+_PARTS = ("items", "additionalItems", "additionalProperties")
+_LISTS_OF_PARTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_MAPS_OF_PARTS = ("properties", "patternProperties", "$defs", "definitions")
+_OTHERS = ("type", "const", "enum", "$ref", "required", "pattern", "format")
+_KEYWORDS = frozenset((*_COUNTS, *_BOUNDS, *_PARTS, *_LISTS_OF_PARTS, *_MAPS_OF_PARTS, *_OTHERS))
+_REMARKS = frozenset(
+    ("$anchor", "$comment", "title", "description", "default", "example", "examples")
+) | frozenset(
+    ("deprecated", "readOnly", "writeOnly", "discriminator", "contentEncoding", "contentMediaType")
+)
+_DRAFT = re.compile(r"https?://json-schema\.org/(draft-0[467]|draft/(2019-09|2020-12))/schema#?")
 
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
-_CLASS_OR_GROUP = re.compile(r"\\.|\[\^?\]?((?:\\.|[^\]\\])*)\]|\(\?(?!:|<\w)", re.DOTALL)
+_DIGITS = 15  # of a number that is not whole, at most
+_STEP = 1e-12  # between a number and the next, relative above 1; llguidance rounds smaller ones
+
+# A string or a class that does not end matches to the end of the text: else the search would begin
+# anew at each character of it, in quadratic time.
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+_CLASS_OR_GROUP = re.compile(
+    r"\\.|\[\^?\]?((?:\\.|[^\]\\])*+)(?:\]|\\?\Z)|\(\?(?!:|<\w)", re.DOTALL
+)
 _SET_OPERATION = re.compile(r"(?<!\\)\[|&&|--|~~")
 
-_MAX_SHOWN, _MAX_PLACE = 60, 200  # characters
+_MAX_SHOWN = 60  # characters
 
 # A schema with its place in the whole, as a JSON pointer (RFC 6901).
 _Places = dict[str, dict[str, Any]]
@@ -67,7 +72,7 @@ def read_schema(text: str) -> dict[str, Any]:
     draft = schema.pop("$schema", None)
     if draft is not None and not (isinstance(draft, str) and _DRAFT.fullmatch(draft)):
         raise _error('"$schema" names no draft from 4 to 2020-12')
-    for keyword in _OF_THE_WHOLE:
+    for keyword in ("$id", "id"):  # deeper down they would change what `#` means, and are refused
         schema.pop(keyword, None)
     places = dict(_check(schema, ""))
     _check_references(places)
@@ -75,7 +80,16 @@ def read_schema(text: str) -> dict[str, Any]:
 
 
 def _error(what: str, where: str = "") -> InvalidValueError:
-    return InvalidValueError(f"JSON schema{where and f' at {where[:_MAX_PLACE]}'}: {what}")
+    at = f" at {_cut(where)}" if where else ""
+    return InvalidValueError(f"JSON schema{at}: {what}")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def _shown(name: object) -> str:
+    return _cut(json.dumps(name))
 
 
 def _parse(text: str) -> Any:
@@ -86,12 +100,16 @@ def _parse(text: str) -> Any:
             raise _error(f"it is nested more than {MAX_DEPTH} deep")
     try:
         value = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite
+            text,
+            object_pairs_hook=_unique,
+            parse_constant=_refuse,
+            parse_float=_finite,
+            parse_int=_integer,
         )
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise _error("it contains half of a surrogate pair") from error
-    except ValueError as error:  # also of an integer with thousands of digits
+    except ValueError as error:
         raise _error(f"it is no valid JSON: {error}") from error
     return value
 
@@ -112,13 +130,14 @@ def _refuse(constant: str) -> NoReturn:
 def _finite(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
-        raise _error(f"{digits[:20]} is too large")
+        raise _error(f"{_cut(digits)} is too large")
     return number
 
 
-def _shown(name: object) -> str:
-    text = json.dumps(name)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+def _integer(digits: str) -> int:
+    if len(digits) > _MAX_SHOWN:
+        raise _error(f"{_cut(digits)} is too large")
+    return int(digits)
 
 
 def _check(schema: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -127,36 +146,39 @@ def _check(schema: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     if not isinstance(schema, dict):
         raise _error("a schema must be an object, true or false", where)
+    if len(where) > MAX_PLACE:
+        raise _error(f"its place, with all names, has more than {MAX_PLACE} characters", where)
     if schema.get("uniqueItems") is False:
         del schema["uniqueItems"]
     for keyword in schema:
         remark = keyword in _REMARKS or (keyword.startswith("x-") and keyword != "x-guidance")
-        if keyword not in _ENFORCED and not remark:
+        if keyword not in _KEYWORDS and not remark:
             raise _error(f"{_shown(keyword)} is not supported", where)
     _check_numbers(schema, where)
+    _include_bounds(schema)
     _check_object(schema, where)
     if "pattern" in schema:
         _check_pattern(schema["pattern"], f"{where}/pattern")
     _modernize_items(schema)
     yield where, schema
-    for name, part in _parts(schema):
+    for name, part in _parts(schema, where):
         yield from _check(part, f"{where}/{name}")
 
 
-def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _parts(schema: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
     """Yield the schemas in a schema, with their places in it."""
-    for keyword in ("items", "additionalProperties"):
+    for keyword in _PARTS:
         if keyword in schema:
             yield keyword, schema[keyword]
-    for keyword in ("anyOf", "oneOf", "allOf", "prefixItems"):
+    for keyword in _LISTS_OF_PARTS:
         parts = schema.get(keyword, [])
         if not isinstance(parts, list):
-            raise _error(f"{keyword} must be a list of schemas")
+            raise _error(f"{keyword} must be a list of schemas", where)
         yield from ((f"{keyword}/{index}", part) for index, part in enumerate(parts))
-    for keyword in ("properties", "patternProperties", "$defs", "definitions"):
+    for keyword in _MAPS_OF_PARTS:
         named = schema.get(keyword, {})
         if not isinstance(named, dict):
-            raise _error(f"{keyword} must be an object of schemas")
+            raise _error(f"{keyword} must be an object of schemas", where)
         for name, part in named.items():
             yield f"{keyword}/{_pointer(name)}", part
 
@@ -179,14 +201,45 @@ def _check_numbers(schema: Mapping[str, Any], where: str) -> None:
         bound = schema.get(keyword, 1)
         if keyword.startswith("exclusive") and isinstance(bound, bool):
             continue  # draft 4
-        if type(bound) not in {int, float} or abs(bound) > MAX_EXACT:
-            raise _error(f"{keyword} must be a number from -2**53 to 2**53", where)
+        if type(bound) not in {int, float}:
+            raise _error(f"{keyword} must be a number", where)
+        _check_exact(bound, keyword, where)
         if keyword == "multipleOf" and bound <= 0:
             raise _error("multipleOf must be above 0", where)
     for keyword in ("const", "enum"):
         for number in _numbers(schema.get(keyword)):
-            if abs(number) > MAX_EXACT:
-                raise _error(f"numbers in {keyword} must be from -2**53 to 2**53", where)
+            _check_exact(number, keyword, where)
+
+
+def _check_exact(number: float, keyword: str, where: str) -> None:
+    """Refuse numbers that llguidance would round."""
+    if abs(number) > MAX_EXACT or number != _rounded(number):
+        raise _error(
+            f"{keyword} may have numbers between -2**53 and 2**53, of up to {_DIGITS} digits", where
+        )
+
+
+def _include_bounds(schema: dict[str, Any]) -> None:
+    """Write exclusive bounds as the next number that is allowed.
+
+    llguidance lets 0 pass between an exclusive minimum of 0 and a maximum of 0.5; and a number such
+    as 0.99999999999999999999, which is below 1, is 1 to most who read it.
+    """
+    for keyword, inclusive, sign, innermost in (
+        ("exclusiveMinimum", "minimum", 1, max),
+        ("exclusiveMaximum", "maximum", -1, min),
+    ):
+        bound = schema.pop(keyword, False)
+        if bound is True:  # draft 4
+            bound = schema.get(inclusive, False)
+        if bound is not False:
+            whole = schema.get("type") == "integer" and bound == int(bound)
+            bound += sign * (1 if whole else max(1.0, abs(bound)) * _STEP)
+            schema[inclusive] = innermost(_rounded(bound), schema.get(inclusive, bound))
+
+
+def _rounded(number: float) -> float:
+    return number if isinstance(number, int) else float(f"{number:.{_DIGITS}g}")
 
 
 def _numbers(value: Any) -> Iterator[float]:
@@ -212,7 +265,7 @@ def _check_pattern(pattern: Any, where: str) -> None:
         raise _error("pattern must be a string", where)
     for part in _CLASS_OR_GROUP.finditer(pattern):
         if part[0].startswith("(?"):
-            raise _error("lookaround, flags and named groups other than (?<name>…)", where)
+            raise _error("it has a lookaround or a flag, which are not supported", where)
         if part[0].startswith("[") and _SET_OPERATION.search(part[1]):
             raise _error("write \\[, \\&, \\- and \\~ for these characters in a class", where)
 
