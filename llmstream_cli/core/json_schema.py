@@ -40,10 +40,11 @@ _STEP = 1e-12  # between a number and the next, relative above 1; llguidance rou
 # A string or a class that does not end matches to the end of the text: else the search would begin
 # anew at each character of it, in quadratic time.
 _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
-_CLASS_OR_GROUP = re.compile(
-    r"\\.|\[\^?\]?((?:\\.|[^\]\\])*+)(?:\]|\\?\Z)|\(\?(?!:|<\w)", re.DOTALL
+_ESCAPE_CLASS_OR_FLAG = re.compile(
+    r"\\(?:x\{|.)|\[\^?\]?((?:\\.|[^\]\\])*+)(?:\]|\\?\Z)|\(\?(?!:|<\w)", re.DOTALL
 )
-_SET_OPERATION = re.compile(r"(?<!\\)\[|&&|--|~~")
+_ESCAPE = re.compile(r"\\.", re.DOTALL)
+_SET_OPERATION = re.compile(r"\[|&&|--|~~")
 
 _MAX_SHOWN = 60  # characters
 
@@ -263,10 +264,14 @@ def _check_pattern(pattern: Any, where: str) -> None:
     """Refuse what ECMA-262, whose expressions JSON Schema means, reads otherwise than Rust."""
     if not isinstance(pattern, str):
         raise _error("pattern must be a string", where)
-    for part in _CLASS_OR_GROUP.finditer(pattern):
-        if part[0].startswith("(?"):
-            raise _error("it has a lookaround or a flag, which are not supported", where)
-        if part[0].startswith("[") and _SET_OPERATION.search(part[1]):
+    for part in _ESCAPE_CLASS_OR_FLAG.finditer(pattern):
+        if part[0] == "(?":
+            raise _error("lookarounds and flags are not supported", where)
+        if part[0] in {"\\A", "\\z", "\\a", "\\x{"}:
+            raise _error(f"{part[0]} is no escape in a JSON schema", where)
+        if part[0].startswith(("[]", "[^]")):
+            raise _error("write \\] for this character in a class", where)
+        if part[1] and _SET_OPERATION.search(_ESCAPE.sub("", part[1])):
             raise _error("write \\[, \\&, \\- and \\~ for these characters in a class", where)
 
 
@@ -276,8 +281,9 @@ def _check_references(places: _Places) -> None:
     for where, schema in places.items():
         if "$ref" in schema:
             reference = schema["$ref"]
-            place = unquote(reference[1:]) if isinstance(reference, str) else ""
-            if place not in places or not reference.startswith("#"):
+            inside = isinstance(reference, str) and reference.startswith("#")
+            place = unquote(reference[1:]) if inside else None
+            if place not in places:
                 raise _error(
                     f"$ref {_shown(reference)} leads to no schema in this one, as #/$defs/… would",
                     where,

@@ -34,7 +34,7 @@ BAD = {
     'root ::= "a")': "line 1, column 13: expected the end of the line",
     "root ::= <think>": "column 10: references to tokens are not supported",
     "root ::= !<[5]>": "column 10: references to tokens are not supported",
-    "root ::= @": 'line 1, column 10: expected a rule\'s name, ", [, ( or .',
+    "root ::= @": "line 1, column 10: expected a rule's name, \", [, ( or .",
     "root ::= item": "line 1, column 10: rule item is not defined",
     'root ::= "a"\nother ::= item': "line 2, column 11: rule item is not defined",
     'root ::= "a"\nroot ::= "b"': "line 2, column 1: rule root is defined twice",
