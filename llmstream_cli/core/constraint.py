@@ -106,7 +106,7 @@ class GrammarCompiler:
     def _get_tokenizer(self) -> llguidance.LLTokenizer:
         with self._lock:
             if self._tokenizer is None:
-                self._tokenizer = _build_tokenizer(self._vocabulary)
+                self._tokenizer = _Tokens(self._vocabulary).build()
             return self._tokenizer
 
 
@@ -184,24 +184,30 @@ class _Tokens:
             for token in tokens
         ]
         self._vocabulary = vocabulary
-        self.split_greedily: Callable[[str], list[int]] | None = None
+        self._greedy: Callable[[str], list[int]] | None = None
+
+    def build(self) -> llguidance.LLTokenizer:
+        """Make llguidance's own form of it."""
+        wrapper = llguidance.TokenizerWrapper(self)
+        tokenizer = llguidance.LLTokenizer(wrapper, eos_token=self.ends)
+        self._greedy = tokenizer.greedy_tokenize
+        return tokenizer
 
     def __call__(self, text: bytes | str) -> list[int]:
-        """Split text as the model was trained to see it: llguidance prefers these tokens."""
+        """Split a text that a grammar leaves no choice about, as the model has learnt to see it.
+
+        Called by llguidance, which takes the first token for the only one allowed; so a vocabulary
+        that cannot write the text, or that puts a space before it, must not have its way.
+        """
         data = text.encode() if isinstance(text, str) else text
         text = data.decode()
         tokens = self._vocabulary.tokenize(text, special=False)
-        if self.split_greedily is None or b"".join(self.tokens[t] for t in tokens) == data:
-            return tokens
-        return self.split_greedily(text)  # some vocabularies put a space before any text
+        if self._greedy is not None and not self._spells(tokens, data):
+            tokens = self._greedy(text)
+        return tokens if self._spells(tokens, data) else []
 
-
-def _build_tokenizer(vocabulary: Vocabulary) -> llguidance.LLTokenizer:
-    tokens = _Tokens(vocabulary)
-    wrapper = llguidance.TokenizerWrapper(tokens)
-    tokenizer = llguidance.LLTokenizer(wrapper, eos_token=tokens.ends)
-    tokens.split_greedily = tokenizer.greedy_tokenize
-    return tokenizer
+    def _spells(self, tokens: list[int], data: bytes) -> bool:
+        return b"".join(self.tokens[token] for token in tokens) == data
 
 
 def _reason(matcher: llguidance.LLMatcher) -> str:

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
@@ -23,7 +24,8 @@ MAX_EXACT = 2**53 - 1  # larger integers are not exact in double precision, in w
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _PARTS = ("items", "additionalItems", "additionalProperties")
-_LISTS_OF_PARTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+_IN_PLACE = ("anyOf", "oneOf", "allOf")  # lists of schemas for the same value
+_LISTS_OF_PARTS = (*_IN_PLACE, "prefixItems")
 _MAPS_OF_PARTS = ("properties", "patternProperties", "$defs", "definitions")
 _OTHERS = ("type", "const", "enum", "$ref", "required", "pattern", "format")
 _KEYWORDS = frozenset((*_COUNTS, *_BOUNDS, *_PARTS, *_LISTS_OF_PARTS, *_MAPS_OF_PARTS, *_OTHERS))
@@ -289,10 +291,30 @@ def _check_references(places: _Places) -> None:
                     where,
                 )
             targets[where] = place
+    _check_loops(places, targets)
     finite = _finite_places(places, targets)
     for where, place in targets.items():
         if place not in finite:
             raise _error("$ref leads to a schema that always asks for itself again", where)
+
+
+def _check_loops(places: _Places, targets: Mapping[str, str]) -> None:
+    """Refuse references that lead to themselves about one and the same value.
+
+    What they mean is undefined (JSON Schema core, 9.4.1), and programs that check answers hang.
+    """
+    same_value = {
+        place: [
+            *(f"{place}/{key}/{n}" for key in _IN_PLACE for n in range(len(schema.get(key, ())))),
+            *([targets[place]] if place in targets else []),
+        ]
+        for place, schema in places.items()
+    }
+    try:
+        TopologicalSorter(same_value).prepare()
+    except CycleError as error:
+        where = next(place for place in error.args[1] if place in targets)
+        raise _error("$ref leads back to itself with no value between", where) from error
 
 
 def _finite_places(places: _Places, targets: Mapping[str, str]) -> set[str]:

@@ -17,7 +17,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from llmstream_cli.core.api import SamplingParams
@@ -55,7 +55,9 @@ class Walker:
         self.ends = [token for token in tokens if vocabulary.is_end_of_generation(token)]
         self.control = np.array([vocabulary.is_control(token) for token in tokens])
         self.control[self.ends] = False
-        self.closing = np.array([bool(p) and set(p) <= set(b'"]}') for p in self.pieces])
+        self.closing = np.array([bool(p) and set(p) <= set(b'"]})\n') for p in self.pieces])
+        self.first = np.array([p[0] if p else 256 for p in self.pieces])
+        self.length = np.array([len(p) for p in self.pieces])
 
     def answer(self, constraint: Constraint, rng: random.Random, *, free: int = 12) -> str:
         """Draw `free` tokens from all that are allowed, then such as are likely to lead out."""
@@ -79,11 +81,11 @@ class Walker:
         allowed[self.ends] = False
         if hurry and (allowed & self.closing).any() and rng.random() < 0.6:
             allowed = allowed & self.closing
-        tokens = np.flatnonzero(allowed).tolist()
+        tokens = np.flatnonzero(allowed)
         if hurry:  # any first byte is as likely as another, in its shortest token
-            first = rng.choice(sorted({self.pieces[token][:1] for token in tokens}))
-            tokens = [token for token in tokens if self.pieces[token][:1] == first]
-            return min(tokens, key=lambda token: len(self.pieces[token]))
+            first = rng.choice(np.unique(self.first[tokens]).tolist())
+            tokens = tokens[self.first[tokens] == first]
+            return int(tokens[self.length[tokens].argmin()])
         return int(rng.choice(tokens))
 
 
@@ -167,29 +169,28 @@ def test_no_number_out_of_its_bounds_passes(compiler: GrammarCompiler, model: Mo
     rng = random.Random(1)
     passed = 0
     for _ in range(250):
-        schema: dict[str, Any] = {"type": rng.choice(["integer", "number"])}
-        for keyword in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"):
-            if rng.random() < 0.4:
-                schema[keyword] = rng.choice(BOUNDS)
-        try:
-            constraint = compiler.compile_grammar(json_schema(schema))
-        except InvalidValueError as error:
-            assert "Unsatisfiable" in str(error)  # noqa: PT017
-            continue
+        bounds = {
+            keyword: rng.choice(BOUNDS)
+            for keyword in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+            if rng.random() < 0.4
+        }
+        schema = {"type": rng.choice(["integer", "number"])} | bounds
         candidates = [
             f"{bound + delta:.{digits}f}"
-            for bound in rng.sample(
-                [value for value in schema.values() if value in BOUNDS] or [0], 1
-            )
+            for bound in [rng.choice([*bounds.values(), 0])]
             for delta in (0, 1e-9, -1e-9, 0.1, -0.1, 1, -1, rng.uniform(-9, 9))
             for digits in (0, 3, 12)
         ]
         for text in [*candidates, "-0", "0.0", "0.99999999999999999999", "1e5", "1E-5"]:
-            if accepts(compiler.compile_grammar(json_schema(schema)), model, text):
+            try:
+                constraint = compiler.compile_grammar(json_schema(schema))
+            except InvalidValueError:  # the bounds leave nothing
+                assert bounds
+                break
+            if accepts(constraint, model, text):
                 jsonschema.validate(json.loads(text), schema)
                 passed += 1
-        assert not constraint.is_complete
-    assert passed > 500
+    assert passed > 400
 
 
 PATTERNS = [
@@ -252,7 +253,7 @@ def test_characters_of_many_bytes_come_token_by_token(
     compiler: GrammarCompiler, model: Model, walker: Walker
 ) -> None:
     """Every token in the midst of a character continues that character and no other."""
-    for text in ("日本語", "😀🇦🇹", "éß½", "𝔘𝔫𝔦"):
+    for text in ("日本語", "😀🇦🇹", "éß½", "𓀀𓂀𓃰"):
         for grammar in (
             SamplingParams(grammar=f'root ::= "{text}"'),
             SamplingParams(grammar=f"root ::= [{text}]{{{len(text)}}}"),
@@ -285,11 +286,9 @@ def test_any_token_that_ends_a_turn_ends_the_answer(
     for end in walker.ends:
         constraint = compiler.compile_grammar(SamplingParams(grammar='root ::= "yes"'))
         assert not constraint.allowed()[walker.ends].any()
-        assert not constraint.must_end
         constraint.accept(word)
         assert np.flatnonzero(constraint.allowed()).tolist() == walker.ends
-        assert constraint.is_complete
-        assert constraint.must_end
+        assert (constraint.is_complete, constraint.must_end) == (True, True)
         constraint.accept(end)
         assert np.flatnonzero(constraint.allowed()).tolist() == walker.ends
 
@@ -299,6 +298,23 @@ def test_the_empty_answer_can_be_a_grammar_s_only_one(
 ) -> None:
     constraint = compiler.compile_grammar(SamplingParams(grammar='root ::= ""'))
     assert walker.answer(constraint, random.Random(0)) == ""
+
+
+def test_a_text_that_the_vocabulary_cannot_write_ends_the_request_with_an_error(
+    compiler: GrammarCompiler, model: Model
+) -> None:
+    """The model has tokens for most bytes, but not for 0xF1, with which U+40000 begins."""
+    pieces = {model.piece(token) for token in range(model.vocab_size)}
+    assert not any(b"\xf1" in piece for piece in pieces)
+    with pytest.raises(InvalidValueError, match="no answer can begin"):
+        compiler.compile_grammar(SamplingParams(grammar='root ::= "\\U00040000"'))
+    grammar = SamplingParams(grammar='root ::= [ab]+ "\\U00040000"')
+    assert not accepts(compiler.compile_grammar(grammar), model, "abba")
+    constraint = compiler.compile_grammar(SamplingParams(grammar='root ::= [ab] "\\U00040000"'))
+    (letter,) = model.tokenize("a", special=False)
+    constraint.accept(letter)
+    with pytest.raises(EngineError, match="no token of this vocabulary fits"):
+        constraint.allowed()
 
 
 def test_a_mask_may_be_written_to(compiler: GrammarCompiler) -> None:
@@ -329,9 +345,7 @@ def test_a_grammar_that_grows_too_ambiguous_ends_its_own_request(
     constraint = compiler.compile_grammar(grammar)
     (word,) = model.tokenize(" and", special=False)
     with pytest.raises(EngineError, match="read in too many ways at once"):
-        for _ in range(1000):
-            assert constraint.allowed()[word]
-            constraint.accept(word)
+        accepts(constraint, model, " and" * 1000)
     assert compiler.compile_grammar(grammar).allowed()[word]
 
 
@@ -354,6 +368,17 @@ term ::= factor (("*" | "/") factor)*
 factor ::= number | "(" expr ")" | "-" factor
 number ::= [1-9] [0-9]{0,3}
 """
+
+COMMENTED = """
+# a comment
+
+root ::= (  # inside
+  "a" |
+  second-Rule
+) last_one
+second-Rule ::= "b" |
+  "c"\r
+last_one ::= "!"  # end"""
 
 
 def is_arithmetic(text: str) -> bool:
@@ -389,10 +414,10 @@ GRAMMARS: dict[str, tuple[str, Callable[[str], bool], list[str], list[str]]] = {
         ["not", "maybe", "Yes", "yes "],
     ),
     "longest match is no trap": (
-        'root ::= word "end"\nword ::= [a-z]+',
-        matches("[a-z]+end"),
-        ["backend", "endend", "enend"],
-        ["end", "ends"],
+        'root ::= word "end"\nword ::= [den]+',
+        matches("[den]+end"),
+        ["needend", "endend", "enend"],
+        ["end", "need", "send"],
     ),
     "common beginnings": (
         'root ::= "a" "bc" | "ab" "d" | "ab"',
@@ -456,14 +481,13 @@ GRAMMARS: dict[str, tuple[str, Callable[[str], bool], list[str], list[str]]] = {
     ),
     "any character": ("root ::= .{3}", matches(".{3}"), ["a\n日", "..."], ["ab", "abcd"]),
     "unicode": (
-        'root ::= ("größe" | "\\u65E5\\u672C" | [\\U0001F600-\\U0001F64F] | [ぁ-ゟ]+) "！"',
-        matches("(größe|日本|[😀-🙏]|[ぁ-ゟ]+)！"),
-        ["größe！", "日本！", "😀！", "ひらがな！"],
-        ["größe!", "日！", "🚀！", "カナ！"],
+        'root ::= ("größe" | "\\u65E5\\u672C" | [\\U0001F600-\\U0001F64F] | [ぁ-ゟ]+) "。"',
+        matches("(größe|日本|[😀-🙏]|[ぁ-ゟ]+)。"),
+        ["größe。", "日本。", "😀。", "ひらがな。"],
+        ["größe.", "日。", "🚀。", "カナ。"],
     ),
     "comments, newlines and names": (
-        '# a comment\n\nroot ::= (  # inside\n  "a" |\n  second-Rule\n) last_one\n'
-        'second-Rule ::= "b" |\n  "c"\r\nlast_one ::= "!"  # end',
+        COMMENTED,
         matches("[abc]!"),
         ["a!", "b!", "c!"],
         ["!", "d!"],
@@ -475,8 +499,7 @@ GRAMMARS: dict[str, tuple[str, Callable[[str], bool], list[str], list[str]]] = {
         ["ba", "aa"],
     ),
     "date": (
-        'root ::= year "-" month "-" day\nyear ::= [0-9]{4}\n'
-        'month ::= "0" [1-9] | "1" [0-2]\nday ::= [0-2] [0-9] | "3" [01]',
+        'root ::= [0-9]{4} "-" ("0" [1-9] | "1" [0-2]) "-" ([0-2] [0-9] | "3" [01])',
         matches(r"\d{4}-(0[1-9]|1[0-2])-([0-2]\d|3[01])"),
         ["2026-11-25"],
         ["2026-13-01", "26-01-01", "2026-01-32"],
@@ -574,10 +597,10 @@ def test_random_schemas_are_fulfilled_or_refused(
     try:
         constraint = compiler.compile_grammar(json_schema(schema))
     except InvalidValueError as error:
-        assert "\n" not in str(error)  # noqa: PT017
+        event(str(error)[:60])
         return
     answer = walker.answer(constraint, random.Random(data.draw(st.integers())), free=8)
-    jsonschema.validate(json.loads(answer), schema, jsonschema.Draft202012Validator)
+    jsonschema.Draft202012Validator(schema).validate(json.loads(answer))
 
 
 _bounds = st.integers(-20, 20) | st.sampled_from([0.5, -1.25, 3.75, 1e-3])
@@ -586,7 +609,7 @@ _names = st.sampled_from(["a", "b", "é", ""])
 _leaves = st.one_of(
     st.booleans(),
     st.just({}),
-    st.fixed_dictionaries({"const": st.none() | st.text(max_size=4) | _bounds}),
+    st.fixed_dictionaries({"const": st.none() | st.text('aé日😀\\"\n', max_size=4) | _bounds}),
     st.fixed_dictionaries({"enum": st.lists(st.integers(-9, 9) | st.text("ab"), min_size=1)}),
     st.fixed_dictionaries(
         {"type": st.sampled_from(["integer", "number"])},
