@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from llmstream_cli.core.api import GenerationRequest
 from llmstream_cli.errors import EngineError, LLMStreamError, PromptError
 
-Encode = Callable[[GenerationRequest], list[int]]
-Deliver = Callable[[int, GenerationRequest, list[int] | LLMStreamError], object]
+T = TypeVar("T")
 
 
 class EncodingStuckError(Exception):
@@ -33,22 +33,27 @@ class _Job:
     deadline: float
 
 
-class EncodingPool:
+class EncodingPool(Generic[T]):
     """Encodes a few prompts at once, in the order in which they come.
 
     A request's outcome is delivered at most once: whoever takes its job out of the books, under the
     lock, is the one to deliver. So a thread that is stopped has nothing left to say.
 
     Args:
-        encode: makes token ids of a request; see `LoadedModel.encode`.
-        deliver: takes a request's id, the request, and its token ids or why there are none. Called
-            on any thread; it must not block.
+        encode: makes of a request what the engine takes; see `LoadedModel.encode`.
+        deliver: takes a request's id, the request, and what was made of it or why there is nothing.
+            Called on any thread; it must not block.
         places: how many are encoded at once.
         seconds: the time limit of each.
     """
 
     def __init__(
-        self, encode: Encode, deliver: Deliver, *, places: int = 4, seconds: float = 10.0
+        self,
+        encode: Callable[[GenerationRequest], T],
+        deliver: Callable[[int, GenerationRequest, T | LLMStreamError], object],
+        *,
+        places: int = 4,
+        seconds: float = 10.0,
     ) -> None:
         self._encode = encode
         self._deliver = deliver
@@ -122,7 +127,7 @@ class EncodingPool:
             self._finish(request_id, request)
 
     def _finish(self, request_id: int, request: GenerationRequest) -> None:
-        outcome: list[int] | LLMStreamError
+        outcome: T | LLMStreamError
         try:
             outcome = self._encode(request)
         except LLMStreamError as error:

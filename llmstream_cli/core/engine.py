@@ -103,9 +103,9 @@ class InProcessEngine:
         import asyncio
 
         loaded = await self._wait_for_model()
-        prompt = await asyncio.to_thread(loaded.encode, request)
+        encoded = await asyncio.to_thread(loaded.encode, request)
         with self._subscribe() as (request_id, results):
-            self._steps.submit(request_id, prompt, request.sampling)
+            self._steps.submit(request_id, encoded, request.sampling)
             try:
                 while True:
                     result = await results.get()

@@ -16,7 +16,7 @@ from llmstream_cli.core.api import Chunk, EngineConfig, EngineMetrics, ModelInfo
 from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.llama import DecodeAbortedError
-from llmstream_cli.core.loaded_model import LoadedModel
+from llmstream_cli.core.loaded_model import EncodedRequest, LoadedModel
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.scheduler import Scheduler
@@ -34,7 +34,7 @@ class _TellReady:
 @dataclass(frozen=True, slots=True)
 class _Submit:
     request_id: int
-    prompt: list[int]
+    encoded: EncodedRequest
     params: SamplingParams
 
 
@@ -86,9 +86,9 @@ class StepLoop:
         """Ask for the model's info as soon as it is loaded."""
         self._post(_TellReady(request_id))
 
-    def submit(self, request_id: int, prompt: list[int], params: SamplingParams) -> None:
+    def submit(self, request_id: int, encoded: EncodedRequest, params: SamplingParams) -> None:
         """Ask for an answer; see `EngineCore.add`."""
-        self._post(_Submit(request_id, prompt, params))
+        self._post(_Submit(request_id, encoded, params))
 
     def cancel(self, request_id: int) -> None:
         """End a request wherever it is; nothing happens to one that has ended."""
@@ -179,7 +179,8 @@ class StepLoop:
 
     def _submit(self, core: EngineCore, command: _Submit) -> None:
         try:
-            core.add(command.request_id, command.prompt, command.params)
+            encoded = command.encoded
+            core.add(command.request_id, encoded.prompt, command.params, encoded.constraint)
         except EngineError as error:
             self._sink([(command.request_id, error)])
         else:

@@ -25,6 +25,7 @@ from typing import NoReturn
 from llmstream_cli.core.api import Chunk, GenerationRequest, ModelInfo
 from llmstream_cli.core.encoding import EncodingPool, EncodingStuckError
 from llmstream_cli.core.llama import set_log_sink
+from llmstream_cli.core.loaded_model import EncodedRequest
 from llmstream_cli.core.step_loop import Result, StepLoop
 from llmstream_cli.core.wire import (
     Cancel,
@@ -162,15 +163,15 @@ class Worker:
             case Ping():
                 self._outbox.post(Pong())
 
-    def _encode(self, request: GenerationRequest) -> list[int]:
+    def _encode(self, request: GenerationRequest) -> EncodedRequest:
         loaded = self._steps.loaded
         assert loaded is not None  # else the parent would not have sent it
         return loaded.encode(request)
 
     def _submit(
-        self, request_id: int, request: GenerationRequest, outcome: list[int] | LLMStreamError
+        self, request_id: int, request: GenerationRequest, outcome: EncodedRequest | LLMStreamError
     ) -> None:
-        if isinstance(outcome, list):
+        if isinstance(outcome, EncodedRequest):
             with contextlib.suppress(LLMStreamError):  # the engine has just failed
                 self._steps.submit(request_id, outcome, request.sampling)
         else:

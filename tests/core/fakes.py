@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.core.scheduler import DrawnToken, ScheduledTokens, Step
 from llmstream_cli.core.sequence import Sequence
+from llmstream_cli.errors import EngineError
 
 # A fake token is `request * TOKENS + kind`, where kind is PROMPT, END, or FIRST_BYTE + a byte of
 # the answer. So every token tells whose it is.
@@ -38,6 +39,7 @@ class FakeRunner:
         removed: the sequences that were removed, in order.
         add_error: raised by the next `add`, once.
         run_error: raised by the next `run`, once.
+        draw_errors: what the next token of a sequence is drawn as, once.
     """
 
     def __init__(self, model: Callable[[list[int]], DrawnToken], clock: FakeClock) -> None:
@@ -48,6 +50,7 @@ class FakeRunner:
         self.removed: list[Sequence] = []
         self.add_error: Exception | None = None
         self.run_error: Exception | None = None
+        self.draw_errors: dict[Sequence, EngineError] = {}
 
     def add(self, sequence: Sequence, params: SamplingParams, constraint: object = None) -> None:
         error, self.add_error = self.add_error, None
@@ -60,7 +63,7 @@ class FakeRunner:
         del self.params[sequence]
         self.removed.append(sequence)
 
-    def run(self, step: Step) -> dict[Sequence, DrawnToken]:
+    def run(self, step: Step) -> dict[Sequence, DrawnToken | EngineError]:
         error, self.run_error = self.run_error, None
         if error is not None:
             raise error
@@ -70,7 +73,7 @@ class FakeRunner:
             self.cache[reuse.slot] = self.cache.get(reuse.source, [])[: reuse.num_tokens]
             assert len(self.cache[reuse.slot]) == reuse.num_tokens
         return {
-            part.sequence: token
+            part.sequence: self.draw_errors.pop(part.sequence, token)
             for part in step.parts
             if (token := self._compute(part)) is not None
         }

@@ -1,16 +1,25 @@
 """Requests in, chunks out, on a fake runner that answers from a script."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.api import Chunk, EngineMetrics, FinishReason, SamplingParams, Usage
+from llmstream_cli.core.api import (
+    Chunk,
+    DrawnLogprob,
+    EngineMetrics,
+    FinishReason,
+    SamplingParams,
+    TokenLogprob,
+    Usage,
+)
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.prefix_cache import PrefixCache
-from llmstream_cli.core.scheduler import Scheduler
+from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
+from llmstream_cli.core.sequence import Sequence
 from llmstream_cli.errors import EngineError, StepRefusedError
 from tests.core.fakes import TOKENS, FakeClock, FakeRunner, piece, prompt, scripted
 from tests.core.test_stop import oracle
@@ -467,6 +476,44 @@ def test_a_refused_step_ends_its_requests_and_no_other() -> None:
     bench.run()
     assert bench.text(3) == "ghi"
     assert len(bench.runner.removed) == 3
+
+
+def test_a_token_that_cannot_be_drawn_ends_its_request_and_no_other() -> None:
+    bench = Bench({1: "abc", 2: "def"})
+    for request in (1, 2):
+        bench.add(request)
+    bench.steps(1)
+    failing = bench.scheduler.running[0]
+    bench.runner.draw_errors[failing] = error = EngineError("no token fits")
+    results = dict(bench.core.step())
+    assert results[1] is error
+    assert isinstance(results[2], Chunk)
+    assert bench.core.cancel(1) is None
+    assert bench.free_slots() == 1
+    bench.run()
+    assert bench.text(2) == "df"  # "e" was in the step above
+    assert failing in bench.runner.removed
+
+
+def test_log_probabilities_come_with_their_tokens() -> None:
+    bench = Bench({1: "ab"})
+    plain = bench.runner.run
+
+    def described(step: Step) -> dict[Sequence, DrawnToken | EngineError]:
+        drawn = plain(step)
+        assert all(isinstance(token, DrawnToken) for token in drawn.values())
+        return {
+            sequence: replace(token, logprob=DrawnLogprob(TokenLogprob(token.token_id, b"x", -1.0)))
+            for sequence, token in drawn.items()
+            if isinstance(token, DrawnToken)
+        }
+
+    bench.runner.run = described  # type: ignore[method-assign]
+    bench.add(1)
+    bench.run()
+    entries = [entry.drawn.token_id for chunk in bench.chunks[1] for entry in chunk.logprobs]
+    assert entries == bench.token_ids(1)  # none for the token that ends the turn
+    assert len(entries) == 2
 
 
 def test_the_metrics_count_what_was_done() -> None:

@@ -1,10 +1,11 @@
 """What a loaded model tells of itself, and how prompts become tokens."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llmstream_cli.core.api import EngineConfig, GenerationRequest
+from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.loaded_model import LoadedModel
 from llmstream_cli.errors import ContextLengthError, InvalidValueError, PromptError
 from llmstream_cli.prompts.messages import Message
@@ -51,29 +52,33 @@ def test_a_template_too_long_to_render_is_not_shown(tmp_path: Path) -> None:
 def test_a_model_without_a_template_takes_raw_prompts_alone(tmp_path: Path) -> None:
     loaded = LoadedModel(EngineConfig(model_path=str(write_phi2(tmp_path / "phi2.gguf"))))
     assert loaded.info.chat_template is None
-    assert loaded.encode(GenerationRequest(prompt="the of and"))
+    assert loaded.encode(GenerationRequest(prompt="the of and")).prompt
     with pytest.raises(PromptError, match="has no chat template"):
         loaded.encode(GenerationRequest((Message("user", "the of and"),)))
 
 
 def test_control_tokens_are_read_in_a_raw_prompt(loaded: LoadedModel) -> None:
-    tokens = loaded.encode(GenerationRequest(prompt="<|im_start|>user\nHi<|im_end|>"))
+    tokens = loaded.encode(GenerationRequest(prompt="<|im_start|>user\nHi<|im_end|>")).prompt
     assert tokens[0] == 1
     assert tokens[-1] == 2
     assert len(tokens) == 5
 
 
 def test_the_leading_token_comes_once(with_leading_token: LoadedModel) -> None:
-    plain = with_leading_token.encode(GenerationRequest(prompt="the of"))
-    explicit = with_leading_token.encode(GenerationRequest(prompt="<s>the of"))
+    plain = with_leading_token.encode(GenerationRequest(prompt="the of")).prompt
+    explicit = with_leading_token.encode(GenerationRequest(prompt="<s>the of")).prompt
     assert plain[0] == explicit[0] == 1
     assert plain[1] != 1
     assert explicit[1] != 1
-    assert with_leading_token.encode(GenerationRequest(prompt="")) == [1]
+    assert with_leading_token.encode(GenerationRequest(prompt="")).prompt == [1]
 
 
 def test_token_ids_are_taken_as_they_are(with_leading_token: LoadedModel) -> None:
-    assert with_leading_token.encode(GenerationRequest(prompt=(300, 301, 302))) == [300, 301, 302]
+    assert with_leading_token.encode(GenerationRequest(prompt=(300, 301, 302))).prompt == [
+        300,
+        301,
+        302,
+    ]
 
 
 @pytest.mark.parametrize("token", [-1, 49152, 2**40])
@@ -95,4 +100,23 @@ def test_a_prompt_longer_than_the_context_is_refused(
     with pytest.raises(ContextLengthError) as caught:
         loaded.encode(GenerationRequest(prompt=prompt))
     assert caught.value.prompt_tokens >= caught.value.ctx_size == 64
-    assert len(loaded.encode(GenerationRequest(prompt=(5,) * 63))) == 63
+    assert len(loaded.encode(GenerationRequest(prompt=(5,) * 63)).prompt) == 63
+
+
+@pytest.mark.parametrize("token", [-1, 49152, 2**40])
+def test_a_bias_for_a_token_outside_the_vocabulary_is_refused(
+    loaded: LoadedModel, token: int
+) -> None:
+    sampling = SamplingParams(logit_bias=((5, 1.0), (token, 1.0)))
+    with pytest.raises(InvalidValueError, match=f"token {token} is not in the vocabulary of 49152"):
+        loaded.encode(GenerationRequest(prompt="the of", sampling=sampling))
+
+
+def test_a_grammar_is_compiled_with_the_request(loaded: LoadedModel) -> None:
+    request = GenerationRequest(prompt="the of", sampling=SamplingParams(grammar='root ::= "yes"'))
+    constraint = loaded.encode(request).constraint
+    assert constraint is not None
+    assert 0 < constraint.allowed().sum() <= 3  # y, ye, yes
+    broken = replace(request, sampling=SamplingParams(grammar="root ::= nothing"))
+    with pytest.raises(InvalidValueError, match="nothing"):
+        loaded.encode(broken)
