@@ -39,6 +39,11 @@ class Reuse:
     source: int
     num_tokens: int
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether a stream is copied, which takes time."""
+        return self.source != self.slot
+
 
 class PrefixCache:
     """The slots, who owns them, and what they hold.

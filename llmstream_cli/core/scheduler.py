@@ -12,7 +12,8 @@ Rules:
 4. Every running sequence catches up with its tokens. One that lacks a single token, which is how
    a sequence decodes, comes before all that lack more: a long prompt never stops an answer.
 5. A step computes at most `max_batch_tokens` tokens, and `MAX_PART_TOKENS` of one sequence. What
-   the `PrefillBudget` leaves beside the decoding sequences goes to prompts, the oldest first.
+   the `PrefillBudget` leaves beside the decoding sequences goes to prompts, the oldest first. A
+   stream that is copied for a prompt is paid for like so many of its tokens.
 6. A sequence ends once: by its last token, by its limits, or by `finish`. Its slot is free at once.
 
 Pure: no clock, no thread, no model.
@@ -58,10 +59,12 @@ class Step:
     Attributes:
         reuses: how to prepare the slots of sequences that begin; in this order, before all parts.
         parts: what to compute, in one batch.
+        num_decoding: how many of the parts, the first ones, decode.
     """
 
     reuses: list[Reuse] = field(default_factory=list)
     parts: list[ScheduledTokens] = field(default_factory=list)
+    num_decoding: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,26 +119,30 @@ class Scheduler:
             self.cache.acquire(sequence)
             sequence.status = SequenceStatus.RUNNING
             self.running.append(sequence)
-        step = Step()
         decoding = [s for s in self.running if s.num_uncomputed_tokens == 1]
+        step = Step(num_decoding=len(decoding))
         for sequence in decoding:
             self._plan(step, sequence, 1)
         budget = self._budget.tokens(len(decoding))
         for sequence in self.running:
-            if budget and sequence.num_uncomputed_tokens > 1:
+            if budget > 0 and sequence.num_uncomputed_tokens > 1:
                 budget -= self._plan(step, sequence, budget)
         return step
 
     def _plan(self, step: Step, sequence: Sequence, budget: int) -> int:
-        """Add a sequence's part to a step; return how many tokens it has."""
+        """Add a sequence's part to a step; return what it costs of the budget."""
+        cost = 0
         if not self.cache.is_placed(sequence):
             if self.cache.must_wait(sequence):
                 return 0
-            step.reuses.append(self.cache.place(sequence))
+            reuse = self.cache.place(sequence)
+            step.reuses.append(reuse)
+            if reuse.is_copy and step.num_decoding:  # else nobody is kept waiting
+                cost = self._budget.copy_tokens
         start, missing = sequence.num_computed_tokens, sequence.num_uncomputed_tokens
-        count = min(missing, budget, MAX_PART_TOKENS)
+        count = min(missing, max(budget - cost, 1), MAX_PART_TOKENS)
         step.parts.append(ScheduledTokens(sequence, start, start + count, count == missing))
-        return count
+        return cost + count
 
     def update(self, step: Step, drawn: Mapping[Sequence, DrawnToken], seconds: float) -> None:
         """Book a computed step.
@@ -145,9 +152,12 @@ class Scheduler:
             drawn: the token drawn for each sequence whose part of the step `samples`.
             seconds: how long it took.
         """
-        sizes = [part.end - part.start for part in step.parts]
-        num_decoding = sizes.count(1)
-        self._budget.observe(num_decoding, sum(sizes) - num_decoding, seconds)
+        self._budget.observe(
+            step.num_decoding,
+            sum(part.end - part.start for part in step.parts[step.num_decoding :]),
+            seconds,
+            num_copies=sum(reuse.is_copy for reuse in step.reuses),
+        )
         for part in step.parts:
             part.sequence.num_computed_tokens = part.end
             if part.samples:

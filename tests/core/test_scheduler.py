@@ -390,6 +390,8 @@ class RandomTraffic(RuleBasedStateMachine):
         step = self.scheduler.schedule()
         self.check_slots_are_given()
         self.check_plan(step)
+        if not step.parts:
+            return  # nothing to do, so nothing is computed
         drawn = {
             part.sequence: DrawnToken(data.draw(st.integers(0, 1)), data.draw(st.booleans()))
             for part in step.parts
