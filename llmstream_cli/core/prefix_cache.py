@@ -104,7 +104,7 @@ class PrefixCache:
     def _leader(self, sequence: Sequence) -> tuple[Sequence | None, int]:
         """Return who will have the longest prefix, where waiting for it saves enough."""
         leader = None
-        longest = self._reuse(sequence).num_tokens + self._min_copy_tokens - 1
+        longest = self.find_reuse(sequence).num_tokens + self._min_copy_tokens - 1
         for held in self._holds if self._partial else ():
             if held is None or held.slot is None:
                 continue
@@ -113,13 +113,21 @@ class PrefixCache:
                 leader, longest = held, common
         return leader, longest
 
-    def place(self, sequence: Sequence) -> Reuse:
-        """Make the sequence the content of its slot; it begins with what can be reused."""
-        reuse = self._reuse(sequence)
+    def find_reuse(self, sequence: Sequence) -> Reuse:
+        """Return how the sequence's slot is best prepared for it now."""
+        slot = sequence.slot
+        assert slot is not None
+        own = self._match(sequence, slot)
+        source, matched = self._longest_match(sequence)
+        if self._partial and matched - own >= self._min_copy_tokens:
+            return Reuse(slot, source, matched)
+        return Reuse(slot, slot, own)
+
+    def place(self, sequence: Sequence, reuse: Reuse) -> None:
+        """Make the sequence the content of its slot; it begins with what is reused."""
         sequence.num_computed_tokens = sequence.num_cached_tokens = reuse.num_tokens
         self._holds[reuse.slot] = sequence
         self._awaited.pop(sequence, None)
-        return reuse
 
     def is_placed(self, sequence: Sequence) -> bool:
         """Tell whether the sequence's slot holds its own tokens."""
@@ -131,15 +139,6 @@ class PrefixCache:
         self._idle[sequence.slot] = None
         self._awaited.pop(sequence, None)
         sequence.slot = None
-
-    def _reuse(self, sequence: Sequence) -> Reuse:
-        slot = sequence.slot
-        assert slot is not None
-        own = self._match(sequence, slot)
-        source, matched = self._longest_match(sequence)
-        if self._partial and matched - own >= self._min_copy_tokens:
-            return Reuse(slot, source, matched)
-        return Reuse(slot, slot, own)
 
     def _longest_match(self, sequence: Sequence) -> tuple[int, int]:
         """Return the slot with the longest common prefix, rather an idle one, and its length."""

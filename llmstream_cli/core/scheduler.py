@@ -13,7 +13,7 @@ Rules:
    a sequence decodes, comes before all that lack more: a long prompt never stops an answer.
 5. A step computes at most `max_batch_tokens` tokens, and `MAX_PART_TOKENS` of one sequence. What
    the `PrefillBudget` leaves beside the decoding sequences goes to prompts, the oldest first. A
-   stream that is copied for a prompt is paid for like so many of its tokens.
+   stream that is copied for a prompt is paid for like its tokens.
 6. A sequence ends once: by its last token, by its limits, or by `finish`. Its slot is free at once.
 
 Pure: no clock, no thread, no model.
@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llmstream_cli.core.api import FinishReason
-from llmstream_cli.core.budget import PrefillBudget
+from llmstream_cli.core.budget import PrefillBudget, Room
 from llmstream_cli.core.prefix_cache import PrefixCache, Reuse
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
 from llmstream_cli.errors import QueueFullError
@@ -121,28 +121,35 @@ class Scheduler:
             self.running.append(sequence)
         decoding = [s for s in self.running if s.num_uncomputed_tokens == 1]
         step = Step(num_decoding=len(decoding))
+        room = self._budget.room(len(decoding))
         for sequence in decoding:
+            self._begin(step, sequence, room)
             self._plan(step, sequence, 1)
-        budget = self._budget.tokens(len(decoding))
         for sequence in self.running:
-            if budget > 0 and sequence.num_uncomputed_tokens > 1:
-                budget -= self._plan(step, sequence, budget)
+            if room.is_full:
+                break
+            if sequence.num_uncomputed_tokens > 1 and self._begin(step, sequence, room):
+                wanted = min(sequence.num_uncomputed_tokens, MAX_PART_TOKENS)
+                count = room.take_tokens(sequence.num_computed_tokens, wanted)
+                self._plan(step, sequence, count)
         return step
 
-    def _plan(self, step: Step, sequence: Sequence, budget: int) -> int:
-        """Add a sequence's part to a step; return what it costs of the budget."""
-        cost = 0
-        if not self.cache.is_placed(sequence):
-            if self.cache.must_wait(sequence):
-                return 0
-            reuse = self.cache.place(sequence)
-            step.reuses.append(reuse)
-            if reuse.is_copy and step.num_decoding:  # else nobody is kept waiting
-                cost = self._budget.copy_tokens
+    def _begin(self, step: Step, sequence: Sequence, room: Room) -> bool:
+        """Place a sequence in its slot; False if it has to wait for a prefix or for time to copy."""
+        if self.cache.is_placed(sequence):
+            return True
+        if self.cache.must_wait(sequence):
+            return False
+        reuse = self.cache.find_reuse(sequence)
+        if reuse.is_copy and not room.take_copy():
+            return False
+        self.cache.place(sequence, reuse)
+        step.reuses.append(reuse)
+        return True
+
+    def _plan(self, step: Step, sequence: Sequence, count: int) -> None:
         start, missing = sequence.num_computed_tokens, sequence.num_uncomputed_tokens
-        count = min(missing, max(budget - cost, 1), MAX_PART_TOKENS)
         step.parts.append(ScheduledTokens(sequence, start, start + count, count == missing))
-        return cost + count
 
     def update(self, step: Step, drawn: Mapping[Sequence, DrawnToken], seconds: float) -> None:
         """Book a computed step.
@@ -154,7 +161,7 @@ class Scheduler:
         """
         self._budget.observe(
             step.num_decoding,
-            sum(part.end - part.start for part in step.parts[step.num_decoding :]),
+            [(part.start, part.end) for part in step.parts[step.num_decoding :]],
             seconds,
             num_copies=sum(reuse.is_copy for reuse in step.reuses),
         )
