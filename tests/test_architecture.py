@@ -66,7 +66,7 @@ def test_only_one_module_imports_llama_cpp() -> None:
 
 @pytest.mark.parametrize("module", PURE)
 def test_pure_modules_know_no_clock_thread_or_model(module: str) -> None:
-    standard = {"codecs", "collections", "dataclasses", "enum", "itertools", "typing"}
+    standard = {"array", "codecs", "collections", "dataclasses", "enum", "itertools", "typing"}
     pure = {*PURE, "api"}
     for imported in imported_modules(PACKAGE / "core" / f"{module}.py"):
         top, *rest = imported.split(".")

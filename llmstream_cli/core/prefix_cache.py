@@ -108,7 +108,7 @@ class PrefixCache:
         for held in self._holds if self._partial else ():
             if held is None or held.slot is None:
                 continue
-            common = common_prefix(sequence, held.token_ids, held.num_prompt_tokens)
+            common = sequence.common_prefix(held, held.num_prompt_tokens)
             if common > max(longest, held.num_computed_tokens):
                 leader, longest = held, common
         return leader, longest
@@ -152,26 +152,8 @@ class PrefixCache:
         held = self._holds[slot]
         if held is None or held is sequence:
             return 0
-        common = common_prefix(sequence, held.token_ids, held.num_computed_tokens)
+        common = sequence.common_prefix(held, held.num_computed_tokens)
         if self._partial:
             return common
         # Whole or not at all; and not from a sequence that still runs, as it cannot be copied.
         return common if common == held.num_computed_tokens and held.slot is None else 0
-
-
-def common_prefix(sequence: Sequence, tokens: list[int], num_tokens: int) -> int:
-    """Return how many of the first `num_tokens` tokens begin the sequence's prompt, but the last.
-
-    By halving, because a comparison of two slices runs in C.
-    """
-    prompt = sequence.token_ids
-    low, high = 0, min(num_tokens, sequence.num_prompt_tokens - 1)
-    if prompt[:1] != tokens[:1]:
-        return 0
-    while low < high:
-        middle = (low + high + 1) // 2
-        if prompt[low:middle] == tokens[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -134,13 +134,15 @@ def test_no_gap_is_longer_than_the_limit_and_the_time_is_used(
 
 
 def test_a_prompt_that_begins_deep_in_a_known_prefix_is_known_to_be_dear() -> None:
-    traffic = Traffic(SMALL, max_seqs=10)
+    traffic = Traffic(SMALL, max_seqs=20)
     longest = limit(traffic.decode(8))
     prefix = list(range(PROMPT_TOKENS))
     traffic.join(50, prefix)
     for _ in range(10):
         traffic.join(40)
     gaps = traffic.join(100, prefix)
+    begins = traffic.steps[-len(gaps)][0].parts[-1].start
+    assert begins == PROMPT_TOKENS
     assert max(gaps) <= longest
 
 
