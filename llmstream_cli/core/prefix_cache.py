@@ -39,6 +39,11 @@ class Reuse:
     source: int
     num_tokens: int
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether a stream is copied, which takes time."""
+        return self.source != self.slot
+
 
 class PrefixCache:
     """The slots, who owns them, and what they hold.
@@ -99,22 +104,30 @@ class PrefixCache:
     def _leader(self, sequence: Sequence) -> tuple[Sequence | None, int]:
         """Return who will have the longest prefix, where waiting for it saves enough."""
         leader = None
-        longest = self._reuse(sequence).num_tokens + self._min_copy_tokens - 1
+        longest = self.find_reuse(sequence).num_tokens + self._min_copy_tokens - 1
         for held in self._holds if self._partial else ():
             if held is None or held.slot is None:
                 continue
-            common = common_prefix(sequence, held.token_ids, held.num_prompt_tokens)
+            common = sequence.common_prefix(held, held.num_prompt_tokens)
             if common > max(longest, held.num_computed_tokens):
                 leader, longest = held, common
         return leader, longest
 
-    def place(self, sequence: Sequence) -> Reuse:
-        """Make the sequence the content of its slot; it begins with what can be reused."""
-        reuse = self._reuse(sequence)
+    def find_reuse(self, sequence: Sequence) -> Reuse:
+        """Return how the sequence's slot is best prepared for it now."""
+        slot = sequence.slot
+        assert slot is not None
+        own = self._match(sequence, slot)
+        source, matched = self._longest_match(sequence)
+        if self._partial and matched - own >= self._min_copy_tokens:
+            return Reuse(slot, source, matched)
+        return Reuse(slot, slot, own)
+
+    def place(self, sequence: Sequence, reuse: Reuse) -> None:
+        """Make the sequence the content of its slot; it begins with what is reused."""
         sequence.num_computed_tokens = sequence.num_cached_tokens = reuse.num_tokens
         self._holds[reuse.slot] = sequence
         self._awaited.pop(sequence, None)
-        return reuse
 
     def is_placed(self, sequence: Sequence) -> bool:
         """Tell whether the sequence's slot holds its own tokens."""
@@ -126,15 +139,6 @@ class PrefixCache:
         self._idle[sequence.slot] = None
         self._awaited.pop(sequence, None)
         sequence.slot = None
-
-    def _reuse(self, sequence: Sequence) -> Reuse:
-        slot = sequence.slot
-        assert slot is not None
-        own = self._match(sequence, slot)
-        source, matched = self._longest_match(sequence)
-        if self._partial and matched - own >= self._min_copy_tokens:
-            return Reuse(slot, source, matched)
-        return Reuse(slot, slot, own)
 
     def _longest_match(self, sequence: Sequence) -> tuple[int, int]:
         """Return the slot with the longest common prefix, rather an idle one, and its length."""
@@ -148,26 +152,8 @@ class PrefixCache:
         held = self._holds[slot]
         if held is None or held is sequence:
             return 0
-        common = common_prefix(sequence, held.token_ids, held.num_computed_tokens)
+        common = sequence.common_prefix(held, held.num_computed_tokens)
         if self._partial:
             return common
         # Whole or not at all; and not from a sequence that still runs, as it cannot be copied.
         return common if common == held.num_computed_tokens and held.slot is None else 0
-
-
-def common_prefix(sequence: Sequence, tokens: list[int], num_tokens: int) -> int:
-    """Return how many of the first `num_tokens` tokens begin the sequence's prompt, but the last.
-
-    By halving, because a comparison of two slices runs in C.
-    """
-    prompt = sequence.token_ids
-    low, high = 0, min(num_tokens, sequence.num_prompt_tokens - 1)
-    if prompt[:1] != tokens[:1]:
-        return 0
-    while low < high:
-        middle = (low + high + 1) // 2
-        if prompt[low:middle] == tokens[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -12,7 +12,8 @@ Rules:
 4. Every running sequence catches up with its tokens. One that lacks a single token, which is how
    a sequence decodes, comes before all that lack more: a long prompt never stops an answer.
 5. A step computes at most `max_batch_tokens` tokens, and `MAX_PART_TOKENS` of one sequence. What
-   the `PrefillBudget` leaves beside the decoding sequences goes to prompts, the oldest first.
+   the `PrefillBudget` leaves beside the decoding sequences goes to prompts, the oldest first. A
+   stream that is copied for a prompt is paid for like its tokens.
 6. A sequence ends once: by its last token, by its limits, or by `finish`. Its slot is free at once.
 
 Pure: no clock, no thread, no model.
@@ -23,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llmstream_cli.core.api import DrawnLogprob, FinishReason
-from llmstream_cli.core.budget import PrefillBudget
+from llmstream_cli.core.budget import PrefillBudget, Room
 from llmstream_cli.core.prefix_cache import PrefixCache, Reuse
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
 from llmstream_cli.errors import QueueFullError
@@ -58,10 +59,12 @@ class Step:
     Attributes:
         reuses: how to prepare the slots of sequences that begin; in this order, before all parts.
         parts: what to compute, in one batch.
+        num_decoding: how many of the parts, the first ones, decode.
     """
 
     reuses: list[Reuse] = field(default_factory=list)
     parts: list[ScheduledTokens] = field(default_factory=list)
+    num_decoding: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,26 +126,37 @@ class Scheduler:
             self.cache.acquire(sequence)
             sequence.status = SequenceStatus.RUNNING
             self.running.append(sequence)
-        step = Step()
         decoding = [s for s in self.running if s.num_uncomputed_tokens == 1]
+        step = Step(num_decoding=len(decoding))
+        room = self._budget.room(len(decoding))
         for sequence in decoding:
+            self._begin(step, sequence, room)
             self._plan(step, sequence, 1)
-        budget = self._budget.tokens(len(decoding))
         for sequence in self.running:
-            if budget and sequence.num_uncomputed_tokens > 1:
-                budget -= self._plan(step, sequence, budget)
+            if room.is_full:
+                break
+            if sequence.num_uncomputed_tokens > 1 and self._begin(step, sequence, room):
+                wanted = min(sequence.num_uncomputed_tokens, MAX_PART_TOKENS)
+                count = room.take_tokens(sequence.num_computed_tokens, wanted)
+                self._plan(step, sequence, count)
         return step
 
-    def _plan(self, step: Step, sequence: Sequence, budget: int) -> int:
-        """Add a sequence's part to a step; return how many tokens it has."""
-        if not self.cache.is_placed(sequence):
-            if self.cache.must_wait(sequence):
-                return 0
-            step.reuses.append(self.cache.place(sequence))
+    def _begin(self, step: Step, sequence: Sequence, room: Room) -> bool:
+        """Place a sequence in its slot; False if it has to wait for a prefix or for time to copy."""
+        if self.cache.is_placed(sequence):
+            return True
+        if self.cache.must_wait(sequence):
+            return False
+        reuse = self.cache.find_reuse(sequence)
+        if reuse.is_copy and not room.take_copy():
+            return False
+        self.cache.place(sequence, reuse)
+        step.reuses.append(reuse)
+        return True
+
+    def _plan(self, step: Step, sequence: Sequence, count: int) -> None:
         start, missing = sequence.num_computed_tokens, sequence.num_uncomputed_tokens
-        count = min(missing, budget, MAX_PART_TOKENS)
         step.parts.append(ScheduledTokens(sequence, start, start + count, count == missing))
-        return count
 
     def update(self, step: Step, drawn: Mapping[Sequence, DrawnToken], seconds: float) -> None:
         """Book a computed step.
@@ -153,9 +167,12 @@ class Scheduler:
                 none could be drawn is missing, and has to be finished.
             seconds: how long it took.
         """
-        sizes = [part.end - part.start for part in step.parts]
-        num_decoding = sizes.count(1)
-        self._budget.observe(num_decoding, sum(sizes) - num_decoding, seconds)
+        self._budget.observe(
+            step.num_decoding,
+            [(part.start, part.end) for part in step.parts[step.num_decoding :]],
+            seconds,
+            num_copies=sum(reuse.is_copy for reuse in step.reuses),
+        )
         for part in step.parts:
             part.sequence.num_computed_tokens = part.end
             if part.sequence in drawn:

@@ -27,30 +27,38 @@ class FakeRunner:
     """Keeps a KV cache of plain lists, one for each slot, and lets `model` continue them.
 
     What it draws depends on nothing but the cache: a slot that two sequences share, or a token
-    that was left out, spoils the answers as it would on a real model. Each step takes a second.
+    that was left out, spoils the answers as it would on a real model.
 
     Args:
         model: draws the token after those in the cache.
-        clock: what a step's second is added to.
+        clock: what a step's seconds are added to.
+        partial: whether the tail of a slot can be forgotten, and a slot be copied.
 
     Attributes:
         cache: the tokens computed in each slot.
         params: those of every sequence that was added and not yet removed.
         removed: the sequences that were removed, in order.
         add_error: raised by the next `add`, once.
-        run_error: raised by the next `run`, once.
+        run_error: raised by the next `run`, once, when the slots are prepared.
         draw_errors: what the next token of a sequence is drawn as, once.
+        step_seconds: what a step takes.
+        step: the last one that was asked for.
     """
 
-    def __init__(self, model: Callable[[list[int]], DrawnToken], clock: FakeClock) -> None:
+    def __init__(
+        self, model: Callable[[list[int]], DrawnToken], clock: FakeClock, *, partial: bool = True
+    ) -> None:
         self._model = model
         self._clock = clock
+        self._partial = partial
         self.cache: dict[int, list[int]] = {}
         self.params: dict[Sequence, SamplingParams] = {}
         self.removed: list[Sequence] = []
         self.add_error: Exception | None = None
         self.run_error: Exception | None = None
         self.draw_errors: dict[Sequence, EngineError] = {}
+        self.step_seconds = 1.0
+        self.step = Step()
 
     def add(self, sequence: Sequence, params: SamplingParams, constraint: object = None) -> None:
         error, self.add_error = self.add_error, None
@@ -64,14 +72,17 @@ class FakeRunner:
         self.removed.append(sequence)
 
     def run(self, step: Step) -> dict[Sequence, DrawnToken | EngineError]:
+        self.step = step
+        assert step.parts
+        self._clock.now += self.step_seconds
+        for reuse in step.reuses:
+            source = self.cache.get(reuse.source, [])
+            assert reuse.num_tokens <= len(source)
+            assert self._partial or (not reuse.is_copy and reuse.num_tokens in {0, len(source)})
+            self.cache[reuse.slot] = source[: reuse.num_tokens]
         error, self.run_error = self.run_error, None
         if error is not None:
             raise error
-        assert step.parts
-        self._clock.now += 1.0
-        for reuse in step.reuses:
-            self.cache[reuse.slot] = self.cache.get(reuse.source, [])[: reuse.num_tokens]
-            assert len(self.cache[reuse.slot]) == reuse.num_tokens
         return {
             part.sequence: self.draw_errors.pop(part.sequence, token)
             for part in step.parts

@@ -10,7 +10,7 @@ def finished(cache: PrefixCache, tokens: list[int]) -> int:
     """Run a sequence to its end; return the slot that keeps its tokens."""
     sequence = Sequence(tokens)
     cache.acquire(sequence)
-    cache.place(sequence)
+    cache.place(sequence, cache.find_reuse(sequence))
     sequence.num_computed_tokens = len(tokens)
     slot = sequence.slot
     assert slot is not None
@@ -21,7 +21,9 @@ def finished(cache: PrefixCache, tokens: list[int]) -> int:
 def begun(cache: PrefixCache, tokens: list[int]) -> Reuse:
     sequence = Sequence(tokens)
     cache.acquire(sequence)
-    return cache.place(sequence)
+    reuse = cache.find_reuse(sequence)
+    cache.place(sequence, reuse)
+    return reuse
 
 
 def test_a_conversation_goes_on_in_its_own_slot() -> None:

@@ -1,0 +1,326 @@
+"""Random traffic through the whole core: every rule at any time, and what always holds.
+
+The fake model draws each token from all that is in the slot, so whatever goes wrong with a slot
+changes an answer; and every answer is known beforehand from its prompt alone.
+"""
+
+import zlib
+from array import array
+from collections import deque
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from llmstream_cli.core.api import Chunk, FinishReason, SamplingParams
+from llmstream_cli.core.engine_core import EngineCore
+from llmstream_cli.core.prefix_cache import PrefixCache
+from llmstream_cli.core.scheduler import MAX_PART_TOKENS, DrawnToken, Scheduler
+from llmstream_cli.core.sequence import SequenceStatus
+from llmstream_cli.errors import EngineError, QueueFullError, StepRefusedError
+from tests.core.fakes import FakeClock, FakeRunner
+from tests.core.test_stop import oracle
+
+CTX_SIZE = 140
+PIECES = [b"a", b"b", b"ab", b"\xc3", b"\xa9", b"\xe2\x82", b"\xac", b"", b"\xff"]
+FIRST_PIECE = 10  # prompts are made of the tokens below
+
+# Two long texts that part in the middle, so prompts share short and long prefixes.
+TEXTS = [[1, 2] * 45, [1, 2] * 20 + [3] * 50]
+prompts = st.builds(
+    lambda text, length, rest: [*text[:length], *rest],
+    st.sampled_from(TEXTS),
+    st.integers(0, 90),
+    st.lists(st.integers(4, 6), min_size=1, max_size=30),
+)
+params = st.builds(
+    SamplingParams,
+    max_tokens=st.none() | st.integers(1, 12),
+    stop=st.lists(st.text("abé€", min_size=1, max_size=3), max_size=2).map(tuple),
+)
+
+
+def draw(tokens: list[int]) -> DrawnToken:
+    """The fake model: a hash of everything before decides, and one in ten tokens is the last."""
+    number = zlib.crc32(array("i", tokens).tobytes())
+    return DrawnToken(FIRST_PIECE + number // 10 % len(PIECES), ends_turn=number % 10 == 0)
+
+
+def piece(token: int) -> bytes:
+    return PIECES[token - FIRST_PIECE]
+
+
+@dataclass
+class Request:
+    """A request that was taken, what it has to answer, and what has come of it."""
+
+    number: int
+    prompt: list[int]
+    params: SamplingParams
+    slow: bool  # its consumer takes the chunks late, or never
+    chunks: list[Chunk] = field(default_factory=list)  # that the consumer has taken
+    untaken: deque[Chunk] = field(default_factory=deque)
+    num_ends: int = 0
+
+    def expect(self) -> tuple[list[int], str, FinishReason]:
+        """The tokens, the text and the reason, if it is left alone."""
+        drawn: list[int] = []
+        data = b""
+        while True:
+            token = draw([*self.prompt, *drawn])
+            if token.ends_turn:
+                return drawn, data.decode("utf-8", "replace"), FinishReason.STOP
+            drawn.append(token.token_id)
+            data += piece(token.token_id)
+            answer, stopped = oracle(self.params.stop, data.decode("utf-8", "replace"))
+            if stopped:
+                return drawn, answer, FinishReason.STOP
+            full = len(self.prompt) + len(drawn) > CTX_SIZE
+            if full or len(drawn) == self.params.max_tokens:
+                return drawn, answer, FinishReason.LENGTH
+
+    @property
+    def has_begun(self) -> bool:
+        return bool(self.chunks or self.untaken)
+
+    def receive(self, result: Chunk | EngineError) -> None:
+        assert self.num_ends == 0
+        if isinstance(result, Chunk):
+            self.untaken.append(result)
+            self.num_ends += result.finish_reason is not None
+        else:
+            self.num_ends += 1
+        if not self.slow:
+            self.take(len(self.untaken))
+
+    def take(self, number: int) -> None:
+        for _ in range(min(number, len(self.untaken))):
+            self.chunks.append(self.untaken.popleft())
+        self.check()
+
+    def check(self) -> None:
+        """What was taken so far is how the answer has to begin, or all of it."""
+        tokens, text, reason = self.expect()
+        got = [token for chunk in self.chunks for token in chunk.token_ids]
+        assert got == tokens[: len(got)]
+        assert all(chunk.finish_reason is None for chunk in self.chunks[:-1])
+        answer = "".join(chunk.text for chunk in self.chunks)
+        end = self.chunks[-1].finish_reason if self.chunks else None
+        if end is FinishReason.CANCELLED:
+            data = b"".join(map(piece, got))
+            assert answer == data.decode("utf-8", "replace")
+        elif end is not None:
+            assert (got, answer, end) == (tokens, text, reason)
+        else:
+            assert text.startswith(answer)
+
+
+class Traffic(RuleBasedStateMachine):
+    """Requests come, are read, given up, refused, and fail, in any order."""
+
+    @initialize(
+        max_seqs=st.integers(1, 5),
+        more_tokens=st.integers(0, 90),
+        max_queue=st.integers(0, 4),
+        min_copy_tokens=st.integers(1, 20),
+        partial=st.booleans(),
+    )
+    def start(
+        self, max_seqs: int, more_tokens: int, max_queue: int, min_copy_tokens: int, partial: bool
+    ) -> None:
+        self.max_seqs = max_seqs
+        self.max_batch_tokens = max_seqs + more_tokens
+        self.max_queue = max_queue
+        self.min_copy_tokens = min_copy_tokens
+        self.partial = partial
+        self.requests: list[Request] = []
+        self.start_core()
+
+    def start_core(self) -> None:
+        self.clock = FakeClock()
+        self.runner = FakeRunner(draw, self.clock, partial=self.partial)
+        self.cache = PrefixCache(
+            self.max_seqs, min_copy_tokens=self.min_copy_tokens, partial=self.partial
+        )
+        self.scheduler = Scheduler(
+            self.cache,
+            max_batch_tokens=self.max_batch_tokens,
+            ctx_size=CTX_SIZE,
+            max_queue=self.max_queue,
+        )
+        self.core = EngineCore(self.runner, self.scheduler, piece, self.clock)
+        self.live: dict[int, Request] = {}  # in the order of their arrival
+        self.prompts_waited = 0  # steps in a row without a token of the prompts that wait
+
+    @rule(prompt=prompts, params=params, slow=st.booleans())
+    def submit(self, prompt: list[int], params: SamplingParams, slow: bool) -> None:
+        request = Request(len(self.requests), prompt, params, slow)
+        if len(self.scheduler.waiting) >= self.max_queue + self.cache.num_idle:
+            with pytest.raises(QueueFullError):
+                self.core.add(request.number, prompt, params)
+            return
+        self.core.add(request.number, prompt, params)
+        self.requests.append(request)
+        self.live[request.number] = request
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.requests)
+    def go_on(self, data: st.DataObject) -> None:
+        """A conversation's next turn: the prompt is all that an earlier answer had."""
+        earlier = data.draw(st.sampled_from(self.requests))
+        tokens = [token for chunk in earlier.chunks for token in chunk.token_ids]
+        self.submit([*earlier.prompt, *tokens, 5][: CTX_SIZE - 1], SamplingParams(), slow=False)
+
+    @rule(prompt=prompts)
+    @precondition(lambda self: len(self.scheduler.waiting) < self.max_queue)
+    def submit_what_the_runner_refuses(self, prompt: list[int]) -> None:
+        self.runner.add_error = EngineError("no memory")
+        with pytest.raises(EngineError, match="no memory"):
+            self.core.add(len(self.requests), prompt, SamplingParams())
+        assert self.core.cancel(len(self.requests)) is None
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.requests)
+    def cancel(self, data: st.DataObject) -> None:
+        request = data.draw(st.sampled_from(self.requests))
+        chunk = self.core.cancel(request.number)
+        assert (chunk is not None) == (self.live.pop(request.number, None) is not None)
+        if chunk is not None:
+            assert chunk.finish_reason is FinishReason.CANCELLED
+            request.receive(chunk)
+
+    @rule(data=st.data(), number=st.integers(1, 5))
+    @precondition(lambda self: any(request.untaken for request in self.requests))
+    def read_late(self, data: st.DataObject, number: int) -> None:
+        behind = [request for request in self.requests if request.untaken]
+        data.draw(st.sampled_from(behind)).take(number)
+
+    @rule(seconds=st.sampled_from([0.0, 0.001, 0.02, 0.3, 5.0]), number=st.integers(1, 6))
+    @precondition(lambda self: self.core.has_work)
+    def step(self, seconds: float, number: int) -> None:
+        self.runner.step_seconds = seconds
+        for _ in range(number):
+            if self.core.has_work:
+                self.step_once()
+
+    def step_once(self) -> None:
+        decoding = {number for number, request in self.live.items() if request.has_begun}
+        results = self.core.step()
+        assert len({number for number, _ in results}) == len(results)
+        assert decoding <= {number for number, _ in results}  # however slow their consumers
+        for number, result in results:
+            assert isinstance(result, Chunk)
+            self.live[number].receive(result)
+            if result.finish_reason is not None:
+                del self.live[number]
+        self.check_step()
+
+    def check_step(self) -> None:
+        step = self.runner.step
+        sizes = [part.end - part.start for part in step.parts]
+        assert 0 < sum(sizes) <= self.max_batch_tokens
+        assert max(sizes) <= MAX_PART_TOKENS
+        assert len({part.sequence for part in step.parts}) == len(sizes)
+        # Prompts may pause for a step that measures the decoding, and for no longer.
+        begun = step.parts[step.num_decoding :]
+        waits = any(s.num_uncomputed_tokens > 1 for s in self.scheduler.running)
+        self.prompts_waited = 0 if begun or not waits else self.prompts_waited + 1
+        assert self.prompts_waited <= 1
+
+    @rule()
+    @precondition(lambda self: self.core.has_work)
+    def step_that_is_refused(self) -> None:
+        self.runner.run_error = StepRefusedError("no free cell in the KV cache")
+        results = self.core.step()
+        assert len(results) == len(self.runner.step.parts) > 0
+        for number, result in results:
+            assert isinstance(result, StepRefusedError)
+            self.live.pop(number).receive(result)
+
+    @rule()
+    @precondition(lambda self: self.core.has_work)
+    def crash(self) -> None:
+        """The engine is lost, which its owner tells everybody; a new one starts empty."""
+        self.runner.run_error = EngineError("lost")
+        with pytest.raises(EngineError, match="lost") as caught:
+            self.core.step()
+        for request in self.live.values():
+            request.receive(caught.value)
+        self.start_core()
+
+    @invariant()
+    def nobody_overtakes(self) -> None:
+        """Slots are given in the order of arrival, to all who have not ended."""
+        order = list(self.runner.params)  # the sequences of `live`
+        assert [*self.scheduler.running, *self.scheduler.waiting] == order
+        assert [sequence.num_prompt_tokens for sequence in order] == [
+            len(request.prompt) for request in self.live.values()
+        ]
+
+    @invariant()
+    def a_slot_is_free_or_somebodys(self) -> None:
+        slots = [sequence.slot for sequence in self.scheduler.running]
+        assert None not in slots
+        assert len(set(slots)) == len(slots)
+        assert len(slots) + self.cache.num_idle == self.max_seqs
+
+    @invariant()
+    def the_queue_is_bounded(self) -> None:
+        assert len(self.scheduler.waiting) <= self.max_queue + self.cache.num_idle
+        metrics = self.core.metrics()
+        assert metrics.running + metrics.waiting == len(self.live)
+
+    @invariant()
+    def the_books_balance(self) -> None:
+        held = {slot: s for slot, s in enumerate(self.cache._holds) if s is not None}
+        assert set(self.runner.cache) == set(held)
+        for slot, sequence in held.items():
+            assert self.runner.cache[slot] == sequence.token_ids[: sequence.num_computed_tokens]
+            assert len(self.runner.cache[slot]) == sequence.num_computed_tokens <= CTX_SIZE
+        assert self.core.metrics().cache_tokens == sum(map(len, self.runner.cache.values()))
+        for sequence in self.runner.params:
+            assert 0 < sequence.num_uncomputed_tokens
+            assert sequence.num_cached_tokens <= sequence.num_computed_tokens
+
+    @invariant()
+    def whoever_waits_for_a_prefix_waits_for_one_who_computes_it(self) -> None:
+        for follower, (leader, common) in self.cache._awaited.items():
+            assert follower.status is SequenceStatus.RUNNING
+            assert not self.cache.is_placed(follower)
+            assert common <= leader.num_prompt_tokens
+            if leader.slot is not None:
+                assert self.cache.is_placed(leader)
+
+    @invariant()
+    def each_request_ends_once(self) -> None:
+        for request in self.requests:
+            assert request.num_ends == (request.number not in self.live)
+
+    def teardown(self) -> None:
+        """Whatever is left comes to its end, and leaves nothing behind."""
+        if not hasattr(self, "core"):
+            return  # not even started
+        for _ in range(10_000):
+            if not self.core.has_work:
+                break
+            self.step_once()
+        assert not self.live
+        for request in self.requests:
+            request.take(len(request.untaken))
+        self.each_request_ends_once()
+        self.the_books_balance()
+        assert self.cache.num_idle == self.max_seqs
+        assert not self.cache._awaited
+        assert not self.runner.params
+
+
+TestTraffic = Traffic.TestCase
+TestTraffic.settings = settings(max_examples=150, stateful_step_count=50)
