@@ -19,7 +19,8 @@ ALLOWED = {
     "core": {"prompts"},
     "prompts": set[str](),
     "models": set[str](),
-    "cli": {"core", "models", "prompts"},
+    "cli": {"core", "models", "prompts", "server"},
+    "server": {"core", "prompts"},
     "__main__": {"cli"},
     "__init__": set[str](),
 }
