@@ -12,7 +12,7 @@ from llmstream_cli.server.served import ServedModel
 
 _TAG = ":latest"
 _NEVER = "9999-12-31T23:59:59Z"
-_QUANTIZATION = re.compile(r"(?:[IT]?Q|BF|F|MXFP)\d\w*(?: - (?P<size>[SML]))?")
+_QUANTIZATION = re.compile(r"\b(?:[IT]?Q|BF|F|MXFP|NVFP)\d\w*(?: - (?P<size>[SML]))?")
 _PARAMETERS = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n")
 
 _INTEGER = re.compile(r"-?\d{1,19}")

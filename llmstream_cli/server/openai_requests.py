@@ -36,6 +36,7 @@ _ROLES: dict[str, Role] = {
     "user": "user",
     "assistant": "assistant",
 }
+_MAX_TOKEN_IDS = 2**31  # llama.cpp keeps them in 32 bits
 _NO_BOUND = -1  # what llama-server and LangChain call no limit of tokens
 
 
@@ -231,16 +232,27 @@ class ChatCompletionRequest(_SamplingFields):
 
 
 def _as_prompts(value: object) -> object:
-    """Make a list of prompts of any of the four shapes that OpenAI's API takes."""
-    if isinstance(value, str):
+    """Make a list of prompts of any of the four shapes that OpenAI's API takes.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if isinstance(value, str) or _is_token_ids(value):
         return [value]
-    if isinstance(value, list) and value and all(isinstance(token, int) for token in value):
-        return [value]
-    return value
+    if isinstance(value, list) and all(isinstance(one, str) or _is_token_ids(one) for one in value):
+        return value
+    raise ValueError("must be a string, a list of strings, or lists of token ids")
 
 
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-Prompt = str | Annotated[list[TokenId], Field(min_length=1)]
+def _is_token_ids(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(type(token) is int and 0 <= token < _MAX_TOKEN_IDS for token in value)
+    )
+
+
+Prompt = str | list[int]
 
 
 class CompletionRequest(_SamplingFields):
