@@ -24,23 +24,18 @@ from llmstream_cli.server.dialect import (
 
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 _NO_BOUND = {-1, -2}  # of num_predict: without end, and until the context is full
-_CLIENT_NAMES = {
-    "max_tokens": "options.num_predict",
-    "logprobs": "top_logprobs",
-    **{
-        name: f"options.{name}"
-        for name in (
-            "temperature",
-            "top_k",
-            "top_p",
-            "min_p",
-            "repeat_penalty",
-            "repeat_last_n",
-            "presence_penalty",
-            "frequency_penalty",
-            "seed",
-        )
-    },
+_SAME_NAMES = {
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repeat_penalty",
+    "repeat_last_n",
+    "presence_penalty",
+    "frequency_penalty",
+}
+_CLIENT_NAMES = {"max_tokens": "options.num_predict", "logprobs": "top_logprobs"} | {
+    name: f"options.{name}" for name in _SAME_NAMES
 }
 
 ModelName = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
@@ -51,7 +46,7 @@ class _Fields(BaseModel):
     model_config = ConfigDict(allow_inf_nan=False, frozen=True, populate_by_name=True)
 
 
-class Options(_Fields):
+class OllamaOptions(_Fields):
     """How to draw; `null` is the server's default."""
 
     temperature: float | None = None
@@ -81,18 +76,9 @@ class Options(_Fields):
         for name, neutral in (("mirostat", 0), ("tfs_z", 1), ("typical_p", 1)):
             if getattr(self, name) not in (None, neutral):
                 raise _refusal(f"options.{name}", f"{name} is not supported; leave it out")
-        values: dict[str, Any] = {
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-            "min_p": self.min_p,
-            "repeat_penalty": self.repeat_penalty,
-            "repeat_last_n": self.repeat_last_n,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
-            "stop": None if self.stop is None else tuple(self.stop),
-        }
-        given = {name: value for name, value in values.items() if value is not None}
+        given = self.model_dump(include=_SAME_NAMES, exclude_none=True)
+        if self.stop is not None:
+            given["stop"] = tuple(self.stop)
         if self.seed is not None:  # -1 gives None, which is a value here
             given["seed"] = seed_param(self.seed)
         if self.num_predict is not None:
@@ -105,7 +91,7 @@ class _GenerationFields(_Fields):
 
     model: ModelName | None = None
     stream: bool | None = None
-    options: Options | None = None
+    options: OllamaOptions | None = None
     format: Any = None
     think: bool | str | None = None
     keep_alive: Any = None  # the model stays loaded
@@ -134,7 +120,7 @@ class _GenerationFields(_Fields):
         return sampling_params(defaults, given, _CLIENT_NAMES)
 
 
-class ChatMessage(_Fields):
+class OllamaMessage(_Fields):
     """One turn."""
 
     role: str
@@ -146,7 +132,7 @@ class ChatMessage(_Fields):
 class ChatRequest(_GenerationFields):
     """Body of `POST /api/chat`."""
 
-    messages: Annotated[list[ChatMessage] | None, Field(max_length=MAX_MESSAGES)] = None
+    messages: Annotated[list[OllamaMessage] | None, Field(max_length=MAX_MESSAGES)] = None
     tools: list[Any] | None = None
 
     def generation_request(self, defaults: SamplingParams) -> GenerationRequest | None:
@@ -210,7 +196,7 @@ class ShowRequest(_Fields):
     model: Annotated[ModelName | None, Field(validation_alias=AliasChoices("model", "name"))] = None
 
 
-def _message(message: ChatMessage, where: str) -> Message:
+def _message(message: OllamaMessage, where: str) -> Message:
     role = _ROLES.get(message.role)
     if role is None:
         raise _refusal(

@@ -22,7 +22,7 @@ Route = Literal["chat", "generate"]
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class LineFormat:
     """What the lines of one response have in common.
 
     Attributes:
@@ -88,8 +88,8 @@ class LineEncoder:
     content_type = NDJSON
     heartbeat = b""  # clients parse every line
 
-    def __init__(self, reply: Reply) -> None:
-        self._reply = reply
+    def __init__(self, format_: LineFormat) -> None:
+        self._format = format_
         self._logprobs = AlignedLogprobs()
 
     def begin(self) -> bytes:
@@ -101,10 +101,10 @@ class LineEncoder:
         assert index == 0
         located = self._logprobs.push(chunk.text, chunk.logprobs)
         lines = b""
-        if chunk.text or (located and self._reply.with_logprobs):
-            lines = dump_line(self._reply.line(chunk.text, located)) + b"\n"
+        if chunk.text or (located and self._format.with_logprobs):
+            lines = dump_line(self._format.line(chunk.text, located)) + b"\n"
         if chunk.finish_reason is not None:
-            lines += dump_line(self._reply.last(chunk.finish_reason, chunk.usage)) + b"\n"
+            lines += dump_line(self._format.last(chunk.finish_reason, chunk.usage)) + b"\n"
         return lines
 
     def end(self) -> bytes:

@@ -8,77 +8,86 @@ from quart import Blueprint, Response
 
 import llmstream_cli
 from llmstream_cli.server.body import read_model
-from llmstream_cli.server.context import server_context
 from llmstream_cli.server.dialect import json_response
+from llmstream_cli.server.openapi import Operation, Reply
 from llmstream_cli.server.openai_requests import ChatCompletionRequest, CompletionRequest
 from llmstream_cli.server.openai_responses import (
     ChatEncoder,
     CompletionEncoder,
-    Head,
+    Shape,
     chat_completion,
     completion,
 )
 from llmstream_cli.server.respond import collect, stream
-from llmstream_cli.server.served import ServedModel
-
-blueprint = Blueprint("openai", __name__, url_prefix="/v1")
+from llmstream_cli.server.served import ServedModel, ServedModels
 
 
-@blueprint.post("/chat/completions")
-async def chat_completions() -> Response:
-    """Answer a conversation."""
+def openai_routes(models: ServedModels) -> Blueprint:
+    """Return the routes."""
+    blueprint = Blueprint("openai", __name__, url_prefix="/v1")
+
+    @blueprint.post("/chat/completions")
+    async def chat_completions() -> Response:
+        return await _chat(models)
+
+    @blueprint.post("/completions")
+    async def completions() -> Response:
+        return await _complete(models)
+
+    @blueprint.get("/models")
+    async def list_models() -> Response:
+        data = [_model(served) for served in models.models]
+        return json_response({"object": "list", "data": data})
+
+    @blueprint.get("/models/<path:name>")  # a name may have slashes
+    async def retrieve_model(name: str) -> Response:
+        return json_response(_model(models.find(name)))
+
+    return blueprint
+
+
+async def _chat(models: ServedModels) -> Response:
     body = await read_model(ChatCompletionRequest)
-    served = server_context().models.find(body.model)
+    served = models.find(body.model)
     requests = body.generation_requests(served.sampling)
-    head, with_logprobs = _head("chatcmpl", served), bool(body.logprobs)
+    shape = _shape("chatcmpl", served, body, len(requests))
     if body.stream:
-        encoder = ChatEncoder(
-            head,
-            num_answers=len(requests),
-            num_choices=body.num_choices,
-            with_usage=body.includes_usage,
-            with_logprobs=with_logprobs,
-        )
-        return await stream(served.engine, requests, encoder)
-    answers = await collect(served.engine, requests)
-    return json_response(
-        chat_completion(head, answers, num_choices=body.num_choices, with_logprobs=with_logprobs)
-    )
+        return await stream(served.engine, requests, ChatEncoder(shape))
+    return json_response(chat_completion(shape, await collect(served.engine, requests)))
 
 
-@blueprint.post("/completions")
-async def completions() -> Response:
-    """Continue prompts."""
+async def _complete(models: ServedModels) -> Response:
     body = await read_model(CompletionRequest)
-    served = server_context().models.find(body.model)
+    served = models.find(body.model)
     requests = body.generation_requests(served.sampling)
-    head, with_logprobs = _head("cmpl", served), body.logprobs is not None
+    shape = _shape("cmpl", served, body, len(requests))
     if body.stream:
-        encoder = CompletionEncoder(
-            head,
-            num_answers=len(requests),
-            num_choices=body.num_choices,
-            with_usage=body.includes_usage,
-            with_logprobs=with_logprobs,
-        )
-        return await stream(served.engine, requests, encoder)
-    answers = await collect(served.engine, requests)
-    return json_response(
-        completion(head, answers, num_choices=body.num_choices, with_logprobs=with_logprobs)
+        return await stream(served.engine, requests, CompletionEncoder(shape))
+    return json_response(completion(shape, await collect(served.engine, requests)))
+
+
+def _shape(
+    prefix: str,
+    served: ServedModel,
+    body: ChatCompletionRequest | CompletionRequest,
+    num_answers: int,
+) -> Shape:
+    return Shape(
+        id=f"{prefix}-{uuid.uuid4().hex}",
+        created=int(time.time()),
+        model=served.name,
+        system_fingerprint=_system_fingerprint(served),
+        num_answers=num_answers,
+        num_choices=body.num_choices,
+        with_usage=body.includes_usage,
+        with_logprobs=body.includes_logprobs,
     )
 
 
-@blueprint.get("/models")
-async def models() -> Response:
-    """List what is served."""
-    data = [_model(served) for served in server_context().models.models]
-    return json_response({"object": "list", "data": data})
-
-
-@blueprint.get("/models/<path:name>")
-async def model(name: str) -> Response:
-    """Describe one model."""
-    return json_response(_model(server_context().models.find(name)))
+def _system_fingerprint(served: ServedModel) -> str:
+    """Name all that decides what a seed draws: program, model file, and the server's defaults."""
+    parts = (llmstream_cli.__version__, served.name, served.created, served.sampling)
+    return "fp_" + hashlib.sha256(repr(parts).encode()).hexdigest()[:10]
 
 
 def _model(served: ServedModel) -> dict[str, object]:
@@ -90,16 +99,22 @@ def _model(served: ServedModel) -> dict[str, object]:
     }
 
 
-def _head(prefix: str, served: ServedModel) -> Head:
-    return Head(
-        id=f"{prefix}-{uuid.uuid4().hex}",
-        created=int(time.time()),
-        model=served.name,
-        system_fingerprint=_system_fingerprint(served),
-    )
-
-
-def _system_fingerprint(served: ServedModel) -> str:
-    """Name all that decides what a seed draws: program, model file, and the server's defaults."""
-    parts = (llmstream_cli.__version__, served.name, served.created, served.sampling)
-    return "fp_" + hashlib.sha256(repr(parts).encode()).hexdigest()[:10]
+OPERATIONS = (
+    Operation(
+        "post",
+        "/v1/chat/completions",
+        "Answer a conversation, as OpenAI's API does",
+        "With `stream`, the answer comes as server-sent events and ends in `[DONE]`.",
+        request=ChatCompletionRequest,
+        replies=(Reply(200, "The answer."),),
+    ),
+    Operation(
+        "post",
+        "/v1/completions",
+        "Continue prompts, as OpenAI's API does",
+        "With `stream`, the answer comes as server-sent events and ends in `[DONE]`.",
+        request=CompletionRequest,
+        replies=(Reply(200, "The answer."),),
+    ),
+    Operation("get", "/v1/models", "List the models", replies=(Reply(200, "The models."),)),
+)

@@ -36,6 +36,17 @@ _ROLES: dict[str, Role] = {
     "user": "user",
     "assistant": "assistant",
 }
+_SAME_NAMES = {
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repeat_penalty",
+    "repeat_last_n",
+    "ignore_eos",
+}
 _MAX_TOKEN_IDS = 2**31  # llama.cpp keeps them in 32 bits
 _NO_BOUND = -1  # what llama-server and LangChain call no limit of tokens
 
@@ -52,7 +63,7 @@ class ContentPart(_Fields):
     text: str | None = None
 
 
-class ChatMessage(_Fields):
+class OpenAIMessage(_Fields):
     """One turn; its content is a string or a list of text parts."""
 
     role: str
@@ -121,36 +132,26 @@ class _SamplingFields(_Fields):
 
     def _given(self) -> dict[str, Any]:
         """Return the parameters that are present, by the names of `SamplingParams`."""
-        values: dict[str, Any] = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": self.top_k,
-            "min_p": self.min_p,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
-            "repeat_penalty": self.repeat_penalty,
-            "repeat_last_n": self.repeat_last_n,
-            "stop": None if self.stop is None else tuple(self.stop),
-            "logit_bias": self._logit_bias(),
-            "ignore_eos": self.ignore_eos,
-            "grammar": self.grammar or None,
-            "json_schema": None if self.json_schema is None else schema_text(self.json_schema),
-        }
-        given = {name: value for name, value in values.items() if value is not None}
+        given = self.model_dump(include=_SAME_NAMES, exclude_none=True)
+        if self.stop is not None:
+            given["stop"] = tuple(self.stop)
         if self.seed is not None:  # -1 gives None, which is a value here
             given["seed"] = seed_param(self.seed)
+        if self.logit_bias is not None:
+            given["logit_bias"] = tuple(
+                (int(token), bias) for token, bias in self.logit_bias.items()
+            )
+        if self.grammar:
+            given["grammar"] = self.grammar
+        if self.json_schema is not None:
+            given["json_schema"] = schema_text(self.json_schema)
         return given
-
-    def _logit_bias(self) -> tuple[tuple[int, float], ...] | None:
-        if self.logit_bias is None:
-            return None
-        return tuple((int(token), bias) for token, bias in self.logit_bias.items())
 
 
 class ChatCompletionRequest(_SamplingFields):
     """Body of `POST /v1/chat/completions`."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[OpenAIMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
@@ -162,6 +163,11 @@ class ChatCompletionRequest(_SamplingFields):
     modalities: list[str] | None = None
     audio: Any = None
     web_search_options: Any = None
+
+    @property
+    def includes_logprobs(self) -> bool:
+        """Whether the answer has log probabilities."""
+        return bool(self.logprobs)
 
     def generation_requests(self, defaults: SamplingParams) -> list[GenerationRequest]:
         """Return one request for each choice.
@@ -268,6 +274,11 @@ class CompletionRequest(_SamplingFields):
     suffix: str | None = None
     best_of: int | None = None
 
+    @property
+    def includes_logprobs(self) -> bool:
+        """Whether the answer has log probabilities; of the drawn tokens alone if there are 0."""
+        return self.logprobs is not None
+
     def generation_requests(self, defaults: SamplingParams) -> list[GenerationRequest]:
         """Return the requests of the first prompt's choices, then those of the second's, and so on.
 
@@ -304,7 +315,7 @@ class CompletionRequest(_SamplingFields):
         return given
 
 
-def _message(message: ChatMessage, where: str) -> Message:
+def _message(message: OpenAIMessage, where: str) -> Message:
     role = _ROLES.get(message.role)
     if role is None:
         raise _refusal(

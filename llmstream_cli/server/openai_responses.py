@@ -20,21 +20,29 @@ PREFIX = "/v1/"
 _DONE = b"data: [DONE]\n\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What all bodies and events of one response begin with.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What all bodies and events of one response have in common.
 
     Attributes:
         id: of the response.
         created: when, in seconds since 1970.
         model: the served model's name.
         system_fingerprint: changes when other answers to the same seed have to be expected.
+        num_answers: choices of all prompts together.
+        num_choices: choices of each prompt.
+        with_usage: end a stream with what it cost.
+        with_logprobs: send log probabilities.
     """
 
     id: str
     created: int
     model: str
     system_fingerprint: str
+    num_answers: int = 1
+    num_choices: int = 1
+    with_usage: bool = False
+    with_logprobs: bool = False
 
     def body(self, kind: str, choices: Sequence[object]) -> dict[str, Any]:
         """Return a body of that `object` kind."""
@@ -49,41 +57,22 @@ class Head:
 
 
 class _EventEncoder:
-    """Server-sent events of several choices; a subclass knows the shape of one.
-
-    Args:
-        head: of the response.
-        num_answers: choices of all prompts together.
-        num_choices: choices of each prompt.
-        with_usage: send what it cost at the end.
-        with_logprobs: send log probabilities.
-    """
+    """Server-sent events of several choices; a subclass knows what one looks like."""
 
     content_type = EVENT_STREAM
     heartbeat = b": ping\n\n"  # a comment, which clients skip
     _kind: str
 
-    def __init__(
-        self,
-        head: Head,
-        *,
-        num_answers: int,
-        num_choices: int,
-        with_usage: bool,
-        with_logprobs: bool,
-    ) -> None:
-        self._head = head
-        self._num_choices = num_choices
-        self._with_usage = with_usage
-        self._with_logprobs = with_logprobs
-        self._logprobs = [AlignedLogprobs() for _ in range(num_answers)]
-        self._usages: list[Usage | None] = [None] * num_answers
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._logprobs = [AlignedLogprobs() for _ in range(shape.num_answers)]
+        self._usages: list[Usage | None] = [None] * shape.num_answers
 
     def end(self) -> bytes:
         """End a stream whose answers are all complete."""
-        if not self._with_usage:
+        if not self._shape.with_usage:
             return _DONE
-        return self._event([], usage=_usage(self._usages, self._num_choices)) + _DONE
+        return self._event([], usage=_usage(self._usages, self._shape.num_choices)) + _DONE
 
     def fail(self, error: LLMStreamError) -> bytes:
         """End a stream with an error; `[DONE]` does not come."""
@@ -96,8 +85,8 @@ class _EventEncoder:
         return self._logprobs[index].push(chunk.text, chunk.logprobs)
 
     def _event(self, choices: Sequence[object], usage: object = None) -> bytes:
-        body = self._head.body(self._kind, choices)
-        if self._with_usage:  # then every event has the field
+        body = self._shape.body(self._kind, choices)
+        if self._shape.with_usage:  # then every event has the field
             body["usage"] = usage
         return b"data: " + dump_line(body) + b"\n\n"
 
@@ -110,14 +99,14 @@ class ChatEncoder(_EventEncoder):
     def begin(self) -> bytes:
         """Say who speaks."""
         delta = {"role": "assistant", "content": ""}
-        return b"".join(self._delta(index, delta) for index in range(len(self._usages)))
+        return b"".join(self._delta(index, delta) for index in range(self._shape.num_answers))
 
     def encode(self, index: int, chunk: Chunk) -> bytes:
         """Send the new text, and at the end of an answer why it ended."""
         located = self._note(index, chunk)
         events = b""
-        if chunk.text or (located and self._with_logprobs):
-            logprobs = _chat_logprobs(located) if self._with_logprobs else None
+        if chunk.text or (located and self._shape.with_logprobs):
+            logprobs = _chat_logprobs(located) if self._shape.with_logprobs else None
             events = self._delta(index, {"content": chunk.text}, logprobs)
         if chunk.finish_reason is not None:
             events += self._delta(index, {}, finish_reason=chunk.finish_reason)
@@ -142,45 +131,41 @@ class CompletionEncoder(_EventEncoder):
     def encode(self, index: int, chunk: Chunk) -> bytes:
         """Send the new text, and at the end of an answer why it ended."""
         located = self._note(index, chunk)
-        if not (chunk.text or chunk.finish_reason or (located and self._with_logprobs)):
+        if not (chunk.text or chunk.finish_reason or (located and self._shape.with_logprobs)):
             return b""
-        logprobs = _completion_logprobs(located) if self._with_logprobs else None
+        logprobs = _completion_logprobs(located) if self._shape.with_logprobs else None
         choice = {"text": chunk.text, "index": index, "logprobs": logprobs}
         return self._event([{**choice, "finish_reason": chunk.finish_reason}])
 
 
-def chat_completion(
-    head: Head, answers: Sequence[Answer], *, num_choices: int, with_logprobs: bool
-) -> dict[str, Any]:
+def chat_completion(shape: Shape, answers: Sequence[Answer]) -> dict[str, Any]:
     """Return the body of a `/v1/chat/completions` response that is not streamed."""
     choices = [
         {
             "index": index,
             "message": {"role": "assistant", "content": answer.text, "refusal": None},
-            "logprobs": _chat_logprobs(_located(answer)) if with_logprobs else None,
+            "logprobs": _chat_logprobs(_located(answer)) if shape.with_logprobs else None,
             "finish_reason": answer.finish_reason,
         }
         for index, answer in enumerate(answers)
     ]
-    usage = _usage([answer.usage for answer in answers], num_choices)
-    return {**head.body("chat.completion", choices), "usage": usage}
+    usage = _usage([answer.usage for answer in answers], shape.num_choices)
+    return {**shape.body("chat.completion", choices), "usage": usage}
 
 
-def completion(
-    head: Head, answers: Sequence[Answer], *, num_choices: int, with_logprobs: bool
-) -> dict[str, Any]:
+def completion(shape: Shape, answers: Sequence[Answer]) -> dict[str, Any]:
     """Return the body of a `/v1/completions` response that is not streamed."""
     choices = [
         {
             "text": answer.text,
             "index": index,
-            "logprobs": _completion_logprobs(_located(answer)) if with_logprobs else None,
+            "logprobs": _completion_logprobs(_located(answer)) if shape.with_logprobs else None,
             "finish_reason": answer.finish_reason,
         }
         for index, answer in enumerate(answers)
     ]
-    usage = _usage([answer.usage for answer in answers], num_choices)
-    return {**head.body("text_completion", choices), "usage": usage}
+    usage = _usage([answer.usage for answer in answers], shape.num_choices)
+    return {**shape.body("text_completion", choices), "usage": usage}
 
 
 def _usage(of_answers: Sequence[Usage | None], num_choices: int) -> dict[str, Any]:

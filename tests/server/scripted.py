@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncGenerator, Sequence
 
+from quart.typing import TestClientProtocol
+
 from llmstream_cli.core.api import (
     Chunk,
     DrawnLogprob,
@@ -15,6 +17,10 @@ from llmstream_cli.core.api import (
     Usage,
 )
 from llmstream_cli.errors import EngineClosedError, LLMStreamError
+from llmstream_cli.server.app import create_app
+from llmstream_cli.server.context import ServerContext
+from llmstream_cli.server.served import ServedModel, ServedModels
+from llmstream_cli.server.settings import ServerSettings
 
 USAGE = Usage(
     prompt_tokens=12,
@@ -95,3 +101,10 @@ class ScriptedEngine:
 
     async def aclose(self) -> None:
         self.status = EngineStatus(EngineState.CLOSED)
+
+
+def client(engine: ScriptedEngine, names: tuple[str, ...] = ("tiny",)) -> TestClientProtocol:
+    """A client of an application that serves the engine by these names."""
+    served = ServedModel(names, engine, created=1_700_000_000)
+    context = ServerContext(ServedModels([served]), ServerSettings())
+    return create_app(context).test_client()

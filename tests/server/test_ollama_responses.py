@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llmstream_cli.core.api import Chunk, FinishReason, Usage
 from llmstream_cli.errors import EngineDiedError
-from llmstream_cli.server.ollama_responses import LineEncoder, Reply, Route, rfc3339
+from llmstream_cli.server.ollama_responses import LineEncoder, LineFormat, Route, rfc3339
 from llmstream_cli.server.respond import Answer
 from tests.server.scripted import USAGE, last, logprob
 
@@ -27,8 +27,8 @@ STATISTICS: dict[str, Any] = {
 }
 
 
-def reply(route: Route = "chat", *, with_logprobs: bool = False) -> Reply:
-    return Reply(
+def line_format(route: Route = "chat", *, with_logprobs: bool = False) -> LineFormat:
+    return LineFormat(
         route=route,
         model="tiny",
         with_logprobs=with_logprobs,
@@ -39,7 +39,7 @@ def reply(route: Route = "chat", *, with_logprobs: bool = False) -> Reply:
 
 
 def test_the_lines_of_a_chat() -> None:
-    encoder = LineEncoder(reply())
+    encoder = LineEncoder(line_format())
     assert encoder.begin() == b""
     assert encoder.encode(0, Chunk("Hé", (1,))) == (
         f'{HEAD}"message":{{"role":"assistant","content":"H\\u00e9"}},"done":false}}\n'.encode()
@@ -59,7 +59,7 @@ def test_the_lines_of_a_chat() -> None:
 
 
 def test_the_lines_of_generate() -> None:
-    encoder = LineEncoder(reply("generate"))
+    encoder = LineEncoder(line_format("generate"))
     line = encoder.encode(0, Chunk("Hé", (1,)))
     assert line == f'{HEAD}"response":"H\\u00e9","done":false}}\n'.encode()
     assert json.loads(encoder.encode(0, last())) == {
@@ -73,17 +73,17 @@ def test_the_lines_of_generate() -> None:
 
 
 def test_a_failure_is_the_last_line() -> None:
-    failure = LineEncoder(reply()).fail(EngineDiedError("the engine died"))
+    failure = LineEncoder(line_format()).fail(EngineDiedError("the engine died"))
     assert failure == b'{"error":"the engine died"}\n'
 
 
 def test_there_is_no_heartbeat_because_clients_parse_every_line() -> None:
-    assert LineEncoder(reply()).heartbeat == b""
+    assert LineEncoder(line_format()).heartbeat == b""
 
 
 def test_a_duration_is_never_zero_because_clients_divide_by_it() -> None:
     usage = Usage(prompt_tokens=1, completion_tokens=1, prompt_seconds=0, completion_seconds=0)
-    line = reply().last("stop", usage)
+    line = line_format().last("stop", usage)
     assert line["prompt_eval_duration"] == line["eval_duration"] == 1
 
 
@@ -114,7 +114,7 @@ ANSWER = Answer(
 
 
 def test_the_body_of_a_chat() -> None:
-    body = reply(with_logprobs=True).whole(ANSWER)
+    body = line_format(with_logprobs=True).whole(ANSWER)
     assert body == {
         "model": "tiny",
         "created_at": "2026-05-04T03:02:01.006789Z",
@@ -128,7 +128,7 @@ def test_the_body_of_a_chat() -> None:
 
 
 def test_the_body_of_generate() -> None:
-    body = reply("generate").whole(ANSWER)
+    body = line_format("generate").whole(ANSWER)
     assert body == {
         "model": "tiny",
         "created_at": "2026-05-04T03:02:01.006789Z",
@@ -141,7 +141,7 @@ def test_the_body_of_generate() -> None:
 
 
 def test_a_stream_has_the_log_probabilities_of_its_body() -> None:
-    encoder = LineEncoder(reply(with_logprobs=True))
+    encoder = LineEncoder(line_format(with_logprobs=True))
     lines = [line for chunk in CHUNKS for line in encoder.encode(0, chunk).splitlines()]
     bodies = [json.loads(line) for line in lines]
     assert [one for body in bodies for one in body.get("logprobs", [])] == LOGPROBS
@@ -150,20 +150,20 @@ def test_a_stream_has_the_log_probabilities_of_its_body() -> None:
 
 
 def test_log_probabilities_that_nobody_asked_for_are_not_sent() -> None:
-    encoder = LineEncoder(reply())
+    encoder = LineEncoder(line_format())
     assert b"logprobs" not in b"".join(encoder.encode(0, chunk) for chunk in CHUNKS)
 
 
 def test_a_request_without_a_prompt_is_told_that_the_model_is_loaded() -> None:
-    body = reply("generate").loaded()
+    body = line_format("generate").loaded()
     assert (body["response"], body["done"], body["done_reason"]) == ("", True, "load")
-    assert reply("chat").loaded()["message"] == {"role": "assistant", "content": ""}
+    assert line_format("chat").loaded()["message"] == {"role": "assistant", "content": ""}
 
 
 @pytest.mark.parametrize("route", ["chat", "generate"])
 @given(texts=st.lists(st.text(), min_size=1, max_size=5))
 def test_a_stream_has_the_text_of_its_body_in_lines_of_json(route: Route, texts: list[str]) -> None:
-    encoder = LineEncoder(reply(route))
+    encoder = LineEncoder(line_format(route))
     chunks = [*map(Chunk, texts[:-1]), last(texts[-1])]
     lines = b"".join(encoder.encode(0, chunk) for chunk in chunks).decode().splitlines()
     bodies = [json.loads(line) for line in lines]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,14 +16,14 @@ from llmstream_cli.errors import EngineDiedError
 from llmstream_cli.server.openai_responses import (
     ChatEncoder,
     CompletionEncoder,
-    Head,
+    Shape,
     chat_completion,
     completion,
 )
 from llmstream_cli.server.respond import Answer
 from tests.server.scripted import USAGE, last, logprob
 
-HEAD = Head(id="cmpl-1", created=1700000000, model="tiny", system_fingerprint="fp_1")
+SHAPE = Shape(id="cmpl-1", created=1700000000, model="tiny", system_fingerprint="fp_1")
 USAGE_BODY = {
     "prompt_tokens": 12,
     "completion_tokens": 3,
@@ -32,13 +33,11 @@ USAGE_BODY = {
 
 
 def chat_encoder(**given: Any) -> ChatEncoder:
-    plain = {"num_answers": 1, "num_choices": 1, "with_usage": False, "with_logprobs": False}
-    return ChatEncoder(HEAD, **{**plain, **given})
+    return ChatEncoder(replace(SHAPE, **given))
 
 
 def completion_encoder(**given: Any) -> CompletionEncoder:
-    plain = {"num_answers": 1, "num_choices": 1, "with_usage": False, "with_logprobs": False}
-    return CompletionEncoder(HEAD, **{**plain, **given})
+    return CompletionEncoder(replace(SHAPE, **given))
 
 
 def event(kind: str, choices: str, rest: str = "") -> bytes:
@@ -189,7 +188,7 @@ COMPLETION_LOGPROBS = {
 
 
 def test_the_body_of_a_chat() -> None:
-    body = chat_completion(HEAD, [answer(CHUNKS)], num_choices=1, with_logprobs=True)
+    body = chat_completion(replace(SHAPE, with_logprobs=True), [answer(CHUNKS)])
     assert body == {
         "id": "cmpl-1",
         "object": "chat.completion",
@@ -210,7 +209,7 @@ def test_the_body_of_a_chat() -> None:
 
 
 def test_the_body_of_a_completion() -> None:
-    body = completion(HEAD, [answer(CHUNKS)], num_choices=1, with_logprobs=True)
+    body = completion(replace(SHAPE, with_logprobs=True), [answer(CHUNKS)])
     assert body == {
         "id": "cmpl-1",
         "object": "text_completion",
@@ -249,7 +248,7 @@ def test_a_completion_streams_the_log_probabilities_of_its_body() -> None:
 
 
 def test_log_probabilities_that_nobody_asked_for_are_not_sent() -> None:
-    plain = chat_completion(HEAD, [answer(CHUNKS)], num_choices=1, with_logprobs=False)
+    plain = chat_completion(SHAPE, [answer(CHUNKS)])
     assert plain["choices"][0]["logprobs"] is None
     assert b"top_logprobs" not in run(chat_encoder(), CHUNKS)
     assert b"top_logprobs" not in run(completion_encoder(), CHUNKS)
