@@ -9,7 +9,6 @@ from quart import Blueprint, Response
 import llmstream_cli
 from llmstream_cli.server.body import read_model
 from llmstream_cli.server.dialect import json_response
-from llmstream_cli.server.openapi import Operation, Reply
 from llmstream_cli.server.openai_requests import ChatCompletionRequest, CompletionRequest
 from llmstream_cli.server.openai_responses import (
     ChatEncoder,
@@ -18,6 +17,7 @@ from llmstream_cli.server.openai_responses import (
     chat_completion,
     completion,
 )
+from llmstream_cli.server.openapi import Operation, Reply
 from llmstream_cli.server.respond import collect, stream
 from llmstream_cli.server.served import ServedModel, ServedModels
 

@@ -37,7 +37,8 @@ def test_without_options_the_servers_defaults_hold() -> None:
         ({}, {}),
         ({"temperature": 0, "top_k": 7}, {"temperature": 0, "top_k": 7}),
         ({"top_p": 0.5, "min_p": 0.1}, {"top_p": 0.5, "min_p": 0.1}),
-        ({"repeat_penalty": 1.0, "repeat_last_n": -1}, {"repeat_penalty": 1.0, "repeat_last_n": -1}),
+        ({"repeat_penalty": 1.0}, {"repeat_penalty": 1.0}),
+        ({"repeat_last_n": -1}, {"repeat_last_n": -1}),
         ({"presence_penalty": -1}, {"presence_penalty": -1}),
         ({"frequency_penalty": 2}, {"frequency_penalty": 2}),
         ({"seed": 7}, {"seed": 7}),
@@ -93,8 +94,12 @@ def test_formats(format_: object, schema: object) -> None:
 
 @pytest.mark.parametrize(
     ("given", "logprobs"),
-    [({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 5}, 5), ({"logprobs": False}, None)],
-)  # fmt: skip
+    [
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 5}, 5),
+        ({"logprobs": False}, None),
+    ],
+)
 def test_logprobs(given: dict[str, Any], logprobs: int | None) -> None:
     for request in (chat(**given), generate(**given)):
         assert request is not None
