@@ -136,6 +136,84 @@ def ask(
 
 
 @app.command(
+    help="Serve a model over HTTP: plain text streams, and a page to try it."
+    "\n\nStandard output gets the server's URL, standard error the log. The first Ctrl-C or "
+    "SIGTERM lets answers end for --drain seconds; the second Ctrl-C leaves at once."
+)
+def serve(
+    features: options.Features = None,
+    model: options.ModelFile = None,
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 3030,
+    certfile: options.CertFile = None,
+    keyfile: options.KeyFile = None,
+    api_key: options.ServerKeys = None,
+    api_key_file: options.ApiKeyFile = None,
+    insecure_no_key: options.InsecureNoKey = False,
+    allow_host: options.AllowHost = None,
+    cors_origin: options.CorsOrigin = None,
+    parallel: options.Parallel = 4,
+    queue: options.Queue = 64,
+    timeout: options.Timeout = 1800.0,
+    drain: options.Drain = 20.0,
+    temperature: options.Temperature = _DEFAULTS.temperature,
+    top_k: options.TopK = _DEFAULTS.top_k,
+    top_p: options.TopP = _DEFAULTS.top_p,
+    min_p: options.MinP = _DEFAULTS.min_p,
+    repeat_penalty: options.RepeatPenalty = _DEFAULTS.repeat_penalty,
+    repeat_last_n: options.RepeatLastN = _DEFAULTS.repeat_last_n,
+    seed: options.Seed = None,
+    max_tokens: options.MaxTokens = None,
+    stop: options.Stop = None,
+    ctx_size: options.SlotCtxSize = None,
+    threads: options.Threads = None,
+    gpu_layers: options.GpuLayers = 0,
+    log_json: options.LogJson = False,
+    verbose: options.ServerVerbose = False,
+) -> int:
+    """Turn the options into settings, and serve."""
+    from llmstream_cli.cli.serve import Serve, read_keys
+    from llmstream_cli.server.settings import ServerSettings
+
+    sampling = SamplingParams(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repeat_penalty=repeat_penalty,
+        repeat_last_n=repeat_last_n,
+        seed=seed,
+        max_tokens=max_tokens,
+        stop=tuple(stop or ()),
+    )
+    settings = ServerSettings(
+        host=host,
+        port=port,
+        certfile=certfile,
+        keyfile=keyfile,
+        api_keys=read_keys(api_key or [], api_key_file),
+        allowed_hosts=tuple(allow_host or ()),
+        cors_origins=tuple(cors_origin or ()),
+        timeout_seconds=timeout,
+        drain_seconds=drain,
+    )
+    return Serve(
+        features=features,
+        model=model,
+        sampling=sampling,
+        parallel=parallel,
+        queue=queue,
+        ctx_size=ctx_size,
+        threads=threads,
+        gpu_layers=gpu_layers,
+        settings=settings,
+        insecure_no_key=insecure_no_key,
+        log_json=log_json,
+        verbose=verbose,
+    ).run()
+
+
+@app.command(
     help="Measure how fast a model answers, for one reader and for many."
     "\n\nA number of streams ask at once: distinct prompts, or such as share a long prefix. With "
     "--url it measures any server that speaks the OpenAI API by the same means."

@@ -2,7 +2,7 @@
 
 import logging
 
-from quart import Quart, Response, request
+from quart import Blueprint, Quart, Response, request
 from werkzeug.exceptions import HTTPException
 
 from llmstream_cli.errors import (
@@ -13,13 +13,21 @@ from llmstream_cli.errors import (
     NotFoundError,
     RequestError,
 )
+from llmstream_cli.server import openapi, probes, token_stream
 from llmstream_cli.server.context import ServerContext
+from llmstream_cli.server.exchange import Exchanges
 from llmstream_cli.server.failure import error_response
+from llmstream_cli.server.guards import Guards
+from llmstream_cli.server.pages import page_routes
+from llmstream_cli.server.probes import probe_routes
+from llmstream_cli.server.token_stream import token_stream_routes
 
 _log = logging.getLogger(__name__)
 
 # What of a body that is too long is read before the answer, in limits; see `body`.
 _DRAINED_BODIES = 4
+
+OPERATIONS = (*token_stream.OPERATIONS, *probes.OPERATIONS)
 
 
 def create_app(context: ServerContext) -> Quart:
@@ -27,10 +35,30 @@ def create_app(context: ServerContext) -> Quart:
     app = Quart("llmstream_cli", static_folder=None)
     context.attach(app)
     app.config["MAX_CONTENT_LENGTH"] = _DRAINED_BODIES * context.settings.max_body_bytes
+    Guards(context.settings).attach(app)
+    description = openapi.document(OPERATIONS)
+    for blueprint in (
+        token_stream_routes(context.models),
+        probe_routes(context),
+        _description_route(description),
+        page_routes(description),
+    ):
+        app.register_blueprint(blueprint)
     app.register_error_handler(LLMStreamError, _tell)
     app.register_error_handler(HTTPException, _tell_http)
     app.register_error_handler(Exception, _tell_bug)
+    app.asgi_app = Exchanges(app.asgi_app, context.metrics)  # type: ignore[method-assign]
     return app
+
+
+def _description_route(description: dict[str, object]) -> Blueprint:
+    blueprint = Blueprint("description", __name__)
+
+    @blueprint.get("/openapi.json")
+    async def describe() -> dict[str, object]:
+        return description
+
+    return blueprint
 
 
 async def _tell(error: LLMStreamError) -> Response:

@@ -3,6 +3,7 @@
 import asyncio
 import difflib
 import json
+import math
 import re
 from typing import Any, NoReturn, TypeVar
 
@@ -22,6 +23,8 @@ from llmstream_cli.server.context import server_context
 _Model = TypeVar("_Model", bound=BaseModel)
 
 MAX_JSON_DEPTH = 64
+
+_UNKNOWN = "extra_forbidden"  # pydantic's name for a field that the model does not have
 
 # Strings, so that no bracket in them counts, and brackets. Possessive: it never goes back.
 _BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|([\[{])|([\]}])', re.DOTALL)
@@ -49,8 +52,10 @@ async def read_model(type_: type[_Model], *, any_content_type: bool = False) -> 
     try:
         return type_.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        raise _invalid(type_, first) from error
+        found = error.errors(include_url=False, include_context=False)
+        # A misspelt field first: whatever is missing is likely what it was meant to be.
+        found.sort(key=lambda details: details["type"] != _UNKNOWN)
+        raise _invalid(type_, found[0]) from error
 
 
 async def _read() -> bytes:
@@ -91,7 +96,9 @@ def parse_json(data: bytes) -> Any:
     _check_depth(data)
     try:
         text = data.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse
+        )
         if r"\u" in text:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails on a lone surrogate
     except UnicodeDecodeError as error:
@@ -122,15 +129,22 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise RequestError(f"the body has {name}, which is no JSON number")
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        _refuse(digits[:100])
+    return number
+
+
+def _refuse(number: str) -> NoReturn:
+    raise RequestError(f"the body has {number}, which is no number that JSON can carry")
 
 
 def _invalid(type_: type[BaseModel], details: ErrorDetails) -> InvalidFieldError:
     """Say in one line what is wrong with which field."""
     field = ".".join(str(part) for part in details["loc"])[:200]
     message = details["msg"]
-    if details["type"] == "extra_forbidden":
+    if details["type"] == _UNKNOWN:
         near = difflib.get_close_matches(field, type_.model_fields, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return InvalidFieldError(f"there is no field {field!r}{hint}", field)

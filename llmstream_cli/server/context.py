@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from quart import Quart, current_app
 
+from llmstream_cli.server.metrics import Metrics
 from llmstream_cli.server.served import ServedModels
 from llmstream_cli.server.settings import ServerSettings
 
@@ -21,14 +22,19 @@ class ServerContext:
     Attributes:
         models: what is served.
         settings: how.
+        metrics: what has been counted and measured.
         draining: the server was told to stop, and takes no new request.
         generations: what is being generated for somebody.
     """
 
     models: ServedModels
     settings: ServerSettings
+    metrics: Metrics = field(init=False)
     draining: bool = False
     generations: "set[Generation]" = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.models)
 
     def attach(self, app: Quart) -> None:
         """Make this the context of an application."""

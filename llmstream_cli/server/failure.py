@@ -11,6 +11,9 @@ from llmstream_cli.errors import (
     ContextLengthError,
     InvalidFieldError,
     LLMStreamError,
+    MethodError,
+    PromptError,
+    RequestError,
     SlowRequestError,
     UnauthorizedError,
 )
@@ -24,7 +27,13 @@ _TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
-_CODES = {ContextLengthError: "context_length_exceeded", UnauthorizedError: "invalid_api_key"}
+_CODES: dict[type[LLMStreamError], str] = {
+    ContextLengthError: "context_length_exceeded",
+    MethodError: "method_not_allowed",
+    PromptError: "invalid_prompt",
+    RequestError: "bad_request",
+    UnauthorizedError: "invalid_api_key",
+}
 
 _RETRY_SECONDS = {429: 1, 503: 5}
 

@@ -9,6 +9,7 @@ went before, never runs its clean-up.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Sequence
 
 from llmstream_cli.core.api import Chunk, Engine, EngineState, GenerationRequest
@@ -20,6 +21,7 @@ from llmstream_cli.errors import (
     TimeLimitError,
 )
 from llmstream_cli.server.context import ServerContext
+from llmstream_cli.server.exchange import current_exchange
 
 # What may wait for a slow reader. A chunk counts a little more than its text.
 _MAX_WAITING_BYTES = 4 * 1024 * 1024
@@ -58,6 +60,9 @@ class Generation:
             asyncio.create_task(self._read(index, engine.generate(request)))
             for index, request in enumerate(requests)
         ]
+        self._exchange = current_exchange()
+        self._started = time.perf_counter()
+        self._last_tokens: dict[int, float] = {}
         context.generations.add(self)
         task = asyncio.current_task()
         assert task is not None
@@ -100,6 +105,20 @@ class Generation:
             self._unfinished -= chunk.finish_reason is not None
         return found
 
+    def _measure(self, index: int, chunk: Chunk) -> None:
+        """Note the times of a chunk's tokens, and count them for the log's line."""
+        if chunk.usage is not None:
+            self._exchange.prompt_tokens += chunk.usage.prompt_tokens
+        if not chunk.token_ids:
+            return
+        self._exchange.generated_tokens += len(chunk.token_ids)
+        now, last = time.perf_counter(), self._last_tokens.get(index)
+        self._last_tokens[index] = now
+        if last is None:
+            self._context.metrics.first_token_seconds.observe(now - self._started)
+        else:
+            self._context.metrics.token_gap_seconds.observe(now - last)
+
     async def _first(self, wait_seconds: float | None) -> _Item:
         limit = self._context.settings.timeout_seconds
         now = asyncio.get_running_loop().time()
@@ -119,6 +138,7 @@ class Generation:
         try:
             async with contextlib.aclosing(chunks):
                 async for chunk in chunks:
+                    self._measure(index, chunk)
                     self._waiting_bytes += _size(chunk)
                     if self._waiting_bytes > _MAX_WAITING_BYTES:
                         raise SlowReaderError("the client does not read its answer")

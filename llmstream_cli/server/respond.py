@@ -17,13 +17,10 @@ from llmstream_cli.core.api import (
 )
 from llmstream_cli.errors import EngineError, LLMStreamError
 from llmstream_cli.server.context import server_context
+from llmstream_cli.server.exchange import CutError
 from llmstream_cli.server.generation import Generation
 
 _log = logging.getLogger(__name__)
-
-
-class CutError(Exception):
-    """Ends a response in the middle: the connection closes without the final chunk."""
 
 
 class Encoder(Protocol):
