@@ -2,9 +2,10 @@
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Literal
 
-import httpx
+import httpx2
 import ollama
 import pytest
 from pydantic import BaseModel
@@ -18,13 +19,15 @@ GREEDY = {"temperature": 0, "num_predict": 24}
 
 
 @pytest.fixture
-def client(server_url: str) -> ollama.Client:
-    return ollama.Client(server_url)
+def client(server_url: str) -> Iterator[ollama.Client]:
+    with ollama.Client(server_url) as client:
+        yield client
 
 
 @pytest.fixture
-def async_client(server_url: str) -> ollama.AsyncClient:
-    return ollama.AsyncClient(server_url)
+async def async_client(server_url: str) -> AsyncIterator[ollama.AsyncClient]:
+    async with ollama.AsyncClient(server_url) as client:
+        yield client
 
 
 def test_a_chat_whole_and_streamed(client: ollama.Client) -> None:
@@ -86,8 +89,9 @@ def test_a_request_without_a_prompt_loads_the_model(client: ollama.Client) -> No
 
 
 class Place(BaseModel):
-    city: str
-    country: str
+    city: Literal["Paris", "Rome"]
+    continent: Literal["Europe", "Asia"]
+    population: int
 
 
 def test_a_pydantic_models_schema_as_format(client: ollama.Client) -> None:
@@ -168,9 +172,9 @@ def test_models(client: ollama.Client) -> None:
 
 
 def test_what_open_webui_asks_first(server_url: str) -> None:
-    version = httpx.get(f"{server_url}/api/version").json()["version"]
+    version = httpx2.get(f"{server_url}/api/version").json()["version"]
     assert all(part.isdigit() for part in version.split("."))
-    (model,) = httpx.get(f"{server_url}/api/tags").json()["models"]
+    (model,) = httpx2.get(f"{server_url}/api/tags").json()["models"]
     assert {"name", "model", "modified_at", "size", "digest", "details"} <= set(model)
-    (served,) = httpx.get(f"{server_url}/v1/models").json()["data"]
+    (served,) = httpx2.get(f"{server_url}/v1/models").json()["data"]
     assert served["object"] == "model"

@@ -7,11 +7,15 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
-from openai.types.chat import ChatCompletionMessageParam
+from openai.types.chat import (
+    ChatCompletion,
+    ChatCompletionMessageParam,
+    ChatCompletionTokenLogprob,
+)
 from pydantic import BaseModel
 
 from llmstream_cli.core.llama import Model
@@ -80,7 +84,9 @@ async def test_the_async_client_gets_the_same_from_many_requests_at_once(
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
     async def whole() -> str | None:
-        answer = await async_client.chat.completions.create(messages=PARIS, **GREEDY)
+        answer: ChatCompletion = await async_client.chat.completions.create(
+            messages=PARIS, **GREEDY
+        )
         return answer.choices[0].message.content
 
     answers = await asyncio.gather(streamed(), whole(), streamed(), whole())
@@ -168,7 +174,7 @@ def test_log_probabilities_of_a_chat(client: openai.OpenAI) -> None:
         assert len(token.top_logprobs) == 3
         likeliest = [top.logprob for top in token.top_logprobs]
         assert likeliest == sorted(likeliest, reverse=True)
-    streamed = []
+    streamed: list[ChatCompletionTokenLogprob] = []
     for chunk in client.chat.completions.create(stream=True, **asked):
         logprobs = chunk.choices[0].logprobs
         streamed += (logprobs.content or []) if logprobs else []
@@ -200,8 +206,9 @@ def test_a_logit_bias_bans_a_token(client: openai.OpenAI, model: Model) -> None:
 
 
 class Place(BaseModel):
-    city: str
-    country: str
+    city: Literal["Paris", "Rome"]
+    continent: Literal["Europe", "Asia"]
+    population: int
 
 
 def test_a_pydantic_model_is_what_parse_returns(client: openai.OpenAI) -> None:
