@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -312,3 +313,13 @@ def test_prompts_of_the_wrong_kind(prompt: object) -> None:
     with pytest.raises(ValidationError) as caught:
         complete(prompt=prompt)
     assert caught.value.errors()[0]["loc"] == ("prompt",)
+
+
+@pytest.mark.parametrize("type_", [ChatCompletionRequest, CompletionRequest])
+def test_every_field_is_documented(
+    type_: type[ChatCompletionRequest | CompletionRequest],
+) -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "openai.md").read_text()
+    named = {name: f"`{name}`" for name in type_.model_fields}
+    named |= {name: f"`{name}" for name in ("stream_options", "function_call", "audio")}
+    assert {name for name, text in named.items() if text not in documented} <= set()
