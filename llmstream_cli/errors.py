@@ -99,6 +99,9 @@ class EngineClosedError(EngineError):
 
     status = 503
 
+    def __init__(self, message: str = "the engine has been closed") -> None:
+        super().__init__(message)
+
 
 class EngineNotReadyError(EngineError):
     """The engine's model is being loaded, for the first time or again; a later request may do."""
@@ -192,3 +195,10 @@ class ListenError(LLMStreamError):
 
 class OutputError(LLMStreamError):
     """The answer cannot be written to where it should go."""
+
+
+def twin(error: LLMStreamError) -> LLMStreamError:
+    """Copy an error: an exception object belongs to one raise, which writes its traceback to it."""
+    copy = type(error).__new__(type(error), *error.args)
+    copy.__dict__.update(error.__dict__)
+    return copy

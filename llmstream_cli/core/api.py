@@ -289,7 +289,7 @@ class EngineConfig:
     max_queue: int = 256
 
     def __post_init__(self) -> None:
-        for field, low, high in (
+        for name, low, high in (
             ("ctx_size", 16, 2**24),
             ("threads", 1, 512),
             ("gpu_layers", -1, 10_000),
@@ -297,9 +297,9 @@ class EngineConfig:
             ("max_seqs", 1, 256),
             ("max_queue", 0, 100_000),
         ):
-            value = getattr(self, field)
+            value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise InvalidValueError(f"{field} must be between {low} and {high}")
+                raise InvalidValueError(f"{name} must be between {low} and {high}")
 
 
 DEFAULT_CTX_LIMIT = 8192

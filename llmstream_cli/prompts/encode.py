@@ -41,14 +41,46 @@ def encode_chat(
         tokens = list(_encode_masked(tokenizer, template, messages))
     else:
         tokens = tokenizer.tokenize(_render(tokenizer, template, messages), special=True)
-    leading = tokenizer.leading_token
-    if leading is not None and tokens[:1] != [leading]:
-        tokens.insert(0, leading)
+    tokens = _with_leading_token(tokenizer, tokens)
     if not tokens:
         raise PromptError("the model's chat template makes an empty prompt of these messages")
+    return check_tokens(tokens, ctx_size=ctx_size)
+
+
+def encode_text(tokenizer: Tokenizer, text: str, *, ctx_size: int) -> list[int]:
+    """Tokenize a prompt that its author wrote as the model is to see it, control tokens and all.
+
+    Returns:
+        Token ids, the model's leading token included once; fewer than `ctx_size`.
+
+    Raises:
+        ContextLengthError: there would be more.
+        PromptError: there would be none.
+    """
+    _refuse_what_cannot_fit(tokenizer, [text], ctx_size)
+    tokens = _with_leading_token(tokenizer, tokenizer.tokenize(text, special=True))
+    return check_tokens(tokens, ctx_size=ctx_size)
+
+
+def check_tokens(tokens: list[int], *, ctx_size: int) -> list[int]:
+    """Return the tokens of a prompt that fits.
+
+    Raises:
+        ContextLengthError: there are more than the context holds beside one token of answer.
+        PromptError: there are none.
+    """
+    if not tokens:
+        raise PromptError("the prompt is empty")
     if len(tokens) >= ctx_size:
         raise ContextLengthError(len(tokens), ctx_size)
     return tokens
+
+
+def _with_leading_token(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:
+    leading = tokenizer.leading_token
+    if leading is None or tokens[:1] == [leading]:
+        return tokens
+    return [leading, *tokens]
 
 
 def _refuse_what_cannot_fit(tokenizer: Tokenizer, contents: Sequence[str], ctx_size: int) -> None:

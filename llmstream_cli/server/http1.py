@@ -62,10 +62,11 @@ def _check(request: h11.Request, head: bytes) -> None:
     ):
         raise h11.RemoteProtocolError("the target is not a path")
     # Counted in the head itself: h11 merges equal lengths into one.
-    names = [line.partition(b":")[0].lower() for line in head.split(b"\r\n")[1:]]
-    lengths, encodings = names.count(b"content-length"), names.count(b"transfer-encoding")
-    if lengths + encodings > 1:
-        raise h11.RemoteProtocolError("the body is framed more than once")
+    lines = [line.partition(b":") for line in head.split(b"\r\n")[1:]]
+    lengths = [value.strip() for name, _, value in lines if name.lower() == b"content-length"]
+    encodings = sum(name.lower() == b"transfer-encoding" for name, _, _ in lines)
+    if len(lengths) + encodings > 1 or not all(length.isdigit() for length in lengths):
+        raise h11.RemoteProtocolError("the body is not framed in one clear way")
     if encodings and request.http_version == b"1.0":
         raise h11.RemoteProtocolError("HTTP/1.0 has no chunked bodies")
 

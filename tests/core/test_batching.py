@@ -146,8 +146,8 @@ async def test_the_books_balance_after_random_traffic(engine: InProcessEngine) -
     # A request that is posted now is answered after all cancellations.
     await collect(engine.generate(question("Where is Paris?", replace(GREEDY, max_tokens=1))))
     assert not engine._subscribers
-    assert engine._runner is not None
-    assert not engine._runner._samplers
+    assert engine._steps._runner is not None
+    assert not engine._steps._runner._samplers
 
 
 async def test_the_chunks_of_one_step_cross_in_one_message(

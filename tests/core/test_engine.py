@@ -24,6 +24,7 @@ from llmstream_cli.core.api import (
 from llmstream_cli.core.engine import InProcessEngine
 from llmstream_cli.core.llama import Model
 from llmstream_cli.core.runner import Runner
+from llmstream_cli.core.step_loop import StepLoop
 from llmstream_cli.errors import (
     ContextLengthError,
     EngineClosedError,
@@ -386,7 +387,7 @@ async def test_closing_the_stream_cancels_within_one_step(
     after = asyncio.ensure_future(
         collect(engine.generate(question(PROMPTS[0], replace(GREEDY, max_tokens=1))))
     )
-    while engine._inbox.qsize() < 2:  # noqa: ASYNC110  (the cancellation, and the new request)
+    while engine._steps._inbox.qsize() < 2:  # noqa: ASYNC110  (the cancellation, and the new request)
         await asyncio.sleep(0.001)
     steps.go_on.set()
     await after
@@ -414,7 +415,7 @@ async def test_a_request_cancelled_in_the_queue_is_never_computed(
     running = asyncio.ensure_future(collect(engine.generate(question(PROMPTS[0]))))
     await asyncio.to_thread(steps.held.wait)
     queued = asyncio.ensure_future(collect(engine.generate(question("word " * 1000))))
-    while engine._inbox.empty():  # noqa: ASYNC110  (it is being encoded on another thread)
+    while engine._steps._inbox.empty():  # noqa: ASYNC110  (it is being encoded on another thread)
         await asyncio.sleep(0.001)
     queued.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -456,8 +457,8 @@ async def test_closing_interrupts_a_step(model_path: Path) -> None:
     engine.start()
     decoding = threading.Event()
     await engine.ready()
-    assert engine._runner is not None
-    decode = engine._runner._context.decode
+    assert engine._steps._runner is not None
+    decode = engine._steps._runner._context.decode
 
     finished: list[bool] = []
 
@@ -466,10 +467,10 @@ async def test_closing_interrupts_a_step(model_path: Path) -> None:
         decode(batch)
         finished.append(True)
 
-    context = engine._runner._context.grown(8192)
+    context = engine._steps._runner._context.grown(8192)
     decode = context.decode
     context.decode = watched  # type: ignore[method-assign]
-    engine._runner._context = context
+    engine._steps._runner._context = context
     request = asyncio.ensure_future(collect(engine.generate(question("word " * 4000))))
     await asyncio.to_thread(decoding.wait)
     await engine.aclose()
@@ -482,8 +483,8 @@ async def test_closing_twice_is_closing_once(model_path: Path) -> None:
     engine = InProcessEngine(EngineConfig(model_path=str(model_path)))
     engine.start()
     await engine.ready()
-    assert engine._loaded is not None
-    model = weakref.ref(engine._loaded.model)
+    assert engine._steps.loaded is not None
+    model = weakref.ref(engine._steps.loaded.model)
     await engine.aclose()
     await engine.aclose()
     with pytest.raises(EngineClosedError):
@@ -498,13 +499,13 @@ async def test_closing_does_not_wait_for_a_load(
     model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = threading.Event()
-    load = InProcessEngine._load
+    load = StepLoop._load
 
-    def slow(self: InProcessEngine) -> Any:
+    def slow(self: StepLoop) -> Any:
         go_on.wait()
         return load(self)
 
-    monkeypatch.setattr(InProcessEngine, "_load", slow)
+    monkeypatch.setattr(StepLoop, "_load", slow)
     engine = InProcessEngine(EngineConfig(model_path=str(model_path)))
     engine.start()
     waiting = asyncio.ensure_future(engine.ready())
@@ -520,5 +521,6 @@ async def test_a_loop_that_has_gone_does_not_stop_the_engine(engine: InProcessEn
     await engine.ready()
     loop = asyncio.new_event_loop()
     loop.close()
-    engine._post(engine_module._TellReady(engine_module._Subscriber(loop, asyncio.Queue())))
+    engine._subscribers[-1] = engine_module._Subscriber(loop, asyncio.Queue())
+    engine._steps.tell_ready(-1)
     assert text(await collect(engine.generate(question(PROMPTS[0]))))

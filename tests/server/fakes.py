@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,10 +78,12 @@ class FakeEngine:
         finally:
             self.running -= 1
 
-    def _answer(self, request: GenerationRequest) -> list[str]:
-        if self.pieces is not None:
-            return [*self.pieces] * self.repeat
-        return request.messages[-1].content.split(" ") * self.repeat
+    def _answer(self, request: GenerationRequest) -> Iterator[str]:
+        pieces = self.pieces
+        if pieces is None:
+            pieces = request.messages[-1].content.split(" ")
+        for _ in range(self.repeat):
+            yield from pieces
 
     async def aclose(self) -> None:
         self.closed = True

@@ -10,6 +10,7 @@ from llmstream_cli.core.llama.bindings import C, listen_to_log, recent_errors
 from llmstream_cli.errors import EngineError, ModelError
 from llmstream_cli.prompts.tokenizer import ControlToken
 
+_MAX_METADATA = 1024  # keys, and bytes of a key or a value; a file may hold any number
 _MARKER = re.compile(r"<\|.+\|>|<(start|end)_of_turn>|\[/?INST\]|</?s>")
 
 
@@ -56,6 +57,34 @@ class Model:
         buffer = ctypes.create_string_buffer(256)
         C.llama_model_desc(self.pointer, buffer, len(buffer))
         return buffer.value.decode("utf-8", "replace")
+
+    @property
+    def num_parameters(self) -> int:
+        """How many weights the model has."""
+        return int(C.llama_model_n_params(self.pointer))
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the weights together."""
+        return int(C.llama_model_size(self.pointer))
+
+    def metadata(self) -> dict[str, str]:
+        """Return the file's keys and values as text: not the arrays, nor more than 1,024 keys.
+
+        Of a key or a value with more than 1,023 bytes only so many are returned.
+        """
+        count = min(C.llama_model_meta_count(self.pointer), _MAX_METADATA)
+        buffer = ctypes.create_string_buffer(_MAX_METADATA)
+        read = (C.llama_model_meta_key_by_index, C.llama_model_meta_val_str_by_index)
+        metadata = {}
+        for index in range(count):
+            texts = []
+            for function in read:
+                function(self.pointer, index, buffer, len(buffer))
+                # A character that the end of the buffer has cut is left out.
+                texts.append(buffer.value.decode("utf-8", "ignore"))
+            metadata[texts[0]] = texts[1]
+        return metadata
 
     @property
     def chat_template(self) -> str | None:

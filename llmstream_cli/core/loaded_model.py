@@ -1,0 +1,85 @@
+"""A loaded model and what follows from it: what it is, and how prompts are written for it."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmstream_cli.core.api import DEFAULT_CTX_LIMIT, EngineConfig, GenerationRequest, ModelInfo
+from llmstream_cli.core.llama import Model, cpu_features
+from llmstream_cli.errors import InvalidValueError, PromptError
+
+if TYPE_CHECKING:
+    from llmstream_cli.prompts.template import ChatTemplate
+
+_MAX_TEMPLATE_CHARS = 512 * 1024  # to be shown; a longer one is not rendered either
+
+
+class LoadedModel:
+    """A loaded model. Every method may be called from any thread.
+
+    Attributes:
+        model: the handle over llama.cpp.
+        info: what the skins know of it.
+
+    Raises:
+        ModelError: it cannot be loaded.
+        InvalidValueError: the configured context is larger than the model's.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.model = Model(config.model_path, gpu_layers=config.gpu_layers)
+        ctx_train = self.model.ctx_train
+        if config.ctx_size is not None and config.ctx_size > ctx_train:
+            raise InvalidValueError(
+                f"ctx_size is {config.ctx_size}, and the model was trained with {ctx_train}"
+            )
+        template = self.model.chat_template
+        self.info = ModelInfo(
+            name=Path(config.model_path).stem,
+            description=self.model.description,
+            ctx_size=config.ctx_size or min(ctx_train, DEFAULT_CTX_LIMIT),
+            load_seconds=self.model.load_seconds,
+            cpu_features=cpu_features(),
+            ctx_train=ctx_train,
+            vocab_size=self.model.vocab_size,
+            num_parameters=self.model.num_parameters,
+            size_bytes=self.model.size_bytes,
+            metadata=self.model.metadata(),
+            chat_template=None if len(template or "") > _MAX_TEMPLATE_CHARS else template,
+        )
+
+    @cached_property
+    def _template(self) -> "ChatTemplate":
+        from llmstream_cli.prompts.template import ChatTemplate
+
+        if self.model.chat_template is None:
+            raise PromptError(f"{self.info.name} has no chat template: it does not chat")
+        return ChatTemplate(self.model.chat_template)
+
+    def encode(self, request: GenerationRequest) -> list[int]:
+        """Return the prompt's token ids, fewer than the context holds.
+
+        Raises:
+            PromptError: there can be none; see `prompts.encode`.
+            InvalidValueError: the prompt has a token that is not in the vocabulary.
+        """
+        from llmstream_cli.prompts import encode
+
+        # One position is left for the answer.
+        ctx_size = self.info.ctx_size
+        match request.prompt:
+            case None:
+                return encode.encode_chat(
+                    self.model, self._template, request.messages, ctx_size=ctx_size
+                )
+            case str(text):
+                return encode.encode_text(self.model, text, ctx_size=ctx_size)
+            case tokens:
+                self._check_vocabulary(tokens)
+                return encode.check_tokens(list(tokens), ctx_size=ctx_size)
+
+    def _check_vocabulary(self, tokens: tuple[int, ...]) -> None:
+        size = self.model.vocab_size
+        foreign = next((token for token in tokens if not 0 <= token < size), None)
+        if foreign is not None:
+            raise InvalidValueError(f"token {foreign} is not in the vocabulary of {size} tokens")
