@@ -2,15 +2,21 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from llmstream_cli.core.api import GenerationRequest, SamplingParams
 from llmstream_cli.errors import InvalidFieldError
 from llmstream_cli.prompts.messages import Message
-from llmstream_cli.server.ollama_requests import ChatRequest, GenerateRequest, ShowRequest
+from llmstream_cli.server.ollama_requests import (
+    ChatRequest,
+    GenerateRequest,
+    OllamaOptions,
+    ShowRequest,
+)
 
 DEFAULTS = SamplingParams(temperature=0.7, max_tokens=100, repeat_penalty=1.2)
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -228,3 +234,9 @@ def test_values_of_the_wrong_kind(given: dict[str, Any], field: tuple[object, ..
         with pytest.raises(ValidationError) as caught:
             make(**given)
         assert caught.value.errors()[0]["loc"] == field
+
+
+@pytest.mark.parametrize("type_", [ChatRequest, GenerateRequest, OllamaOptions, ShowRequest])
+def test_every_field_is_documented(type_: type[BaseModel]) -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "ollama.md").read_text()
+    assert [name for name in type_.model_fields if f"`{name}`" not in documented] == []
