@@ -10,6 +10,9 @@ import ollama
 import pytest
 from pydantic import BaseModel
 
+from llmstream_cli.errors import EngineDiedError
+from tests.server.fakes import FakeEngine, serving, until
+
 PARIS = [
     {"role": "system", "content": "Answer in one sentence."},
     {"role": "user", "content": "Where is Paris?"},
@@ -151,6 +154,30 @@ def test_errors_bear_their_status(client: ollama.Client) -> None:
     assert wrong.value.status_code == 422
     with pytest.raises(ollama.ResponseError, match="think"):
         client.chat("smollm2", PARIS, think=True)
+
+
+async def test_an_error_on_the_way_is_raised_after_the_text_before_it() -> None:
+    texts: list[str | None] = []
+
+    async def read(client: ollama.AsyncClient) -> None:
+        async for part in await client.chat("fake", PARIS, stream=True):
+            texts.append(part.message.content)
+
+    engine = FakeEngine(("one ", "two"), error=EngineDiedError("the engine died"))
+    async with serving(engine) as served, ollama.AsyncClient(served.url) as client:
+        with pytest.raises(ollama.ResponseError, match="the engine died"):
+            await read(client)
+    assert texts == ["one ", "two"]
+
+
+async def test_a_client_that_leaves_ends_the_generation() -> None:
+    engine = FakeEngine(("word ",), repeat=1_000_000, pause=0.001)
+    async with serving(engine) as served, ollama.AsyncClient(served.url) as client:
+        parts = await client.generate("fake", "Where is Paris?", stream=True)
+        await anext(aiter(parts))
+        assert engine.running == 1
+        await client.close()
+        await until(lambda: engine.running == 0)
 
 
 def test_models(client: ollama.Client) -> None:
