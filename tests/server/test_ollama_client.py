@@ -161,7 +161,7 @@ async def test_an_error_on_the_way_is_raised_after_the_text_before_it() -> None:
 
     async def read(client: ollama.AsyncClient) -> None:
         async for part in await client.chat("fake", PARIS, stream=True):
-            texts.append(part.message.content)
+            texts.append(part.message.content)  # noqa: PERF401  (an error ends it)
 
     engine = FakeEngine(("one ", "two"), error=EngineDiedError("the engine died"))
     async with serving(engine) as served, ollama.AsyncClient(served.url) as client:
