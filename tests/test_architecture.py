@@ -1,6 +1,8 @@
 """The borders between the rooms, checked on the source."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +56,24 @@ def test_imports_point_down(path: Path) -> None:
             continue
         there = module.split(".")[1]
         assert there in {here, "errors"} | ALLOWED[here], f"{path} imports {module}"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if room(path) == "server"], ids=lambda path: path.stem
+)
+def test_the_server_knows_engines_only_as_a_protocol(path: Path) -> None:
+    for module in imported_modules(path):
+        if module.startswith(("llmstream_cli.core", "llmstream_cli.prompts")):
+            assert module.startswith(("llmstream_cli.core.api", "llmstream_cli.prompts.messages"))
+
+
+def test_asking_imports_nothing_of_the_server() -> None:
+    script = (
+        "import sys, llmstream_cli.cli.app, llmstream_cli.cli.ask, llmstream_cli.core.engine\n"
+        "print(*({'quart', 'hypercorn', 'h11', 'pydantic', 'prometheus_client'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout.strip() == b""
 
 
 def test_only_one_module_imports_llama_cpp() -> None:

@@ -18,6 +18,13 @@ app = typer.Typer(
 )
 
 _DEFAULTS = SamplingParams()
+_OPTIONS = {
+    "max_seqs": "parallel",
+    "max_queue": "queue",
+    "timeout_seconds": "timeout",
+    "drain_seconds": "drain",
+    "port": "port",
+}
 _PARAMETERS = {field.name for type_ in (SamplingParams, EngineConfig) for field in fields(type_)}
 
 
@@ -50,7 +57,9 @@ def _fail(message: str, code: int) -> int:
 def _name_option(message: str) -> str:
     """Call a parameter by its option: `max_tokens must …` becomes `--max-tokens must …`."""
     name, _, rest = message.partition(" ")
-    return f"--{name.replace('_', '-')} {rest}" if name in _PARAMETERS else message
+    if name not in _PARAMETERS | _OPTIONS.keys():
+        return message
+    return f"--{_OPTIONS.get(name, name).replace('_', '-')} {rest}"
 
 
 def _show_version(value: bool) -> None:

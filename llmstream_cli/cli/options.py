@@ -225,7 +225,7 @@ SlotCtxSize = Annotated[
     _length(
         "--ctx-size",
         help="Tokens that each question and answer may have together; they take memory at once.",
-        show_default="what the model was trained with, at most 8192",
+        show_default="what the model was trained with, at most 4096; with --parallel 1, 8192",
     ),
 ]
 

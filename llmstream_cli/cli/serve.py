@@ -15,6 +15,7 @@ from llmstream_cli.cli.process import leave_on_interrupt
 from llmstream_cli.cli.stats import print_settings
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.core.api import Engine, EngineConfig, SamplingParams
+from llmstream_cli.core.supervised import SupervisedEngine
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.models.presets import DEFAULT_PRESET
 from llmstream_cli.models.resolve import ResolvedModel, resolve
@@ -70,7 +71,7 @@ class Serve:
         model = ServedModel(names, engine, created, self.sampling)
         server = Server(ServerContext(ServedModels([model]), self.settings))
         try:
-            await server.start()
+            await server.start()  # which says `loading` at once
             _announce(server.url)
             loading = asyncio.create_task(self._load(model, found, server.url))
             await _until_signal(loading)
@@ -90,13 +91,9 @@ class Serve:
 
 
 def _start_engine(config: EngineConfig, *, verbose: bool) -> Engine:
-    from llmstream_cli.core.engine import InProcessEngine
-    from llmstream_cli.core.llama import set_log_sink
-
-    if verbose:
-        # The log quotes the model's file, which anyone may have written.
-        set_log_sink(lambda text: complain(without_controls(text)))
-    engine = InProcessEngine(config)
+    # The log quotes the model's file, which anyone may have written.
+    log = (lambda text: complain(without_controls(text))) if verbose else None
+    engine = SupervisedEngine(config, log=log)
     engine.start()
     return engine
 

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from quart import Quart
+
 from llmstream_cli.core.api import (
     Chunk,
     EngineMetrics,
@@ -95,11 +97,13 @@ class Served:
 
     Attributes:
         engine: behind it.
+        app: the application.
         context: of the application.
         listener: its sockets.
     """
 
     engine: FakeEngine
+    app: Quart
     context: ServerContext
     listener: Listener
 
@@ -122,10 +126,11 @@ async def serving(engine: FakeEngine | None = None, **settings: Any) -> AsyncGen
     """Serve an engine; at the end, nothing may be left of any request."""
     engine = engine or FakeEngine()
     context = new_context(engine, **settings)
-    listener = Listener(create_app(context), context.settings)
+    app = create_app(context)
+    listener = Listener(app, context.settings)
     await listener.start()
     try:
-        yield Served(engine, context, listener)
+        yield Served(engine, app, context, listener)
     finally:
         engine.gate.set()
         await listener.stop_accepting()

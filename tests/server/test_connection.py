@@ -251,12 +251,18 @@ async def test_an_idle_connection_is_closed() -> None:
         assert parse(await talk(served, PROBE)).status == 200
 
 
+def pause_reading(writer: asyncio.StreamWriter) -> None:
+    transport = writer.transport
+    assert isinstance(transport, asyncio.Transport)
+    transport.pause_reading()
+
+
 async def test_a_reader_that_stops_is_cut_off_while_others_get_all() -> None:
     engine = FakeEngine(["x" * 50_000], repeat=400)  # more than the socket's buffers take
     async with serving(engine, stall_seconds=0.3) as served:
         _, writer = await connect(served)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        writer.transport.pause_reading()
+        pause_reading(writer)
         writer.write(post(BODY))
         await until(lambda: engine.requests)
         brief = await asyncio.gather(*(ask(served, head()) for _ in range(8)))
@@ -283,7 +289,7 @@ async def test_what_waits_for_a_reader_is_bounded() -> None:
     engine = FakeEngine(["x" * 50_000], repeat=10**6)
     async with serving(engine, stall_seconds=30) as served:
         _, writer = await connect(served)
-        writer.transport.pause_reading()
+        pause_reading(writer)
         writer.write(post(BODY))
         await until(lambda: engine.requests)
         await until(lambda: engine.running == 0)  # long before it stalls
