@@ -117,4 +117,5 @@ OPERATIONS = (
         replies=(Reply(200, "The answer."),),
     ),
     Operation("get", "/v1/models", "List the models", replies=(Reply(200, "The models."),)),
+    Operation("get", "/v1/models/{name}", "Describe a model", replies=(Reply(200, "The model."),)),
 )

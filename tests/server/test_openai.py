@@ -185,3 +185,10 @@ async def test_the_fingerprint_stays_until_something_changes_the_answers() -> No
     first, again, other = [await fingerprint((name,)) for name in ("tiny", "tiny", "other")]
     assert first == again
     assert first != other
+
+
+async def test_the_description_declares_the_parameter_of_a_path() -> None:
+    described = await (await client(ScriptedEngine()).get("/openapi.json")).get_json()
+    assert described["paths"]["/v1/models/{name}"]["get"]["parameters"] == [
+        {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+    ]
