@@ -115,7 +115,7 @@ class _SamplingFields(_Fields):
     stop: Annotated[
         list[str] | None, BeforeValidator(as_list, json_schema_input_type=str | list[str] | None)
     ] = None
-    logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,10}$")], float] | None = None
+    logit_bias: dict[Annotated[str, Field(pattern=r"^[0-9]{1,10}$")], float] | None = None
     ignore_eos: bool | None = None
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
