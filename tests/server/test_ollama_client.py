@@ -94,7 +94,7 @@ def test_a_request_without_a_prompt_loads_the_model(client: ollama.Client) -> No
 class Place(BaseModel):
     city: Literal["Paris", "Rome"]
     continent: Literal["Europe", "Asia"]
-    population: int
+    capital: bool
 
 
 def test_a_pydantic_models_schema_as_format(client: ollama.Client) -> None:

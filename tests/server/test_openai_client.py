@@ -212,7 +212,7 @@ def test_a_logit_bias_bans_a_token(client: openai.OpenAI, model: Model) -> None:
 class Place(BaseModel):
     city: Literal["Paris", "Rome"]
     continent: Literal["Europe", "Asia"]
-    population: int
+    capital: bool
 
 
 def test_a_pydantic_model_is_what_parse_returns(client: openai.OpenAI) -> None:
@@ -416,5 +416,10 @@ def test_the_llm_command(llm_home: Path) -> None:
 
 
 def test_the_llm_command_with_a_schema(llm_home: Path) -> None:
-    answer = run_llm(llm_home, "-m", "local", "Where is Paris?", "--schema", "city, country")
-    assert set(json.loads(answer)) == {"city", "country"}
+    schema = {
+        "type": "object",
+        "properties": {"city": {"enum": ["Paris", "Rome"]}, "capital": {"type": "boolean"}},
+        "required": ["city", "capital"],
+    }
+    answer = run_llm(llm_home, "-m", "local", "Where is Paris?", "--schema", json.dumps(schema))
+    assert set(json.loads(answer)) == {"city", "capital"}
