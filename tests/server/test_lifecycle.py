@@ -139,7 +139,7 @@ async def test_localhost_is_all_of_its_addresses_on_one_port() -> None:
     await server.start()
     port = int(server.url.rpartition(":")[2])
     found = socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)
-    for address in {entry[4][0] for entry in found}:
+    for address in {str(entry[4][0]) for entry in found}:
         _, writer = await asyncio.open_connection(address, port)
         writer.close()
     await server.stop()
