@@ -13,11 +13,13 @@ from llmstream_cli.errors import (
     NotFoundError,
     RequestError,
 )
-from llmstream_cli.server import openapi, probes, token_stream
+from llmstream_cli.server import ollama, openai, openapi, probes, token_stream
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.exchange import Exchanges
 from llmstream_cli.server.failure import error_response
 from llmstream_cli.server.guards import Guards
+from llmstream_cli.server.ollama import ollama_routes
+from llmstream_cli.server.openai import openai_routes
 from llmstream_cli.server.pages import page_routes
 from llmstream_cli.server.probes import probe_routes
 from llmstream_cli.server.token_stream import token_stream_routes
@@ -27,7 +29,12 @@ _log = logging.getLogger(__name__)
 # What of a body that is too long is read before the answer, in limits; see `body`.
 _DRAINED_BODIES = 4
 
-OPERATIONS = (*token_stream.OPERATIONS, *probes.OPERATIONS)
+OPERATIONS = (
+    *token_stream.OPERATIONS,
+    *openai.OPERATIONS,
+    *ollama.OPERATIONS,
+    *probes.OPERATIONS,
+)
 
 
 def create_app(context: ServerContext) -> Quart:
@@ -39,6 +46,8 @@ def create_app(context: ServerContext) -> Quart:
     description = openapi.document(OPERATIONS)
     for blueprint in (
         token_stream_routes(context.models),
+        openai_routes(context.models),
+        ollama_routes(context.models),
         probe_routes(context),
         _description_route(description),
         page_routes(description),

@@ -1,5 +1,6 @@
 """The API's description (OpenAPI 3.1), from the models that its handlers use."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -124,6 +125,12 @@ def _describe(operation: Operation) -> dict[str, Any]:
     described: dict[str, Any] = {"summary": operation.summary}
     if operation.description:
         described["description"] = operation.description
+    parameters = re.findall(r"{(\w+)}", operation.path)
+    if parameters:
+        described["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+            for name in parameters
+        ]
     if operation.request is not None:
         described["requestBody"] = {
             "required": True,
