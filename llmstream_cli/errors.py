@@ -24,7 +24,7 @@
     │   ├── BodyTooLargeError     413     1   its body is longer than it may be
     │   ├── MediaTypeError        415     1   its body is not said to be JSON
     │   └── BusyError             503     1   the server takes no more of them now
-    ├── ListenError               500     1   the server cannot listen where it should
+    ├── ListenError               500     1   the server cannot listen as it should
     └── OutputError               500     1   the answer cannot be written
 
 The message of each is one line that a person can act on: a command prints it as it is, a server
@@ -190,7 +190,7 @@ class BusyError(RequestError):
 
 
 class ListenError(LLMStreamError):
-    """The server cannot listen at that address, or not with that certificate."""
+    """The server cannot listen at that address, or not with that certificate or those keys."""
 
 
 class OutputError(LLMStreamError):

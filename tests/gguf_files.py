@@ -80,13 +80,13 @@ _FEED_FORWARD: _Shapes = {
 }
 
 
-def write_llama(path: Path) -> Path:
+def write_llama(path: Path, template: str = LLAMA2_TEMPLATE) -> Path:
     """Attention to everything; SentencePiece with `<s>` and a space put first; Llama 2's chat."""
     return _write(
         path,
         "llama",
         _sentencepiece_vocabulary(),
-        template=LLAMA2_TEMPLATE,
+        template=template,
         keys={**_ATTENTION_KEYS, "context_length": 256, "rope.dimension_count": _HEAD},
         layers=[{**_NORM, **_ATTENTION, **_FEED_FORWARD}] * 2,
     )

@@ -23,7 +23,6 @@ _OPTIONS = {
     "max_queue": "queue",
     "timeout_seconds": "timeout",
     "drain_seconds": "drain",
-    "port": "port",
 }
 _PARAMETERS = {field.name for type_ in (SamplingParams, EngineConfig) for field in fields(type_)}
 

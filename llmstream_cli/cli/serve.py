@@ -16,7 +16,7 @@ from llmstream_cli.cli.stats import print_settings
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.core.api import Engine, EngineConfig, SamplingParams
 from llmstream_cli.core.supervised import SupervisedEngine
-from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.errors import InvalidValueError, ListenError
 from llmstream_cli.models.presets import DEFAULT_PRESET
 from llmstream_cli.models.resolve import ResolvedModel, resolve
 from llmstream_cli.server.context import ServerContext
@@ -50,6 +50,8 @@ class Serve:
         """Serve until told to stop; return the exit code."""
         if self.features is not None and self.model is not None:
             raise InvalidValueError("--features and --model both name a model; give one of them")
+        if (self.settings.certfile is None) != (self.settings.keyfile is None):
+            raise InvalidValueError("--certfile and --keyfile belong together; give both")
         _check_exposure(self.settings, self.insecure_no_key)
         found = resolve(preset=self.features, path=self.model)
         config = EngineConfig(
@@ -110,7 +112,8 @@ def read_keys(keys: list[str], file: str | None) -> tuple[str, ...]:
     """Return the keys of the options: those given, and those in the file, one on a line.
 
     Raises:
-        InvalidValueError: the file cannot be read, or a key is not one that a header can carry.
+        ListenError: the file cannot be read, or has no key.
+        InvalidValueError: a key is not one that a header can carry.
     """
     found = list(keys)
     if file is not None:
@@ -119,11 +122,11 @@ def read_keys(keys: list[str], file: str | None) -> tuple[str, ...]:
                 text = lines.read(_MAX_KEY_FILE_BYTES)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise InvalidValueError(f"cannot read the keys in {file}: {reason}") from error
+            raise ListenError(f"cannot read the keys in {file}: {reason}") from error
         found += [line.strip() for line in text.splitlines() if not line.startswith("#")]
         found = [key for key in found if key]
         if not found:
-            raise InvalidValueError(f"there is no key in {file}")
+            raise ListenError(f"there is no key in {file}")
     for key in found:
         if not key.isascii() or not key.isprintable() or " " in key or not key:
             raise InvalidValueError("an API key has to be printable ASCII without spaces")

@@ -17,6 +17,7 @@ Pure: no I/O, clock, thread, or model.
 """
 
 import json
+from collections import ChainMap
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -25,7 +26,6 @@ from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
-from llmstream_cli import errors
 from llmstream_cli.core.api import (
     Chunk,
     EngineConfig,
@@ -178,11 +178,14 @@ _JSON = json.JSONEncoder(
     ensure_ascii=False, check_circular=False, separators=(",", ":"), default=_plain
 )
 
-_ERRORS = {
-    name: error
-    for name, error in vars(errors).items()
-    if isinstance(error, type) and issubclass(error, LLMStreamError)
-}
+
+def _tree(cls: type[LLMStreamError]) -> dict[str, type[LLMStreamError]]:
+    """Return the errors of `errors.py` by their names, from one downwards."""
+    below = (_tree(sub) for sub in cls.__subclasses__() if sub.__module__ == cls.__module__)
+    return dict(ChainMap({cls.__name__: cls}, *below))
+
+
+_ERRORS = _tree(LLMStreamError)
 
 
 def _is_attribute(name: str, value: object) -> bool:

@@ -1,0 +1,98 @@
+"""What a loaded model tells of itself, and how prompts become tokens."""
+
+from pathlib import Path
+
+import pytest
+
+from llmstream_cli.core.api import EngineConfig, GenerationRequest
+from llmstream_cli.core.loaded_model import LoadedModel
+from llmstream_cli.errors import ContextLengthError, InvalidValueError, PromptError
+from llmstream_cli.prompts.messages import Message
+from tests.gguf_files import write_llama, write_phi2
+
+
+@pytest.fixture(scope="module")
+def loaded(model_path: Path) -> LoadedModel:
+    return LoadedModel(EngineConfig(model_path=str(model_path), ctx_size=64))
+
+
+@pytest.fixture
+def with_leading_token(tmp_path: Path) -> LoadedModel:
+    """Its vocabulary wants `<s>`, token 1, before each prompt."""
+    return LoadedModel(EngineConfig(model_path=str(write_llama(tmp_path / "llama.gguf"))))
+
+
+def test_the_info_is_that_of_the_file(loaded: LoadedModel) -> None:
+    info = loaded.info
+    assert info.name == "SmolLM2-135M-Instruct.Q4_1"
+    assert (info.ctx_size, info.ctx_train, info.vocab_size) == (64, 8192, 49152)
+    assert info.num_parameters == 134_515_008
+    assert 90_000_000 < info.size_bytes < 100_000_000
+    assert info.metadata["general.architecture"] == "llama"
+    assert info.metadata["llama.block_count"] == "30"
+    assert "tokenizer.ggml.tokens" not in info.metadata  # an array
+    assert info.chat_template is not None
+    assert "<|im_start|>" in info.chat_template
+
+
+def test_long_metadata_is_cut_between_characters(tmp_path: Path) -> None:
+    template = "{# " + "é" * 5000 + " #}"
+    path = write_llama(tmp_path / "llama.gguf", template)
+    info = LoadedModel(EngineConfig(model_path=str(path))).info
+    assert info.metadata["tokenizer.chat_template"] == template[:513]  # of 1,023 bytes
+    assert info.chat_template == template
+
+
+def test_a_template_too_long_to_render_is_not_shown(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "llama.gguf", "x" * 600_000)
+    assert LoadedModel(EngineConfig(model_path=str(path))).info.chat_template is None
+
+
+def test_a_model_without_a_template_takes_raw_prompts_alone(tmp_path: Path) -> None:
+    loaded = LoadedModel(EngineConfig(model_path=str(write_phi2(tmp_path / "phi2.gguf"))))
+    assert loaded.info.chat_template is None
+    assert loaded.encode(GenerationRequest(prompt="the of and"))
+    with pytest.raises(PromptError, match="has no chat template"):
+        loaded.encode(GenerationRequest((Message("user", "the of and"),)))
+
+
+def test_control_tokens_are_read_in_a_raw_prompt(loaded: LoadedModel) -> None:
+    tokens = loaded.encode(GenerationRequest(prompt="<|im_start|>user\nHi<|im_end|>"))
+    assert tokens[0] == 1
+    assert tokens[-1] == 2
+    assert len(tokens) == 5
+
+
+def test_the_leading_token_comes_once(with_leading_token: LoadedModel) -> None:
+    plain = with_leading_token.encode(GenerationRequest(prompt="the of"))
+    explicit = with_leading_token.encode(GenerationRequest(prompt="<s>the of"))
+    assert plain[0] == explicit[0] == 1
+    assert plain[1] != 1
+    assert explicit[1] != 1
+    assert with_leading_token.encode(GenerationRequest(prompt="")) == [1]
+
+
+def test_token_ids_are_taken_as_they_are(with_leading_token: LoadedModel) -> None:
+    assert with_leading_token.encode(GenerationRequest(prompt=(300, 301, 302))) == [300, 301, 302]
+
+
+@pytest.mark.parametrize("token", [-1, 49152, 2**40])
+def test_a_token_outside_the_vocabulary_is_refused(loaded: LoadedModel, token: int) -> None:
+    with pytest.raises(InvalidValueError, match=f"token {token} is not in the vocabulary of 49152"):
+        loaded.encode(GenerationRequest(prompt=(5, token, 7)))
+
+
+@pytest.mark.parametrize("prompt", ["", ()])
+def test_an_empty_prompt_is_refused(loaded: LoadedModel, prompt: str | tuple[int, ...]) -> None:
+    with pytest.raises(PromptError, match="the prompt is empty"):
+        loaded.encode(GenerationRequest(prompt=prompt))
+
+
+@pytest.mark.parametrize("prompt", ["word " * 64, "word " * 10**6, (5,) * 64])
+def test_a_prompt_longer_than_the_context_is_refused(
+    loaded: LoadedModel, prompt: str | tuple[int, ...]
+) -> None:
+    with pytest.raises(ContextLengthError) as caught:
+        loaded.encode(GenerationRequest(prompt=prompt))
+    assert caught.value.prompt_tokens >= caught.value.ctx_size == 64
+    assert len(loaded.encode(GenerationRequest(prompt=(5,) * 63))) == 63
