@@ -2,6 +2,7 @@
 
     LLMStreamError               HTTP  exit   meaning
     ├── InvalidValueError         422     2   a parameter is out of its bounds
+    │   └── InvalidFieldError     422     2   a field of an HTTP request is; it names it
     ├── PromptError               400     1   no prompt can be made of the messages
     │   └── ContextLengthError    400     1   the prompt does not fit into the context
     ├── ModelError                500     1   the model cannot be used
@@ -11,7 +12,19 @@
     │   ├── EngineNotReadyError   503     1   the engine is loading, or being started again
     │   ├── EngineDiedError       503     1   the engine's process died while it generated
     │   ├── QueueFullError        429     1   too many requests wait already
-    │   └── StepRefusedError      500     1   llama.cpp refused a step; the engine goes on
+    │   ├── StepRefusedError      500     1   llama.cpp refused a step; the engine goes on
+    │   ├── TimeLimitError        504     1   the answer took longer than it may
+    │   └── SlowReaderError       500     1   the client does not take its answer
+    ├── RequestError              400     1   an HTTP request cannot be understood
+    │   ├── UnauthorizedError     401     1   it has no key, or a wrong one
+    │   ├── ForbiddenError        403     1   its host or origin is not allowed
+    │   ├── NotFoundError         404     1   there is no such route
+    │   ├── MethodError           405     1   the route has another method
+    │   ├── SlowRequestError      408     1   its body did not arrive in time
+    │   ├── BodyTooLargeError     413     1   its body is longer than it may be
+    │   ├── MediaTypeError        415     1   its body is not said to be JSON
+    │   └── BusyError             503     1   the server takes no more of them now
+    ├── ListenError               500     1   the server cannot listen as it should
     └── OutputError               500     1   the answer cannot be written
 
 The message of each is one line that a person can act on: a command prints it as it is, a server
@@ -38,6 +51,14 @@ class InvalidValueError(LLMStreamError):
 
     status = 422
     exit_code = 2
+
+
+class InvalidFieldError(InvalidValueError):
+    """A field of a request is unknown, missing, or has a value that it cannot have."""
+
+    def __init__(self, message: str, field: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class PromptError(LLMStreamError):
@@ -102,6 +123,74 @@ class QueueFullError(EngineError):
 
 class StepRefusedError(EngineError):
     """llama.cpp refused to compute a step, and is as it was before."""
+
+
+class TimeLimitError(EngineError):
+    """The answer took longer than the server lets one take."""
+
+    status = 504
+
+
+class SlowReaderError(EngineError):
+    """So much of the answer waits for its reader that the server gives up."""
+
+
+class RequestError(LLMStreamError):
+    """A request over HTTP is malformed."""
+
+    status = 400
+
+
+class UnauthorizedError(RequestError):
+    """The request bears no key, or one that the server does not know."""
+
+    status = 401
+
+
+class ForbiddenError(RequestError):
+    """The server does not answer to that host name, or to pages of that origin."""
+
+    status = 403
+
+
+class NotFoundError(RequestError):
+    """The server has no such route."""
+
+    status = 404
+
+
+class MethodError(RequestError):
+    """The route does not have that method."""
+
+    status = 405
+
+
+class SlowRequestError(RequestError):
+    """The body of the request did not arrive in time."""
+
+    status = 408
+
+
+class BodyTooLargeError(RequestError):
+    """The body of the request is longer than the server takes."""
+
+    status = 413
+
+
+class MediaTypeError(RequestError):
+    """The body of the request is of another type than JSON."""
+
+    status = 415
+
+
+class BusyError(RequestError):
+    """The server takes no more requests, or connections, now."""
+
+    status = 503
+
+
+class ListenError(LLMStreamError):
+    """The server cannot listen at that address, or not with that certificate or those keys."""
 
 
 class OutputError(LLMStreamError):

@@ -1,6 +1,8 @@
 """The borders between the rooms, checked on the source."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +22,8 @@ ALLOWED = {
     "core": {"prompts"},
     "prompts": set[str](),
     "models": set[str](),
-    "cli": {"core", "models", "prompts"},
+    "cli": {"core", "models", "prompts", "server"},
+    "server": {"core", "prompts"},
     "__main__": {"cli"},
     "__init__": set[str](),
 }
@@ -54,6 +57,24 @@ def test_imports_point_down(path: Path) -> None:
             continue
         there = module.split(".")[1]
         assert there in {here, "errors"} | ALLOWED[here], f"{path} imports {module}"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if room(path) == "server"], ids=lambda path: path.stem
+)
+def test_the_server_knows_engines_only_as_a_protocol(path: Path) -> None:
+    for module in imported_modules(path):
+        if module.startswith(("llmstream_cli.core", "llmstream_cli.prompts")):
+            assert module.startswith(("llmstream_cli.core.api", "llmstream_cli.prompts.messages"))
+
+
+def test_asking_imports_nothing_of_the_server() -> None:
+    script = (
+        "import sys, llmstream_cli.cli.app, llmstream_cli.cli.ask, llmstream_cli.core.engine\n"
+        "print(*({'quart', 'hypercorn', 'h11', 'pydantic', 'prometheus_client', 'llguidance', 'numpy'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout.strip() == b""
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.server.process import running_server
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -30,5 +34,19 @@ def test_stream_from_python() -> None:
     assert answer.endswith((" tokens, length]\n", " tokens, stop]\n"))
 
 
+@pytest.mark.parametrize("example", ["openai_client.py", "ollama_client.py"])
+def test_clients(example: str, tmp_path: Path) -> None:
+    with running_server(tmp_path / "log") as url:
+        answer, tokens, place = run(sys.executable, str(EXAMPLES / example), url).splitlines()
+    assert "Paris" in answer
+    assert tokens.endswith(" tokens]")
+    assert place.startswith("Place(city=")
+
+
 def test_no_example_is_untested() -> None:
-    assert {path.name for path in EXAMPLES.iterdir()} == {"ask.sh", "stream_from_python.py"}
+    assert {path.name for path in EXAMPLES.iterdir()} == {
+        "ask.sh",
+        "ollama_client.py",
+        "openai_client.py",
+        "stream_from_python.py",
+    }

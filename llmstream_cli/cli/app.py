@@ -18,6 +18,12 @@ app = typer.Typer(
 )
 
 _DEFAULTS = SamplingParams()
+_OPTIONS = {
+    "max_seqs": "parallel",
+    "max_queue": "queue",
+    "timeout_seconds": "timeout",
+    "drain_seconds": "drain",
+}
 _PARAMETERS = {field.name for type_ in (SamplingParams, EngineConfig) for field in fields(type_)}
 
 
@@ -50,7 +56,9 @@ def _fail(message: str, code: int) -> int:
 def _name_option(message: str) -> str:
     """Call a parameter by its option: `max_tokens must …` becomes `--max-tokens must …`."""
     name, _, rest = message.partition(" ")
-    return f"--{name.replace('_', '-')} {rest}" if name in _PARAMETERS else message
+    if name not in _PARAMETERS | _OPTIONS.keys():
+        return message
+    return f"--{_OPTIONS.get(name, name).replace('_', '-')} {rest}"
 
 
 def _show_version(value: bool) -> None:
@@ -131,6 +139,84 @@ def ask(
         threads=threads,
         gpu_layers=gpu_layers,
         stats=stats or verbose,
+        verbose=verbose,
+    ).run()
+
+
+@app.command(
+    help="Serve a model over HTTP: plain text streams, and a page to try it."
+    "\n\nStandard output gets the server's URL, standard error the log. The first Ctrl-C or "
+    "SIGTERM lets answers end for --drain seconds; the second Ctrl-C leaves at once."
+)
+def serve(
+    features: options.Features = None,
+    model: options.ModelFile = None,
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 3030,
+    certfile: options.CertFile = None,
+    keyfile: options.KeyFile = None,
+    api_key: options.ServerKeys = None,
+    api_key_file: options.ApiKeyFile = None,
+    insecure_no_key: options.InsecureNoKey = False,
+    allow_host: options.AllowHost = None,
+    cors_origin: options.CorsOrigin = None,
+    parallel: options.Parallel = 4,
+    queue: options.Queue = 64,
+    timeout: options.Timeout = 1800.0,
+    drain: options.Drain = 20.0,
+    temperature: options.Temperature = _DEFAULTS.temperature,
+    top_k: options.TopK = _DEFAULTS.top_k,
+    top_p: options.TopP = _DEFAULTS.top_p,
+    min_p: options.MinP = _DEFAULTS.min_p,
+    repeat_penalty: options.RepeatPenalty = _DEFAULTS.repeat_penalty,
+    repeat_last_n: options.RepeatLastN = _DEFAULTS.repeat_last_n,
+    seed: options.Seed = None,
+    max_tokens: options.MaxTokens = None,
+    stop: options.Stop = None,
+    ctx_size: options.SlotCtxSize = None,
+    threads: options.Threads = None,
+    gpu_layers: options.GpuLayers = 0,
+    log_json: options.LogJson = False,
+    verbose: options.ServerVerbose = False,
+) -> int:
+    """Turn the options into settings, and serve."""
+    from llmstream_cli.cli.serve import Serve, read_keys
+    from llmstream_cli.server.settings import ServerSettings
+
+    sampling = SamplingParams(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repeat_penalty=repeat_penalty,
+        repeat_last_n=repeat_last_n,
+        seed=seed,
+        max_tokens=max_tokens,
+        stop=tuple(stop or ()),
+    )
+    settings = ServerSettings(
+        host=host,
+        port=port,
+        certfile=certfile,
+        keyfile=keyfile,
+        api_keys=read_keys(api_key or [], api_key_file),
+        allowed_hosts=tuple(allow_host or ()),
+        cors_origins=tuple(cors_origin or ()),
+        timeout_seconds=timeout,
+        drain_seconds=drain,
+    )
+    return Serve(
+        features=features,
+        model=model,
+        sampling=sampling,
+        parallel=parallel,
+        queue=queue,
+        ctx_size=ctx_size,
+        threads=threads,
+        gpu_layers=gpu_layers,
+        settings=settings,
+        insecure_no_key=insecure_no_key,
+        log_json=log_json,
         verbose=verbose,
     ).run()
 

@@ -153,3 +153,81 @@ StreamCtxSize = Annotated[
     ),
 ]
 Json = Annotated[bool, _report("--json", help="Print one JSON object instead of a table.")]
+
+# ---- of serve -------------------------------------------------------------------------------
+
+_listen = partial(typer.Option, rich_help_panel="Listen", show_default=False)
+_access = partial(typer.Option, rich_help_panel="Access", show_default=False)
+_load = partial(typer.Option, rich_help_panel="Load")
+
+Host = Annotated[
+    str, _listen("--host", metavar="ADDRESS", help="The address to bind.", show_default=True)
+]
+Port = Annotated[
+    int, _listen("--port", metavar="N", help="The port; 0 takes a free one.", show_default=True)
+]
+CertFile = Annotated[
+    str | None,
+    _listen("--certfile", metavar="FILE", help="Certificate chain (PEM), to speak TLS."),
+]
+KeyFile = Annotated[
+    str | None, _listen("--keyfile", metavar="FILE", help="Private key (PEM) of --certfile.")
+]
+
+ServerKeys = Annotated[
+    list[str] | None,
+    _access(
+        "--api-key",
+        metavar="KEY",
+        envvar="LLMSTREAM_API_KEY",
+        help="A key that requests have to bear; may be repeated. In the environment, other users "
+        "of the machine do not see it.",
+    ),
+]
+ApiKeyFile = Annotated[
+    str | None, _access("--api-key-file", metavar="FILE", help="Such keys, one on a line.")
+]
+InsecureNoKey = Annotated[
+    bool,
+    _access("--insecure-no-key", help="Let everyone ask who can reach an address of no loopback."),
+]
+AllowHost = Annotated[
+    list[str] | None,
+    _access(
+        "--allow-host",
+        metavar="NAME",
+        help="A host name to answer to, besides localhost and --host; may be repeated; * is any.",
+    ),
+]
+CorsOrigin = Annotated[
+    list[str] | None,
+    _access(
+        "--cors-origin",
+        metavar="ORIGIN",
+        help="Pages that may ask, as https://example.org; may be repeated; * is all.",
+    ),
+]
+
+Parallel = Annotated[int, _load("--parallel", metavar="N", help="Requests answered at once.")]
+Queue = Annotated[
+    int, _load("--queue", metavar="N", help="Requests that wait for their turn; more get 429.")
+]
+Timeout = Annotated[
+    float, _load("--timeout", metavar="SECONDS", help="The most that an answer may take.")
+]
+Drain = Annotated[
+    float,
+    _load("--drain", metavar="SECONDS", help="How long answers may go on after a signal to stop."),
+]
+
+SlotCtxSize = Annotated[
+    int | None,
+    _length(
+        "--ctx-size",
+        help="Tokens that each question and answer may have together; they take memory at once.",
+        show_default="what the model was trained with, at most 4096; with --parallel 1, 8192",
+    ),
+]
+
+LogJson = Annotated[bool, _report("--log-json", help="Log JSON objects instead of text.")]
+ServerVerbose = Annotated[bool, _report("--verbose", "-v", help="Show llama.cpp's own log.")]

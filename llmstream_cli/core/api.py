@@ -271,7 +271,7 @@ class EngineConfig:
     Attributes:
         model_path: a GGUF file.
         ctx_size: the most tokens of one prompt and answer; None is the model's own context, at
-            most `DEFAULT_CTX_LIMIT`.
+            most `default_ctx_limit`.
         threads: CPU threads; None is one for each physical core this process may use.
         gpu_layers: layers to keep on a GPU, where llama-cpp-python was built for one; -1 is all.
         max_batch_tokens: the most tokens of one step, hence how long a step can last.
@@ -301,8 +301,10 @@ class EngineConfig:
             if value is not None and not low <= value <= high:
                 raise InvalidValueError(f"{name} must be between {low} and {high}")
 
-
-DEFAULT_CTX_LIMIT = 8192
+    @property
+    def default_ctx_limit(self) -> int:
+        """The most tokens that are made room for unasked; several slots take theirs at once."""
+        return 8192 if self.max_seqs == 1 else 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

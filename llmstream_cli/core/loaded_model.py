@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmstream_cli.core.api import DEFAULT_CTX_LIMIT, EngineConfig, GenerationRequest, ModelInfo
+from llmstream_cli.core.api import EngineConfig, GenerationRequest, ModelInfo
 from llmstream_cli.core.llama import Model, cpu_features
 from llmstream_cli.errors import InvalidValueError, PromptError
 
@@ -53,7 +53,7 @@ class LoadedModel:
         self.info = ModelInfo(
             name=Path(config.model_path).stem,
             description=self.model.description,
-            ctx_size=config.ctx_size or min(ctx_train, DEFAULT_CTX_LIMIT),
+            ctx_size=config.ctx_size or min(ctx_train, config.default_ctx_limit),
             load_seconds=self.model.load_seconds,
             cpu_features=cpu_features(),
             ctx_train=ctx_train,

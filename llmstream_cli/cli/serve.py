@@ -1,0 +1,205 @@
+"""`llmstream serve`: the models of this machine over HTTP."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmstream_cli.cli.process import leave_on_interrupt
+from llmstream_cli.cli.stats import print_settings
+from llmstream_cli.cli.terminal import complain, without_controls
+from llmstream_cli.core.api import Engine, EngineConfig, SamplingParams
+from llmstream_cli.core.supervised import SupervisedEngine
+from llmstream_cli.errors import InvalidValueError, ListenError
+from llmstream_cli.models.presets import DEFAULT_PRESET
+from llmstream_cli.models.resolve import ResolvedModel, resolve
+from llmstream_cli.server.context import ServerContext
+from llmstream_cli.server.exchange import JsonFormatter
+from llmstream_cli.server.guards import is_loopback
+from llmstream_cli.server.lifecycle import STOP_SECONDS, Server
+from llmstream_cli.server.served import ServedModel, ServedModels
+from llmstream_cli.server.settings import ServerSettings
+
+_MAX_KEY_FILE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serve:
+    """What the user asked for; see the options of the command for each attribute."""
+
+    features: str | None
+    model: str | None
+    sampling: SamplingParams
+    parallel: int
+    queue: int
+    ctx_size: int | None
+    threads: int | None
+    gpu_layers: int
+    settings: ServerSettings
+    insecure_no_key: bool
+    log_json: bool
+    verbose: bool
+
+    def run(self) -> int:
+        """Serve until told to stop; return the exit code."""
+        if self.features is not None and self.model is not None:
+            raise InvalidValueError("--features and --model both name a model; give one of them")
+        if (self.settings.certfile is None) != (self.settings.keyfile is None):
+            raise InvalidValueError("--certfile and --keyfile belong together; give both")
+        _check_exposure(self.settings, self.insecure_no_key)
+        found = resolve(preset=self.features, path=self.model)
+        config = EngineConfig(
+            model_path=str(found.path),
+            ctx_size=self.ctx_size,
+            threads=self.threads,
+            gpu_layers=self.gpu_layers,
+            max_seqs=self.parallel,
+            max_queue=self.queue,
+        )
+        _set_up_log(self.log_json)
+        return asyncio.run(self._serve(config, found))
+
+    async def _serve(self, config: EngineConfig, found: ResolvedModel) -> int:
+        engine = _start_engine(config, verbose=self.verbose)
+        name = self.features or (DEFAULT_PRESET if self.model is None else found.path.stem)
+        names = tuple(dict.fromkeys((name.lower(), found.path.stem)))
+        created = int(found.path.stat().st_mtime)
+        model = ServedModel(names, engine, created, self.sampling)
+        server = Server(ServerContext(ServedModels([model]), self.settings))
+        try:
+            await server.start()  # which says `loading` at once
+            _announce(server.url)
+            loading = asyncio.create_task(self._load(model, found, server.url))
+            await _until_signal(loading)
+        finally:
+            watchdog = _leave_after(self.settings.drain_seconds + STOP_SECONDS)
+            num_cut = await server.stop()
+            watchdog.cancel()
+        if num_cut:
+            complain(f"llmstream: ended {num_cut} answers that took too long to stop\n")
+        return 0
+
+    async def _load(self, model: ServedModel, found: ResolvedModel, url: str) -> None:
+        """Wait until the model is loaded, and tell how to use it."""
+        info = await model.engine.ready()
+        print_settings(info, self.sampling, found.seconds)
+        complain(f"serving {model.name} at {url}\n{_example(url, self.settings)}\n")
+
+
+def _start_engine(config: EngineConfig, *, verbose: bool) -> Engine:
+    # The log quotes the model's file, which anyone may have written.
+    log = (lambda text: complain(without_controls(text))) if verbose else None
+    engine = SupervisedEngine(config, log=log)
+    engine.start()
+    return engine
+
+
+def _check_exposure(settings: ServerSettings, insecure_no_key: bool) -> None:
+    if not (settings.api_keys or insecure_no_key or is_loopback(settings.host)):
+        raise InvalidValueError(
+            f"others can reach {settings.host}, and there is no key: give one with "
+            "--api-key-file FILE, or say --insecure-no-key"
+        )
+
+
+def read_keys(keys: list[str], file: str | None) -> tuple[str, ...]:
+    """Return the keys of the options: those given, and those in the file, one on a line.
+
+    Raises:
+        ListenError: the file cannot be read, or has no key.
+        InvalidValueError: a key is not one that a header can carry.
+    """
+    found = list(keys)
+    if file is not None:
+        try:
+            with Path(file).open(encoding="utf-8") as lines:
+                text = lines.read(_MAX_KEY_FILE_BYTES)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ListenError(f"cannot read the keys in {file}: {reason}") from error
+        found += [line.strip() for line in text.splitlines() if not line.startswith("#")]
+        found = [key for key in found if key]
+        if not found:
+            raise ListenError(f"there is no key in {file}")
+    for key in found:
+        if not key.isascii() or not key.isprintable() or " " in key or not key:
+            raise InvalidValueError("an API key has to be printable ASCII without spaces")
+    return tuple(found)
+
+
+async def _until_signal(loading: asyncio.Task[None]) -> None:
+    """Return when the process is told to stop; a second Ctrl-C leaves at once.
+
+    Raises:
+        LLMStreamError: the model cannot be loaded.
+    """
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+
+    def stop() -> None:
+        told.set()
+        loop.remove_signal_handler(signal.SIGINT)
+        leave_on_interrupt()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    waiting = asyncio.create_task(told.wait())
+    done, _ = await asyncio.wait((waiting, loading), return_when=asyncio.FIRST_COMPLETED)
+    if loading in done:
+        await loading
+    await waiting
+    loading.cancel()
+
+
+def _leave_after(seconds: float) -> threading.Timer:
+    """Leave the process after that time, even if the event loop hangs."""
+
+    def leave() -> None:
+        complain("llmstream: could not stop in time\n")
+        os._exit(1)
+
+    watchdog = threading.Timer(seconds, leave)
+    watchdog.daemon = True
+    watchdog.start()
+    return watchdog
+
+
+def _announce(url: str) -> None:
+    """Print the URL, all that standard output gets, for whoever started this to read."""
+    complain(f"listening on {url}, loading the model\n")
+    if sys.stdout is not None:
+        with contextlib.suppress(OSError):  # nobody wants to know
+            sys.stdout.write(f"{url}\n")
+            sys.stdout.flush()
+
+
+def _example(url: str, settings: ServerSettings) -> str:
+    """Return a command to copy."""
+    key = ' -H "Authorization: Bearer $LLMSTREAM_API_KEY"' if settings.api_keys else ""
+    ca = f" --cacert {shlex.quote(settings.certfile)}" if settings.certfile else ""
+    return (
+        f"curl --no-buffer{ca} {url}/token_stream -H 'Content-Type: application/json'{key} "
+        """-d '{"query": "Where is Paris?"}'"""
+    )
+
+
+class _TextFormatter(logging.Formatter):
+    """A line without control characters: none of what clients send can move a cursor."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_controls(super().format(record))
+
+
+def _set_up_log(as_json: bool) -> None:
+    """Send the log to standard error: a line for each request, and what goes wrong."""
+    handler = logging.StreamHandler()
+    text = _TextFormatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+    handler.setFormatter(JsonFormatter() if as_json else text)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("llmstream_cli").setLevel(logging.INFO)

@@ -1,0 +1,1 @@
+"""HTTP over an engine: a Quart application and the Hypercorn protocol that serves it."""

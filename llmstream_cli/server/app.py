@@ -1,0 +1,94 @@
+"""The Quart application: routes over the models that are served."""
+
+import logging
+
+from quart import Blueprint, Quart, Response, request
+from werkzeug.exceptions import HTTPException
+
+from llmstream_cli.errors import (
+    BodyTooLargeError,
+    EngineError,
+    LLMStreamError,
+    MethodError,
+    NotFoundError,
+    RequestError,
+)
+from llmstream_cli.server import ollama, openai, openapi, probes, token_stream
+from llmstream_cli.server.context import ServerContext
+from llmstream_cli.server.exchange import Exchanges
+from llmstream_cli.server.failure import error_response
+from llmstream_cli.server.guards import Guards
+from llmstream_cli.server.ollama import ollama_routes
+from llmstream_cli.server.openai import openai_routes
+from llmstream_cli.server.pages import page_routes
+from llmstream_cli.server.probes import probe_routes
+from llmstream_cli.server.token_stream import token_stream_routes
+
+_log = logging.getLogger(__name__)
+
+# What of a body that is too long is read before the answer, in limits; see `body`.
+_DRAINED_BODIES = 4
+
+OPERATIONS = (
+    *token_stream.OPERATIONS,
+    *openai.OPERATIONS,
+    *ollama.OPERATIONS,
+    *probes.OPERATIONS,
+)
+
+
+def create_app(context: ServerContext) -> Quart:
+    """Return the application that serves a context's models."""
+    app = Quart("llmstream_cli", static_folder=None)
+    context.attach(app)
+    app.config["MAX_CONTENT_LENGTH"] = _DRAINED_BODIES * context.settings.max_body_bytes
+    Guards(context.settings).attach(app)
+    description = openapi.document(OPERATIONS)
+    for blueprint in (
+        token_stream_routes(context.models),
+        openai_routes(context.models),
+        ollama_routes(context.models),
+        probe_routes(context),
+        _description_route(description),
+        page_routes(description),
+    ):
+        app.register_blueprint(blueprint)
+    app.register_error_handler(LLMStreamError, _tell)
+    app.register_error_handler(HTTPException, _tell_http)
+    app.register_error_handler(Exception, _tell_bug)
+    app.asgi_app = Exchanges(app.asgi_app, context.metrics)  # type: ignore[method-assign]
+    return app
+
+
+def _description_route(description: dict[str, object]) -> Blueprint:
+    blueprint = Blueprint("description", __name__)
+
+    @blueprint.get("/openapi.json")
+    async def describe() -> dict[str, object]:
+        return description
+
+    return blueprint
+
+
+async def _tell(error: LLMStreamError) -> Response:
+    return error_response(request.path, error)
+
+
+async def _tell_http(error: HTTPException) -> Response:
+    """Answer to what Quart itself refuses."""
+    reasons: dict[int | None, LLMStreamError] = {
+        404: NotFoundError(f"there is no route {request.path[:100]}"),
+        405: MethodError(f"{request.path[:100]} has no method {request.method[:20]}"),
+        413: BodyTooLargeError("the body is too long"),
+    }
+    told = reasons.get(error.code, RequestError(error.description or error.name))
+    response = error_response(request.path, told)
+    for name, value in error.get_headers():
+        if name.lower() == "allow":
+            response.headers["Allow"] = value
+    return response
+
+
+async def _tell_bug(error: Exception) -> Response:
+    _log.error("a request failed", exc_info=error)
+    return error_response(request.path, EngineError("the server failed; its log says more"))

@@ -1,0 +1,48 @@
+"""What all handlers of one application share."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from quart import Quart, current_app
+
+from llmstream_cli.server.metrics import Metrics
+from llmstream_cli.server.served import ServedModels
+from llmstream_cli.server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from llmstream_cli.server.generation import Generation
+
+_KEY = "llmstream"
+
+
+@dataclass(slots=True, eq=False)
+class ServerContext:
+    """The state of one server.
+
+    Attributes:
+        models: what is served.
+        settings: how.
+        metrics: what has been counted and measured.
+        draining: the server was told to stop, and takes no new request.
+        generations: what is being generated for somebody.
+    """
+
+    models: ServedModels
+    settings: ServerSettings
+    metrics: Metrics = field(init=False)
+    draining: bool = False
+    generations: "set[Generation]" = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.models)
+
+    def attach(self, app: Quart) -> None:
+        """Make this the context of an application."""
+        app.extensions[_KEY] = self
+
+
+def server_context() -> ServerContext:
+    """Return the context of the application that handles the current request."""
+    context = current_app.extensions[_KEY]
+    assert isinstance(context, ServerContext)
+    return context

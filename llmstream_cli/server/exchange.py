@@ -1,0 +1,168 @@
+"""One request and its response, from the outside: its id, its line in the log, how it ended."""
+
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Iterable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
+
+if TYPE_CHECKING:
+    from llmstream_cli.server.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+access_log = logging.getLogger("llmstream_cli.access")
+
+UNMATCHED = "unmatched"
+_GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_MAX_LOGGED_PATH = 200
+
+_current: ContextVar["Exchange"] = ContextVar("exchange")
+
+
+class CutError(Exception):
+    """Ends a response in the middle: the connection closes without the final chunk."""
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """A request and what became of it.
+
+    Attributes:
+        method: of the request.
+        path: as it came, percent-encoded: no byte of it can forge a line of the log.
+        client: the address it came from.
+        request_id: the client's own, if it gave a decent one.
+        route: the pattern that matched; there are few of them, unlike paths.
+        status: of the response; 499 where the client left before it began.
+        ended: `complete`, `cut` in the middle by the server, or `left` by the client.
+        prompt_tokens: of all its answers.
+        generated_tokens: of all its answers.
+    """
+
+    method: str
+    path: str
+    client: str
+    request_id: str
+    route: str = UNMATCHED
+    status: int = 499
+    ended: str = "left"
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    started: float = field(default_factory=time.perf_counter)
+
+    def log(self) -> None:
+        """Write the line. What was asked and answered stays out of it, and so do keys."""
+        seconds = time.perf_counter() - self.started
+        access_log.info(
+            "%s %s %d %s %.3fs %d+%d tokens %s %s",
+            self.method,
+            self.path,
+            self.status,
+            self.ended,
+            seconds,
+            self.prompt_tokens,
+            self.generated_tokens,
+            self.client,
+            self.request_id,
+            extra={"exchange": self, "seconds": seconds},
+        )
+
+
+def current_exchange() -> Exchange:
+    """Return the exchange of the current request."""
+    return _current.get()
+
+
+class Exchanges:
+    """ASGI middleware: gives each request its exchange, and ends it whatever happens.
+
+    Args:
+        app: answers the requests.
+        metrics: counts them.
+    """
+
+    def __init__(self, app: ASGIFramework, metrics: "Metrics") -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(
+        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        """Handle one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange(
+            method=scope["method"][:20],
+            path=scope["raw_path"].decode("ascii", "backslashreplace")[:_MAX_LOGGED_PATH],
+            client=(scope.get("client") or ("unknown", 0))[0],
+            request_id=_request_id(scope["headers"]),
+        )
+        _current.set(exchange)
+        try:
+            await self._app(scope, receive, _observe(exchange, send))
+        except CutError:
+            exchange.ended = "cut"
+        except Exception:  # noqa: BLE001  (a bug, and its traceback is all that is left to give)
+            exchange.ended = "cut"
+            _log.exception("a request failed")
+        finally:
+            labels = exchange.route, str(exchange.status), exchange.ended
+            self._metrics.requests.labels(*labels).inc()
+            exchange.log()
+
+
+def _observe(exchange: Exchange, send: ASGISendCallable) -> ASGISendCallable:
+    async def observed(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            exchange.status = message["status"]
+            message["headers"] = [
+                *message["headers"],
+                (b"x-request-id", exchange.request_id.encode()),
+            ]
+        await send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            exchange.ended = "complete"
+
+    return cast(ASGISendCallable, observed)
+
+
+def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    given = next((value for name, value in headers if name == b"x-request-id"), b"")
+    return given.decode() if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object on a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line: dict[str, Any] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+        }
+        exchange = getattr(record, "exchange", None)
+        if isinstance(exchange, Exchange):
+            line |= {
+                "method": exchange.method,
+                "path": exchange.path,
+                "route": exchange.route,
+                "status": exchange.status,
+                "ended": exchange.ended,
+                "seconds": round(getattr(record, "seconds", 0.0), 6),
+                "prompt_tokens": exchange.prompt_tokens,
+                "generated_tokens": exchange.generated_tokens,
+                "client": exchange.client,
+                "request_id": exchange.request_id,
+            }
+        else:
+            line["message"] = record.getMessage()
+            if record.exc_info:
+                line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)

@@ -1,0 +1,151 @@
+"""The answers to one request while they are being generated.
+
+Each answer has a task of its own that reads the engine and fills a queue; whoever answers the
+request empties it. So the engine never waits for a reader, n answers merge in the order their
+chunks come, and to cancel is one synchronous call. It is made when the task that handles the
+request ends, whichever way: the iterator of a response that was never begun, because the client
+went before, never runs its clean-up.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Sequence
+
+from llmstream_cli.core.api import Chunk, Engine, EngineState, GenerationRequest
+from llmstream_cli.errors import (
+    BusyError,
+    EngineNotReadyError,
+    LLMStreamError,
+    SlowReaderError,
+    TimeLimitError,
+)
+from llmstream_cli.server.context import ServerContext
+from llmstream_cli.server.exchange import current_exchange
+
+# What may wait for a slow reader. A chunk counts a little more than its text.
+_MAX_WAITING_BYTES = 4 * 1024 * 1024
+_CHUNK_BYTES = 256
+
+_Item = tuple[int, Chunk] | Exception
+
+
+class Generation:
+    """Generates the answers to one request, and hands out their chunks.
+
+    Args:
+        context: the server's.
+        engine: generates.
+        requests: one for each answer.
+
+    Raises:
+        BusyError: the server is about to stop.
+        EngineNotReadyError: the engine cannot generate now.
+    """
+
+    def __init__(
+        self, context: ServerContext, engine: Engine, requests: Sequence[GenerationRequest]
+    ) -> None:
+        if context.draining:
+            raise BusyError("the server is shutting down")
+        status = engine.status
+        if status.state is not EngineState.READY:
+            raise EngineNotReadyError(status.reason or f"the model is {status.state}")
+        self._context = context
+        self._queue: asyncio.Queue[_Item] = asyncio.Queue()
+        self._waiting_bytes = 0
+        self._unfinished = len(requests)
+        self._deadline = asyncio.get_running_loop().time() + context.settings.timeout_seconds
+        self._tasks = [
+            asyncio.create_task(self._read(index, engine.generate(request)))
+            for index, request in enumerate(requests)
+        ]
+        self._exchange = current_exchange()
+        self._started = time.perf_counter()
+        self._last_tokens: dict[int, float] = {}
+        context.generations.add(self)
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(lambda _: self.cancel())
+
+    def cancel(self) -> None:
+        """Stop generating; the engine does within one step. Void when called again."""
+        self._context.generations.discard(self)
+        for task in self._tasks:
+            task.cancel()
+
+    def fail(self, error: LLMStreamError) -> None:
+        """Let the reader's next call raise this error, after the chunks that came before it."""
+        self._queue.put_nowait(error)
+
+    async def chunks(self, wait_seconds: float | None = None) -> list[tuple[int, Chunk]]:
+        """Return what has come since the last call, at least one chunk; nothing at the end.
+
+        Args:
+            wait_seconds: how long to wait for one.
+
+        Raises:
+            TimeoutError: none came in that time.
+            LLMStreamError: an answer failed, or took too long.
+        """
+        if not self._unfinished:
+            return []
+        batch = [await self._first(wait_seconds)]
+        with contextlib.suppress(asyncio.QueueEmpty):
+            while not isinstance(batch[-1], Exception):
+                batch.append(self._queue.get_nowait())
+        found = [item for item in batch if not isinstance(item, Exception)]
+        if not found:
+            assert isinstance(batch[0], Exception)
+            raise batch[0]
+        if isinstance(batch[-1], Exception):  # its chunks first
+            self._queue.put_nowait(batch[-1])
+        for _, chunk in found:
+            self._waiting_bytes -= _size(chunk)
+            self._unfinished -= chunk.finish_reason is not None
+        return found
+
+    def _measure(self, index: int, chunk: Chunk) -> None:
+        """Note the times of a chunk's tokens, and count them for the log's line."""
+        if chunk.usage is not None:
+            self._exchange.prompt_tokens += chunk.usage.prompt_tokens
+        if not chunk.token_ids:
+            return
+        self._exchange.generated_tokens += len(chunk.token_ids)
+        now, last = time.perf_counter(), self._last_tokens.get(index)
+        self._last_tokens[index] = now
+        if last is None:
+            self._context.metrics.first_token_seconds.observe(now - self._started)
+        else:
+            self._context.metrics.token_gap_seconds.observe(now - last)
+
+    async def _first(self, wait_seconds: float | None) -> _Item:
+        limit = self._context.settings.timeout_seconds
+        now = asyncio.get_running_loop().time()
+        if now < self._deadline and not self._queue.empty():
+            return self._queue.get_nowait()
+        wake = self._deadline if wait_seconds is None else min(self._deadline, now + wait_seconds)
+        try:
+            # Not `wait_for`, which on Python 3.11 can lose a cancellation.
+            async with asyncio.timeout_at(wake):
+                return await self._queue.get()
+        except TimeoutError as error:
+            if wake < self._deadline:
+                raise
+            raise TimeLimitError(f"the answer took longer than {limit:g} seconds") from error
+
+    async def _read(self, index: int, chunks: AsyncGenerator[Chunk]) -> None:
+        try:
+            async with contextlib.aclosing(chunks):
+                async for chunk in chunks:
+                    self._measure(index, chunk)
+                    self._waiting_bytes += _size(chunk)
+                    if self._waiting_bytes > _MAX_WAITING_BYTES:
+                        raise SlowReaderError("the client does not read its answer")
+                    self._queue.put_nowait((index, chunk))
+        except Exception as error:  # noqa: BLE001  (whoever waits for the answer raises it)
+            self._queue.put_nowait(error)
+
+
+def _size(chunk: Chunk) -> int:
+    return len(chunk.text) + _CHUNK_BYTES

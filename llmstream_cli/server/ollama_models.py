@@ -1,0 +1,147 @@
+"""Models as Ollama describes them in `/api/tags`, `/api/ps` and `/api/show`."""
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from llmstream_cli.core.api import ModelInfo, SamplingParams
+from llmstream_cli.server.ollama_responses import rfc3339
+from llmstream_cli.server.served import ServedModel
+
+_TAG = ":latest"
+_NEVER = "9999-12-31T23:59:59Z"
+_QUANTIZATION = re.compile(r"\b(?:[IT]?Q|BF|F|MXFP|NVFP)\d\w*(?: - (?P<size>[SML]))?")
+_PARAMETERS = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n")
+
+_INTEGER = re.compile(r"-?\d{1,19}")
+_FRACTION = re.compile(r"-?\d{1,19}\.\d{1,19}(?:e[+-]\d{1,2})?")
+
+# Told in fields of their own.
+_LEFT_OUT = {"general.name", "tokenizer.chat_template"}
+# GGUF's own keys under `general.` that are numbers; there a model may be called "7".
+_GENERAL_NUMBERS = {
+    "general.alignment",
+    "general.file_type",
+    "general.parameter_count",
+    "general.quantization_version",
+}
+
+
+def tag_name(served: ServedModel) -> str:
+    """Return a model's name with the tag that Ollama's clients expect behind it."""
+    return served.name if ":" in served.name else served.name + _TAG
+
+
+def tag(served: ServedModel, info: ModelInfo | None) -> dict[str, Any]:
+    """Return a model's entry in `/api/tags`; without `info` it is not loaded yet."""
+    return {
+        **_entry(served, info),
+        "modified_at": _modified_at(served),
+    }
+
+
+def process(served: ServedModel, info: ModelInfo) -> dict[str, Any]:
+    """Return a loaded model's entry in `/api/ps`."""
+    return {
+        **_entry(served, info),
+        "expires_at": _NEVER,  # it stays loaded
+        "size_vram": 0,  # what a GPU holds is not known here
+        "context_length": info.ctx_size,
+    }
+
+
+def show(served: ServedModel, info: ModelInfo) -> dict[str, Any]:
+    """Return the answer of `/api/show`."""
+    parameters = _parameters(served.sampling, info)
+    return {
+        "license": info.metadata.get("general.license", ""),
+        "modelfile": "".join(
+            [
+                f"FROM {tag_name(served)}\n",
+                *(f"PARAMETER {line}\n" for line in parameters.splitlines()),
+            ]
+        ),
+        "parameters": parameters,
+        "template": info.chat_template or "",
+        "details": _details(info),
+        "model_info": _model_info(info),
+        "capabilities": ["completion"],
+        "modified_at": _modified_at(served),
+    }
+
+
+def _entry(served: ServedModel, info: ModelInfo | None) -> dict[str, Any]:
+    name = tag_name(served)
+    return {
+        "name": name,
+        "model": name,
+        "size": info.size_bytes if info else 0,
+        "digest": _digest(served),
+        "details": _details(info),
+    }
+
+
+def _digest(served: ServedModel) -> str:
+    """Stand for a model's file by its name and time; its bytes would take minutes to read."""
+    return hashlib.sha256(f"{served.name}\n{served.created}".encode()).hexdigest()
+
+
+def _modified_at(served: ServedModel) -> str:
+    return rfc3339(datetime.fromtimestamp(served.created, UTC))
+
+
+def _details(info: ModelInfo | None) -> dict[str, Any]:
+    family = info.metadata.get("general.architecture", "") if info else ""
+    return {
+        "parent_model": "",
+        "format": "gguf",
+        "family": family,
+        "families": [family] if family else [],
+        "parameter_size": _parameter_size(info.num_parameters) if info else "",
+        "quantization_level": _quantization_level(info.description) if info else "",
+    }
+
+
+def _parameter_size(num_parameters: int) -> str:
+    """Write a count as Ollama does: `134.52M`, `7.6B`."""
+    for unit, size, digits in (("B", 10**9, 1), ("M", 10**6, 2), ("K", 10**3, 2)):
+        if num_parameters >= size:
+            return f"{num_parameters / size:.{digits}f}{unit}"
+    return str(num_parameters)
+
+
+def _quantization_level(description: str) -> str:
+    """Find `Q4_K_M` in llama.cpp's words, which are `llama 7B Q4_K - Medium`."""
+    found = _QUANTIZATION.search(description)
+    if found is None:
+        return "unknown"
+    kind, _, _ = found[0].partition(" - ")
+    return f"{kind}_{found['size']}" if found["size"] else kind
+
+
+def _parameters(sampling: SamplingParams, info: ModelInfo) -> str:
+    """Write the server's defaults as lines of a Modelfile."""
+    lines = [f"num_ctx {info.ctx_size}"]
+    lines += [f"{name} {getattr(sampling, name)}" for name in _PARAMETERS]
+    if sampling.max_tokens is not None:
+        lines.append(f"num_predict {sampling.max_tokens}")
+    lines += [f"stop {json.dumps(stop)}" for stop in sampling.stop]
+    return "\n".join(lines)
+
+
+def _model_info(info: ModelInfo) -> dict[str, Any]:
+    """Return the file's keys and values, numbers and truth values as such."""
+    values = {key: _value(key, text) for key, text in info.metadata.items() if key not in _LEFT_OUT}
+    return {**values, "general.parameter_count": info.num_parameters}
+
+
+def _value(key: str, text: str) -> str | int | float | bool:
+    if key.startswith("general.") and key not in _GENERAL_NUMBERS:
+        return text
+    if text in {"true", "false"}:
+        return text == "true"
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    return float(text) if _FRACTION.fullmatch(text) else text

@@ -1,0 +1,139 @@
+"""What `/api/chat` and `/api/generate` answer: a JSON body, or one line of JSON for each chunk.
+
+The shapes are those of Ollama's API reference. Durations are in nanoseconds, times in RFC 3339.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from llmstream_cli.core.api import Chunk, DrawnLogprob, TokenLogprob, Usage
+from llmstream_cli.errors import LLMStreamError
+from llmstream_cli.server.dialect import dump_line
+from llmstream_cli.server.failure import error_body
+from llmstream_cli.server.logprobs import AlignedLogprobs, LocatedLogprob, finite_logprob
+from llmstream_cli.server.respond import Answer
+
+PREFIX = "/api/"
+NDJSON = "application/x-ndjson"
+
+Route = Literal["chat", "generate"]
+
+
+@dataclass(frozen=True, slots=True)
+class LineFormat:
+    """What the lines of one response have in common.
+
+    Attributes:
+        route: decides how text is wrapped.
+        model: by the name that the client used.
+        with_logprobs: send log probabilities.
+        clock: seconds that only grow.
+        now: the time of day.
+        started: when the request came, by `clock`.
+    """
+
+    route: Route
+    model: str
+    with_logprobs: bool
+    clock: Callable[[], float]
+    now: Callable[[], datetime]
+    started: float
+
+    def line(self, text: str, located: Sequence[LocatedLogprob]) -> dict[str, Any]:
+        """Return a line with new text."""
+        return {**self._wrap(text), "done": False, **self._logprobs(located)}
+
+    def last(self, reason: str, usage: Usage | None) -> dict[str, Any]:
+        """Return the last line: why the answer ended and what it cost."""
+        assert usage is not None  # every complete answer has one
+        return {
+            **self._wrap(""),
+            "done": True,
+            "done_reason": reason,
+            "total_duration": _nanoseconds(self.clock() - self.started),
+            "load_duration": 0,  # it was loaded before the request
+            "prompt_eval_count": usage.prompt_tokens,
+            "prompt_eval_duration": _nanoseconds(usage.prompt_seconds),
+            "eval_count": usage.completion_tokens,
+            "eval_duration": _nanoseconds(usage.completion_seconds),
+        }
+
+    def whole(self, answer: Answer) -> dict[str, Any]:
+        """Return the body of a response that is not streamed."""
+        located = AlignedLogprobs().push(answer.text, answer.logprobs)
+        last = self.last(answer.finish_reason, answer.usage)
+        return {**last, **self._wrap(answer.text), **self._logprobs(located)}
+
+    def loaded(self) -> dict[str, Any]:
+        """Return the answer to a request without a prompt: the model is loaded."""
+        return {**self._wrap(""), "done": True, "done_reason": "load"}
+
+    def _wrap(self, text: str) -> dict[str, Any]:
+        head = {"model": self.model, "created_at": rfc3339(self.now())}
+        if self.route == "chat":
+            return {**head, "message": {"role": "assistant", "content": text}}
+        return {**head, "response": text}
+
+    def _logprobs(self, located: Sequence[LocatedLogprob]) -> dict[str, Any]:
+        if not (self.with_logprobs and located):
+            return {}
+        return {"logprobs": [_logprob(logprob) for _, logprob in located]}
+
+
+class LineEncoder:
+    """One line of JSON for each piece of text, and a last one; has no line for silence."""
+
+    content_type = NDJSON
+    heartbeat = b""  # clients parse every line
+
+    def __init__(self, format_: LineFormat) -> None:
+        self._format = format_
+        self._logprobs = AlignedLogprobs()
+
+    def begin(self) -> bytes:
+        """Nothing comes before the text."""
+        return b""
+
+    def encode(self, index: int, chunk: Chunk) -> bytes:
+        """Send the new text, and at the end why the answer ended and what it cost."""
+        assert index == 0
+        located = self._logprobs.push(chunk.text, chunk.logprobs)
+        lines = b""
+        if chunk.text or (located and self._format.with_logprobs):
+            lines = dump_line(self._format.line(chunk.text, located)) + b"\n"
+        if chunk.finish_reason is not None:
+            lines += dump_line(self._format.last(chunk.finish_reason, chunk.usage)) + b"\n"
+        return lines
+
+    def end(self) -> bytes:
+        """The line of the last chunk has ended the stream."""
+        return b""
+
+    def fail(self, error: LLMStreamError) -> bytes:
+        """End the stream with a line that names the error."""
+        return dump_line(error_body(PREFIX, error)) + b"\n"
+
+
+def rfc3339(moment: datetime) -> str:
+    """Write a time in UTC, to the microsecond."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _nanoseconds(seconds: float) -> int:
+    """Return at least 1: clients divide by durations."""
+    return max(1, round(seconds * 1e9))
+
+
+def _logprob(logprob: DrawnLogprob) -> dict[str, Any]:
+    top = [_token(token) for token in logprob.top]
+    return {**_token(logprob.drawn), **({"top_logprobs": top} if top else {})}
+
+
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    return {
+        "token": token.piece.decode(errors="replace"),
+        "logprob": finite_logprob(token.logprob),
+        "bytes": list(token.piece),
+    }

@@ -1,0 +1,121 @@
+"""The routes of OpenAI's API: `/v1/chat/completions`, `/v1/completions` and `/v1/models`."""
+
+import hashlib
+import time
+import uuid
+
+from quart import Blueprint, Response
+
+import llmstream_cli
+from llmstream_cli.server.body import read_model
+from llmstream_cli.server.dialect import json_response
+from llmstream_cli.server.openai_requests import ChatCompletionRequest, CompletionRequest
+from llmstream_cli.server.openai_responses import (
+    ChatEncoder,
+    CompletionEncoder,
+    Shape,
+    chat_completion,
+    completion,
+)
+from llmstream_cli.server.openapi import Operation, Reply
+from llmstream_cli.server.respond import collect, stream
+from llmstream_cli.server.served import ServedModel, ServedModels
+
+
+def openai_routes(models: ServedModels) -> Blueprint:
+    """Return the routes."""
+    blueprint = Blueprint("openai", __name__, url_prefix="/v1")
+
+    @blueprint.post("/chat/completions")
+    async def chat_completions() -> Response:
+        return await _chat(models)
+
+    @blueprint.post("/completions")
+    async def completions() -> Response:
+        return await _complete(models)
+
+    @blueprint.get("/models")
+    async def list_models() -> Response:
+        data = [_model(served) for served in models.models]
+        return json_response({"object": "list", "data": data})
+
+    @blueprint.get("/models/<path:name>")  # a name may have slashes
+    async def retrieve_model(name: str) -> Response:
+        return json_response(_model(models.find(name)))
+
+    return blueprint
+
+
+async def _chat(models: ServedModels) -> Response:
+    body = await read_model(ChatCompletionRequest)
+    served = models.find(body.model)
+    requests = body.generation_requests(served.sampling)
+    shape = _shape("chatcmpl", served, body, len(requests))
+    if body.stream:
+        return await stream(served.engine, requests, ChatEncoder(shape))
+    return json_response(chat_completion(shape, await collect(served.engine, requests)))
+
+
+async def _complete(models: ServedModels) -> Response:
+    body = await read_model(CompletionRequest)
+    served = models.find(body.model)
+    requests = body.generation_requests(served.sampling)
+    shape = _shape("cmpl", served, body, len(requests))
+    if body.stream:
+        return await stream(served.engine, requests, CompletionEncoder(shape))
+    return json_response(completion(shape, await collect(served.engine, requests)))
+
+
+def _shape(
+    prefix: str,
+    served: ServedModel,
+    body: ChatCompletionRequest | CompletionRequest,
+    num_answers: int,
+) -> Shape:
+    return Shape(
+        id=f"{prefix}-{uuid.uuid4().hex}",
+        created=int(time.time()),
+        model=served.name,
+        system_fingerprint=_system_fingerprint(served),
+        num_answers=num_answers,
+        num_choices=body.num_choices,
+        with_usage=body.includes_usage,
+        with_logprobs=body.includes_logprobs,
+    )
+
+
+def _system_fingerprint(served: ServedModel) -> str:
+    """Name all that decides what a seed draws: program, model file, and the server's defaults."""
+    parts = (llmstream_cli.__version__, served.name, served.created, served.sampling)
+    return "fp_" + hashlib.sha256(repr(parts).encode()).hexdigest()[:10]
+
+
+def _model(served: ServedModel) -> dict[str, object]:
+    return {
+        "id": served.name,
+        "object": "model",
+        "created": served.created,
+        "owned_by": "llmstream",
+    }
+
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/v1/chat/completions",
+        "Answer a conversation, as OpenAI's API does",
+        "With `stream`, the answer comes as server-sent events and ends in `[DONE]`.",
+        request=ChatCompletionRequest,
+        replies=(Reply(200, "The answer."),),
+    ),
+    Operation(
+        "post",
+        "/v1/completions",
+        "Continue prompts, as OpenAI's API does",
+        "With `stream`, the answer comes as server-sent events and ends in `[DONE]`.",
+        request=CompletionRequest,
+        replies=(Reply(200, "The answer."),),
+    ),
+    Operation("get", "/v1/models", "List the models", replies=(Reply(200, "The models."),)),
+    Operation("get", "/v1/models/{name}", "Describe a model", replies=(Reply(200, "The model."),)),
+)

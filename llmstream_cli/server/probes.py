@@ -1,0 +1,93 @@
+"""What programs ask about the server itself: `/health`, `/ready`, `/metrics`."""
+
+from typing import Literal
+
+from pydantic import BaseModel
+from quart import Blueprint, Response
+
+from llmstream_cli.core.api import EngineState
+from llmstream_cli.server import metrics
+from llmstream_cli.server.context import ServerContext
+from llmstream_cli.server.openapi import Operation, Reply
+
+
+class Health(BaseModel):
+    """The server answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    """Whether requests would be answered now.
+
+    Attributes:
+        status: `ready`, or why not.
+        reason: the same for a person; empty when ready.
+    """
+
+    status: EngineState | Literal["draining"]
+    reason: str = ""
+
+
+def readiness(context: ServerContext) -> Readiness:
+    """Return the state of the server, and of the first engine that is not ready."""
+    if context.draining:
+        return Readiness(status="draining", reason="the server is shutting down")
+    for model in context.models.models:
+        status = model.engine.status
+        if status.state is not EngineState.READY:
+            return Readiness(status=status.state, reason=status.reason)
+    return Readiness(status=EngineState.READY)
+
+
+def probe_routes(context: ServerContext) -> Blueprint:
+    """Return the routes."""
+    blueprint = Blueprint("probes", __name__)
+
+    @blueprint.get("/health")
+    async def health() -> Response:
+        return _json(Health(), 200)
+
+    @blueprint.get("/ready")
+    async def ready() -> Response:
+        found = readiness(context)
+        return _json(found, 200 if found.status is EngineState.READY else 503)
+
+    @blueprint.get("/metrics")
+    async def scrape() -> Response:
+        return Response(context.metrics.expose(), content_type=metrics.CONTENT_TYPE)
+
+    return blueprint
+
+
+def _json(body: BaseModel, status: int) -> Response:
+    response = Response(body.model_dump_json(), status, content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+OPERATIONS = (
+    Operation(
+        "get",
+        "/health",
+        "Tell whether the server is alive",
+        replies=(Reply(200, "It is.", model=Health),),
+        open=True,
+    ),
+    Operation(
+        "get",
+        "/ready",
+        "Tell whether requests would be answered",
+        replies=(
+            Reply(200, "They would.", model=Readiness),
+            Reply(503, "Not now; the body says why.", model=Readiness),
+        ),
+        open=True,
+    ),
+    Operation(
+        "get",
+        "/metrics",
+        "Report counters and times to Prometheus",
+        replies=(Reply(200, "The metrics.", metrics.CONTENT_TYPE),),
+    ),
+)

@@ -1,0 +1,154 @@
+"""From requests to an engine to the response, streamed or whole, in any wire format."""
+
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from quart import Response
+
+from llmstream_cli.core.api import (
+    Chunk,
+    DrawnLogprob,
+    Engine,
+    FinishReason,
+    GenerationRequest,
+    Usage,
+)
+from llmstream_cli.errors import EngineError, LLMStreamError
+from llmstream_cli.server.context import server_context
+from llmstream_cli.server.exchange import CutError
+from llmstream_cli.server.generation import Generation
+
+_log = logging.getLogger(__name__)
+
+
+class Encoder(Protocol):
+    """Writes the answers of one response in a wire format."""
+
+    content_type: str
+    heartbeat: bytes
+    """Sent during long silences; empty where the format has no bytes that mean nothing."""
+
+    def begin(self) -> bytes:
+        """Return what comes before the first chunk."""
+
+    def encode(self, index: int, chunk: Chunk) -> bytes:
+        """Return a chunk of one of the answers; may be empty.
+
+        Args:
+            index: which answer, from 0.
+            chunk: what was added to it.
+        """
+
+    def end(self) -> bytes:
+        """Return what comes after the last chunk of the last answer."""
+
+    def fail(self, error: LLMStreamError) -> bytes | None:
+        """Return how the format tells of an error after the first byte; None cuts the response."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """A whole answer; each attribute is that of the chunks together."""
+
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[DrawnLogprob] = field(default_factory=list)
+    finish_reason: FinishReason = FinishReason.STOP
+    usage: Usage | None = None
+
+
+async def collect(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Answer]:
+    """Return the whole answers, in the order of the requests; cancel when the client has gone.
+
+    Raises:
+        LLMStreamError: one of them failed; the others are cancelled.
+    """
+    answers = [Answer() for _ in requests]
+    texts: list[list[str]] = [[] for _ in requests]
+    generation = Generation(server_context(), engine, requests)
+    try:
+        while chunks := await generation.chunks():
+            for index, chunk in chunks:
+                answer = answers[index]
+                texts[index].append(chunk.text)
+                answer.token_ids += chunk.token_ids
+                answer.logprobs += chunk.logprobs
+                answer.finish_reason = chunk.finish_reason or answer.finish_reason
+                answer.usage = chunk.usage or answer.usage
+    finally:
+        generation.cancel()
+    for answer, pieces in zip(answers, texts, strict=True):
+        answer.text = "".join(pieces)
+    return answers
+
+
+async def stream(
+    engine: Engine, requests: Sequence[GenerationRequest], encoder: Encoder
+) -> Response:
+    """Return the response that streams the answers, once their first chunk is there.
+
+    So an error before it is an ordinary error, with its status. Where the format has heartbeats
+    the response begins without a chunk if none comes for a heartbeat's time.
+
+    Raises:
+        LLMStreamError: an answer failed before anything was sent.
+    """
+    context = server_context()
+    beat = context.settings.heartbeat_seconds if encoder.heartbeat else None
+    generation = Generation(context, engine, requests)
+    try:
+        chunks = await generation.chunks(beat)
+    except TimeoutError:
+        chunks = None
+    response = Response(_body(generation, chunks, encoder, beat), content_type=encoder.content_type)
+    response.timeout = None  # Quart's own would cut the stream after a minute, and say nothing
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would collect the chunks
+    return response
+
+
+async def _body(
+    generation: Generation,
+    chunks: list[tuple[int, Chunk]] | None,
+    encoder: Encoder,
+    beat: float | None,
+) -> AsyncGenerator[bytes]:
+    """Write the chunks, those that came already first; `chunks` is None for a silence."""
+    begin = encoder.begin()
+    try:
+        while chunks is None or chunks:
+            if chunks is None:
+                data = encoder.heartbeat
+            else:
+                data = b"".join(encoder.encode(index, chunk) for index, chunk in chunks)
+            if begin + data:
+                yield begin + data
+                begin = b""
+            try:
+                chunks = await generation.chunks(beat)
+            except TimeoutError:
+                chunks = None
+    except Exception as error:  # noqa: BLE001  (GeneratorExit and CancelledError are none)
+        data = _tell(error, encoder)
+    else:
+        data = encoder.end()
+    finally:
+        generation.cancel()
+    yield begin + data
+
+
+def _tell(error: Exception, encoder: Encoder) -> bytes:
+    """Return the end of a response that failed.
+
+    Raises:
+        CutError: its format cannot tell.
+    """
+    if not isinstance(error, LLMStreamError):
+        _log.error("a response failed", exc_info=error)
+        error = EngineError("the server failed; its log says more")
+    data = encoder.fail(error)
+    if data is None:
+        raise CutError(str(error)) from error
+    return data

@@ -1,0 +1,66 @@
+"""What the server is told when it starts."""
+
+from dataclasses import dataclass
+
+from llmstream_cli.errors import InvalidValueError
+
+# Inclusive bounds; seconds may be fractions.
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "port": (0, 65_535),
+    "timeout_seconds": (1.0, 86_400.0),
+    "drain_seconds": (0.0, 3_600.0),
+    "heartbeat_seconds": (0.01, 3_600.0),
+    "stall_seconds": (0.01, 3_600.0),
+    "header_seconds": (0.01, 3_600.0),
+    "body_seconds": (0.01, 3_600.0),
+    "max_body_bytes": (1, 2**30),
+    "max_connections": (1, 100_000),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """Where the server listens, whom it answers, and how much it takes.
+
+    Attributes:
+        host: the address to bind.
+        port: the port to bind; 0 takes a free one.
+        api_keys: one of them is needed for all but the page and the probes; empty is open.
+        cors_origins: origins whose pages may call the API, as `https://example.org`; `*` is any.
+        allowed_hosts: names, besides the loopback ones and `host`, that a `Host` header may have;
+            `*` is any.
+        certfile: PEM file of the certificate chain; with `keyfile` the server speaks TLS.
+        keyfile: PEM file of its private key.
+        timeout_seconds: the most that an answer may take, its time in the queue included.
+        drain_seconds: how long answers may go on after the server was told to stop.
+        heartbeat_seconds: after so long a silence a format that has heartbeats sends one.
+        stall_seconds: a reader that takes nothing for so long is cut off.
+        header_seconds: a connection without a complete request head for so long is closed.
+        body_seconds: the most that the body of a request may take to arrive.
+        max_body_bytes: of one request.
+        max_connections: open at once; one more is answered 503.
+
+    Raises:
+        InvalidValueError: a value is out of its bounds.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 3030
+    api_keys: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    certfile: str | None = None
+    keyfile: str | None = None
+    timeout_seconds: float = 1_800.0
+    drain_seconds: float = 20.0
+    heartbeat_seconds: float = 15.0
+    stall_seconds: float = 30.0
+    header_seconds: float = 15.0
+    body_seconds: float = 30.0
+    max_body_bytes: int = 1024 * 1024
+    max_connections: int = 512
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _BOUNDS.items():
+            if not low <= getattr(self, name) <= high:
+                raise InvalidValueError(f"{name} must be between {low} and {high}")

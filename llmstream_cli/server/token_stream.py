@@ -1,0 +1,183 @@
+"""`POST /token_stream`: a question in, the text of the answer out as it is generated."""
+
+import dataclasses
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from quart import Blueprint, Response
+
+from llmstream_cli.core.api import (
+    MAX_GRAMMAR_CHARS,
+    MAX_LOGIT_BIASES,
+    MAX_STOP_CHARS,
+    MAX_STOP_STRINGS,
+    Chunk,
+    GenerationRequest,
+    SamplingParams,
+)
+from llmstream_cli.errors import InvalidFieldError, LLMStreamError
+from llmstream_cli.prompts.messages import Message
+from llmstream_cli.server.body import read_model
+from llmstream_cli.server.openapi import Operation, Reply
+from llmstream_cli.server.respond import stream
+from llmstream_cli.server.served import ServedModels
+
+MAX_MESSAGES = 1024
+_CONTENT_TYPE = "text/plain; charset=utf-8"
+
+_StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+
+
+class ChatMessage(BaseModel):
+    """A turn of the conversation."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class TokenStreamRequest(BaseModel):
+    """A question, and how to answer it. What is left out, or null, is as the server was started."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    query: str = Field(min_length=1, description="The question.", examples=["Where is Paris?"])
+    system: str | None = Field(None, description="The system message: who answers, and how.")
+    messages: list[ChatMessage] | None = Field(
+        None, max_length=MAX_MESSAGES, description="The conversation before the question."
+    )
+    model: str | None = Field(None, description="A model that is served; see /v1/models.")
+    temperature: float | None = Field(
+        None, ge=0, le=10, description="Divides the logits; 0 takes the most likely token."
+    )
+    top_k: int | None = Field(
+        None, ge=0, le=1_000_000, description="Draw from the k most likely tokens; 0 from all."
+    )
+    top_p: float | None = Field(
+        None, ge=0, le=1, description="Draw from the likeliest tokens that together reach p."
+    )
+    min_p: float | None = Field(
+        None, ge=0, le=1, description="Drop tokens less likely than p times the likeliest."
+    )
+    repeat_penalty: float | None = Field(
+        None, ge=0.1, le=10, description="Make recent tokens less likely; 1 is off."
+    )
+    repeat_last_n: int | None = Field(
+        None, ge=-1, le=1_000_000, description="How many tokens are recent; -1 is all of them."
+    )
+    presence_penalty: float | None = Field(
+        None, ge=-2, le=2, description="Subtracted from the logit of each recent token."
+    )
+    frequency_penalty: float | None = Field(
+        None, ge=-2, le=2, description="Subtracted for each time that a token is recent."
+    )
+    seed: int | None = Field(
+        None, ge=0, le=2**32 - 2, description="Draw the same answer each time."
+    )
+    max_tokens: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="End the answer after so many tokens."
+    )
+    stop: _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOP_STRINGS)] | None = (
+        Field(None, description="End the answer before this text, or one of these.")
+    )
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        None,
+        max_length=MAX_LOGIT_BIASES,
+        description="What to add to the logit of a token, by its id.",
+    )
+    ignore_eos: bool | None = Field(None, description="Never end the turn.")
+    grammar: str | None = Field(
+        None,
+        max_length=MAX_GRAMMAR_CHARS,
+        description="A GBNF grammar that the answer has to follow.",
+    )
+    json_schema: dict[str, Any] | None = Field(
+        None, description="A JSON Schema that the answer has to fulfil; {} is any JSON."
+    )
+
+    def generation(self, defaults: SamplingParams) -> GenerationRequest:
+        """Return what the engine is asked.
+
+        Raises:
+            InvalidValueError: values exclude each other.
+        """
+        history = [Message(turn.role, turn.content) for turn in self.messages or ()]
+        if self.system is not None:
+            if any(message.role == "system" for message in history):
+                raise InvalidFieldError("system: messages has a system message already", "system")
+            history.insert(0, Message("system", self.system))
+        messages = (*history, Message("user", self.query))
+        return GenerationRequest(messages, self._sampling(defaults))
+
+    def _sampling(self, defaults: SamplingParams) -> SamplingParams:
+        names = {field.name for field in dataclasses.fields(SamplingParams)}
+        given = self.model_dump(include=names, exclude_none=True)
+        if isinstance(self.stop, str):
+            given["stop"] = (self.stop,)
+        elif self.stop is not None:
+            given["stop"] = tuple(self.stop)
+        if self.logit_bias is not None:
+            given["logit_bias"] = tuple(
+                (_token_id(token), bias) for token, bias in self.logit_bias.items()
+            )
+        if self.json_schema is not None:
+            given["json_schema"] = json.dumps(self.json_schema)
+        return dataclasses.replace(defaults, **given)
+
+
+def _token_id(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 10):  # noqa: PLR2004
+        raise InvalidFieldError(f"logit_bias: {text[:20]!r} is no token id", "logit_bias")
+    return int(text)
+
+
+class PlainText:
+    """The text and nothing else; implements `respond.Encoder`."""
+
+    content_type = _CONTENT_TYPE
+    heartbeat = b""
+
+    def begin(self) -> bytes:
+        """Return nothing."""
+        return b""
+
+    def encode(self, index: int, chunk: Chunk) -> bytes:
+        """Return the chunk's text."""
+        return chunk.text.encode()
+
+    def end(self) -> bytes:
+        """Return nothing."""
+        return b""
+
+    def fail(self, error: LLMStreamError) -> None:
+        """Cut the response: any text would be a part of the answer."""
+
+
+def token_stream_routes(models: ServedModels) -> Blueprint:
+    """Return the route."""
+    blueprint = Blueprint("token_stream", __name__)
+
+    @blueprint.post("/token_stream")
+    async def token_stream() -> Response:
+        asked = await read_model(TokenStreamRequest)
+        model = models.find(asked.model)
+        response = await stream(model.engine, [asked.generation(model.sampling)], PlainText())
+        response.headers["X-Model"] = model.name
+        return response
+
+    return blueprint
+
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/token_stream",
+        "Stream the answer to a question as plain text",
+        "The body of the response is the answer, in chunks as they are generated, and nothing "
+        "else. If the answer fails on its way, the connection closes without the final chunk.",
+        request=TokenStreamRequest,
+        replies=(Reply(200, "The answer.", _CONTENT_TYPE),),
+    ),
+)

@@ -1,0 +1,226 @@
+"""An engine without a model, and a server around it in this process."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from quart import Quart
+
+from llmstream_cli.core.api import (
+    Chunk,
+    EngineMetrics,
+    EngineState,
+    EngineStatus,
+    FinishReason,
+    GenerationRequest,
+    ModelInfo,
+    Usage,
+)
+from llmstream_cli.errors import LLMStreamError
+from llmstream_cli.server.app import create_app
+from llmstream_cli.server.context import ServerContext
+from llmstream_cli.server.listener import Listener
+from llmstream_cli.server.served import ServedModel, ServedModels
+from llmstream_cli.server.settings import ServerSettings
+
+TIMEOUT = 60  # seconds; the machines that run this are slow at times
+
+
+@dataclass
+class FakeEngine:
+    """Answers with the pieces it was given, or with the question itself, word by word.
+
+    Attributes:
+        pieces: the answer; None repeats the question.
+        repeat: how often the pieces come.
+        pause: seconds before each piece.
+        error: raised after the last piece, instead of the end.
+        gate: pieces come only while it is set.
+        requests: all that were ever asked.
+        running: how many generate now.
+        closed: `aclose` was called.
+    """
+
+    pieces: Sequence[str] | None = ("one ", "two ", "three")
+    repeat: int = 1
+    pause: float = 0.0
+    error: Exception | None = None
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    status: EngineStatus = EngineStatus(EngineState.READY)  # noqa: RUF009
+    metrics: EngineMetrics = EngineMetrics(slots=4)  # noqa: RUF009
+    requests: list[GenerationRequest] = field(default_factory=list)
+    running: int = 0
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def start(self) -> None:
+        """Void: there is nothing to load."""
+
+    async def ready(self) -> ModelInfo:
+        return ModelInfo("fake", "a fake", 1024, 0.0, {})
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
+        self.requests.append(request)
+        self.running += 1
+        num_tokens = 0
+        try:
+            for piece in self._answer(request):
+                await asyncio.sleep(self.pause)
+                await self.gate.wait()
+                yield Chunk(piece, (num_tokens,))
+                num_tokens += 1
+            await self.gate.wait()
+            if self.error is not None:
+                raise self.error
+            yield Chunk("", (), FinishReason.STOP, Usage(7, num_tokens, 0.1, 0.1, 3))
+        finally:
+            self.running -= 1
+
+    def _answer(self, request: GenerationRequest) -> Iterator[str]:
+        pieces = self.pieces
+        if pieces is None:
+            pieces = request.messages[-1].content.split(" ")
+        for _ in range(self.repeat):
+            yield from pieces
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class Served:
+    """A server on a socket of this machine.
+
+    Attributes:
+        engine: behind it.
+        app: the application.
+        context: of the application.
+        listener: its sockets.
+    """
+
+    engine: FakeEngine
+    app: Quart
+    context: ServerContext
+    listener: Listener
+
+    @property
+    def port(self) -> int:
+        return self.listener.port
+
+    @property
+    def url(self) -> str:
+        return self.listener.url
+
+
+def new_context(engine: FakeEngine, **settings: Any) -> ServerContext:
+    model = ServedModel(("fake", "alias"), engine, created=0)
+    return ServerContext(ServedModels([model]), ServerSettings(port=0, **settings))
+
+
+@contextlib.asynccontextmanager
+async def serving(engine: FakeEngine | None = None, **settings: Any) -> AsyncGenerator[Served]:
+    """Serve an engine; at the end, nothing may be left of any request."""
+    engine = engine or FakeEngine()
+    context = new_context(engine, **settings)
+    app = create_app(context)
+    listener = Listener(app, context.settings)
+    await listener.start()
+    try:
+        yield Served(engine, app, context, listener)
+    finally:
+        engine.gate.set()
+        await listener.stop_accepting()
+        listener.abort()
+        assert await listener.wait_closed(TIMEOUT)
+        assert not context.generations
+        await until(lambda: engine.running == 0)
+
+
+async def until(condition: Any) -> None:
+    """Wait until something is so."""
+    async with asyncio.timeout(TIMEOUT):
+        while not condition():  # noqa: ASYNC110  (of anything, so nobody could set an event)
+            await asyncio.sleep(0.005)
+
+
+@dataclass
+class Reply:
+    """A response as it came over the socket.
+
+    Attributes:
+        status: of it.
+        headers: names in lower case.
+        body: without the framing of its chunks.
+        complete: it ended as HTTP says, and not with the connection.
+    """
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    complete: bool
+
+
+async def connect(served: Served) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection("127.0.0.1", served.port)
+
+
+async def talk(served: Served, data: bytes) -> bytes:
+    """Send bytes, and return all that comes back until the server closes."""
+    reader, writer = await connect(served)
+    try:
+        writer.write(data)
+        async with asyncio.timeout(TIMEOUT):
+            received = b""
+            with contextlib.suppress(ConnectionResetError):
+                while part := await reader.read(65536):
+                    received += part
+            return received
+    finally:
+        writer.close()
+
+
+def head(method: str = "GET", path: str = "/health", *extra: str, host: str = "localhost") -> bytes:
+    lines = (f"{method} {path} HTTP/1.1", f"Host: {host}", *extra)
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+def post(body: bytes, *extra: str, path: str = "/token_stream") -> bytes:
+    """The bytes of a request with a JSON body, the only one of its connection."""
+    lines = ("Content-Type: application/json", f"Content-Length: {len(body)}", *extra)
+    return head("POST", path, *lines) + body
+
+
+async def ask(served: Served, data: bytes) -> Reply:
+    """Send one request, and return its response; the server closes the connection after it."""
+    request, _, body = data.partition(b"\r\n\r\n")
+    return parse(await talk(served, request + b"\r\nConnection: close\r\n\r\n" + body))
+
+
+def parse(received: bytes) -> Reply:
+    top, _, rest = received.partition(b"\r\n\r\n")
+    first, *lines = top.decode("latin1").split("\r\n")
+    headers = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        headers[name.lower()] = value
+    status = int(first.split(" ")[1])
+    if headers.get("transfer-encoding") != "chunked":
+        length = int(headers.get("content-length", len(rest)))
+        return Reply(status, headers, rest, len(rest) == length)
+    body, complete = b"", False
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        if not int(size, 16):
+            complete = rest == b"\r\n"
+            break
+        body += rest[: int(size, 16)]
+        rest = rest[int(size, 16) + 2 :]
+    return Reply(status, headers, body, complete)
+
+
+def fail_with(error: LLMStreamError, *pieces: str) -> FakeEngine:
+    return FakeEngine(pieces, error=error)

@@ -1,0 +1,170 @@
+"""Bodies: what is JSON that all parsers read alike, and what is refused before that."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmstream_cli.errors import RequestError
+from llmstream_cli.server.body import MAX_JSON_DEPTH, parse_json
+from tests.server.fakes import ask, connect, head, parse, post, serving, talk
+
+NESTED: list[tuple[bytes, int]] = [
+    (b"[" * 100_000, 400),
+    (b'{"a":' * 100_000, 400),
+    (b'{"a":[' * 40 + b"]}" * 40, 400),
+    (b"[" * 500_000 + b"]" * 500_000, 400),
+]
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(VALUES, st.booleans())
+def test_what_json_can_say_is_read_as_it_is(value: Any, ascii_only: bool) -> None:
+    assert parse_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
+
+
+@given(st.binary(max_size=50))
+def test_bytes_are_read_as_the_standard_parser_does_or_refused(data: bytes) -> None:
+    try:
+        value = parse_json(data)
+    except RequestError:
+        return
+    assert value == json.loads(data.decode())
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"{", "is not JSON"),
+        (b"{'a': 1}", "is not JSON"),
+        (b'{"a": 1} x', "is not JSON"),
+        (b'{"a": NaN}', "has NaN"),
+        (b'{"a": -Infinity}', "has -Infinity"),
+        (b'{"a": 1e400}', "has 1e400"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON"),
+        (b'{"a": 1, "b": 2, "a": 3}', "names 'a' twice"),
+        (b'{"x": {"a": 1, "a": 1}}', "names 'a' twice"),
+        (b'{"a": "\xff"}', "is not UTF-8 text: byte 7"),
+        (b'{"a": "\\ud800"}', "half of a surrogate pair"),
+        (b'{"\\udc00": 1}', "half of a surrogate pair"),
+        (b'{"a": "\xed\xa0\x80"}', "is not UTF-8"),
+        (b'\xef\xbb\xbf{"a": 1}', "is not JSON"),
+        (b'{"a": "line\nbreak"}', "is not JSON"),
+    ],
+)
+def test_what_parsers_disagree_about_is_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(RequestError, match=reason):
+        parse_json(data)
+
+
+@pytest.mark.parametrize("levels", [MAX_JSON_DEPTH, MAX_JSON_DEPTH + 1])
+def test_the_depth_is_bounded(levels: int) -> None:
+    data = b"[" * levels + b"]" * levels
+    if levels > MAX_JSON_DEPTH:
+        with pytest.raises(RequestError, match="nested deeper than 64 levels"):
+            parse_json(data)
+    else:
+        parse_json(data)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 1000, '"' + "[" * 1000, '\\"' + "[" * 100, '\\"' * 200_000, "\\"]
+)
+def test_brackets_in_text_are_no_depth(text: str) -> None:
+    assert parse_json(json.dumps({"a": text, "b": ["}"]}).encode()) == {"a": text, "b": ["}"]}
+
+
+def test_a_text_without_end_does_not_take_long() -> None:
+    """The search for brackets reads each byte once; backwards it would take hours."""
+    with pytest.raises(RequestError, match="is not JSON"):
+        parse_json(b'["' + b'\\"[' * 300_000)
+
+
+# ---- over a socket --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("body", "status"), NESTED)
+async def test_deep_nesting_is_400(body: bytes, status: int) -> None:
+    async with serving() as served:
+        assert (await ask(served, post(body))).status == status
+        assert (await ask(served, post(b'{"query": "?"}'))).status == 200
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"query"', b"null", b"1"])
+async def test_a_body_that_is_no_object_is_400(body: bytes) -> None:
+    async with serving() as served:
+        assert (await ask(served, post(body))).status == 400
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""],
+)
+async def test_another_content_type_is_415(content_type: str) -> None:
+    body = b'{"query": "?"}'
+    request = head("POST", "/token_stream", f"Content-Type: {content_type}", "Content-Length: 14")
+    async with serving() as served:
+        reply = await ask(served, request + body)
+    assert reply.status == 415
+    assert b"application/json" in reply.body
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/x+json"]
+)
+async def test_json_has_several_names(content_type: str) -> None:
+    request = head("POST", "/token_stream", f"Content-Type: {content_type}", "Content-Length: 14")
+    async with serving() as served:
+        assert (await ask(served, request + b'{"query": "?"}')).status == 200
+
+
+@pytest.mark.parametrize("size", [1001, 3999, 4001, 500_000])
+async def test_a_body_that_is_too_long_is_413_whether_it_is_read_or_not(size: int) -> None:
+    body = json.dumps({"query": "x"}).encode().ljust(size)
+    async with serving(max_body_bytes=1000) as served:
+        reply = await ask(served, post(body))
+        assert reply.status == 413
+        assert not served.engine.requests
+
+
+async def test_a_chunked_body_has_the_same_bound() -> None:
+    top = head(
+        "POST", "/token_stream", "Content-Type: application/json", "Transfer-Encoding: chunked"
+    )
+    chunks = b"64\r\n" + b" " * 100 + b"\r\n"
+    async with serving(max_body_bytes=1000) as served:
+        assert parse(await talk(served, top + chunks * 11 + b"0\r\n\r\n")).status == 413
+        fits = b'e\r\n{"query": "?"}\r\n' + chunks * 9 + b"0\r\n\r\n"
+        assert (await ask(served, top + fits)).status == 200
+
+
+async def test_a_body_that_does_not_come_is_408_and_the_end_of_the_connection() -> None:
+    async with serving(body_seconds=0.05) as served:
+        received = await talk(served, post(b'{"query": "?"}')[:-3])
+    assert parse(received).status == 408
+
+
+async def test_a_client_is_asked_to_go_on_with_its_body() -> None:
+    top, _, body = post(b'{"query": "?"}', "Expect: 100-continue").partition(b"\r\n\r\n")
+    async with serving() as served:
+        reader, writer = await connect(served)
+        writer.write(top + b"\r\nConnection: close\r\n\r\n")
+        async with asyncio.timeout(60):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+            writer.write(body)
+            assert parse(await reader.read()).body == b"one two three"
+        writer.close()

@@ -1,0 +1,331 @@
+"""Connections as bytes: smuggling shapes, slow clients, clients that leave, limits."""
+
+import asyncio
+import contextlib
+import json
+import random
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.server.fakes import (
+    TIMEOUT,
+    FakeEngine,
+    Served,
+    ask,
+    connect,
+    head,
+    parse,
+    post,
+    serving,
+    talk,
+    until,
+)
+
+BODY = b'{"query": "?"}'
+ENCODED = b"Transfer-Encoding: chunked\r\n"
+POST = b"POST /token_stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+CHUNKED = b"e\r\n" + BODY + b"\r\n0\r\n\r\n"
+PROBE = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+# A second request in each, which a server that reads it otherwise would answer.
+SMUGGLED = {
+    "length and encoding": POST + b"Content-Length: 14\r\n" + ENCODED + b"\r\n" + CHUNKED,
+    "encoding and length": POST + ENCODED + b"Content-Length: 4\r\n\r\n" + CHUNKED,
+    "two equal lengths": POST + b"Content-Length: 14\r\nContent-Length: 14\r\n\r\n" + BODY,
+    "two lengths": POST + b"Content-Length: 14\r\nContent-Length: 0\r\n\r\n" + BODY,
+    "a list of lengths": POST + b"Content-Length: 14, 14\r\n\r\n" + BODY,
+    "a signed length": POST + b"Content-Length: +14\r\n\r\n" + BODY,
+    "a hexadecimal length": POST + b"Content-Length: 0xe\r\n\r\n" + BODY,
+    "two encodings": POST + ENCODED * 2 + b"\r\n" + CHUNKED,
+    "an encoding that hides": POST + b"Transfer-Encoding: xchunked\r\n\r\n" + CHUNKED,
+    "a list of encodings": POST + b"Transfer-Encoding: identity, chunked\r\n\r\n" + CHUNKED,
+    "a space before the colon": POST + b"Transfer-Encoding : chunked\r\n\r\n" + CHUNKED,
+    "a control in an encoding": POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n" + CHUNKED,
+    "a folded header": POST + b"Content-Length:\r\n 14\r\n\r\n" + BODY,
+    "bare line feeds": POST.replace(b"\r\n", b"\n") + b"Content-Length: 14\n\n" + BODY,
+    "one bare line feed": POST + b"X-A: b\nContent-Length: 14\r\n\r\n" + BODY,
+    "a bare carriage return": POST + b"X-A: b\rContent-Length: 14\r\n\r\n" + BODY,
+    "a NUL": POST + b"X-A: \x00\r\nContent-Length: 14\r\n\r\n" + BODY,
+    "chunks in HTTP/1.0": POST.replace(b"1.1", b"1.0") + ENCODED + b"\r\n" + CHUNKED,
+    "another version": POST.replace(b"1.1", b"1.2") + b"Content-Length: 14\r\n\r\n" + BODY,
+    "an absolute target": b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "no path": b"GET * HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a tunnel": b"CONNECT localhost:22 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "HTTP/2 at once": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00" * 9,
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "a head without end": b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 40_000,
+    "a line without end": b"GET /" + b"x" * 40_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", SMUGGLED.values(), ids=SMUGGLED)
+async def test_what_others_could_read_otherwise_is_refused_and_the_connection_closed(
+    data: bytes,
+) -> None:
+    async with serving() as served:
+        received = await talk(served, data + PROBE)
+        assert received.count(b"HTTP/1.1 ") == 1, received
+        assert 400 <= parse(received).status <= 505
+        assert b"200 OK" not in received
+        assert not served.engine.requests
+
+
+@pytest.mark.parametrize(
+    "size", [b"-e", b"0xe", b"e;\n", b"+e", b" e", b"e" * 30, b"", b"\ne"], ids=repr
+)
+async def test_a_chunk_of_a_strange_size_is_refused(size: bytes) -> None:
+    top = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+    async with serving(body_seconds=0.2) as served:
+        received = await talk(served, top + size + b"\r\n" + BODY + b"\r\n0\r\n\r\n" + PROBE)
+        assert b"200 " not in received
+        assert not served.engine.requests
+
+
+async def test_no_upgrade_is_heard() -> None:
+    settings = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk")
+    websocket = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+                 "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")  # fmt: skip
+    async with serving() as served:
+        for headers in (settings, websocket):
+            reader, writer = await connect(served)
+            writer.write(head("GET", "/health", *headers))
+            async with asyncio.timeout(TIMEOUT):
+                assert (await reader.readline()) == b"HTTP/1.1 200 \r\n"
+            writer.close()
+
+
+async def test_a_connection_serves_one_request_after_the_other() -> None:
+    async with serving() as served:
+        last = head("GET", "/health", "Connection: close")
+        reader, writer = await connect(served)
+        for data in (PROBE, post(BODY), PROBE, last):
+            writer.write(data)
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(TIMEOUT):
+            received = await reader.read(-1)
+        writer.close()
+    assert received.count(b"HTTP/1.1 200") == 4
+
+
+async def test_requests_that_come_at_once_are_answered_in_order() -> None:
+    engine = FakeEngine(pieces=None, pause=0.01)
+    first, second = b'{"query": "first"}', b'{"query": "second"}'
+    async with serving(engine) as served:
+        received = await talk(served, post(first) + post(second, "Connection: close"))
+    assert received.index(b"first") < received.index(b"second")
+
+
+async def test_a_client_that_sends_on_and_on_before_it_is_answered_is_cut() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with serving(engine) as served:
+        reader, writer = await connect(served)
+        writer.write(post(BODY) + PROBE * 5000)
+        async with asyncio.timeout(TIMEOUT):
+            with contextlib.suppress(ConnectionError):
+                while await reader.read(65536):
+                    pass
+        writer.close()
+        await until(lambda: engine.running == 0)
+
+
+# ---- clients that leave ---------------------------------------------------------------------
+
+
+async def gone(served: Served, data: bytes, *, reset: bool, read: int = 0) -> None:
+    """Send a request, read so many bytes, and leave: with a reset, or in good manners."""
+    reader, writer = await connect(served)
+    if reset:
+        linger = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    writer.write(data)
+    await writer.drain()
+    if read:
+        async with asyncio.timeout(TIMEOUT):
+            await reader.readexactly(read)
+    writer.close()
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_who_leaves_before_the_first_token_is_generated_for_no_longer(reset: bool) -> None:
+    engine = FakeEngine()
+    engine.gate.clear()  # in the queue, or in prefill
+    async with serving(engine) as served:
+        await gone(served, post(BODY), reset=reset)
+        await until(lambda: engine.requests)
+        await until(lambda: engine.running == 0)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_who_leaves_in_the_middle_is_generated_for_no_longer(reset: bool) -> None:
+    engine = FakeEngine(["word "], repeat=10**9, pause=0.001)
+    async with serving(engine) as served:
+        await gone(served, post(BODY), reset=reset, read=300)
+        await until(lambda: engine.running == 0)
+
+
+async def test_who_leaves_with_more_requests_in_the_pipe_is_seen_to_leave() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with serving(engine) as served:
+        await gone(served, post(BODY) + PROBE * 3, reset=False)
+        await until(lambda: engine.requests)
+        await until(lambda: engine.running == 0)
+
+
+async def test_a_body_and_the_end_of_the_connection_in_one_packet() -> None:
+    """Where Python 3.11's `wait_for` would lose the cancellation, and generate for nobody."""
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with serving(engine) as served:
+        for _ in range(50):
+            sock = socket.create_connection(("127.0.0.1", served.port))
+            sock.sendall(post(BODY))
+            sock.close()
+        await until(lambda: engine.requests)
+        await until(lambda: engine.running == 0 and served.listener.num_connections == 0)
+
+
+def num_open_files() -> int:
+    folder = Path("/dev/fd")  # on Linux and macOS
+    return sum(1 for _ in folder.iterdir())
+
+
+async def leave_at_random(served: Served, generator: random.Random) -> None:
+    data = post(b'{"query": "one two three four five six seven eight"}')
+    reader, writer = await connect(served)
+    try:
+        writer.write(
+            data[: generator.choice([len(data), len(data), generator.randrange(len(data))])]
+        )
+        await asyncio.sleep(generator.random() * 0.02)
+        if generator.random() < 0.5:
+            async with asyncio.timeout(generator.random() * 0.05):
+                await reader.read(generator.randrange(1, 400))
+    except (TimeoutError, ConnectionError):
+        pass
+    finally:
+        if generator.random() < 0.5:
+            writer.transport.abort()
+        writer.close()
+
+
+async def test_a_thousand_clients_that_leave_at_random_leave_nothing_behind() -> None:
+    generator = random.Random(7)
+    engine = FakeEngine(pieces=None, repeat=20, pause=0.002)
+    async with serving(engine) as served:
+        await ask(served, post(BODY))
+        files, tasks = num_open_files(), len(asyncio.all_tasks())
+        for _ in range(40):
+            await asyncio.gather(*(leave_at_random(served, generator) for _ in range(25)))
+        await until(lambda: engine.running == 0 and served.listener.num_connections == 0)
+        await until(lambda: len(asyncio.all_tasks()) <= tasks and num_open_files() <= files)
+        assert not served.context.generations
+        assert (await ask(served, post(BODY))).complete
+
+
+# ---- slow clients ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", [b"", b"GET / HTTP/1.1\r\nHost: local"], ids=["silent", "slow"])
+async def test_a_head_that_does_not_come_closes_the_connection(data: bytes) -> None:
+    async with serving(header_seconds=0.05) as served:
+        assert await talk(served, data) == b""
+
+
+async def test_a_head_that_trickles_closes_the_connection() -> None:
+    async with serving(header_seconds=0.2) as served:
+        reader, writer = await connect(served)
+        closed = asyncio.create_task(reader.read())
+        async with asyncio.timeout(TIMEOUT):
+            while not closed.done():
+                writer.write(b"X")
+                await asyncio.sleep(0.01)
+        writer.close()
+
+
+async def test_an_idle_connection_is_closed() -> None:
+    async with serving(header_seconds=0.05) as served:
+        assert parse(await talk(served, PROBE)).status == 200
+
+
+def pause_reading(writer: asyncio.StreamWriter) -> None:
+    transport = writer.transport
+    assert isinstance(transport, asyncio.Transport)
+    transport.pause_reading()
+
+
+async def test_a_reader_that_stops_is_cut_off_while_others_get_all() -> None:
+    engine = FakeEngine(["x" * 50_000], repeat=400)  # more than the socket's buffers take
+    async with serving(engine, stall_seconds=0.3) as served:
+        _, writer = await connect(served)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        pause_reading(writer)
+        writer.write(post(BODY))
+        await until(lambda: engine.requests)
+        brief = await asyncio.gather(*(ask(served, head()) for _ in range(8)))
+        assert all(reply.complete for reply in brief)
+        await until(lambda: served.listener.num_connections == 0)
+        writer.close()
+
+
+async def test_a_reader_that_is_only_slow_gets_all() -> None:
+    engine = FakeEngine(["x" * 10_000], repeat=300)
+    async with serving(engine, stall_seconds=0.5) as served:
+        reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=4096)
+        writer.write(post(BODY, "Connection: close"))
+        received = b""
+        async with asyncio.timeout(TIMEOUT):
+            while part := await reader.read(200_000):
+                received += part
+                await asyncio.sleep(0.005)
+        writer.close()
+    assert parse(received).body == b"x" * 3_000_000
+
+
+async def test_what_waits_for_a_reader_is_bounded() -> None:
+    engine = FakeEngine(["x" * 50_000], repeat=10**6)
+    async with serving(engine, stall_seconds=30) as served:
+        _, writer = await connect(served)
+        pause_reading(writer)
+        writer.write(post(BODY))
+        await until(lambda: engine.requests)
+        await until(lambda: engine.running == 0)  # long before it stalls
+        writer.transport.abort()
+
+
+# ---- limits ---------------------------------------------------------------------------------
+
+
+async def test_one_connection_too_many_is_503() -> None:
+    async with serving(max_connections=2) as served:
+        writers = [(await connect(served))[1] for _ in range(2)]
+        await until(lambda: served.listener.num_connections == 2)
+        refused = parse(await talk(served, b""))
+        assert refused.status == 503
+        assert "retry-after" in refused.headers
+        assert json.loads(refused.body)["error"]["code"] == "busy"
+        for writer in writers:
+            writer.close()
+        await until(lambda: served.listener.num_connections == 0)
+        assert (await ask(served, PROBE)).status == 200
+
+
+async def test_an_answer_that_takes_too_long_is_504_before_its_first_token() -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with serving(engine, timeout_seconds=1) as served:
+        reply = await ask(served, post(BODY))
+        assert reply.status == 504
+        assert b"longer than 1 seconds" in reply.body
+        await until(lambda: engine.running == 0)
+
+
+async def test_an_answer_that_takes_too_long_is_cut_after_it() -> None:
+    engine = FakeEngine(["word "], repeat=10**9, pause=0.01)
+    async with serving(engine, timeout_seconds=1) as served:
+        reply = await ask(served, post(BODY))
+        assert (reply.status, reply.complete) == (200, False)
+        await until(lambda: engine.running == 0)

@@ -1,0 +1,211 @@
+"""Who may ask: host names, origins, keys."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.server.fakes import Reply, ask, head, post, serving
+
+BODY = b'{"query": "?"}'
+ORIGIN = "https://example.org"
+
+
+async def get(
+    path: str = "/ready", *headers: str, host: str = "localhost", **settings: Any
+) -> Reply:
+    async with serving(**settings) as served:
+        return await ask(served, head("GET", path, *headers, host=host))
+
+
+async def ask_post(*headers: str, path: str = "/token_stream", **settings: Any) -> Reply:
+    async with serving(**settings) as served:
+        reply = await ask(served, post(BODY, *headers, path=path))
+        assert bool(served.engine.requests) == (reply.status == 200)
+        return reply
+
+
+def message(reply: Reply) -> str:
+    return str(json.loads(reply.body)["error"]["message"])
+
+
+# ---- host names -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST:3030",
+        "127.0.0.1",
+        "127.0.0.1:3030",
+        "[::1]",
+        "[::1]:80",
+        "localhost.",
+    ],
+)
+async def test_loopback_names_are_answered(host: str) -> None:
+    assert (await get(host=host)).status == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:3030",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "localhost@evil.example",
+        "evil.example/localhost",
+        "10.0.0.1",
+        "[::2]",
+        "",
+    ],
+)
+async def test_other_names_are_403_and_the_answer_says_what_to_do(host: str) -> None:
+    reply = await get(host=host)
+    assert reply.status == 403
+    assert "--allow-host" in message(reply)
+
+
+async def test_names_can_be_allowed() -> None:
+    assert (await get(host="box.lan:80", allowed_hosts=("Box.LAN",))).status == 200
+    assert (await get(host="other.lan", allowed_hosts=("box.lan",))).status == 403
+    assert (await get(host="any.name", allowed_hosts=("*",))).status == 200
+
+
+async def statuses_everywhere(*hosts: str) -> list[int]:
+    async with serving(host="0.0.0.0") as served:
+        return [(await ask(served, head(host=host))).status for host in hosts]
+
+
+async def test_who_listens_everywhere_answers_to_addresses_and_not_to_names() -> None:
+    assert await statuses_everywhere("192.168.1.5:3030", "[fe80::1]", "evil.example") == [
+        200,
+        200,
+        403,
+    ]
+
+
+async def test_two_hosts_or_none_are_refused() -> None:
+    async with serving() as served:
+        twice = await ask(served, head("GET", "/health", "Host: localhost"))
+        none = await ask(served, b"GET /health HTTP/1.1\r\n\r\n")
+        old = await ask(served, b"GET /health HTTP/1.0\r\n\r\n")
+    assert (twice.status, none.status, old.status) == (400, 400, 403)
+
+
+# ---- origins --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("origin", [ORIGIN, "null", "http://localhost:1", "http://localhost.evil"])
+async def test_a_page_of_another_origin_may_not_post(origin: str) -> None:
+    reply = await ask_post(f"Origin: {origin}")
+    assert reply.status == 403
+    assert "--cors-origin" in message(reply)
+    assert not any(name.startswith("access-control") for name in reply.headers)
+
+
+async def test_the_servers_own_page_may_post() -> None:
+    assert (await ask_post("Origin: http://localhost")).status == 200
+    assert (await ask_post("Origin: https://localhost")).status == 200  # TLS ended by a proxy
+
+
+async def test_an_origin_that_is_allowed_may_post_and_read() -> None:
+    reply = await ask_post(f"Origin: {ORIGIN}", cors_origins=(ORIGIN + "/",))
+    assert reply.status == 200
+    assert reply.headers["access-control-allow-origin"] == ORIGIN
+    assert reply.headers["vary"] == "Origin"
+    assert "X-Request-Id" in reply.headers["access-control-expose-headers"]
+    assert "access-control-allow-credentials" not in reply.headers
+    assert (await ask_post("Origin: https://other", cors_origins=(ORIGIN,))).status == 403
+
+
+async def test_an_error_can_be_read_by_a_page_that_is_allowed() -> None:
+    reply = await ask_post(f"Origin: {ORIGIN}", cors_origins=(ORIGIN,), api_keys=("k",))
+    assert reply.status == 401
+    assert reply.headers["access-control-allow-origin"] == ORIGIN
+
+
+PREFLIGHT = (
+    f"Origin: {ORIGIN}",
+    "Access-Control-Request-Method: POST",
+    "Access-Control-Request-Headers: authorization, content-type, x-stainless-os",
+)
+
+
+async def test_a_preflight_is_answered_where_the_origin_is_allowed() -> None:
+    async with serving(cors_origins=(ORIGIN,), api_keys=("k",)) as served:
+        reply = await ask(served, head("OPTIONS", "/token_stream", *PREFLIGHT))
+    assert reply.status == 204
+    assert reply.headers["access-control-allow-origin"] == ORIGIN
+    assert "POST" in reply.headers["access-control-allow-methods"]
+    assert "x-stainless-os" in reply.headers["access-control-allow-headers"]
+
+
+async def test_a_preflight_from_elsewhere_allows_nothing() -> None:
+    async with serving() as served:
+        reply = await ask(served, head("OPTIONS", "/token_stream", *PREFLIGHT))
+    assert not any(name.startswith("access-control") for name in reply.headers)
+
+
+# ---- keys -----------------------------------------------------------------------------------
+
+KEYS = ("first-key", "second-key")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Authorization: Bearer first-key",
+        "Authorization: bearer second-key",
+        "X-Api-Key: first-key",
+    ],
+)
+async def test_any_key_opens(header: str) -> None:
+    assert (await ask_post(header, api_keys=KEYS)).status == 200
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "X-Nothing: x",
+        "Authorization: Bearer",
+        "Authorization: Bearer first-ke",
+        "Authorization: Bearer first-key2",
+        "Authorization: Bearer FIRST-KEY",
+        "Authorization: Basic first-key",
+        "Authorization: first-key",
+        "X-Api-Key: ",
+        "Authorization: Bearer \xe9",
+    ],
+)
+@pytest.mark.parametrize("path", ["/token_stream", "/nowhere"])
+async def test_without_a_key_there_is_nothing(header: str, path: str) -> None:
+    reply = await ask_post(header, path=path, api_keys=KEYS)
+    assert reply.status == 401
+    assert reply.headers["www-authenticate"] == "Bearer"
+    assert b"first-ke" not in reply.body
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/health", "/ready", "/docs", "/openapi.json", "/static/page.js"]
+)
+async def test_the_page_and_the_probes_need_no_key(path: str) -> None:
+    assert (await get(path, api_keys=KEYS)).status == 200
+
+
+async def test_the_metrics_need_one() -> None:
+    assert (await get("/metrics", api_keys=KEYS)).status == 401
+    assert (await get("/metrics", "X-Api-Key: first-key", api_keys=KEYS)).status == 200
+
+
+async def test_keys_and_questions_stay_out_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    body = b'{"query": "my secret question", "temperatur": 1}'
+    async with serving(api_keys=KEYS) as served:
+        for header in ("Authorization: Bearer first-key", "Authorization: Bearer guess"):
+            await ask(served, post(body, header, path="/token_stream?key=first-key"))
+    assert "/token_stream" in caplog.text
+    for secret in ("first-key", "guess", "my secret"):
+        assert secret not in caplog.text

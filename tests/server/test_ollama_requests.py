@@ -1,0 +1,242 @@
+"""What each field of Ollama's requests becomes, and what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from llmstream_cli.core.api import GenerationRequest, SamplingParams
+from llmstream_cli.errors import InvalidFieldError
+from llmstream_cli.prompts.messages import Message
+from llmstream_cli.server.ollama_requests import (
+    ChatRequest,
+    GenerateRequest,
+    OllamaOptions,
+    ShowRequest,
+)
+
+DEFAULTS = SamplingParams(temperature=0.7, max_tokens=100, repeat_penalty=1.2)
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def chat(**fields: Any) -> GenerationRequest | None:
+    body = ChatRequest.model_validate({"model": "tiny", "messages": HELLO, **fields})
+    return body.generation_request(DEFAULTS)
+
+
+def generate(**fields: Any) -> GenerationRequest | None:
+    body = GenerateRequest.model_validate({"model": "tiny", "prompt": "Hello", **fields})
+    return body.generation_request(DEFAULTS)
+
+
+def test_without_options_the_servers_defaults_hold() -> None:
+    expected = GenerationRequest((Message("user", "Hello"),), DEFAULTS)
+    assert chat() == generate() == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "sampling"),
+    [
+        ({}, {}),
+        ({"temperature": 0, "top_k": 7}, {"temperature": 0, "top_k": 7}),
+        ({"top_p": 0.5, "min_p": 0.1}, {"top_p": 0.5, "min_p": 0.1}),
+        ({"repeat_penalty": 1.0}, {"repeat_penalty": 1.0}),
+        ({"repeat_last_n": -1}, {"repeat_last_n": -1}),
+        ({"presence_penalty": -1}, {"presence_penalty": -1}),
+        ({"frequency_penalty": 2}, {"frequency_penalty": 2}),
+        ({"seed": 7}, {"seed": 7}),
+        ({"seed": -1}, {"seed": None}),
+        ({"num_predict": 5}, {"max_tokens": 5}),
+        ({"num_predict": -1}, {"max_tokens": None}),
+        ({"num_predict": -2}, {"max_tokens": None}),
+        ({"stop": "\n"}, {"stop": ("\n",)}),
+        ({"stop": ["a", "b"]}, {"stop": ("a", "b")}),
+        ({"temperature": "0.5", "top_k": 7.0, "num_predict": "5"},
+         {"temperature": 0.5, "top_k": 7, "max_tokens": 5}),
+        ({"num_ctx": 4096, "num_gpu": 1, "num_thread": 8, "use_mmap": True, "num_keep": 4}, {}),
+        ({"mirostat": 0, "mirostat_tau": 5.0, "mirostat_eta": 0.1}, {}),
+        ({"tfs_z": 1.0, "typical_p": 1}, {}),
+        ({"temperature": None, "mirostat": None, "seed": None, "stop": None}, {}),
+    ],
+)  # fmt: skip
+def test_options(options: dict[str, Any], sampling: dict[str, Any]) -> None:
+    for request in (chat(options=options), generate(options=options)):
+        assert request is not None
+        assert request.sampling == replace(DEFAULTS, **sampling)
+
+
+@pytest.mark.parametrize("type_", [ChatRequest, GenerateRequest])
+def test_null_is_the_same_as_absent(type_: type[ChatRequest | GenerateRequest]) -> None:
+    needed = {"messages": HELLO, "prompt": "Hello"}
+    nulls = {name: None for name in type_.model_fields if name not in needed}
+    given = type_.model_validate({**nulls, **needed}).generation_request(DEFAULTS)
+    assert given == type_.model_validate(needed).generation_request(DEFAULTS)
+
+
+@pytest.mark.parametrize(
+    ("given", "streams"), [({}, True), ({"stream": None}, True), ({"stream": False}, False)]
+)
+def test_who_does_not_say_gets_a_stream(given: dict[str, Any], streams: bool) -> None:
+    assert ChatRequest.model_validate(given).streams is streams
+    assert GenerateRequest.model_validate(given).streams is streams
+
+
+SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}}
+
+
+@pytest.mark.parametrize(
+    ("format_", "schema"),
+    [(None, None), ("", None), ("json", {"type": "object"}), (SCHEMA, SCHEMA), ({}, {})],
+)
+def test_formats(format_: object, schema: object) -> None:
+    request = chat(format=format_)
+    assert request is not None
+    text = request.sampling.json_schema
+    assert (None if text is None else json.loads(text)) == schema
+
+
+@pytest.mark.parametrize(
+    ("given", "logprobs"),
+    [
+        ({"logprobs": True}, 0),
+        ({"logprobs": True, "top_logprobs": 5}, 5),
+        ({"logprobs": False}, None),
+    ],
+)
+def test_logprobs(given: dict[str, Any], logprobs: int | None) -> None:
+    for request in (chat(**given), generate(**given)):
+        assert request is not None
+        assert request.sampling.logprobs == logprobs
+
+
+def test_messages() -> None:
+    request = chat(
+        messages=[
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Hello", "images": []},
+            {"role": "assistant", "content": None, "thinking": "hm", "tool_calls": []},
+            {"role": "user"},
+        ]
+    )
+    assert request is not None
+    assert request.messages == (
+        Message("system", "Be brief."),
+        Message("user", "Hello"),
+        Message("assistant", ""),
+        Message("user", ""),
+    )
+
+
+def test_a_system_message_goes_before_the_prompt() -> None:
+    request = generate(system="Be brief.")
+    assert request is not None
+    assert request.messages == (Message("system", "Be brief."), Message("user", "Hello"))
+
+
+def test_a_raw_prompt_is_continued_as_it_is() -> None:
+    assert generate(raw=True) == GenerationRequest(sampling=DEFAULTS, prompt="Hello")
+
+
+def test_without_a_prompt_there_is_only_a_model_to_load() -> None:
+    assert chat(messages=[]) is None
+    assert chat(messages=None) is None
+    assert generate(prompt="") is None
+    assert generate(prompt=None, raw=True) is None
+
+
+def test_what_changes_nothing_is_taken() -> None:
+    fields = {"keep_alive": "5m", "think": False, "suffix": "", "template": "", "context": []}
+    assert generate(**fields, images=[], system="", raw=False) == generate()
+    assert chat(tools=[], think=False, keep_alive=-1, format="") == chat()
+
+
+def test_the_old_name_of_the_model_field() -> None:
+    for fields in ({"model": "tiny"}, {"name": "tiny"}, {"model": "tiny", "name": "other"}):
+        assert ShowRequest.model_validate(fields).model == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"think": True}, "think"),
+        ({"think": "high"}, "think"),
+        ({"format": "yaml"}, "format"),
+        ({"format": ["json"]}, "format"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"options": {"mirostat": 2}}, "options.mirostat"),
+        ({"options": {"tfs_z": 0.5}}, "options.tfs_z"),
+        ({"options": {"typical_p": 0.5}}, "options.typical_p"),
+        ({"options": {"num_predict": 0}}, "options.num_predict"),
+        ({"options": {"num_predict": -3}}, "options.num_predict"),
+        ({"options": {"temperature": -1}}, "options.temperature"),
+        ({"options": {"top_k": -1}}, "options.top_k"),
+    ],
+)
+def test_what_both_routes_refuse(given: dict[str, Any], field: str) -> None:
+    for make in (chat, generate):
+        with pytest.raises(InvalidFieldError) as caught:
+            make(**given)
+        assert caught.value.field == field
+        assert field.rpartition(".")[2] in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"messages": [{"role": "tool", "content": "4"}]}, "messages.0.role"),
+        ({"messages": [{"role": "owner", "content": "4"}]}, "messages.0.role"),
+        ({"messages": [*HELLO, {"role": "user", "images": ["aGk="]}]}, "messages.1.images"),
+        ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages.0.tool_calls"),
+    ],
+)
+def test_what_a_chat_refuses(given: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidFieldError) as caught:
+        chat(**given)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"suffix": "end"}, "suffix"),
+        ({"template": "{{ .Prompt }}"}, "template"),
+        ({"context": [1, 2]}, "context"),
+        ({"images": ["aGk="]}, "images"),
+        ({"raw": True, "system": "Be brief."}, "system"),
+    ],
+)
+def test_what_generate_refuses(given: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidFieldError) as caught:
+        generate(**given)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"options": {"temperature": "hot"}}, ("options", "temperature")),
+        ({"options": {"temperature": float("nan")}}, ("options", "temperature")),
+        ({"options": {"top_k": 1.5}}, ("options", "top_k")),
+        ({"options": {"seed": 2**63}}, ("options", "seed")),
+        ({"options": {"stop": 5}}, ("options", "stop")),
+        ({"options": []}, ("options",)),
+        ({"top_logprobs": 21}, ("top_logprobs",)),
+        ({"model": "m" * 257}, ("model",)),
+    ],
+)
+def test_values_of_the_wrong_kind(given: dict[str, Any], field: tuple[object, ...]) -> None:
+    for make in (chat, generate):
+        with pytest.raises(ValidationError) as caught:
+            make(**given)
+        assert caught.value.errors()[0]["loc"] == field
+
+
+@pytest.mark.parametrize("type_", [ChatRequest, GenerateRequest, OllamaOptions, ShowRequest])
+def test_every_field_is_documented(type_: type[BaseModel]) -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "ollama.md").read_text()
+    assert [name for name in type_.model_fields if f"`{name}`" not in documented] == []
