@@ -67,7 +67,7 @@ def test_only_one_module_imports_llama_cpp() -> None:
 @pytest.mark.parametrize("module", PURE)
 def test_pure_modules_know_no_clock_thread_or_model(module: str) -> None:
     standard = {"codecs", "collections", "contextlib", "dataclasses", "enum", "functools"}
-    standard |= {"itertools", "json", "types", "typing"}
+    standard |= {"itertools", "json", "reprlib", "types", "typing"}
     pure = {*PURE, "api"}
     for imported in imported_modules(PACKAGE / "core" / f"{module}.py"):
         top, *rest = imported.split(".")
