@@ -19,7 +19,6 @@ from llmstream_cli.core.api import (
     GenerationRequest,
     ModelInfo,
 )
-from llmstream_cli.core.loaded_model import LoadedModel
 from llmstream_cli.core.step_loop import Result, StepLoop
 from llmstream_cli.errors import EngineClosedError, LLMStreamError
 
@@ -80,29 +79,28 @@ class InProcessEngine:
 
     async def ready(self) -> ModelInfo:
         """Wait until the model is loaded; see `Engine.ready`."""
-        return (await self._wait_for_model()).info
-
-    async def _wait_for_model(self) -> LoadedModel:
         # Wanted in a moment by `encode`; to import it now, while the model loads, takes no time.
         import llmstream_cli.prompts.encode  # noqa: F401
 
         loaded = self._steps.loaded
-        if loaded is None or self._steps.end is not None:
-            with self._subscribe() as (request_id, results):
-                self._steps.tell_ready(request_id)
-                result = await results.get()
-            if isinstance(result, LLMStreamError):
-                raise result
-            loaded = self._steps.loaded
-        if loaded is None:  # closed while the answer was on its way
-            raise EngineClosedError
-        return loaded
+        if loaded is not None and self._steps.end is None:
+            return loaded.info
+        with self._subscribe() as (request_id, results):
+            self._steps.tell_ready(request_id)
+            result = await results.get()
+        if isinstance(result, LLMStreamError):
+            raise result
+        assert isinstance(result, ModelInfo)
+        return result
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
         """Stream the answer; see `Engine.generate`. It waits for a model that is being loaded."""
         import asyncio
 
-        loaded = await self._wait_for_model()
+        await self.ready()
+        loaded = self._steps.loaded
+        if loaded is None:  # closed while the answer was on its way
+            raise EngineClosedError
         encoded = await asyncio.to_thread(loaded.encode, request)
         with self._subscribe() as (request_id, results):
             self._steps.submit(request_id, encoded, request.sampling)

@@ -20,9 +20,10 @@ import json
 from collections import ChainMap
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from functools import cache
+from reprlib import repr as _repr
 from types import UnionType
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -216,7 +217,7 @@ def _decoder(hint: Any) -> _Decode:
 def _exactly(kind: type) -> _Decode:
     def decode(data: Any) -> Any:
         if type(data) is not kind:  # a bool is an int as well
-            raise WireError(f"not {kind.__name__}: {data!r:.80}")
+            raise WireError(f"not {kind.__name__}: {_repr(data)}")
         return data
 
     return decode
@@ -235,15 +236,20 @@ _SCALARS: dict[Any, _Decode] = {
 
 def _union(*hints: Any) -> _Decode:
     optional = type(None) in hints
-    *members, last = [_decoder(hint) for hint in hints if hint is not type(None)]
+    classes: list[Any] = [hint for hint in hints if is_dataclass(hint)]
+    tagged = {cls.__name__: _decoder(cls) for cls in classes}
+    others = [_decoder(hint) for hint in hints if hint not in {*classes, type(None)}]
 
     def decode(data: Any) -> Any:
         if data is None and optional:
             return None
-        for member in members:
+        match data:
+            case [str(name), *_] if name in tagged:
+                return tagged[name](data)
+        for other in others:
             with suppress(ValueError):
-                return member(data)
-        return last(data)
+                return other(data)
+        raise WireError(f"nothing that is expected: {_repr(data)}")
 
     return decode
 
@@ -251,7 +257,7 @@ def _union(*hints: Any) -> _Decode:
 def _literal(*values: Any) -> _Decode:
     def decode(data: Any) -> Any:
         if not any(data == value for value in values):
-            raise WireError(f"not one of {values}: {data!r:.80}")
+            raise WireError(f"not one of {values}: {_repr(data)}")
         return data
 
     return decode
@@ -286,7 +292,7 @@ def _dataclass(cls: Any) -> _Decode:
 
     def decode(data: Any) -> Any:
         if not isinstance(data, list) or data[:1] != [cls.__name__]:
-            raise WireError(f"not {cls.__name__}: {data!r:.80}")
+            raise WireError(f"not {cls.__name__}: {_repr(data)}")
         values = zip(names, decoders, data[1:], strict=True)
         try:
             return cls(**{name: decode_field(value) for name, decode_field, value in values})
@@ -301,7 +307,7 @@ def _error(data: Any) -> LLMStreamError:
         case [str(name), str(message), dict(attributes)] if name in _ERRORS:
             error = _ERRORS[name].__new__(_ERRORS[name], message)
             if not all(_is_attribute(name, value) for name, value in attributes.items()):
-                raise WireError(f"attributes that no error has: {attributes!r:.80}")
+                raise WireError(f"attributes that no error has: {_repr(attributes)}")
             vars(error).update(attributes)
             return error
-    raise WireError(f"not an error: {data!r:.80}")
+    raise WireError(f"not an error: {_repr(data)}")

@@ -17,6 +17,8 @@ from llmstream_cli.core import engine as engine_module
 from llmstream_cli.core.api import (
     Chunk,
     EngineConfig,
+    EngineState,
+    EngineStatus,
     FinishReason,
     GenerationRequest,
     SamplingParams,
@@ -209,6 +211,22 @@ async def test_an_answer_that_outgrows_the_first_cache_is_that_of_a_large_one(
     assert answers[0] == answers[1]
 
 
+async def test_a_raw_prompt_is_continued_as_it_is(
+    engine: InProcessEngine, model_path: Path
+) -> None:
+    ids = encode(model_path, PROMPTS[0])
+    by_chat = token_ids(await collect(engine.generate(question(PROMPTS[0]))))
+    by_ids = GenerationRequest(prompt=tuple(ids), sampling=GREEDY)
+    assert token_ids(await collect(engine.generate(by_ids))) == by_chat
+    story = "<|im_start|>Once upon a time"
+    story_ids = tuple(Model(str(model_path)).tokenize(story, special=True))
+    answers = [
+        token_ids(await collect(engine.generate(GenerationRequest(prompt=prompt, sampling=GREEDY))))
+        for prompt in (story, story_ids)
+    ]
+    assert answers[0] == answers[1] != by_chat
+
+
 # ---- it ends where it should ----------------------------------------------------------------
 
 
@@ -280,6 +298,7 @@ async def test_a_failed_load_reaches_every_request_present_and_future(tmp_path: 
         assert outcomes[0] is not outcomes[1]
         with pytest.raises(ModelError, match="cannot load"):
             await collect(engine.generate(question(PROMPTS[0])))
+        assert engine.status == EngineStatus(EngineState.FAILED, str(outcomes[0]))
 
 
 async def test_a_model_without_a_chat_template_does_not_chat(
@@ -477,6 +496,28 @@ async def test_closing_interrupts_a_step(model_path: Path) -> None:
     with pytest.raises(EngineClosedError):
         await request
     assert not finished
+
+
+async def test_status_from_loading_to_closed(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    load = StepLoop._load
+
+    def slow(self: StepLoop) -> Any:
+        go_on.wait()
+        return load(self)
+
+    monkeypatch.setattr(StepLoop, "_load", slow)
+    async with running(model_path) as engine:
+        assert engine.status == EngineStatus(EngineState.LOADING, "the model is being loaded")
+        go_on.set()
+        await engine.ready()
+        assert engine.status == EngineStatus(EngineState.READY)
+        await collect(engine.generate(question(PROMPTS[0])))
+        assert engine.metrics.generated_tokens == 48
+        assert (engine.metrics.restarts, engine.metrics.rss_bytes) == (0, 0)
+    assert engine.status == EngineStatus(EngineState.CLOSED, "the engine has been closed")
 
 
 async def test_closing_twice_is_closing_once(model_path: Path) -> None:

@@ -325,7 +325,7 @@ async def test_an_engine_that_fails_is_started_again(
         await reader.task
         assert type(reader.error) is EngineError
         assert "code -3" in str(reader.error)
-        assert "code -3" in engine.status.reason
+        await until(lambda: "code -3" in engine.status.reason)
         fault("")
         await engine.ready()
         assert await collect(engine.generate(question("the of", SHORT)))

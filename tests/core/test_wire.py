@@ -259,14 +259,9 @@ def test_a_field_of_the_wrong_type_is_refused() -> None:
 
 def test_a_value_out_of_bounds_is_refused() -> None:
     request = GenerationRequest(prompt="a")
-    good = pack(Submit(0, request))[4:]
-    for temperature, is_valid in ((b"10", True), (b"11", False)):
-        body = good.replace(b'["SamplingParams",0.2', b'["SamplingParams",' + temperature)
-        if is_valid:
-            list(FrameReader(Command).feed(frame(body)))
-        else:
-            with pytest.raises(WireError):
-                list(FrameReader(Command).feed(frame(body)))
+    spoilt = pack(Submit(0, request))[4:].replace(b'["SamplingParams",0.2', b'["SamplingParams",11')
+    with pytest.raises(WireError, match="temperature must be between"):
+        list(FrameReader(Command).feed(frame(spoilt)))
 
 
 @given(st.binary(max_size=300))
