@@ -155,5 +155,6 @@ class PrefixCache:
         common = sequence.common_prefix(held, held.num_computed_tokens)
         if self._partial:
             return common
-        # Whole or not at all; and not from a sequence that still runs, as it cannot be copied.
-        return common if common == held.num_computed_tokens and held.slot is None else 0
+        # Whole or not at all, and in place.
+        in_place = slot in self._idle or slot == sequence.slot
+        return common if common == held.num_computed_tokens and in_place else 0

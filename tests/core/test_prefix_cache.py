@@ -66,3 +66,56 @@ def test_a_model_that_cannot_forget_goes_on_with_all_or_nothing() -> None:
     cache = PrefixCache(2, min_copy_tokens=MIN_COPY, partial=False)
     finished(cache, [1] * 10)
     assert begun(cache, [1] * 9 + [7]).num_tokens == 0
+
+
+def test_a_model_that_cannot_forget_takes_over_the_longest_of_the_idle_slots() -> None:
+    cache = PrefixCache(3, min_copy_tokens=MIN_COPY, partial=False)
+    finished(cache, [9] * 10)
+    earlier = [Sequence(tokens) for tokens in ([9] * 10, [1] * 6, [1] * 10)]
+    for sequence in earlier:
+        cache.acquire(sequence)
+        cache.place(sequence, cache.find_reuse(sequence))
+        sequence.num_computed_tokens = sequence.num_prompt_tokens
+    _, shorter, longer = (sequence.slot for sequence in earlier)
+    for sequence in earlier:
+        cache.release(sequence)
+    first, second = Sequence([1] * 12), Sequence([1] * 12)
+    cache.acquire(first)
+    cache.acquire(second)
+    assert (first.slot, second.slot) == (longer, shorter)
+    assert cache.find_reuse(second).num_tokens == 6
+
+
+def test_a_model_that_cannot_forget_never_copies_a_slot_that_became_idle() -> None:
+    cache = PrefixCache(2, min_copy_tokens=MIN_COPY, partial=False)
+    running, late = Sequence([1] * 10), Sequence([1] * 12)
+    cache.acquire(running)
+    cache.place(running, cache.find_reuse(running))
+    running.num_computed_tokens = 10
+    cache.acquire(late)
+    cache.release(running)
+    assert cache.find_reuse(late) == Reuse(1, 1, 0)
+
+
+def test_whoever_waited_for_a_leader_that_ended_waits_for_the_next() -> None:
+    cache = PrefixCache(3, min_copy_tokens=MIN_COPY)
+    first, second, follower = (Sequence([*range(20), 100 + number]) for number in range(3))
+    for leader in (first, second):
+        cache.acquire(leader)
+        cache.place(leader, cache.find_reuse(leader))
+    cache.acquire(follower)
+    assert cache.must_wait(follower)
+    cache.release(first)
+    assert cache.must_wait(follower)
+    second.num_computed_tokens = 20
+    assert not cache.must_wait(follower)
+    assert cache.find_reuse(follower) == Reuse(2, 1, 20)
+
+
+def test_a_prefix_that_saves_less_than_a_copy_is_not_waited_for() -> None:
+    cache = PrefixCache(2, min_copy_tokens=MIN_COPY)
+    leader, follower = Sequence([1, 2, 3, 4, 5]), Sequence([1, 2, 3, 9])
+    cache.acquire(leader)
+    cache.place(leader, cache.find_reuse(leader))
+    cache.acquire(follower)
+    assert not cache.must_wait(follower)

@@ -128,7 +128,7 @@ class Traffic(RuleBasedStateMachine):
 
     @initialize(
         max_seqs=st.integers(1, 5),
-        more_tokens=st.integers(0, 90),
+        more_tokens=st.sampled_from([0, 1, 4, 15, 40, 90]),
         max_queue=st.integers(0, 4),
         min_copy_tokens=st.integers(1, 20),
         partial=st.booleans(),
@@ -188,14 +188,19 @@ class Traffic(RuleBasedStateMachine):
         assert self.core.cancel(len(self.requests)) is None
 
     @rule(data=st.data())
-    @precondition(lambda self: self.requests)
+    @precondition(lambda self: self.live)
     def cancel(self, data: st.DataObject) -> None:
-        request = data.draw(st.sampled_from(self.requests))
-        chunk = self.core.cancel(request.number)
-        assert (chunk is not None) == (self.live.pop(request.number, None) is not None)
-        if chunk is not None:
-            assert chunk.finish_reason is FinishReason.CANCELLED
-            request.receive(chunk)
+        number = data.draw(st.sampled_from(sorted(self.live)))
+        chunk = self.core.cancel(number)
+        assert chunk is not None
+        assert chunk.finish_reason is FinishReason.CANCELLED
+        self.live.pop(number).receive(chunk)
+
+    @rule(data=st.data())
+    @precondition(lambda self: len(self.live) < len(self.requests))
+    def cancel_what_has_ended(self, data: st.DataObject) -> None:
+        ended = [request.number for request in self.requests if request.num_ends]
+        assert self.core.cancel(data.draw(st.sampled_from(ended))) is None
 
     @rule(data=st.data(), number=st.integers(1, 5))
     @precondition(lambda self: any(request.untaken for request in self.requests))
@@ -226,13 +231,13 @@ class Traffic(RuleBasedStateMachine):
     def check_step(self) -> None:
         step = self.runner.step
         sizes = [part.end - part.start for part in step.parts]
-        assert 0 < sum(sizes) <= self.max_batch_tokens
-        assert max(sizes) <= MAX_PART_TOKENS
+        assert sum(sizes) <= self.max_batch_tokens
+        assert all(0 < size <= MAX_PART_TOKENS for size in sizes)
         assert len({part.sequence for part in step.parts}) == len(sizes)
         # Prompts may pause for a step that measures the decoding, and for no longer.
-        begun = step.parts[step.num_decoding :]
-        waits = any(s.num_uncomputed_tokens > 1 for s in self.scheduler.running)
-        self.prompts_waited = 0 if begun or not waits else self.prompts_waited + 1
+        prefill = step.parts[step.num_decoding :]
+        wait = any(s.num_uncomputed_tokens > 1 for s in self.scheduler.running)
+        self.prompts_waited = 0 if prefill or not wait else self.prompts_waited + 1
         assert self.prompts_waited <= 1
 
     @rule()
