@@ -82,8 +82,9 @@ class Walker:
         if hurry and (allowed & self.closing).any() and rng.random() < 0.6:
             allowed = allowed & self.closing
         tokens = np.flatnonzero(allowed)
-        if hurry:  # any first byte is as likely as another, in its shortest token
-            first = rng.choice(np.unique(self.first[tokens]).tolist())
+        if hurry:  # any first character is as likely as another, in its shortest token
+            firsts = np.unique(self.first[tokens])
+            first = rng.choice((firsts[firsts < 128] if firsts[0] < 128 else firsts).tolist())
             tokens = tokens[self.first[tokens] == first]
             return int(tokens[self.length[tokens].argmin()])
         return int(rng.choice(tokens))
@@ -220,18 +221,19 @@ def test_patterns_match_as_regular_expressions_do(
         assert accepts(constraint, model, answer) == bool(expression.search(text)), text
 
 
-def test_white_space_is_one_space_at_most_after_commas_and_colons(
+def test_white_space_is_a_space_or_a_line_s_indentation(
     compiler: GrammarCompiler, model: Model
 ) -> None:
     def accepted(text: str) -> bool:
         return accepts(compiler.compile_grammar(json_schema({"type": "object"})), model, text)
 
     value = {"a": [1, 2], "b": {"c": None}}
-    assert accepted(json.dumps(value))
     assert accepted(json.dumps(value, separators=(",", ":")))
-    assert not accepted(json.dumps(value, indent=1))
-    assert not accepted('{"a":  1}')
-    assert not accepted('{ "a": 1}')
+    assert all(accepted(json.dumps(value, indent=indent)) for indent in (None, 0, 1, 2, 4, "\t"))
+    assert accepted('{\n"a" : [ 1 , 2 ]\n}')
+    assert not accepted('{  "a": 1}')
+    assert not accepted('{"a":\n\n1}')
+    assert not accepted(f'{{\n{" " * 21}"a": 1}}')
     assert not accepted(" {}")
     assert not accepted("{} ")
 
@@ -626,7 +628,7 @@ _leaves = st.one_of(
         optional={
             "minLength": _counts,
             "maxLength": _counts,
-            "pattern": st.sampled_from(["^a", "b$", "[0-9]", "^[^a]*$"]),
+            "pattern": st.sampled_from(["^a", "[a-h]$", "[0-9]", "^[^a]*$"]),
         },
     ),
     st.just({"$ref": "#"}),
@@ -699,9 +701,8 @@ def test_other_kinds_of_vocabularies(write: Callable[[Path], Path], tmp_path: Pa
             constraint = compiler.compile_grammar(json_schema(SCHEMAS[name]))
             answer = walker.answer(constraint, random.Random(seed))
             jsonschema.validate(json.loads(answer), SCHEMAS[name])
-    text = '{"the of and": "日本 "}'
     constraint = compiler.compile_grammar(json_schema({"const": {"the of and": "日本 "}}))
-    assert walker.answer(constraint, random.Random(0)).replace('":"', '": "') == text
+    assert json.loads(walker.answer(constraint, random.Random(0))) == {"the of and": "日本 "}
 
 
 def test_a_vocabulary_without_an_end_follows_no_grammar(model: Model) -> None:
