@@ -43,10 +43,28 @@ def test_clients(example: str, tmp_path: Path) -> None:
     assert place.startswith("Place(city=")
 
 
+@pytest.mark.parametrize(
+    ("command", "example"),
+    [
+        ((), "token_stream.sh"),
+        ((sys.executable,), "token_stream.py"),
+        (("node",), "token_stream.mjs"),
+    ],
+)
+def test_token_stream(command: tuple[str, ...], example: str, tmp_path: Path) -> None:
+    with running_server(tmp_path / "log", "--threads", "1") as url:
+        answer = run(*command, str(EXAMPLES / example), url)
+    assert "Paris is the capital of France" in answer
+    assert answer.endswith("stopped\n")
+
+
 def test_no_example_is_untested() -> None:
     assert {path.name for path in EXAMPLES.iterdir()} == {
         "ask.sh",
         "ollama_client.py",
         "openai_client.py",
         "stream_from_python.py",
+        "token_stream.mjs",
+        "token_stream.py",
+        "token_stream.sh",
     }

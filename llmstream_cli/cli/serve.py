@@ -72,11 +72,12 @@ class Serve:
         created = int(found.path.stat().st_mtime)
         model = ServedModel(names, engine, created, self.sampling)
         server = Server(ServerContext(ServedModels([model]), self.settings))
+        told = _stop_on_signals()
         try:
             await server.start()  # which says `loading` at once
             _announce(server.url)
             loading = asyncio.create_task(self._load(model, found, server.url))
-            await _until_signal(loading)
+            await _wait(told, loading)
         finally:
             watchdog = _leave_after(self.settings.drain_seconds + STOP_SECONDS)
             num_cut = await server.stop()
@@ -133,12 +134,8 @@ def read_keys(keys: list[str], file: str | None) -> tuple[str, ...]:
     return tuple(found)
 
 
-async def _until_signal(loading: asyncio.Task[None]) -> None:
-    """Return when the process is told to stop; a second Ctrl-C leaves at once.
-
-    Raises:
-        LLMStreamError: the model cannot be loaded.
-    """
+def _stop_on_signals() -> asyncio.Event:
+    """Return what is set when the process is told to stop; a second Ctrl-C leaves at once."""
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
 
@@ -149,6 +146,15 @@ async def _until_signal(loading: asyncio.Task[None]) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
+    return told
+
+
+async def _wait(told: asyncio.Event, loading: asyncio.Task[None]) -> None:
+    """Wait until the process is told to stop.
+
+    Raises:
+        LLMStreamError: the model cannot be loaded.
+    """
     waiting = asyncio.create_task(told.wait())
     done, _ = await asyncio.wait((waiting, loading), return_when=asyncio.FIRST_COMPLETED)
     if loading in done:

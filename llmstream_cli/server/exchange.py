@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 access_log = logging.getLogger("llmstream_cli.access")
 
 UNMATCHED = "unmatched"
+_NO_RESPONSE = 499  # as nginx calls it when the client closed first
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _MAX_LOGGED_PATH = 200
 
@@ -50,7 +51,7 @@ class Exchange:
     client: str
     request_id: str
     route: str = UNMATCHED
-    status: int = 499
+    status: int = _NO_RESPONSE
     ended: str = "left"
     prompt_tokens: int = 0
     generated_tokens: int = 0
@@ -111,6 +112,8 @@ class Exchanges:
             exchange.ended = "cut"
         except Exception:  # noqa: BLE001  (a bug, and its traceback is all that is left to give)
             exchange.ended = "cut"
+            if exchange.status == _NO_RESPONSE:
+                exchange.status = 500  # Hypercorn's own
             _log.exception("a request failed")
         finally:
             labels = exchange.route, str(exchange.status), exchange.ended

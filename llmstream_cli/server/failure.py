@@ -9,6 +9,7 @@ from quart import Response
 from llmstream_cli.errors import (
     BodyTooLargeError,
     ContextLengthError,
+    EngineError,
     InvalidFieldError,
     LLMStreamError,
     MethodError,
@@ -29,6 +30,7 @@ _TYPES = {
 }
 _CODES: dict[type[LLMStreamError], str] = {
     ContextLengthError: "context_length_exceeded",
+    EngineError: "engine_failed",
     MethodError: "method_not_allowed",
     PromptError: "invalid_prompt",
     RequestError: "bad_request",

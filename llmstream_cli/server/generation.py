@@ -120,9 +120,10 @@ class Generation:
             self._context.metrics.token_gap_seconds.observe(now - last)
 
     async def _first(self, wait_seconds: float | None) -> _Item:
-        limit = self._context.settings.timeout_seconds
         now = asyncio.get_running_loop().time()
-        if now < self._deadline and not self._queue.empty():
+        if now >= self._deadline:
+            raise self._too_long()
+        if not self._queue.empty():
             return self._queue.get_nowait()
         wake = self._deadline if wait_seconds is None else min(self._deadline, now + wait_seconds)
         try:
@@ -132,7 +133,11 @@ class Generation:
         except TimeoutError as error:
             if wake < self._deadline:
                 raise
-            raise TimeLimitError(f"the answer took longer than {limit:g} seconds") from error
+            raise self._too_long() from error
+
+    def _too_long(self) -> TimeLimitError:
+        seconds = self._context.settings.timeout_seconds
+        return TimeLimitError(f"the answer took longer than {seconds:g} seconds")
 
     async def _read(self, index: int, chunks: AsyncGenerator[Chunk]) -> None:
         try:

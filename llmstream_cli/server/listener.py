@@ -66,6 +66,7 @@ class Listener:
             server = await asyncio.start_server(
                 self._serve,
                 sock=sock,
+                backlog=self._settings.max_connections,
                 ssl=tls,
                 ssl_handshake_timeout=_TLS_SECONDS if tls else None,
                 limit=_MAX_HEAD_BYTES,

@@ -1,7 +1,6 @@
 """`POST /token_stream`: a question in, the text of the answer out as it is generated."""
 
 import dataclasses
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,11 +18,12 @@ from llmstream_cli.core.api import (
 from llmstream_cli.errors import InvalidFieldError, LLMStreamError
 from llmstream_cli.prompts.messages import Message
 from llmstream_cli.server.body import read_model
+from llmstream_cli.server.dialect import MAX_MESSAGES, sampling_params, schema_text
 from llmstream_cli.server.openapi import Operation, Reply
 from llmstream_cli.server.respond import stream
 from llmstream_cli.server.served import ServedModels
 
-MAX_MESSAGES = 1024
+_SAMPLING = {field.name for field in dataclasses.fields(SamplingParams)}
 _CONTENT_TYPE = "text/plain; charset=utf-8"
 
 _StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
@@ -112,19 +112,16 @@ class TokenStreamRequest(BaseModel):
         return GenerationRequest(messages, self._sampling(defaults))
 
     def _sampling(self, defaults: SamplingParams) -> SamplingParams:
-        names = {field.name for field in dataclasses.fields(SamplingParams)}
-        given = self.model_dump(include=names, exclude_none=True)
-        if isinstance(self.stop, str):
-            given["stop"] = (self.stop,)
-        elif self.stop is not None:
-            given["stop"] = tuple(self.stop)
+        given = self.model_dump(include=_SAMPLING, exclude_none=True)
+        if self.stop is not None:
+            given["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if self.logit_bias is not None:
             given["logit_bias"] = tuple(
                 (_token_id(token), bias) for token, bias in self.logit_bias.items()
             )
         if self.json_schema is not None:
-            given["json_schema"] = json.dumps(self.json_schema)
-        return dataclasses.replace(defaults, **given)
+            given["json_schema"] = schema_text(self.json_schema)
+        return sampling_params(defaults, given, client_names={})
 
 
 def _token_id(text: str) -> int:

@@ -16,6 +16,7 @@ from llmstream_cli.core.api import (
     FinishReason,
     GenerationRequest,
     ModelInfo,
+    SamplingParams,
     Usage,
 )
 from llmstream_cli.errors import LLMStreamError
@@ -116,8 +117,10 @@ class Served:
         return self.listener.url
 
 
-def new_context(engine: FakeEngine, **settings: Any) -> ServerContext:
-    model = ServedModel(("fake", "alias"), engine, created=0)
+def new_context(
+    engine: FakeEngine, defaults: SamplingParams | None = None, **settings: Any
+) -> ServerContext:
+    model = ServedModel(("fake", "alias"), engine, 0, defaults or SamplingParams())
     return ServerContext(ServedModels([model]), ServerSettings(port=0, **settings))
 
 

@@ -13,6 +13,7 @@ from llmstream_cli.server.lifecycle import STOP_SECONDS, Server
 from llmstream_cli.server.settings import ServerSettings
 from tests.server.fakes import TIMEOUT, FakeEngine, head, new_context, parse, post, until
 
+# A certificate for localhost that was made for these tests, and its key; nothing trusts it.
 TLS = Path(__file__).parent / "tls"
 BODY = b'{"query": "?"}'
 

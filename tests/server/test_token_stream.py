@@ -109,6 +109,14 @@ async def test_null_and_nothing_are_the_servers_defaults() -> None:
     assert engine.requests[0].sampling == SamplingParams()
 
 
+async def test_a_default_that_a_grammar_excludes_gives_way_to_it() -> None:
+    engine = FakeEngine()
+    async with serving(engine, defaults=SamplingParams(stop=("END",), top_k=7)) as served:
+        reply = await ask(served, post(b'{"query": "?", "json_schema": {}}'))
+    assert reply.status == 200
+    assert engine.requests[0].sampling == SamplingParams(top_k=7, json_schema="{}")
+
+
 async def test_a_single_stop_string_needs_no_list() -> None:
     engine = FakeEngine()
     await stream(engine, stop="END")
@@ -153,7 +161,7 @@ def test_every_sampling_parameter_is_a_field_with_the_engines_bounds() -> None:
         ({"json_schema": []}, "json_schema"),
         ({"messages": [{"role": "tool", "content": ""}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": "", "name": "x"}]}, "messages.0.name"),
-        ({"messages": [{"role": "user", "content": ""}] * 1025}, "messages"),
+        ({"messages": [{"role": "user", "content": ""}] * 4097}, "messages"),
         (
             {"system": "a", "messages": [{"role": "system", "content": "b"}]},
             "system",
