@@ -53,6 +53,7 @@ class Child(asyncio.Protocol):
         self._receive = receive
         self._reader = FrameReader(Report)
         self._transport: asyncio.Transport | None = None
+        self._hung_up = False  # what it still says is not heard
         self._disconnected = asyncio.Event()
         self.verdict = ""
         self._errors = _Lines(log)
@@ -108,6 +109,7 @@ class Child(asyncio.Protocol):
     def hang_up(self) -> None:
         """End the connection, upon which the process leaves."""
         if self._transport is not None:
+            self._hung_up = True
             self._transport.abort()
 
     def kill(self, verdict: str) -> None:
@@ -160,7 +162,8 @@ class Child(asyncio.Protocol):
         """Hand over the reports that have come."""
         try:
             for report in self._reader.feed(data):
-                self._receive(report)
+                if not self._hung_up:
+                    self._receive(report)
         except WireError as error:
             self.kill(f"the engine's process sent {error}")
             self.hang_up()

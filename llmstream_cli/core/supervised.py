@@ -18,8 +18,8 @@ for a consumer: what is generated for one that does not read is bounded, and the
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, Callable, Iterable
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field, replace
 
 from llmstream_cli.core.api import (
     Chunk,
@@ -317,12 +317,13 @@ class SupervisedEngine:
 
     def _note_end(self, error: LLMStreamError) -> None:
         """Give up where the next process could only fail in the same way."""
+        assert self._child is not None
         if isinstance(error, ModelError | InvalidValueError) and self._ready_since is None:
             self._fail(EngineState.FAILED, error)
         else:
-            assert self._child is not None
-            self._child.verdict = str(error)
             self._set_status(EngineState.RESTARTING, str(error))
+        self._child.verdict = str(error)
+        self._child.hang_up()
 
     def _deliver(self, request_id: int, result: Chunk | LLMStreamError) -> None:
         call = self._calls.get(request_id)
@@ -359,6 +360,5 @@ class SupervisedEngine:
 
 def _added(past: EngineMetrics, present: EngineMetrics) -> EngineMetrics:
     """Return the present state with the counters of both."""
-    names: Iterable[str] = (f.name for f in fields(EngineMetrics) if f.name in _COUNTERS)
-    counters = {name: getattr(past, name) + getattr(present, name) for name in names}
+    counters = {name: getattr(past, name) + getattr(present, name) for name in _COUNTERS}
     return replace(present, restarts=past.restarts, **counters)

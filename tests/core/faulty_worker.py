@@ -11,11 +11,13 @@ import time
 from typing import Any
 
 from llmstream_cli.core import worker
+from llmstream_cli.core.api import ModelInfo
 from llmstream_cli.core.encoding import EncodingPool
 from llmstream_cli.core.llama import Batch, Context
 from llmstream_cli.core.llama.bindings import C
 from llmstream_cli.core.step_loop import StepLoop
-from llmstream_cli.errors import EngineError
+from llmstream_cli.core.wire import Ended, Loaded, pack
+from llmstream_cli.errors import EngineError, ModelError
 
 
 def break_an_assertion(context: Context) -> None:
@@ -79,6 +81,10 @@ match os.environ.get("FAULT", "").split():
         load(functools.partial(time.sleep, 600))
     case ["garbage"]:
         os.write(0, b"\x00\x00\x00\x05hello")
+        time.sleep(600)
+    case ["contradiction"]:
+        info = ModelInfo("model", "", 0, 0.0, {})
+        os.write(0, pack(Ended(ModelError("no such model"))) + pack(Loaded(info)))
         time.sleep(600)
     case ["deaf"]:
         time.sleep(600)

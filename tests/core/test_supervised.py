@@ -198,6 +198,18 @@ async def test_a_context_larger_than_the_models_is_refused(model_path: Path) -> 
         assert engine.status.state is EngineState.FAILED
 
 
+async def test_a_process_that_contradicts_itself_is_not_heard_any_more(
+    tiny_path: Path, fault: Callable[[str], None]
+) -> None:
+    """It says that the model cannot be used, then that it is loaded, and does not leave."""
+    fault("contradiction")
+    async with running(tiny_path) as engine:
+        with pytest.raises(ModelError, match="no such model"):
+            await engine.ready()
+        await until(lambda: engine._child is None)
+        assert state(engine) is EngineState.FAILED
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
