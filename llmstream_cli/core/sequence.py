@@ -13,6 +13,7 @@ class SequenceStatus(IntEnum):
     RUNNING = 1  # holds a slot
     FINISHED = 2  # holds nothing and never runs again
 
+
 _TOKEN_BYTES = array("i").itemsize
 
 
