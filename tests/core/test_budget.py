@@ -183,7 +183,7 @@ def test_one_step_that_took_very_long_does_not_stop_prompts_for_good() -> None:
     """The machine was suspended, say."""
     traffic = Traffic(SMALL, max_seqs=3)
     traffic.decode(2)
-    prompt = traffic.submit(20_000)
+    traffic.submit(20_000)
     traffic.step()
     usual = prompt_tokens(traffic.steps[-1][0])
     traffic.step(seconds=5.0)
@@ -251,7 +251,7 @@ def test_whatever_was_measured_a_step_stays_within_its_batch(
     while not room.is_full:
         left = room.tokens
         assert 1 <= room.take_tokens(start, wanted) <= min(wanted, left)
-    assert 0 <= room.tokens
+    assert room.tokens >= 0
     if not num_decoding:
         assert room.tokens == 0  # nobody is kept waiting
 

@@ -292,7 +292,7 @@ class Traffic(RuleBasedStateMachine):
             assert len(self.runner.cache[slot]) == sequence.num_computed_tokens <= CTX_SIZE
         assert self.core.metrics().cache_tokens == sum(map(len, self.runner.cache.values()))
         for sequence in self.runner.params:
-            assert 0 < sequence.num_uncomputed_tokens
+            assert sequence.num_uncomputed_tokens > 0
             assert sequence.num_cached_tokens <= sequence.num_computed_tokens
 
     @invariant()
