@@ -21,6 +21,8 @@ from llmstream_cli.core.runner import Runner
 from tests.core.test_engine import collect, encode, question, running, text, token_ids
 
 NUM_SLOTS = 4
+# Threads that wait for one another are slow where others use the processors, too.
+SETTINGS = {"ctx_size": 512, "threads": 1}
 PLAIN_GREEDY = SamplingParams(temperature=0.0, repeat_penalty=1.0, max_tokens=8)
 MAX_ROUNDING = 0.6  # in a logit, as docs/architecture.md states
 
@@ -36,7 +38,7 @@ class Reference:
         self._path = model_path
         self._model = Model(str(model_path))
         self._context = Context(
-            self._model, ctx_size=1024, max_seqs=1, max_batch_tokens=64, threads=2
+            self._model, ctx_size=1024, max_seqs=1, max_batch_tokens=64, threads=1
         )
 
     def logits(self, tokens: list[int]) -> Any:
@@ -142,9 +144,9 @@ async def test_every_answer_of_a_random_schedule_is_that_of_its_request_alone(
 ) -> None:
     rng = random.Random(1)
     asked = [question(rng.choice(QUESTIONS), PLAIN_GREEDY) for _ in range(60)]
-    async with running(model_path, max_seqs=1) as alone:
+    async with running(model_path, **SETTINGS) as alone:
         answers = {request: await collect(alone.generate(request)) for request in set(asked)}
-    async with running(model_path, max_seqs=NUM_SLOTS, ctx_size=512) as engine:
+    async with running(model_path, max_seqs=NUM_SLOTS, **SETTINGS) as engine:
         await engine.ready()
         tasks = [consume(engine, request, rng.randrange(6), rng) for request in asked]
         outcomes = await asyncio.gather(*tasks)
@@ -171,9 +173,9 @@ async def test_a_reused_prefix_does_not_change_an_answer(
     requests = [question(f"{rules} Tell me about a {thing}.", PLAIN_GREEDY) for thing in THINGS[:3]]
     expected = []
     for request in requests:
-        async with running(model_path, max_seqs=1) as fresh:
+        async with running(model_path, **SETTINGS) as fresh:
             expected.append(await collect(fresh.generate(request)))
-    async with running(model_path, max_seqs=NUM_SLOTS, ctx_size=512) as engine:
+    async with running(model_path, max_seqs=NUM_SLOTS, **SETTINGS) as engine:
         together = await asyncio.gather(*(collect(engine.generate(r)) for r in requests))
         again = [await collect(engine.generate(request)) for request in reversed(requests)]
         books.check()
@@ -188,7 +190,7 @@ async def test_a_reused_prefix_does_not_change_an_answer(
 async def test_a_stop_string_ends_the_answer_wherever_it_lies(model_path: Path) -> None:
     """Within a token, over a border, over several; together with others and alone."""
     sampling = replace(PLAIN_GREEDY, max_tokens=24)
-    async with running(model_path, max_seqs=NUM_SLOTS, ctx_size=512) as engine:
+    async with running(model_path, max_seqs=NUM_SLOTS, **SETTINGS) as engine:
         request = question(QUESTIONS[0], sampling)
         whole = text(await collect(engine.generate(request)))
         places = [(start, length) for start in range(5, 40, 12) for length in (1, 2, 9)]
@@ -207,7 +209,7 @@ async def test_a_stop_string_ends_the_answer_wherever_it_lies(model_path: Path) 
 async def test_a_consumer_that_never_reads_delays_nobody_and_loses_nothing(
     model_path: Path,
 ) -> None:
-    async with running(model_path, max_seqs=2, ctx_size=512) as engine:
+    async with running(model_path, max_seqs=2, **SETTINGS) as engine:
         request = question(QUESTIONS[0], PLAIN_GREEDY)
         expected = await collect(engine.generate(request))
         sleeper = engine.generate(request)
