@@ -63,7 +63,7 @@ class Sequence:
         By halving, and on packed numbers: a long prompt is compared with every slot when it comes,
         which takes too long with Python's integers.
         """
-        mine, theirs = self._pack(), other._pack()
+        mine, theirs = self.packed_tokens(), other.packed_tokens()
         low, high = 0, min(num_tokens, self.num_prompt_tokens - 1)
         while low < high:
             middle = (low + high + 1) // 2
@@ -74,7 +74,8 @@ class Sequence:
                 high = middle - 1
         return low
 
-    def _pack(self) -> bytearray:
+    def packed_tokens(self) -> bytearray:
+        """Return `token_ids` as C's integers, one after the other; the caller only reads them."""
         known = len(self._packed) // _TOKEN_BYTES
         if known < len(self.token_ids):
             self._packed += array("i", self.token_ids[known:]).tobytes()

@@ -183,7 +183,7 @@ def test_one_step_that_took_very_long_does_not_stop_prompts_for_good() -> None:
     """The machine was suspended, say."""
     traffic = Traffic(SMALL, max_seqs=3)
     traffic.decode(2)
-    prompt = traffic.submit(20_000)
+    traffic.submit(20_000)
     traffic.step()
     usual = prompt_tokens(traffic.steps[-1][0])
     traffic.step(seconds=5.0)

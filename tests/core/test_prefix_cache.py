@@ -119,3 +119,14 @@ def test_a_prefix_that_saves_less_than_a_copy_is_not_waited_for() -> None:
     cache.place(leader, cache.find_reuse(leader))
     cache.acquire(follower)
     assert not cache.must_wait(follower)
+
+
+def test_a_sequence_that_ends_while_it_waits_is_forgotten() -> None:
+    cache = PrefixCache(2, min_copy_tokens=MIN_COPY)
+    leader, follower = Sequence([*range(20), 100]), Sequence([*range(20), 101])
+    cache.acquire(leader)
+    cache.place(leader, cache.find_reuse(leader))
+    cache.acquire(follower)
+    assert cache.must_wait(follower)
+    cache.release(follower)
+    assert not cache._awaited
