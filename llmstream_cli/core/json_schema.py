@@ -9,7 +9,7 @@ checked. So is what llguidance takes but cannot promise; each check below says w
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NoReturn
 from urllib.parse import unquote
@@ -61,7 +61,8 @@ def read_schema(text: str) -> dict[str, Any]:
         text: JSON.
 
     Returns:
-        The schema in draft 2020-12, for llguidance to compile; `true` becomes `{}`.
+        The schema in draft 2020-12, for llguidance to compile; `true` becomes `{}`. Objects that
+        list their properties get no others unless the schema asks for them.
 
     Raises:
         InvalidValueError: it is no JSON or no schema, or asks for what cannot be promised; the
@@ -79,6 +80,7 @@ def read_schema(text: str) -> dict[str, Any]:
         schema.pop(keyword, None)
     places = dict(_check(schema, ""))
     _check_references(places)
+    _close_objects(places.values())
     return schema
 
 
@@ -372,6 +374,29 @@ def _is_finite(schema: Mapping[str, Any], place: str, endless: set[str]) -> bool
         else:
             return True
     return "const" in schema or "enum" in schema
+
+
+def _close_objects(schemas: Collection[dict[str, Any]]) -> None:
+    """Leave properties out that are not listed, as llama.cpp does.
+
+    A schema allows them by default, and whoever wrote it wants none: models invent them without
+    end. Where several schemas bind one object, each lists a part of its properties, and all stay
+    as they are.
+    """
+    about_objects = {"properties", "patternProperties", "required", "minProperties", *_PARTS}
+    for schema in schemas:
+        if "allOf" in schema or (
+            schema.keys() & {"$ref", *_IN_PLACE} and schema.keys() & about_objects
+        ):
+            return
+    for schema in schemas:
+        listed = schema.get("properties", {}).keys()
+        if (
+            listed
+            and not schema.keys() & {*_COUNTS, "additionalProperties", "patternProperties"}
+            and listed >= set(schema.get("required", ()))
+        ):
+            schema["additionalProperties"] = False
 
 
 def _pointer(name: str) -> str:

@@ -152,7 +152,8 @@ def test_a_schema_that_no_finite_value_fulfils_is_refused(schema: dict[str, Any]
 
 @pytest.mark.parametrize("schema", RECURSIVE, ids=str)
 def test_a_recursive_schema_with_an_end_is_taken(schema: dict[str, Any]) -> None:
-    assert read_schema(json.dumps(schema)) == schema
+    closed = {"additionalProperties": False} if "properties" in schema else {}
+    assert read_schema(json.dumps(schema)) == schema | closed
 
 
 def test_remarks_are_taken() -> None:
@@ -214,3 +215,46 @@ def test_any_json_is_a_schema_or_refused_in_one_line(value: object) -> None:
         assert re.match(r"JSON schema[^\n]*$", str(error))  # noqa: PT017
     else:
         assert isinstance(outcome, dict)
+
+
+LISTED = {"type": "object", "properties": {"a": STRING, "b": STRING}, "required": ["a"]}
+CLOSED = LISTED | {"additionalProperties": False}
+
+
+@pytest.mark.parametrize(
+    ("schema", "read"),
+    [
+        (LISTED, CLOSED),
+        ({"anyOf": [LISTED, STRING]}, {"anyOf": [CLOSED, STRING]}),
+        (
+            {"$ref": "#/$defs/x", "$defs": {"x": LISTED}},
+            {"$ref": "#/$defs/x", "$defs": {"x": CLOSED}},
+        ),
+        ({"items": LISTED}, {"items": CLOSED}),
+    ],
+)
+def test_an_object_that_lists_its_properties_gets_no_others(
+    schema: dict[str, Any], read: dict[str, Any]
+) -> None:
+    assert read_schema(json.dumps(schema)) == read
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object"},
+        {"type": "object", "properties": {}},
+        LISTED | {"additionalProperties": True},
+        LISTED | {"additionalProperties": STRING},
+        LISTED | {"patternProperties": {"^x": STRING}},
+        LISTED | {"required": ["a", "c"]},
+        {"properties": {"a": STRING}, "minProperties": 1},
+        {"properties": {"a": STRING}, "maxProperties": 2},
+        {"allOf": [LISTED, {"properties": {"c": STRING}}]},
+        LISTED | {"anyOf": [{"required": ["c"]}, {"required": ["d"]}]},
+        {"required": ["c"], "oneOf": [LISTED]},
+        {"required": ["c"], "$ref": "#/$defs/x", "$defs": {"x": LISTED}},
+    ],
+)
+def test_objects_stay_open_where_other_properties_are_meant(schema: dict[str, Any]) -> None:
+    assert read_schema(json.dumps(schema)) == schema
