@@ -142,7 +142,7 @@ class Scheduler:
         return step
 
     def _begin(self, step: Step, sequence: Sequence, room: Room) -> bool:
-        """Place a sequence in its slot; False if it has to wait for a prefix or for time to copy."""
+        """Place a sequence in its slot; False if it waits for a prefix or for time to copy one."""
         if self.cache.is_placed(sequence):
             return True
         if self.cache.must_wait(sequence):

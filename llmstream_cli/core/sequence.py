@@ -63,7 +63,7 @@ class Sequence:
         By halving, and on packed numbers: a long prompt is compared with every slot when it comes,
         which takes too long with Python's integers.
         """
-        mine, theirs = self._pack(), other._pack()
+        mine, theirs = self._pack(), other._pack()  # noqa: SLF001  (another of this class)
         low, high = 0, min(num_tokens, self.num_prompt_tokens - 1)
         while low < high:
             middle = (low + high + 1) // 2

@@ -273,7 +273,7 @@ def test_a_value_out_of_bounds_is_refused() -> None:
 def test_a_role_that_no_message_has_is_refused() -> None:
     request = GenerationRequest((Message("user", "a"),))
     spoilt = pack(Submit(0, request))[4:].replace(b'"user"', b'"tool"')
-    with pytest.raises(WireError, match="not one of .* 'tool'"):
+    with pytest.raises(WireError, match=r"not one of .* 'tool'"):
         list(FrameReader(Command).feed(frame(spoilt)))
 
 
