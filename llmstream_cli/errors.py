@@ -122,7 +122,7 @@ class QueueFullError(EngineError):
 
 
 class StepRefusedError(EngineError):
-    """llama.cpp refused to compute a step, and is as it was before."""
+    """llama.cpp refused to compute a step, or lacks memory for it, and is as it was before."""
 
 
 class TimeLimitError(EngineError):

@@ -274,7 +274,8 @@ class EngineConfig:
             most `default_ctx_limit`.
         threads: CPU threads; None is one for each physical core this process may use.
         gpu_layers: layers to keep on a GPU, where llama-cpp-python was built for one; -1 is all.
-        max_batch_tokens: the most tokens of one step, hence how long a step can last.
+        max_batch_tokens: the most tokens of one step, hence how long a step can last; at least two
+            for each of `max_seqs`, whatever is said here.
         max_seqs: requests that generate at once; each has `ctx_size` tokens of its own. With one,
             memory is taken as the conversation grows; with more, at the start.
         max_queue: requests that wait for their turn; one more is refused.

@@ -62,7 +62,7 @@ class Room:
         if self.seconds < self._costs.copy_seconds and not self._fresh:
             self.seconds = 0.0
             return False
-        self.seconds -= self._costs.copy_seconds
+        self.seconds = max(self.seconds - self._costs.copy_seconds, 0.0)
         self._fresh = False
         return True
 

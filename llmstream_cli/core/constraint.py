@@ -120,16 +120,6 @@ class Constraint:
         self._bits = np.zeros((vocab_size + 31) // 32, np.int32)  # llguidance writes 32-bit words
         self._fresh = False
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether the answer fulfils the grammar as it stands, and may end."""
-        return self._matcher.is_accepting()
-
-    @property
-    def must_end(self) -> bool:
-        """Whether nothing can follow but a token that ends the turn."""
-        return self._matcher.is_stopped()
-
     def allowed(self) -> npt.NDArray[np.bool_]:
         """Tell for each token whether it may come next; at least one may.
 

@@ -99,7 +99,7 @@ class EngineCore:
         self._scheduler.add(sequence)
         try:
             self._runner.add(sequence, params, constraint)
-        except EngineError:
+        except Exception:  # whatever it is, the request must leave nothing behind
             self._scheduler.finish(sequence, FinishReason.CANCELLED)
             raise
         answer = _Answer(request_id, sequence, OutputStream(params.stop))

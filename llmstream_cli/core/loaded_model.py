@@ -1,5 +1,6 @@
 """A loaded model and what follows from it: what it is, and how prompts are written for it."""
 
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,6 +44,7 @@ class LoadedModel:
     """
 
     def __init__(self, config: EngineConfig) -> None:
+        self._lock = threading.Lock()  # around `_grammars`; `cached_property` itself has none
         self.model = Model(config.model_path, gpu_layers=config.gpu_layers)
         ctx_train = self.model.ctx_train
         if config.ctx_size is not None and config.ctx_size > ctx_train:
@@ -85,7 +87,9 @@ class LoadedModel:
         prompt = self._encode_prompt(request)
         if sampling.grammar is None and sampling.json_schema is None:
             return EncodedRequest(prompt, None)
-        return EncodedRequest(prompt, self._grammars.compile_grammar(sampling))
+        with self._lock:
+            grammars = self._grammars
+        return EncodedRequest(prompt, grammars.compile_grammar(sampling))
 
     @cached_property
     def _grammars(self) -> "GrammarCompiler":

@@ -7,7 +7,7 @@ from llmstream_cli.core.llama import Batch, Context, Model
 from llmstream_cli.core.sampler import Sampler
 from llmstream_cli.core.scheduler import DrawnToken, Step
 from llmstream_cli.core.sequence import Sequence
-from llmstream_cli.errors import EngineError
+from llmstream_cli.errors import EngineError, StepRefusedError
 
 if TYPE_CHECKING:
     from llmstream_cli.core.constraint import Constraint
@@ -68,7 +68,9 @@ class Runner:
             The token of each such sequence, or why none can be drawn for it.
 
         Raises:
-            EngineError: llama.cpp failed; no sequence of the step can go on.
+            StepRefusedError: llama.cpp refused the step, or there is no memory for it; what the
+                slots held before it is good.
+            EngineError: llama.cpp failed; no sequence can go on.
         """
         self._make_room(max(max(p.end, p.sequence.num_prompt_tokens) for p in step.parts))
         for reuse in step.reuses:
@@ -93,8 +95,12 @@ class Runner:
         size = self._context.ctx_size
         while size < num_tokens:
             size *= 2
-        outgrown, self._context = self._context, self._context.grown(min(size, self._ctx_size))
-        outgrown.close()
+        try:
+            larger = self._context.grown(min(size, self._ctx_size))
+        except EngineError as error:
+            raise StepRefusedError(str(error)) from error
+        self._context.close()
+        self._context = larger
 
     def _fill(self, step: Step) -> dict[Sequence, int]:
         self._batch.clear()
@@ -119,4 +125,6 @@ class Runner:
             token, logprob = self._samplers[sequence].sample(self._context, row)
         except EngineError as error:
             return error
+        except Exception as error:  # noqa: BLE001  (a bug; its request must hear of it, no other)
+            return EngineError(f"no token could be drawn: {error!r}")
         return DrawnToken(token, self._model.is_end_of_generation(token), logprob)

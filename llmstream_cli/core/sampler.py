@@ -4,6 +4,7 @@ llama.cpp's penalties look up every token of the vocabulary, which takes longer 
 of a draw. Only the `k` largest logits survive top-k, and penalties that never raise a logit can
 push at most as many tokens below others as the penalty window holds. So the `k + window` largest
 logits contain all that can be drawn: they are chosen first, and what follows draws the same token.
+Only between tokens whose logits are equal may the choice differ: llama.cpp's sorting is not stable.
 """
 
 import math
@@ -28,7 +29,7 @@ class Sampler:
         model: whose vocabulary is drawn from.
         params: how to draw; without a seed a fresh one is taken.
         prompt: counts into the penalty window, as the answer will.
-        ctx_size: the penalty window where `repeat_last_n` is -1.
+        ctx_size: the longest penalty window, and the one that `repeat_last_n` of -1 means.
         constraint: which tokens the grammar of `params` allows; None without one.
     """
 
@@ -116,7 +117,8 @@ def _penalty_window(params: SamplingParams, ctx_size: int) -> int:
     penalties = (params.repeat_penalty, params.frequency_penalty, params.presence_penalty)
     if penalties == (1.0, 0.0, 0.0):
         return 0
-    return ctx_size if params.repeat_last_n < 0 else params.repeat_last_n
+    # No sequence is longer than the context, and llama.cpp takes memory for all of a window.
+    return ctx_size if params.repeat_last_n < 0 else min(params.repeat_last_n, ctx_size)
 
 
 def _num_candidates(params: SamplingParams, window: int) -> int | None:

@@ -183,6 +183,9 @@ class StepLoop:
             core.add(command.request_id, encoded.prompt, command.params, encoded.constraint)
         except EngineError as error:
             self._sink([(command.request_id, error)])
+        except Exception as error:  # noqa: BLE001  (a bug; no other request has to do with it)
+            failure = EngineError(f"the request cannot be computed: {error!r}")
+            self._sink([(command.request_id, failure)])
         else:
             self._requests.add(command.request_id)
 

@@ -256,11 +256,13 @@ def test_whatever_was_measured_a_step_stays_within_its_batch(
         assert room.tokens == 0  # nobody is kept waiting
 
 
-def test_an_expensive_copy_leaves_one_token() -> None:
+@pytest.mark.parametrize("seconds", [0.0, 0.01])
+def test_an_expensive_copy_leaves_one_token_or_such_as_cost_nothing(seconds: float) -> None:
     budget = PrefillBudget(64)
     budget.observe(1, [], 0.01)
+    budget.observe(0, [(0, 10)], seconds)
     budget.observe(0, [(0, 10)], 5.0, num_copies=1)
     room = budget.room(1)
     room.take_copy()
-    assert room.take_tokens(0, 10) == 1
+    assert room.take_tokens(0, 10) == (1 if seconds else 10)
     assert room.is_full

@@ -46,6 +46,16 @@ def walker(model: Model) -> "Walker":
     return Walker(model)
 
 
+def is_complete(constraint: Constraint) -> bool:
+    """Whether the answer, by llguidance's own word, fulfils the grammar as it stands."""
+    return constraint._matcher.is_accepting()
+
+
+def must_end(constraint: Constraint) -> bool:
+    """Whether nothing can follow, by llguidance's own word, but a token that ends the turn."""
+    return constraint._matcher.is_stopped()
+
+
 class Walker:
     """Draws answers at random among the allowed tokens, and comes to an end."""
 
@@ -65,13 +75,13 @@ class Walker:
         for number in range(MOST_TOKENS):
             allowed = constraint.allowed()
             may_end = allowed[self.ends]
-            assert may_end.all() if constraint.is_complete else not may_end.any()
+            assert may_end.all() if is_complete(constraint) else not may_end.any()
             assert not (allowed & self.control).any()
             if may_end.all() and (number > free or rng.random() < 0.5 or allowed.sum() == 3):
                 constraint.accept(rng.choice(self.ends))
-                assert constraint.must_end
+                assert must_end(constraint)
                 return b"".join(self.pieces[token] for token in drawn).decode()
-            assert not constraint.must_end
+            assert not must_end(constraint)
             token = self._draw(allowed, rng, hurry=number > free)
             constraint.accept(token)
             drawn.append(token)
@@ -96,7 +106,7 @@ def accepts(constraint: Constraint, model: Model, text: str) -> bool:
         if not constraint.allowed()[token]:
             return False
         constraint.accept(token)
-    return constraint.is_complete
+    return is_complete(constraint)
 
 
 def json_schema(schema: object) -> SamplingParams:
@@ -263,7 +273,7 @@ def test_characters_of_many_bytes_come_token_by_token(
         ):
             constraint, answer = compiler.compile_grammar(grammar), b""
             rng = random.Random(text)
-            while not constraint.is_complete:
+            while not is_complete(constraint):
                 token = int(rng.choice(np.flatnonzero(constraint.allowed()).tolist()))
                 constraint.accept(token)
                 answer += walker.pieces[token]
@@ -290,7 +300,7 @@ def test_any_token_that_ends_a_turn_ends_the_answer(
         assert not constraint.allowed()[walker.ends].any()
         constraint.accept(word)
         assert np.flatnonzero(constraint.allowed()).tolist() == walker.ends
-        assert (constraint.is_complete, constraint.must_end) == (True, True)
+        assert (is_complete(constraint), must_end(constraint)) == (True, True)
         constraint.accept(end)
         assert np.flatnonzero(constraint.allowed()).tolist() == walker.ends
 

@@ -24,7 +24,7 @@ from llmstream_cli.core.api import (
     SamplingParams,
 )
 from llmstream_cli.core.engine import InProcessEngine
-from llmstream_cli.core.llama import Model
+from llmstream_cli.core.llama import Context, Model
 from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.step_loop import StepLoop
 from llmstream_cli.errors import (
@@ -34,6 +34,7 @@ from llmstream_cli.errors import (
     InvalidValueError,
     ModelError,
     PromptError,
+    StepRefusedError,
 )
 from llmstream_cli.prompts.messages import Message
 
@@ -309,19 +310,42 @@ async def test_a_model_without_a_chat_template_does_not_chat(
         await collect(engine.generate(question(PROMPTS[0])))
 
 
+@pytest.mark.parametrize("error", [EngineError("not enough memory"), ZeroDivisionError("a bug")])
 async def test_a_request_that_cannot_be_set_up_harms_no_other(
-    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
+    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     await engine.ready()
     with monkeypatch.context() as patch:
 
         def refuse(*_: object) -> None:
-            raise EngineError("not enough memory")
+            raise error
 
         patch.setattr(Runner, "add", refuse)
-        with pytest.raises(EngineError, match="not enough memory"):
+        with pytest.raises(EngineError, match=str(error)):
             await collect(engine.generate(question(PROMPTS[0])))
     assert text(await collect(engine.generate(question(PROMPTS[0]))))
+    assert engine.metrics.running == engine.metrics.waiting == 0
+
+
+async def test_an_answer_that_memory_cannot_hold_ends_alone(
+    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache of a single slot grows with its answers, as far as the machine lets it."""
+    await engine.ready()
+
+    def fail(*_: object) -> None:
+        raise EngineError("not enough memory for a context of 1024 tokens")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Context, "grown", fail)
+        long = collect(engine.generate(question("word " * 600)))
+        short = collect(engine.generate(question(PROMPTS[0])))
+        refused, answer = await asyncio.gather(long, short, return_exceptions=True)
+    assert isinstance(refused, StepRefusedError)
+    assert "1024 tokens" in str(refused)
+    assert isinstance(answer, list)
+    assert token_ids(await collect(engine.generate(question(PROMPTS[0])))) == token_ids(answer)
+    assert text(await collect(engine.generate(question("word " * 600))))
 
 
 async def test_a_failed_step_reaches_every_request_present_and_future(

@@ -96,6 +96,16 @@ def test_every_character_is_a_terminal_of_its_own_and_means_itself() -> None:
     assert gbnf_to_lark("root ::= [^/\\]a-c]*").splitlines()[1] == r"r0: /[^\x{2F}\x{5D}a-c]/{0,}"
 
 
+def test_repetitions_are_written_as_bounds_from_the_inside_out() -> None:
+    lines = gbnf_to_lark('root ::= "a"{2} "b"{2,} "c"{0,3} "d"*? ""+').splitlines()
+    assert lines[1:] == ["r0: /a/{2,2} /b/{2,} /c/{0,3} (/d/{0,}){0,1}"]
+
+
+def test_what_the_root_does_not_use_is_left_out() -> None:
+    lark = gbnf_to_lark('root ::= "a" used\nused ::= "b" | ""\nunused ::= "c" used')
+    assert lark.splitlines() == ["start: r0", "r0: /a/ r1", 'r1: /b/ | ""']
+
+
 @given(st.text('root::=()|*+?{}[]^-".\\xuU0123 abc\n\r\t#<!', max_size=60))
 def test_any_text_is_a_grammar_or_refused(text: str) -> None:
     try:

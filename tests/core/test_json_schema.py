@@ -156,6 +156,12 @@ def test_a_recursive_schema_with_an_end_is_taken(schema: dict[str, Any]) -> None
     assert read_schema(json.dumps(schema)) == schema | closed
 
 
+@pytest.mark.parametrize("pattern", ["", "^[a-z]+$", r"[^\]\[]\d", r"(?:a|(?<x>b))\.", r"[a\-\-b]"])
+def test_a_pattern_that_both_dialects_read_alike_is_taken(pattern: str) -> None:
+    schema = {"type": "string", "pattern": pattern}
+    assert read_schema(json.dumps(schema)) == schema
+
+
 def test_remarks_are_taken() -> None:
     remarks = {
         "$comment": "x",

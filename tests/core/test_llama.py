@@ -97,6 +97,17 @@ def test_the_model_knows_itself(model: Model) -> None:
     assert model.load_seconds > 0
 
 
+@pytest.mark.parametrize(
+    ("wanted", "bos", "leading"), [(True, 5, 5), (True, -1, None), (False, 5, None)]
+)
+def test_a_leading_token_is_one_that_is_wanted_and_exists(
+    model: Model, monkeypatch: pytest.MonkeyPatch, wanted: bool, bos: int, leading: int | None
+) -> None:
+    monkeypatch.setattr(C, "llama_vocab_get_add_bos", lambda _: wanted)
+    monkeypatch.setattr(C, "llama_vocab_bos", lambda _: bos)
+    assert model.leading_token == leading
+
+
 def test_control_tokens_are_read_only_on_request(model: Model) -> None:
     text = "<|im_start|>user"
     special, plain = (model.tokenize(text, special=flag) for flag in (True, False))

@@ -1,11 +1,16 @@
 """What a loaded model tells of itself, and how prompts become tokens."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
+from llmstream_cli.core.constraint import GrammarCompiler
+from llmstream_cli.core.llama import Model
 from llmstream_cli.core.loaded_model import LoadedModel
 from llmstream_cli.errors import ContextLengthError, InvalidValueError, PromptError
 from llmstream_cli.prompts.messages import Message
@@ -120,3 +125,29 @@ def test_a_grammar_is_compiled_with_the_request(loaded: LoadedModel) -> None:
     broken = replace(request, sampling=SamplingParams(grammar="root ::= nothing"))
     with pytest.raises(InvalidValueError, match="nothing"):
         loaded.encode(broken)
+
+
+def test_all_grammars_are_compiled_by_one_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many requests bring the first: each compiler would read the vocabulary anew."""
+    made: list[GrammarCompiler] = []
+    barrier = threading.Barrier(4)
+
+    class Slow(GrammarCompiler):
+        def __init__(self, model: Model) -> None:
+            time.sleep(0.1)  # long enough for the others to come
+            super().__init__(model)
+            made.append(self)
+
+    monkeypatch.setattr("llmstream_cli.core.constraint.GrammarCompiler", Slow)
+    loaded = LoadedModel(EngineConfig(model_path=str(write_phi2(tmp_path / "phi2.gguf"))))
+
+    def encode(_: int) -> object:
+        barrier.wait(60)
+        request = SamplingParams(grammar='root ::= "yes"')
+        return loaded.encode(GenerationRequest(prompt="the of", sampling=request)).constraint
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(encode, range(4)))
+    assert len(made) == 1

@@ -46,7 +46,7 @@ def random_params(rng: random.Random) -> SamplingParams:
         top_p=rng.choice([0.0, 0.3, 0.95, 1.0]),
         min_p=rng.choice([0.0, 0.05, 0.5]),
         repeat_penalty=rng.choice([1.0, 1.1, 2.0, 10.0]),
-        repeat_last_n=rng.choice([0, 1, 64, 200]),
+        repeat_last_n=rng.choice([0, 1, 64, 200, 1_000_000]),
         presence_penalty=rng.choice([0.0, 0.5, 2.0]),
         frequency_penalty=rng.choice([0.0, 0.5, 2.0]),
         seed=rng.randrange(2**32 - 1),
@@ -119,6 +119,19 @@ def test_the_drawn_tokens_are_those_of_the_whole_vocabulary(model: Model) -> Non
     assert compared > 5000
 
 
+@pytest.mark.parametrize(
+    ("repeat_last_n", "window"), [(-1, 256), (64, 64), (256, 256), (1_000_000, 256)]
+)
+def test_a_penalty_window_is_never_longer_than_the_context(
+    model: Model, monkeypatch: pytest.MonkeyPatch, repeat_last_n: int, window: int
+) -> None:
+    """llama.cpp takes four bytes for each token of it, and every waiting request has one."""
+    windows = []
+    monkeypatch.setattr(SamplerChain, "add_penalties", lambda _, size, **__: windows.append(size))
+    Sampler(model, SamplingParams(repeat_last_n=repeat_last_n), prompt=[1], ctx_size=256)
+    assert windows == [window]
+
+
 def test_a_temperature_too_small_to_divide_by_is_greedy(model: Model) -> None:
     context = Context(model, ctx_size=256, max_seqs=1, max_batch_tokens=64, threads=2)
     batch = Batch(64)
@@ -177,7 +190,7 @@ def test_the_end_of_the_turn_can_be_ruled_out(model: Model, decoded: tuple[Conte
     assert not set(draws(model, decoded, ignoring)) & set(model.end_tokens())
 
 
-@pytest.mark.parametrize("top_k", [0, 40])
+@pytest.mark.parametrize("top_k", [0, 40, 300])  # from 129 on llama.cpp sorts by buckets
 @pytest.mark.parametrize("repeat_penalty", [0.9, 1.0, 1.1])
 def test_a_constraint_leaves_the_allowed_tokens_with_their_proportions(
     model: Model, decoded: tuple[Context, int], top_k: int, repeat_penalty: float

@@ -79,11 +79,12 @@ async def test_a_broken_grammar_is_refused_and_harms_nobody(engine: InProcessEng
     assert len(await running_answer) > 1
 
 
+@pytest.mark.parametrize("kind", [EngineError, ZeroDivisionError])  # the second would be a bug
 async def test_a_grammar_that_fails_on_the_way_ends_its_request_alone(
-    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
+    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
     def fail(self: Constraint, token: int) -> None:
-        raise EngineError(f"cannot go on after {token}")
+        raise kind(f"cannot go on after {token}")
 
     monkeypatch.setattr(Constraint, "accept", fail)
     free = asyncio.create_task(collect(engine.generate(question("Tell me about rivers."))))

@@ -37,7 +37,12 @@ from llmstream_cli.core.wire import (
     WireError,
     pack,
 )
-from llmstream_cli.errors import ContextLengthError, InvalidValueError, LLMStreamError
+from llmstream_cli.errors import (
+    ContextLengthError,
+    InvalidFieldError,
+    InvalidValueError,
+    LLMStreamError,
+)
 from llmstream_cli.prompts.messages import Message
 
 # Any text: lone surrogates too, as a command line or a JSON body may bring them.
@@ -177,7 +182,8 @@ def arrived(error: LLMStreamError) -> LLMStreamError:
 
 @pytest.mark.parametrize("cls", TREE)
 def test_every_error_arrives_as_its_own_class(cls: type[LLMStreamError]) -> None:
-    error = cls(12, 8) if cls is ContextLengthError else cls("a reason")
+    more = {ContextLengthError: (12, 8), InvalidFieldError: ("a reason", "top_k")}
+    error = cls(*more.get(cls, ("a reason",)))
     result = arrived(error)
     assert type(result) is cls
     assert str(result) == str(error)
@@ -261,6 +267,13 @@ def test_a_value_out_of_bounds_is_refused() -> None:
     request = GenerationRequest(prompt="a")
     spoilt = pack(Submit(0, request))[4:].replace(b'["SamplingParams",0.2', b'["SamplingParams",11')
     with pytest.raises(WireError, match="temperature must be between"):
+        list(FrameReader(Command).feed(frame(spoilt)))
+
+
+def test_a_role_that_no_message_has_is_refused() -> None:
+    request = GenerationRequest((Message("user", "a"),))
+    spoilt = pack(Submit(0, request))[4:].replace(b'"user"', b'"tool"')
+    with pytest.raises(WireError, match=r"not one of .* 'tool'"):
         list(FrameReader(Command).feed(frame(spoilt)))
 
 

@@ -118,7 +118,9 @@ class Model:
     @property
     def leading_token(self) -> int | None:
         """The token that the model wants before every prompt, if it wants one."""
-        return C.llama_vocab_bos(self._vocab) if C.llama_vocab_get_add_bos(self._vocab) else None
+        token: int = C.llama_vocab_bos(self._vocab)
+        # A file can want a token that its vocabulary lacks.
+        return token if token >= 0 and C.llama_vocab_get_add_bos(self._vocab) else None
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Split text into tokens; nothing is added at either end.
