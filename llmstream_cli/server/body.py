@@ -89,8 +89,10 @@ def parse_json(data: bytes) -> Any:
         raise RequestError(f"the body is not UTF-8 text: byte {error.start}") from error
     except UnicodeEncodeError as error:
         raise RequestError("the body has half of a surrogate pair, which is no text") from error
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise RequestError(f"the body is not JSON: {error}") from error
+    except ValueError as error:  # Python's own limit, far beyond a double
+        raise RequestError("the body has a number of too many digits") from error
     return value
 
 
@@ -129,10 +131,11 @@ def _invalid(type_: type[BaseModel], details: ErrorDetails) -> InvalidFieldError
     field = ".".join(str(part) for part in details["loc"])[:200]
     message = details["msg"]
     if details["type"] == _UNKNOWN:
-        near = difflib.get_close_matches(field, type_.model_fields, n=1)
+        names = type_.model_fields if len(details["loc"]) == 1 else ()  # those of the body itself
+        near = difflib.get_close_matches(field, names, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return InvalidFieldError(f"there is no field {field!r}{hint}", field)
     if details["type"] == "missing":
         return InvalidFieldError(f"{field} is missing", field)
-    message = message.removeprefix("Value error, ")
+    message = message.removeprefix("Value error, ").replace(" after validation", "")
     return InvalidFieldError(f"{field}: {message[0].lower()}{message[1:]}", field)
