@@ -18,6 +18,7 @@ for a consumer: what is generated for one that does not read is bounded, and the
 import asyncio
 import contextlib
 import itertools
+import logging
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
 
@@ -43,6 +44,8 @@ from llmstream_cli.errors import (
     QueueFullError,
     twin,
 )
+
+_log = logging.getLogger(__name__)
 
 # Chunks that may wait for their consumer: more than a socket that only stutters ever leaves behind,
 # and with a megabyte or so little to keep for each of many requests.
@@ -116,10 +119,9 @@ class SupervisedEngine:
     def metrics(self) -> EngineMetrics:
         """State and counters after the last step; counters go on over restarts."""
         self._attach()
-        parked = sum(call.expires is not None for call in self._calls.values())
         return replace(
             _added(self._past, self._present),
-            waiting=self._present.waiting + parked,
+            waiting=max(0, len(self._calls) - self._present.running),
             restarts=self._past.restarts,
             rss_bytes=0 if self._child is None else self._child.rss_bytes,
         )
@@ -265,6 +267,7 @@ class SupervisedEngine:
             self._fail(EngineState.FAILED, error)
             return
         self._set_status(EngineState.RESTARTING, f"{reason}; it is being started again")
+        _log.warning("%s", self._status.reason)
         for request_id, call in [*self._calls.items()]:
             if call.expires is None and call.request is not None:
                 call.expires = now + _RETRY_SECONDS
@@ -310,6 +313,8 @@ class SupervisedEngine:
         self._failed_loads = 0
         self._ready_since = asyncio.get_running_loop().time()
         self._set_status(EngineState.READY)
+        if self._past.restarts:
+            _log.info("the model is loaded again")
         for request_id, call in self._calls.items():
             if call.request is not None:
                 self._child.send(Submit(request_id, call.request))

@@ -14,7 +14,7 @@ from llmstream_cli.errors import (
     RequestError,
 )
 from llmstream_cli.server import ollama, openai, openapi, probes, token_stream
-from llmstream_cli.server.context import ServerContext
+from llmstream_cli.server.context import ServerContext, server_context
 from llmstream_cli.server.exchange import Exchanges
 from llmstream_cli.server.failure import error_response
 from llmstream_cli.server.guards import Guards
@@ -25,9 +25,6 @@ from llmstream_cli.server.probes import probe_routes
 from llmstream_cli.server.token_stream import token_stream_routes
 
 _log = logging.getLogger(__name__)
-
-# What of a body that is too long is read before the answer, in limits; see `body`.
-_DRAINED_BODIES = 4
 
 OPERATIONS = (
     *token_stream.OPERATIONS,
@@ -41,7 +38,7 @@ def create_app(context: ServerContext) -> Quart:
     """Return the application that serves a context's models."""
     app = Quart("llmstream_cli", static_folder=None)
     context.attach(app)
-    app.config["MAX_CONTENT_LENGTH"] = _DRAINED_BODIES * context.settings.max_body_bytes
+    app.config["MAX_CONTENT_LENGTH"] = context.settings.max_body_bytes
     Guards(context.settings).attach(app)
     description = openapi.document(OPERATIONS)
     for blueprint in (
@@ -76,10 +73,11 @@ async def _tell(error: LLMStreamError) -> Response:
 
 async def _tell_http(error: HTTPException) -> Response:
     """Answer to what Quart itself refuses."""
+    limit = server_context().settings.max_body_bytes
     reasons: dict[int | None, LLMStreamError] = {
         404: NotFoundError(f"there is no route {request.path[:100]}"),
         405: MethodError(f"{request.path[:100]} has no method {request.method[:20]}"),
-        413: BodyTooLargeError("the body is too long"),
+        413: BodyTooLargeError(f"the body is longer than {limit} bytes"),
     }
     told = reasons.get(error.code, RequestError(error.description or error.name))
     response = error_response(request.path, told)

@@ -12,7 +12,6 @@ from pydantic_core import ErrorDetails
 from quart import request
 
 from llmstream_cli.errors import (
-    BodyTooLargeError,
     InvalidFieldError,
     MediaTypeError,
     RequestError,
@@ -40,7 +39,7 @@ async def read_model(type_: type[_Model], *, any_content_type: bool = False) -> 
     Raises:
         RequestError: it is empty, no JSON object, or no JSON that all parsers read alike.
         MediaTypeError: it is not said to be JSON.
-        BodyTooLargeError: it is too long.
+        RequestEntityTooLarge: it is too long; `app` makes a `BodyTooLargeError` of it.
         SlowRequestError: it did not arrive in time.
         InvalidFieldError: a field is unknown, missing, or has a value that it cannot have.
     """
@@ -59,29 +58,14 @@ async def read_model(type_: type[_Model], *, any_content_type: bool = False) -> 
 
 
 async def _read() -> bytes:
-    """Return the body. What exceeds the limit is read too, for a while, but not kept.
-
-    A client that still sends would not see an answer that comes with the end of the connection.
-    """
-    settings = server_context().settings
-    parts: list[bytes] = []
-    size = 0
+    seconds = server_context().settings.body_seconds
     try:
         # Not Quart's own `get_data`, which on Python 3.11 can lose a cancellation.
-        async with asyncio.timeout(settings.body_seconds):
-            async for part in request.body:
-                size += len(part)
-                if size <= settings.max_body_bytes:
-                    parts.append(part)
+        async with asyncio.timeout(seconds):
+            data: bytes = await request.body
     except TimeoutError as error:
-        raise SlowRequestError(
-            f"the body did not arrive within {settings.body_seconds:g} seconds"
-        ) from error
-    if size > settings.max_body_bytes:
-        raise BodyTooLargeError(
-            f"the body has {size} bytes, and may have {settings.max_body_bytes}"
-        )
-    return b"".join(parts)
+        raise SlowRequestError(f"the body did not arrive within {seconds:g} seconds") from error
+    return data
 
 
 def parse_json(data: bytes) -> Any:
@@ -105,8 +89,10 @@ def parse_json(data: bytes) -> Any:
         raise RequestError(f"the body is not UTF-8 text: byte {error.start}") from error
     except UnicodeEncodeError as error:
         raise RequestError("the body has half of a surrogate pair, which is no text") from error
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise RequestError(f"the body is not JSON: {error}") from error
+    except ValueError as error:  # Python's own limit, far beyond a double
+        raise RequestError("the body has a number of too many digits") from error
     return value
 
 
@@ -145,10 +131,11 @@ def _invalid(type_: type[BaseModel], details: ErrorDetails) -> InvalidFieldError
     field = ".".join(str(part) for part in details["loc"])[:200]
     message = details["msg"]
     if details["type"] == _UNKNOWN:
-        near = difflib.get_close_matches(field, type_.model_fields, n=1)
+        names = type_.model_fields if len(details["loc"]) == 1 else ()  # those of the body itself
+        near = difflib.get_close_matches(field, names, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return InvalidFieldError(f"there is no field {field!r}{hint}", field)
     if details["type"] == "missing":
         return InvalidFieldError(f"{field} is missing", field)
-    message = message.removeprefix("Value error, ")
+    message = message.removeprefix("Value error, ").replace(" after validation", "")
     return InvalidFieldError(f"{field}: {message[0].lower()}{message[1:]}", field)

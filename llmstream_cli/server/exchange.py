@@ -41,7 +41,8 @@ class Exchange:
         request_id: the client's own, if it gave a decent one.
         route: the pattern that matched; there are few of them, unlike paths.
         status: of the response; 499 where the client left before it began.
-        ended: `complete`, `cut` in the middle by the server, or `left` by the client.
+        ended: `complete`, `cut` in the middle by the server, with an error where the format has
+            one, or `left` by the client.
         prompt_tokens: of all its answers.
         generated_tokens: of all its answers.
     """
@@ -109,7 +110,7 @@ class Exchanges:
         try:
             await self._app(scope, receive, _observe(exchange, send))
         except CutError:
-            exchange.ended = "cut"
+            pass
         except Exception:  # noqa: BLE001  (a bug, and its traceback is all that is left to give)
             exchange.ended = "cut"
             if exchange.status == _NO_RESPONSE:
@@ -130,7 +131,8 @@ def _observe(exchange: Exchange, send: ASGISendCallable) -> ASGISendCallable:
                 (b"x-request-id", exchange.request_id.encode()),
             ]
         await send(message)
-        if message["type"] == "http.response.body" and not message.get("more_body"):
+        last = message["type"] == "http.response.body" and not message.get("more_body")
+        if last and exchange.ended != "cut":
             exchange.ended = "complete"
 
     return cast(ASGISendCallable, observed)

@@ -43,13 +43,13 @@ class Server:
         """Take no more requests, let answers end for a while, end those that do not; close.
 
         Returns:
-            How many requests did not end by themselves.
+            How many answers did not end by themselves.
         """
         self._context.draining = True
         await self._listener.stop_accepting()
         num_cut = 0
         if not await self._listener.wait_closed(self._context.settings.drain_seconds):
-            num_cut = self._listener.num_connections
+            num_cut = len(self._context.generations)
             await self._cut()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):

@@ -98,15 +98,14 @@ class Listener:
             connection.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._connections) >= self._settings.max_connections:
-            writer.write(_refusal())
-            writer.close()
-            return
-        task = asyncio.current_task()
-        assert task is not None
         connection = Connection(
             self._app, self._config, self._context, self._settings, reader, writer
         )
+        if len(self._connections) >= self._settings.max_connections:
+            await connection.refuse(_refusal())
+            return
+        task = asyncio.current_task()
+        assert task is not None
         self._connections[connection] = task
         try:
             await connection.run()

@@ -17,7 +17,7 @@ from llmstream_cli.core.api import (
 )
 from llmstream_cli.errors import EngineError, LLMStreamError
 from llmstream_cli.server.context import server_context
-from llmstream_cli.server.exchange import CutError
+from llmstream_cli.server.exchange import CutError, current_exchange
 from llmstream_cli.server.generation import Generation
 
 _log = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ async def _body(
 
 
 def _tell(error: Exception, encoder: Encoder) -> bytes:
-    """Return the end of a response that failed.
+    """Return the end of a response that failed, and note that it did.
 
     Raises:
         CutError: its format cannot tell.
@@ -148,6 +148,7 @@ def _tell(error: Exception, encoder: Encoder) -> bytes:
     if not isinstance(error, LLMStreamError):
         _log.error("a response failed", exc_info=error)
         error = EngineError("the server failed; its log says more")
+    current_exchange().ended = "cut"
     data = encoder.fail(error)
     if data is None:
         raise CutError(str(error)) from error

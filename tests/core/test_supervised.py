@@ -254,7 +254,7 @@ async def test_a_model_that_loads_at_the_second_try_is_ready(
 
 
 async def test_killed_in_mid_stream_every_answer_ends_and_the_next_process_takes_over(
-    engine: SupervisedEngine,
+    engine: SupervisedEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     stories = [f"Tell a long story about {subject}." for subject in ("rain", "sand", "ice", "tea")]
     readers = [Reader(engine, question(story, ENDLESS)) for story in stories]
@@ -271,6 +271,7 @@ async def test_killed_in_mid_stream_every_answer_ends_and_the_next_process_takes
     with pytest.raises(EngineNotReadyError):
         await collect(engine.generate(question(PROMPTS[0])))
     assert engine.metrics.running == 0
+    assert [record.getMessage() for record in caplog.records] == [engine.status.reason]
     await engine.ready()
     answer = text(await collect(engine.generate(question(PROMPTS[0]))))
     assert answer.startswith("Paris is the capital of France")
@@ -288,6 +289,7 @@ async def test_a_request_without_output_is_sent_again_once(tiny_path: Path) -> N
         await until(lambda: bool(first.chunks))
         queued = [Reader(engine, question("and to", SHORT)) for _ in range(3)]
         await until(lambda: len(engine._calls) == 4)
+        assert (engine.metrics.running, engine.metrics.waiting) == (1, 3)
         os.kill(pid(engine), signal.SIGKILL)
         await until(lambda: engine.status.state is EngineState.RESTARTING)
         assert engine.metrics.waiting == 3

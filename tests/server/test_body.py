@@ -55,7 +55,7 @@ def test_bytes_are_read_as_the_standard_parser_does_or_refused(data: bytes) -> N
         (b'{"a": NaN}', "has NaN"),
         (b'{"a": -Infinity}', "has -Infinity"),
         (b'{"a": 1e400}', "has 1e400"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "is not JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "a number of too many digits"),
         (b'{"a": 1, "b": 2, "a": 3}', "names 'a' twice"),
         (b'{"x": {"a": 1, "a": 1}}', "names 'a' twice"),
         (b'{"a": "\xff"}', "is not UTF-8 text: byte 7"),

@@ -226,6 +226,47 @@ async def test_a_thousand_clients_that_leave_at_random_leave_nothing_behind() ->
         assert (await ask(served, post(BODY))).complete
 
 
+# ---- clients that send what nobody wants ------------------------------------------------------
+
+
+def send_all_then_read(port: int, data: bytes) -> bytes:
+    """As simple clients do, and lose the response if the connection is reset meanwhile."""
+    with socket.create_connection(("127.0.0.1", port), TIMEOUT) as sock:
+        sock.sendall(data)
+        return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
+@pytest.mark.parametrize(
+    ("headers", "size", "status"),
+    [
+        ((), 900_000, 401),
+        (("X-Api-Key: k",), 20_000_000, 413),
+        (("X-Api-Key: k", "Content-Length: 1"), 900_000, 400),
+    ],
+)
+async def test_who_is_refused_by_the_head_of_a_request_sees_why(
+    headers: tuple[str, ...], size: int, status: int
+) -> None:
+    data = post(b" " * size, *headers)
+    async with serving(api_keys=("k",)) as served:
+        for _ in range(5):
+            received = await asyncio.to_thread(send_all_then_read, served.port, data)
+            assert parse(received).status == status
+
+
+async def test_who_sends_on_and_on_after_that_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmstream_cli.server.connection._LINGER_SECONDS", 0.1)
+    async with serving() as served:
+        reader, writer = await connect(served)
+        writer.write(head("POST", "/token_stream", f"Content-Length: {10**9}"))
+        async with asyncio.timeout(TIMEOUT):
+            assert parse(await reader.read()).status == 415
+            while served.listener.num_connections:
+                writer.write(b" ")
+                await asyncio.sleep(0.01)
+        writer.close()
+
+
 # ---- slow clients ---------------------------------------------------------------------------
 
 
@@ -285,6 +326,21 @@ async def test_a_reader_that_is_only_slow_gets_all() -> None:
     assert parse(received).body == b"x" * 3_000_000
 
 
+async def test_who_takes_no_answer_and_asks_no_more_is_cut_off() -> None:
+    """A little waits for it in the server, too little to hold a response up."""
+    async with serving(header_seconds=0.2, stall_seconds=0.2) as served:
+        _, writer = await connect(served)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        pause_reading(writer)
+        await until(lambda: served.listener.num_connections == 1)
+        (connection,) = served.listener._connections
+        while not connection._writer.transport.get_write_buffer_size():
+            writer.write(head("GET", "/openapi.json"))
+            await asyncio.sleep(0.01)
+        await until(lambda: served.listener.num_connections == 0)
+        writer.transport.abort()
+
+
 async def test_what_waits_for_a_reader_is_bounded() -> None:
     engine = FakeEngine(["x" * 50_000], repeat=10**6)
     async with serving(engine, stall_seconds=30) as served:
@@ -303,10 +359,12 @@ async def test_one_connection_too_many_is_503() -> None:
     async with serving(max_connections=2) as served:
         writers = [(await connect(served))[1] for _ in range(2)]
         await until(lambda: served.listener.num_connections == 2)
-        refused = parse(await talk(served, b""))
-        assert refused.status == 503
-        assert "retry-after" in refused.headers
-        assert json.loads(refused.body)["error"]["code"] == "busy"
+        for data in (b"", post(b" " * 900_000)):
+            received = await asyncio.to_thread(send_all_then_read, served.port, data)
+            refused = parse(received)
+            assert refused.status == 503
+            assert "retry-after" in refused.headers
+            assert json.loads(refused.body)["error"]["code"] == "busy"
         for writer in writers:
             writer.close()
         await until(lambda: served.listener.num_connections == 0)

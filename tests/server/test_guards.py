@@ -98,7 +98,10 @@ async def test_two_hosts_or_none_are_refused() -> None:
 # ---- origins --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("origin", [ORIGIN, "null", "http://localhost:1", "http://localhost.evil"])
+@pytest.mark.parametrize(
+    "origin",
+    [ORIGIN, "null", "http://localhost:1", "http://localhost.evil", "localhost", "http://["],
+)
 async def test_a_page_of_another_origin_may_not_post(origin: str) -> None:
     reply = await ask_post(f"Origin: {origin}")
     assert reply.status == 403

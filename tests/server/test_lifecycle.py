@@ -5,6 +5,7 @@ import socket
 import ssl
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.server.fakes import TIMEOUT, FakeEngine, head, new_context, parse, po
 
 # A certificate for localhost that was made for these tests, and its key; nothing trusts it.
 TLS = Path(__file__).parent / "tls"
+CERTIFICATE: dict[str, Any] = {"certfile": str(TLS / "cert.pem"), "keyfile": str(TLS / "key.pem")}
 BODY = b'{"query": "?"}'
 
 
@@ -158,10 +160,7 @@ def test_settings_are_bounded(settings: dict[str, float]) -> None:
 
 
 async def test_tls_speaks_http_1_only() -> None:
-    context = new_context(
-        FakeEngine(), certfile=str(TLS / "cert.pem"), keyfile=str(TLS / "key.pem")
-    )
-    server = Server(context)
+    server = Server(new_context(FakeEngine(), **CERTIFICATE))
     await server.start()
     assert server.url.startswith("https://127.0.0.1:")
     client = ssl.create_default_context(cafile=str(TLS / "cert.pem"))
@@ -175,6 +174,26 @@ async def test_tls_speaks_http_1_only() -> None:
     assert (reply.status, reply.body, reply.complete) == (200, b"one two three", True)
     writer.close()
     await server.stop()
+
+
+async def test_a_tls_client_that_does_not_listen_does_not_hold_the_server_up() -> None:
+    """It has its answer, keeps its connection, and never answers the goodbye of TLS."""
+    server = Server(new_context(FakeEngine(), drain_seconds=3600, **CERTIFICATE))
+    await server.start()
+    client = ssl.create_default_context(cafile=str(TLS / "cert.pem"))
+    port = int(server.url.rpartition(":")[2])
+
+    def ask_and_keep() -> ssl.SSLSocket:
+        sock = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+        kept = client.wrap_socket(sock, server_hostname="localhost")
+        kept.sendall(head())
+        assert kept.recv(8) == b"HTTP/1.1"
+        return kept
+
+    kept = await asyncio.to_thread(ask_and_keep)
+    async with asyncio.timeout(TIMEOUT):
+        assert await server.stop() == 0
+    kept.close()
 
 
 @pytest.mark.parametrize("keyfile", ["missing.pem", "cert.pem"])

@@ -90,7 +90,11 @@ async def test_several_answers_come_side_by_side() -> None:
 
 async def test_an_error_in_the_middle_is_told_in_the_format() -> None:
     engine = fail_with(EngineDiedError("the engine died"), "one")
-    reply = await ask_for("/stream", "?", engine=engine)
+    async with serving(engine) as served:
+        add_routes(served, "?")
+        reply = await ask(served, post(b"", path="/stream"))
+        counted = served.context.metrics.requests.labels("/stream", "200", "cut")
+        await until(lambda: counted._value.get() == 1)  # however well the response ended
     assert reply.body == b"begin\n0 one\nerror the engine died\n"
     assert reply.complete
 

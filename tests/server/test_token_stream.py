@@ -178,6 +178,13 @@ async def test_a_value_that_cannot_be_is_422_and_named(fields: dict[str, Any], n
     assert not engine.requests
 
 
+async def test_a_field_within_another_is_not_taken_for_that_one_misspelt() -> None:
+    turn = {"role": "user", "content": "", "a": 1}
+    async with serving() as served:
+        reply = await ask(served, post(json.dumps({"query": "?", "messages": [turn]}).encode()))
+    assert error_of(reply)["message"] == "there is no field 'messages.0.a'"
+
+
 async def test_a_missing_query_is_named() -> None:
     async with serving() as served:
         reply = await ask(served, post(b"{}"))
