@@ -79,9 +79,8 @@ class Serve:
             loading = asyncio.create_task(self._load(model, found, server.url))
             await _wait(told, loading)
         finally:
-            watchdog = _leave_after(self.settings.drain_seconds + STOP_SECONDS)
+            _leave_after(self.settings.drain_seconds + STOP_SECONDS)
             num_cut = await server.stop()
-            watchdog.cancel()
         if num_cut:
             complain(f"llmstream: ended {num_cut} answers that took too long to stop\n")
         return 0
@@ -163,8 +162,8 @@ async def _wait(told: asyncio.Event, loading: asyncio.Task[None]) -> None:
     loading.cancel()
 
 
-def _leave_after(seconds: float) -> threading.Timer:
-    """Leave the process after that time, even if the event loop hangs."""
+def _leave_after(seconds: float) -> None:
+    """Leave the process after that time, whatever hangs: the event loop, or a task at its end."""
 
     def leave() -> None:
         complain("llmstream: could not stop in time\n")
@@ -173,7 +172,6 @@ def _leave_after(seconds: float) -> threading.Timer:
     watchdog = threading.Timer(seconds, leave)
     watchdog.daemon = True
     watchdog.start()
-    return watchdog
 
 
 def _announce(url: str) -> None:

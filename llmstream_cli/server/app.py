@@ -2,7 +2,7 @@
 
 import logging
 
-from quart import Blueprint, Quart, Response, request
+from quart import Quart, Response, request
 from werkzeug.exceptions import HTTPException
 
 from llmstream_cli.errors import (
@@ -40,14 +40,12 @@ def create_app(context: ServerContext) -> Quart:
     context.attach(app)
     app.config["MAX_CONTENT_LENGTH"] = context.settings.max_body_bytes
     Guards(context.settings).attach(app)
-    description = openapi.document(OPERATIONS)
     for blueprint in (
         token_stream_routes(context.models),
         openai_routes(context.models),
         ollama_routes(context.models),
         probe_routes(context),
-        _description_route(description),
-        page_routes(description),
+        page_routes(openapi.document(OPERATIONS)),
     ):
         app.register_blueprint(blueprint)
     app.register_error_handler(LLMStreamError, _tell)
@@ -55,16 +53,6 @@ def create_app(context: ServerContext) -> Quart:
     app.register_error_handler(Exception, _tell_bug)
     app.asgi_app = Exchanges(app.asgi_app, context.metrics)  # type: ignore[method-assign]
     return app
-
-
-def _description_route(description: dict[str, object]) -> Blueprint:
-    blueprint = Blueprint("description", __name__)
-
-    @blueprint.get("/openapi.json")
-    async def describe() -> dict[str, object]:
-        return description
-
-    return blueprint
 
 
 async def _tell(error: LLMStreamError) -> Response:

@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, cast
 
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
@@ -143,6 +143,9 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return given.decode() if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
 
 
+_LOGGED = [field.name for field in fields(Exchange) if field.name != "started"]
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object on a line."""
 
@@ -154,18 +157,8 @@ class JsonFormatter(logging.Formatter):
         }
         exchange = getattr(record, "exchange", None)
         if isinstance(exchange, Exchange):
-            line |= {
-                "method": exchange.method,
-                "path": exchange.path,
-                "route": exchange.route,
-                "status": exchange.status,
-                "ended": exchange.ended,
-                "seconds": round(getattr(record, "seconds", 0.0), 6),
-                "prompt_tokens": exchange.prompt_tokens,
-                "generated_tokens": exchange.generated_tokens,
-                "client": exchange.client,
-                "request_id": exchange.request_id,
-            }
+            line |= {name: getattr(exchange, name) for name in _LOGGED}
+            line["seconds"] = round(getattr(record, "seconds", 0.0), 6)
         else:
             line["message"] = record.getMessage()
             if record.exc_info:

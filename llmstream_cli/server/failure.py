@@ -7,7 +7,6 @@ from typing import Any
 from quart import Response
 
 from llmstream_cli.errors import (
-    BodyTooLargeError,
     ContextLengthError,
     EngineError,
     InvalidFieldError,
@@ -15,7 +14,6 @@ from llmstream_cli.errors import (
     MethodError,
     PromptError,
     RequestError,
-    SlowRequestError,
     UnauthorizedError,
 )
 
@@ -70,8 +68,6 @@ def error_response(path: str, error: LLMStreamError) -> Response:
         response.headers["Retry-After"] = str(_RETRY_SECONDS[error.status])
     if isinstance(error, UnauthorizedError):
         response.headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, BodyTooLargeError | SlowRequestError):
-        response.headers["Connection"] = "close"  # the rest of the body is of no use
     return response
 
 

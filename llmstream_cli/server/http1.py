@@ -12,10 +12,13 @@ request comes before the first is answered, and would not see the client go.
 
 import logging
 import re
+from dataclasses import replace
 from typing import Any
 
 import h11
 from hypercorn.config import Config
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Response
 from hypercorn.protocol.h11 import H11Protocol
 
 _log = logging.getLogger(__name__)
@@ -91,6 +94,12 @@ class Http1Protocol(H11Protocol):
         self.connection: StrictConnection = StrictConnection(
             h11.SERVER, max_incomplete_event_size=config.h11_max_incomplete_size
         )
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        """Send a part of a response; one that comes before its request has ended is the last."""
+        if isinstance(event, Response) and self.connection.their_state is h11.SEND_BODY:
+            event = replace(event, headers=[*event.headers, (b"connection", b"close")])
+        await super().stream_send(event)
 
     async def resume(self) -> None:
         """Handle a request that came before the last one was answered."""

@@ -5,6 +5,7 @@ import errno
 import json
 import socket
 import ssl
+from typing import Any
 
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
@@ -18,6 +19,7 @@ from llmstream_cli.server.settings import ServerSettings
 
 _MAX_HEAD_BYTES = 32 * 1024
 _TLS_SECONDS = 15.0
+_MISSING = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # the machine has no such address
 _SEND_BUFFER = 128 * 1024  # bytes in the kernel: a slow reader shows sooner
 
 
@@ -122,25 +124,39 @@ def _refusal() -> bytes:
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:
-    """Return a listening socket for each address of the host, all with the same port."""
+    """Return a socket for each address of the host that the machine has, all on the same port."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise ListenError(f"cannot find the address {host}: {error.strerror}") from error
     sockets: list[socket.socket] = []
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            sock = socket.socket(family, kind, protocol)
-            sockets.append(sock)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-            chosen = sockets[0].getsockname()[1] or port
-            sock.bind((address[0], chosen, *address[2:]))
-    except OSError as error:
-        for sock in sockets:
-            sock.close()
-        raise ListenError(_explain(error, host, port)) from error
+    missing: OSError | None = None
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        chosen = sockets[0].getsockname()[1] if sockets else port
+        try:
+            sockets.append(_bound(family, kind, protocol, (address[0], chosen, *address[2:])))
+        except OSError as error:
+            if error.errno not in _MISSING:
+                for sock in sockets:
+                    sock.close()
+                raise ListenError(_explain(error, host, port)) from error
+            missing = error  # `localhost` has an IPv6 address where the machine speaks none
+    if not sockets:
+        assert missing is not None
+        raise ListenError(_explain(missing, host, port)) from missing
     return sockets
+
+
+def _bound(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _explain(error: OSError, host: str, port: int) -> str:

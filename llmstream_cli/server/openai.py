@@ -3,6 +3,8 @@
 import hashlib
 import time
 import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from quart import Blueprint, Response
 
@@ -18,7 +20,7 @@ from llmstream_cli.server.openai_responses import (
     completion,
 )
 from llmstream_cli.server.openapi import Operation, Reply
-from llmstream_cli.server.respond import collect, stream
+from llmstream_cli.server.respond import Answer, Encoder, collect, stream
 from llmstream_cli.server.served import ServedModel, ServedModels
 
 
@@ -28,11 +30,13 @@ def openai_routes(models: ServedModels) -> Blueprint:
 
     @blueprint.post("/chat/completions")
     async def chat_completions() -> Response:
-        return await _chat(models)
+        body = await read_model(ChatCompletionRequest)
+        return await _answer(models, body, "chatcmpl", ChatEncoder, chat_completion)
 
     @blueprint.post("/completions")
     async def completions() -> Response:
-        return await _complete(models)
+        body = await read_model(CompletionRequest)
+        return await _answer(models, body, "cmpl", CompletionEncoder, completion)
 
     @blueprint.get("/models")
     async def list_models() -> Response:
@@ -46,42 +50,28 @@ def openai_routes(models: ServedModels) -> Blueprint:
     return blueprint
 
 
-async def _chat(models: ServedModels) -> Response:
-    body = await read_model(ChatCompletionRequest)
-    served = models.find(body.model)
-    requests = body.generation_requests(served.sampling)
-    shape = _shape("chatcmpl", served, body, len(requests))
-    if body.stream:
-        return await stream(served.engine, requests, ChatEncoder(shape))
-    return json_response(chat_completion(shape, await collect(served.engine, requests)))
-
-
-async def _complete(models: ServedModels) -> Response:
-    body = await read_model(CompletionRequest)
-    served = models.find(body.model)
-    requests = body.generation_requests(served.sampling)
-    shape = _shape("cmpl", served, body, len(requests))
-    if body.stream:
-        return await stream(served.engine, requests, CompletionEncoder(shape))
-    return json_response(completion(shape, await collect(served.engine, requests)))
-
-
-def _shape(
-    prefix: str,
-    served: ServedModel,
+async def _answer(
+    models: ServedModels,
     body: ChatCompletionRequest | CompletionRequest,
-    num_answers: int,
-) -> Shape:
-    return Shape(
+    prefix: str,
+    encoder: Callable[[Shape], Encoder],
+    whole: Callable[[Shape, Sequence[Answer]], dict[str, Any]],
+) -> Response:
+    served = models.find(body.model)
+    requests = body.generation_requests(served.sampling)
+    shape = Shape(
         id=f"{prefix}-{uuid.uuid4().hex}",
         created=int(time.time()),
         model=served.name,
         system_fingerprint=_system_fingerprint(served),
-        num_answers=num_answers,
+        num_answers=len(requests),
         num_choices=body.num_choices,
         with_usage=body.includes_usage,
         with_logprobs=body.includes_logprobs,
     )
+    if body.stream:
+        return await stream(served.engine, requests, encoder(shape))
+    return json_response(whole(shape, await collect(served.engine, requests)))
 
 
 def _system_fingerprint(served: ServedModel) -> str:

@@ -1,4 +1,4 @@
-"""The page at `/`, and `/docs`: files of this package, and nothing from anywhere else."""
+"""The page at `/`, the API's description, and `/docs`, which shows it: nothing from elsewhere."""
 
 import hashlib
 from functools import cache
@@ -32,7 +32,7 @@ def page_routes(description: dict[str, Any]) -> Blueprint:
     """Return the routes.
 
     Args:
-        description: the API's, which `/docs` shows.
+        description: the API's.
     """
     blueprint = Blueprint("pages", __name__)
     docs = _render_docs(description)
@@ -40,6 +40,10 @@ def page_routes(description: dict[str, Any]) -> Blueprint:
     @blueprint.get("/")
     async def index() -> Response:
         return _respond(_file("index.html"), "html")
+
+    @blueprint.get("/openapi.json")
+    async def describe() -> dict[str, Any]:
+        return description
 
     @blueprint.get("/docs")
     async def show_docs() -> Response:

@@ -1,5 +1,6 @@
 """What the server is told when it starts."""
 
+import re
 from dataclasses import dataclass
 
 from llmstream_cli.errors import InvalidValueError
@@ -16,6 +17,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "max_body_bytes": (1, 2**30),
     "max_connections": (1, 100_000),
 }
+
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s]+/?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,7 @@ class ServerSettings:
         max_connections: open at once; one more is answered 503.
 
     Raises:
-        InvalidValueError: a value is out of its bounds.
+        InvalidValueError: a value is out of its bounds, or an origin is none.
     """
 
     host: str = "127.0.0.1"
@@ -64,3 +67,8 @@ class ServerSettings:
         for name, (low, high) in _BOUNDS.items():
             if not low <= getattr(self, name) <= high:
                 raise InvalidValueError(f"{name} must be between {low} and {high}")
+        for origin in self.cors_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise InvalidValueError(
+                    f"{origin[:100]!r} is no origin; one reads https://example.org, or * for any"
+                )

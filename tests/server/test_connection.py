@@ -251,7 +251,8 @@ async def test_who_is_refused_by_the_head_of_a_request_sees_why(
     async with serving(api_keys=("k",)) as served:
         for _ in range(5):
             received = await asyncio.to_thread(send_all_then_read, served.port, data)
-            assert parse(received).status == status
+            reply = parse(received)
+            assert (reply.status, reply.headers["connection"]) == (status, "close")
 
 
 async def test_who_sends_on_and_on_after_that_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,6 +148,25 @@ async def test_localhost_is_all_of_its_addresses_on_one_port() -> None:
     await server.stop()
 
 
+async def test_an_address_that_the_machine_lacks_does_not_matter_beside_one_that_it_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As `::1` of localhost in a container without IPv6."""
+    addresses = [("192.0.2.1", 0), ("127.0.0.1", 0)]
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in addresses]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    server = Server(new_context(FakeEngine(), host="localhost"))
+    await server.start()
+    assert [one.sockets[0].getsockname()[0] for one in server._listener._servers] == ["127.0.0.1"]
+    await server.stop()
+
+
+@pytest.mark.parametrize("origin", ["example.org", "https://example.org/page", "https://", "null"])
+def test_what_is_no_origin_cannot_be_let_in(origin: str) -> None:
+    with pytest.raises(InvalidValueError, match="is no origin"):
+        ServerSettings(cors_origins=(origin,))
+
+
 @pytest.mark.parametrize(
     "settings", [{"port": 65536}, {"drain_seconds": -1}, {"timeout_seconds": float("nan")}]
 )
