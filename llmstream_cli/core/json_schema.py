@@ -324,14 +324,17 @@ def _finite_places(places: _Places, targets: Mapping[str, str]) -> set[str]:
         users.setdefault(place, []).append(where)
     endless = set(places)
     waiting = list(places)  # the last first: parts come after what they are part of
+    examined: set[str] = set()
     while waiting:
         place = waiting.pop()
+        examined.add(place)
         if place not in endless or targets.get(place) in endless:
             continue
         if _is_finite(places[place], place, endless):
             endless.remove(place)
-            waiting += users.get(place, ())
-            waiting += _around(place, places)
+            # To look again at what waits for its first look would take quadratic time.
+            waiting += examined.intersection(users.get(place, ()))
+            waiting += examined.intersection(_around(place, places))
     return places.keys() - endless
 
 
