@@ -326,14 +326,17 @@ def _finite_places(places: _Places, targets: Mapping[str, str]) -> set[str]:
         users.setdefault(place, []).append(where)
     endless = set(places)
     waiting = list(places)  # the last first: parts come after what they are part of
+    examined: set[str] = set()
     while waiting:
         place = waiting.pop()
+        examined.add(place)
         if place not in endless or targets.get(place) in endless:
             continue
         if _is_finite(places[place], place, endless):
             endless.remove(place)
-            waiting += users.get(place, ())
-            waiting += _around(place, places)
+            # To look again at what waits for its first look would take quadratic time.
+            waiting += examined.intersection(users.get(place, ()))
+            waiting += examined.intersection(_around(place, places))
     return places.keys() - endless
 
 
@@ -352,19 +355,16 @@ def _is_finite(schema: Mapping[str, Any], place: str, endless: set[str]) -> bool
     def all_end(names: Iterable[str]) -> bool:
         return not any(f"{place}/{name}" in endless for name in names)
 
-    def any_ends(keyword: str) -> bool:
-        return keyword not in schema or any(
-            f"{place}/{keyword}/{index}" not in endless for index in range(len(schema[keyword]))
-        )
+    def one_ends(names: Collection[str]) -> bool:
+        return not names or not all(f"{place}/{name}" in endless for name in names)
 
-    if not all_end(f"allOf/{index}" for index in range(len(schema.get("allOf", ())))):
-        return False
-    if not (any_ends("anyOf") and any_ends("oneOf")):
+    same_value = {key: [f"{key}/{n}" for n in range(len(schema.get(key, ())))] for key in _IN_PLACE}
+    if not (all_end(same_value["allOf"]) and all(map(one_ends, same_value.values()))):
         return False
     types = schema.get("type", "string")
     for kind in types if isinstance(types, list) else [types]:
         if kind == "object":
-            if all_end(f"properties/{_pointer(name)}" for name in schema.get("required", ())):
+            if all(map(one_ends, _choices_of_properties(schema))):
                 return True
         elif kind == "array":
             count, prefix = schema.get("minItems", 0), len(schema.get("prefixItems", ()))
@@ -374,6 +374,22 @@ def _is_finite(schema: Mapping[str, Any], place: str, endless: set[str]) -> bool
         else:
             return True
     return "const" in schema or "enum" in schema
+
+
+def _choices_of_properties(schema: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield for each property that an object must have the schemas one of which is its own.
+
+    What a pattern could match is not asked, and so nothing is said of it: to try a stranger's
+    expression can take for ever.
+    """
+    properties, required = schema.get("properties", {}), schema.get("required", ())
+    has_patterns = bool(schema.get("patternProperties"))
+    others = [] if has_patterns else ["additionalProperties"]
+    for name in required:
+        yield [f"properties/{_pointer(name)}"] if name in properties else others
+    if schema.get("minProperties", 0) > len(set(required)) and not has_patterns:
+        more = [f"properties/{_pointer(name)}" for name in properties.keys() - required]
+        yield more if schema.get("additionalProperties") is False else more + others
 
 
 def _close_objects(schemas: Collection[dict[str, Any]]) -> None:

@@ -123,6 +123,10 @@ def test_what_cannot_be_promised_is_refused_with_its_place(
 
 ENDLESS: list[dict[str, Any]] = [
     {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+    {"type": "object", "required": ["a"], "additionalProperties": {"$ref": "#"}},
+    {"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#"}},
+    {"type": "object", "minProperties": 2, "required": ["a"]}
+    | {"properties": {"a": {}, "b": {"$ref": "#"}}, "additionalProperties": False},
     {"type": "array", "minItems": 1, "items": {"$ref": "#"}},
     {"type": "array", "minItems": 2, "prefixItems": [{}, {"$ref": "#"}]},
     {"allOf": [{}, {"type": "array", "minItems": 1, "items": {"oneOf": [{"$ref": "#"}]}}]},
@@ -137,6 +141,12 @@ ENDLESS: list[dict[str, Any]] = [
 RECURSIVE: list[dict[str, Any]] = [
     {"type": "object", "properties": {"a": {"$ref": "#"}}},
     {"type": ["object", "null"], "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+    {"type": "object", "minProperties": 1, "required": ["a"]}
+    | {"properties": {"a": {}}, "additionalProperties": {"$ref": "#"}},
+    {"type": "object", "minProperties": 1}
+    | {"properties": {"a": {}, "b": {"$ref": "#"}}, "additionalProperties": {"$ref": "#"}},
+    {"type": "object", "required": ["a"]}
+    | {"patternProperties": {"^a": {}}, "additionalProperties": {"$ref": "#"}},
     {"type": "array", "items": {"$ref": "#"}},
     {"type": "array", "minItems": 1, "prefixItems": [{}, {"$ref": "#"}]},
     {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}], "$defs": {"a": {"items": {"$ref": "#"}}}},
