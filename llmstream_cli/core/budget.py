@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 TARGET_SECONDS = 0.1  # a gap between two tokens that a reader does not notice
-_HIGHEST_AIM = 0.7  # of that, however steady the steps are
+_HIGHEST_AIM = 0.75  # of that, however steady the steps are
 _DEVIATIONS = 5
 _FIRST_DEVIATION = 0.125  # as a part of a step's time
 _PROBE_STEPS = 16
