@@ -74,7 +74,7 @@ class Runner:
         """
         self._make_room(max(max(p.end, p.sequence.num_prompt_tokens) for p in step.parts))
         for reuse in step.reuses:
-            if reuse.source != reuse.slot:
+            if reuse.is_copy:
                 self._context.copy_sequence(reuse.source, reuse.slot)
             self._context.truncate_sequence(reuse.slot, reuse.num_tokens)
         rows = self._fill(step)
