@@ -9,6 +9,7 @@ import typer
 
 import llmstream_cli
 from llmstream_cli.cli import options
+from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.terminal import complain, discard_output
 from llmstream_cli.core.api import EngineConfig, SamplingParams
 from llmstream_cli.errors import LLMStreamError
@@ -17,7 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
 
-_DEFAULTS = SamplingParams()
 _OPTIONS = {
     "max_seqs": "parallel",
     "max_queue": "queue",
@@ -100,12 +100,12 @@ def ask(
     features: options.Features = None,
     model: options.ModelFile = None,
     system: options.System = None,
-    temperature: options.Temperature = _DEFAULTS.temperature,
-    top_k: options.TopK = _DEFAULTS.top_k,
-    top_p: options.TopP = _DEFAULTS.top_p,
-    min_p: options.MinP = _DEFAULTS.min_p,
-    repeat_penalty: options.RepeatPenalty = _DEFAULTS.repeat_penalty,
-    repeat_last_n: options.RepeatLastN = _DEFAULTS.repeat_last_n,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repeat_penalty: options.RepeatPenalty = None,
+    repeat_last_n: options.RepeatLastN = None,
     seed: options.Seed = None,
     max_tokens: options.MaxTokens = None,
     stop: options.Stop = None,
@@ -118,7 +118,7 @@ def ask(
     """Turn the options into settings, and ask."""
     from llmstream_cli.cli.ask import Ask
 
-    sampling = SamplingParams(
+    sampling = SamplingOptions(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -164,12 +164,12 @@ def serve(
     queue: options.Queue = 64,
     timeout: options.Timeout = 1800.0,
     drain: options.Drain = 20.0,
-    temperature: options.Temperature = _DEFAULTS.temperature,
-    top_k: options.TopK = _DEFAULTS.top_k,
-    top_p: options.TopP = _DEFAULTS.top_p,
-    min_p: options.MinP = _DEFAULTS.min_p,
-    repeat_penalty: options.RepeatPenalty = _DEFAULTS.repeat_penalty,
-    repeat_last_n: options.RepeatLastN = _DEFAULTS.repeat_last_n,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repeat_penalty: options.RepeatPenalty = None,
+    repeat_last_n: options.RepeatLastN = None,
     seed: options.Seed = None,
     max_tokens: options.MaxTokens = None,
     stop: options.Stop = None,
@@ -183,7 +183,7 @@ def serve(
     from llmstream_cli.cli.serve import Serve, read_keys
     from llmstream_cli.server.settings import ServerSettings
 
-    sampling = SamplingParams(
+    sampling = SamplingOptions(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 from llmstream_cli.cli.process import STARTED
+from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.stats import print_settings, print_usage
 from llmstream_cli.cli.terminal import (
     AnswerWriter,
@@ -14,7 +15,7 @@ from llmstream_cli.cli.terminal import (
     read_piped_input,
     without_controls,
 )
-from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest, SamplingParams
+from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.models.resolve import ResolvedModel, resolve
 from llmstream_cli.prompts.messages import Message
@@ -28,7 +29,7 @@ class Ask:
     features: str | None
     model: str | None
     system: str | None
-    sampling: SamplingParams
+    sampling: SamplingOptions
     ctx_size: int | None
     threads: int | None
     gpu_layers: int
@@ -47,7 +48,9 @@ class Ask:
             threads=self.threads,
             gpu_layers=self.gpu_layers,
         )
-        return _run(self, GenerationRequest(messages, self.sampling), config, found)
+        return _run(
+            self, GenerationRequest(messages, self.sampling.over(found.sampling)), config, found
+        )
 
     def _messages(self) -> tuple[Message, ...]:
         words = as_utf8(" ".join(self.words), "the question")

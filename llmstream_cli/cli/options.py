@@ -4,15 +4,29 @@ from functools import partial
 from typing import Annotated, Literal
 
 import typer
+from typer.models import OptionInfo
+
+from llmstream_cli.core.api import SamplingParams
+
+_DEFAULTS = SamplingParams()
 
 _model = partial(typer.Option, rich_help_panel="Model", show_default=False)
 _prompt = partial(typer.Option, rich_help_panel="Prompt", show_default=False)
-_sampling = partial(typer.Option, rich_help_panel="Sampling")
 _length = partial(typer.Option, rich_help_panel="Length", show_default=False)
 _machine = partial(typer.Option, rich_help_panel="Machine", show_default=False)
 _report = partial(typer.Option, rich_help_panel="Report", show_default=False)
 _server = partial(typer.Option, rich_help_panel="Server", show_default=False)
 _workload = partial(typer.Option, rich_help_panel="Workload", show_default=True)
+
+
+def _sampling(*flags: str, help: str, name: str) -> OptionInfo:  # noqa: A002  (Typer's word)
+    """Make the option of a sampling parameter, whose default a preset may change."""
+    default = f"{getattr(_DEFAULTS, name)}, or as its authors advise"
+    made: OptionInfo = typer.Option(
+        *flags, help=help, rich_help_panel="Sampling", show_default=default
+    )
+    return made
+
 
 Features = Annotated[
     str | None, _model("--features", "-f", metavar="NAME", help="A model by its name: smollm2.")
@@ -27,28 +41,52 @@ System = Annotated[
 ]
 
 Temperature = Annotated[
-    float,
-    _sampling("--temperature", "-t", help="How freely to draw; 0 takes the most likely token."),
+    float | None,
+    _sampling(
+        "--temperature",
+        "-t",
+        help="How freely to draw; 0 takes the most likely token.",
+        name="temperature",
+    ),
 ]
 TopK = Annotated[
-    int, _sampling("--top-k", help="Draw from the k most likely tokens; 0 from all of them.")
+    int | None,
+    _sampling(
+        "--top-k", help="Draw from the k most likely tokens; 0 from all of them.", name="top_k"
+    ),
 ]
 TopP = Annotated[
-    float, _sampling("--top-p", help="Draw from the likeliest tokens that together reach p.")
+    float | None,
+    _sampling(
+        "--top-p", help="Draw from the likeliest tokens that together reach p.", name="top_p"
+    ),
 ]
 MinP = Annotated[
-    float, _sampling("--min-p", help="Drop tokens less likely than p times the likeliest.")
+    float | None,
+    _sampling("--min-p", help="Drop tokens less likely than p times the likeliest.", name="min_p"),
 ]
 RepeatPenalty = Annotated[
-    float, _sampling("--repeat-penalty", help="Make recent tokens less likely; 1 is off.")
+    float | None,
+    _sampling(
+        "--repeat-penalty", help="Make recent tokens less likely; 1 is off.", name="repeat_penalty"
+    ),
 ]
 RepeatLastN = Annotated[
-    int,
-    _sampling("--repeat-last-n", help="How many tokens count as recent; -1 is the whole context."),
+    int | None,
+    _sampling(
+        "--repeat-last-n",
+        help="How many tokens count as recent; -1 is the whole context.",
+        name="repeat_last_n",
+    ),
 ]
 Seed = Annotated[
     int | None,
-    _sampling("--seed", help="Draw the same answer each time.", show_default="a new one each time"),
+    typer.Option(
+        "--seed",
+        rich_help_panel="Sampling",
+        help="Draw the same answer each time.",
+        show_default="a new one each time",
+    ),
 ]
 
 MaxTokens = Annotated[

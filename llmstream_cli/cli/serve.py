@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmstream_cli.cli.process import leave_on_interrupt
+from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.stats import print_settings
 from llmstream_cli.cli.terminal import complain, without_controls
-from llmstream_cli.core.api import Engine, EngineConfig, SamplingParams
+from llmstream_cli.core.api import Engine, EngineConfig
 from llmstream_cli.core.supervised import SupervisedEngine
 from llmstream_cli.errors import InvalidValueError, ListenError
-from llmstream_cli.models.presets import DEFAULT_PRESET
 from llmstream_cli.models.resolve import ResolvedModel, resolve
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.exchange import JsonFormatter
@@ -35,7 +35,7 @@ class Serve:
 
     features: str | None
     model: str | None
-    sampling: SamplingParams
+    sampling: SamplingOptions
     parallel: int
     queue: int
     ctx_size: int | None
@@ -67,10 +67,9 @@ class Serve:
 
     async def _serve(self, config: EngineConfig, found: ResolvedModel) -> int:
         engine = _start_engine(config, verbose=self.verbose)
-        name = self.features or (DEFAULT_PRESET if self.model is None else found.path.stem)
-        names = tuple(dict.fromkeys((name.lower(), found.path.stem)))
+        names = tuple(dict.fromkeys((found.name, found.path.stem)))
         created = int(found.path.stat().st_mtime)
-        model = ServedModel(names, engine, created, self.sampling)
+        model = ServedModel(names, engine, created, self.sampling.over(found.sampling))
         server = Server(ServerContext(ServedModels([model]), self.settings))
         told = _stop_on_signals()
         try:
@@ -88,7 +87,7 @@ class Serve:
     async def _load(self, model: ServedModel, found: ResolvedModel, url: str) -> None:
         """Wait until the model is loaded, and tell how to use it."""
         info = await model.engine.ready()
-        print_settings(info, self.sampling, found.seconds)
+        print_settings(info, model.sampling, found.seconds)
         complain(f"serving {model.name} at {url}\n{_example(url, self.settings)}\n")
 
 

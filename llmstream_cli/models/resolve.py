@@ -2,7 +2,8 @@
 
 import stat
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmstream_cli.errors import ModelError, ModelNotFoundError
@@ -18,11 +19,15 @@ class ResolvedModel:
 
     Attributes:
         path: the file.
+        name: what the model goes by, in lower case where a preset names it.
         seconds: how long it took to find it.
+        sampling: what its authors advise, by the names of the sampling parameters.
     """
 
     path: Path
+    name: str
     seconds: float
+    sampling: Mapping[str, float] = field(default_factory=dict)
 
 
 def resolve(*, preset: str | None, path: str | None) -> ResolvedModel:
@@ -37,13 +42,14 @@ def resolve(*, preset: str | None, path: str | None) -> ResolvedModel:
         ModelError: the file is not a GGUF file.
     """
     started = time.perf_counter()
-    found = _expand(path) if path is not None else _locate(preset)
+    if path is not None:
+        found = _expand(path)
+        name = found.stem
+    else:
+        known = find_preset(DEFAULT_PRESET if preset is None else preset)
+        found, name = known.locate(), known.name
     _check(found)
-    return ResolvedModel(found, time.perf_counter() - started)
-
-
-def _locate(preset: str | None) -> Path:
-    return find_preset(DEFAULT_PRESET if preset is None else preset).locate()
+    return ResolvedModel(found, name, time.perf_counter() - started)
 
 
 def _expand(path: str) -> Path:

@@ -1,0 +1,37 @@
+"""The sampling options of a command, over what suits the model."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from llmstream_cli.core.api import SamplingParams
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingOptions:
+    """What the user said of sampling; None is nothing. See `SamplingParams` for each attribute.
+
+    Raises:
+        InvalidValueError: a value is out of its bounds.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    repeat_last_n: int | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.over({})  # now: finding the model may take long
+
+    def over(self, advised: Mapping[str, float]) -> SamplingParams:
+        """Return the parameters: what the user said, else what is advised, else the defaults.
+
+        Args:
+            advised: values by the names of `SamplingParams`, of the model's authors.
+        """
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        return SamplingParams(**{**advised, **said})

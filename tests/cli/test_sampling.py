@@ -1,0 +1,22 @@
+"""The sampling options of a command, over what suits the model."""
+
+import pytest
+
+from llmstream_cli.cli.sampling import SamplingOptions
+from llmstream_cli.core.api import SamplingParams
+from llmstream_cli.errors import InvalidValueError
+
+
+def test_nothing_said_and_nothing_advised_is_the_default() -> None:
+    assert SamplingOptions().over({}) == SamplingParams()
+
+
+def test_what_is_advised_goes_over_the_default_and_what_is_said_over_both() -> None:
+    options = SamplingOptions(temperature=0.0, stop=("5",))
+    params = options.over({"temperature": 1.0, "top_k": 64})
+    assert params == SamplingParams(temperature=0.0, top_k=64, stop=("5",))
+
+
+def test_a_value_out_of_bounds_is_refused_at_once() -> None:
+    with pytest.raises(InvalidValueError, match="temperature must be between"):
+        SamplingOptions(temperature=99.0)
