@@ -124,6 +124,11 @@ class Preset:
         """Return the file of the model that an installed package carries, if there is one."""
         return self.packaged.locate() if self.packaged is not None else None
 
+    @property
+    def disk_bytes(self) -> int:
+        """What the model takes on the disk; a file in candle's layout stays beside its copy."""
+        return self.size_bytes * (2 if isinstance(self.source, CandleFile) else 1)
+
     def memory_bytes(self, ctx_size: int | None = None) -> int:
         """Estimate the memory that one conversation takes: weights, KV cache, and the program.
 
