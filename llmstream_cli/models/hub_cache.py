@@ -1,7 +1,7 @@
 """The Hugging Face cache on this machine, read and written without huggingface_hub.
 
     HF_HUB_CACHE/models--user--repo/
-        blobs/ETAG                              the contents; the etag of a large file is its SHA-256
+        blobs/ETAG                              contents; a large file's etag is its SHA-256
         blobs/ETAG.llmstream                    what has come of a download of ours
         snapshots/COMMIT/FILE -> ../../blobs/…  the files of a revision
         refs/REVISION                           the commit that a branch or a tag meant last
@@ -175,7 +175,7 @@ def any_cached_files(model: HubModel) -> tuple[Path, ...] | None:
 
 def list_cached() -> list[CachedModel]:
     """List the GGUF files in the Hugging Face cache, by repository, file and revision."""
-    found = []
+    found: list[CachedModel] = []
     for path in sorted(hub_folder().glob("models--*--*")):
         folder = RepoFolder(path.name.removeprefix("models--").replace("--", "/", 1), path)
         record = DownloadRecord.read(folder.repo)
