@@ -21,6 +21,7 @@ _NO_TOKEN = (1 << 32) - 1  # how some converters write that a model has no such 
 _MAX_LAYERS = 512  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
 _MAX_EXPERTS = 1024
 _MAX_PARTS = 1 << 10
+_MMAP_ALIGNMENT = 32  # of the first weight, in the mapped file
 
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
@@ -70,6 +71,11 @@ def _check_data(path: Path, header: GGUFHeader) -> None:
     last = next(reversed(header.tensors.values()), None)
     if last is None:
         return
+    if header.data_offset % _MMAP_ALIGNMENT:
+        raise ModelError(
+            f"{path} is damaged: its weights begin at byte {header.data_offset}, which is no "
+            f"multiple of {_MMAP_ALIGNMENT}"
+        )
     wanted = header.data_offset + last.offset + last.size
     if header.file_size < wanted:
         raise ModelError(
@@ -181,7 +187,8 @@ def _attention_problems(header: GGUFHeader, architecture: str) -> Iterator[str]:
         yield f"it claims to have keys of {keys} numbers, and values of {values}"
     pattern = header.metadata.get(f"{architecture}.attention.sliding_window_pattern")
     window = _integer(header, f"{architecture}.attention.sliding_window")
-    if window and isinstance(pattern, Array) and not any(pattern.values or (True,)):
+    unused = isinstance(pattern, Array) and pattern.values is not None and not any(pattern.values)
+    if window and unused:
         yield "it has a sliding window, and no layer that uses it"
 
 
@@ -217,7 +224,10 @@ def _vocabulary_problems(header: GGUFHeader) -> Iterator[str]:
     if len(distinct) + num_empty - 1 < len(texts):
         twice = next(a for a, b in itertools.pairwise(sorted(texts)) if a and a == b)
         yield f"it has the token {quoted(twice.decode('utf-8', 'replace'))} twice"
-    if header.metadata.get("tokenizer.ggml.model") == "llama":
+    model = header.metadata.get("tokenizer.ggml.model")
+    if model == "bert":
+        yield "its vocabulary is for models that compare texts, and not for one that continues them"
+    if model == "llama":
         yield from _byte_token_problems(distinct)
 
 

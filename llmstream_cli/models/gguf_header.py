@@ -5,13 +5,13 @@ are held against what the file can have and against bounds far above any model's
 skipped over: a vocabulary is walked through, not kept. So time and memory are bounded too.
 """
 
+import io
 import math
 import stat
 import struct
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from llmstream_cli.errors import ModelError, ModelNotFoundError
 from llmstream_cli.models.gguf_format import (
@@ -60,7 +60,7 @@ def read_header(path: Path, *, strings: Collection[str] = ()) -> GGUFHeader:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+def opened(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
     """Open a regular file and tell its size; what goes wrong in the block is told in a line.
 
     Raises:
@@ -93,7 +93,7 @@ class _Cursor:
     No method goes beyond the end of the file, and none keeps more than a window of it.
     """
 
-    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+    def __init__(self, path: Path, file: io.BufferedReader, size: int) -> None:
         self.path = path
         self.size = size
         self._file = file
