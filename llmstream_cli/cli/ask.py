@@ -5,8 +5,8 @@ import sys
 import time
 from dataclasses import dataclass
 
-from llmstream_cli.cli.process import STARTED
 from llmstream_cli.cli.find_model import find_model
+from llmstream_cli.cli.process import STARTED
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.stats import print_settings, print_usage
 from llmstream_cli.cli.terminal import (

@@ -99,12 +99,15 @@ class _Found:
 
 
 def resolve(
-    choice: ModelChoice, progress: Progress | None = None, *, any_size: bool = False
+    choice: ModelChoice | None = None,
+    progress: Progress | None = None,
+    *,
+    any_size: bool = False,
 ) -> ResolvedModel:
     """Find the model that the user chose; download and repack it where that is needed.
 
     Args:
-        choice: what the user said.
+        choice: what the user said; None is nothing.
         progress: is told of what takes long.
         any_size: download also what is larger than this machine's memory.
 
@@ -113,7 +116,7 @@ def resolve(
         ModelError: it cannot be fetched, or it is no model that llama.cpp could load.
     """
     started = time.perf_counter()
-    progress = progress or Silent()
+    choice, progress = choice or ModelChoice(), progress or Silent()
     found = _find(choice, progress, any_size)
     path, vouched = found.path, found.packaged or has_loaded(found.path)
     if not vouched:
