@@ -98,7 +98,9 @@ def ask(
         ),
     ] = None,
     features: options.Features = None,
-    model: options.ModelFile = None,
+    model: options.Model = None,
+    file: options.RepoFile = None,
+    tokenizer: options.Tokenizer = None,
     system: options.System = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -117,6 +119,7 @@ def ask(
 ) -> int:
     """Turn the options into settings, and ask."""
     from llmstream_cli.cli.ask import Ask
+    from llmstream_cli.models.resolve import ModelChoice
 
     sampling = SamplingOptions(
         temperature=temperature,
@@ -131,8 +134,7 @@ def ask(
     )
     return Ask(
         words=query or [],
-        features=features,
-        model=model,
+        model=ModelChoice(preset=features, model=model, file=file, tokenizer=tokenizer),
         system=system,
         sampling=sampling,
         ctx_size=ctx_size,
@@ -150,7 +152,7 @@ def ask(
 )
 def serve(
     features: options.Features = None,
-    model: options.ModelFile = None,
+    model: options.Model = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 3030,
     certfile: options.CertFile = None,
@@ -228,7 +230,7 @@ def serve(
 )
 def bench(
     features: options.Features = None,
-    model: options.ModelFile = None,
+    model: options.Model = None,
     url: options.Url = None,
     url_model: options.UrlModel = None,
     api_key: options.ApiKey = None,

@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import dataclass
 
+from llmstream_cli.cli.find_model import find_model
 from llmstream_cli.cli.process import STARTED
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.stats import print_settings, print_usage
@@ -17,7 +18,7 @@ from llmstream_cli.cli.terminal import (
 )
 from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest
 from llmstream_cli.errors import InvalidValueError
-from llmstream_cli.models.resolve import ResolvedModel, resolve
+from llmstream_cli.models.resolve import ModelChoice, ResolvedModel
 from llmstream_cli.prompts.messages import Message
 
 
@@ -26,8 +27,7 @@ class Ask:
     """What the user asked for; see the options of the command for each attribute."""
 
     words: list[str]
-    features: str | None
-    model: str | None
+    model: ModelChoice
     system: str | None
     sampling: SamplingOptions
     ctx_size: int | None
@@ -38,10 +38,8 @@ class Ask:
 
     def run(self) -> int:
         """Stream the answer to standard output; return the exit code."""
-        if self.features is not None and self.model is not None:
-            raise InvalidValueError("--features and --model both name a model; give one of them")
         messages = self._messages()
-        found = resolve(preset=self.features, path=self.model)
+        found = find_model(self.model)
         config = EngineConfig(
             model_path=str(found.path),
             ctx_size=self.ctx_size,

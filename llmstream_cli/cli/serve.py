@@ -18,7 +18,7 @@ from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.core.api import Engine, EngineConfig
 from llmstream_cli.core.supervised import SupervisedEngine
 from llmstream_cli.errors import InvalidValueError, ListenError
-from llmstream_cli.models.resolve import ResolvedModel, resolve
+from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.exchange import JsonFormatter
 from llmstream_cli.server.guards import is_loopback
@@ -53,7 +53,7 @@ class Serve:
         if (self.settings.certfile is None) != (self.settings.keyfile is None):
             raise InvalidValueError("--certfile and --keyfile belong together; give both")
         _check_exposure(self.settings, self.insecure_no_key)
-        found = resolve(preset=self.features, path=self.model)
+        found = resolve(ModelChoice(preset=self.features, model=self.model))
         config = EngineConfig(
             model_path=str(found.path),
             ctx_size=self.ctx_size,
