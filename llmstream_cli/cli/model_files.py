@@ -11,6 +11,7 @@ from llmstream_cli.models.presets import PRESETS, find_preset
 from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.quants import choose, part_names
 from llmstream_cli.models.reference import HubModel, LocalFile, PresetName, parse_reference
+from llmstream_cli.models.resolve import ModelChoice, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class NamedModel:
     file: Path | None = None
 
 
-def find_model(text: str) -> NamedModel:
+def named_model(text: str) -> NamedModel:
     """Read what a user calls a model.
 
     Raises:
@@ -76,6 +77,8 @@ def find_file(model: NamedModel) -> Path | None:
 def fetch_file(model: NamedModel, progress: Progress, *, max_bytes_in_memory: int | None) -> Path:
     """Download what is missing of a model and return the file that llama.cpp loads.
 
+    Unlike `resolve`, which takes what is here, this asks the Hub whether there is a newer one.
+
     Args:
         model: a model on the Hub.
         progress: is told what goes on.
@@ -86,10 +89,11 @@ def fetch_file(model: NamedModel, progress: Progress, *, max_bytes_in_memory: in
     """
     assert model.hub is not None
     found = hub.fetch(model.hub, progress, max_bytes_in_memory=max_bytes_in_memory)
-    if model.preset is None or not isinstance(model.preset.source, CandleFile):
-        return found[0]
-    tokenizer = hub.fetch(_tokenizer(model.preset.source), progress)
-    return candle.repacked(found[0], tokenizer[0], progress)
+    if model.hub.file is None or _preset_of(model.hub.repo, model.hub.file) is None:
+        choice = ModelChoice(model=str(found[0]))
+    else:
+        choice = ModelChoice(model=str(model.hub))
+    return resolve(choice, progress, any_size=True).path  # repacked and checked
 
 
 def find_copies(model: NamedModel) -> list[CachedModel]:

@@ -8,8 +8,8 @@ from llmstream_cli.cli.model_files import (
     NamedModel,
     fetch_file,
     find_copies,
-    find_model,
     find_repacked_copies,
+    named_model,
 )
 from llmstream_cli.cli.progress import make_progress
 from llmstream_cli.cli.terminal import complain, without_controls
@@ -34,7 +34,7 @@ class Pull:
 
     def run(self) -> int:
         """Download the models, print the path of each; return the exit code."""
-        models = [find_model(name) for name in self.names]  # all of them, before the first byte
+        models = [named_model(name) for name in self.names]  # all of them, before the first byte
         for model in models:
             path = self._pull(model)
             sys.stdout.write(f"{without_controls(str(path))}\n")
@@ -87,7 +87,7 @@ class Remove:
         """Ask, and delete the models; return the exit code."""
         copies: list[CachedModel] = []
         for name in self.names:
-            copies += [copy for copy in _copies_of(find_model(name)) if copy not in copies]
+            copies += [copy for copy in _copies_of(named_model(name)) if copy not in copies]
         repacked = list(find_repacked_copies(copies))
         if not self.yes and not _agreed(copies, repacked):
             complain("nothing is deleted\n")
@@ -133,11 +133,11 @@ def _agreed(copies: list[CachedModel], repacked: list[Path]) -> bool:
 def _description(copies: list[CachedModel], repacked: list[Path]) -> list[str]:
     lines = []
     for copy in copies:
+        revision = copy.revision[:_COMMIT_CHARS]
         whose = "" if copy.ours else "; another program put it there, and may want it"
-        lines += [
-            f"{copy.repo}/{copy.file}, revision {copy.revision[:_COMMIT_CHARS]}, "
-            f"{human_size(copy.size_bytes)}{whose}"
-        ]
+        lines.append(
+            f"{copy.repo}/{copy.file}, revision {revision}, {human_size(copy.size_bytes)}{whose}"
+        )
     return lines + [f"{path}, {human_size(_size_of(path))}: repacked from it" for path in repacked]
 
 

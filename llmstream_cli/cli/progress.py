@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from llmstream_cli.cli.terminal import complain, without_controls
-
 from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.sizes import human_size
 
