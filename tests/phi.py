@@ -67,7 +67,9 @@ class Phi:
         return scaled * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
 
     def _feed_forward(self, block: str, x: Array) -> Array:
-        return self._linear(f"{block}.mlp.fc2", self._activation(self._linear(f"{block}.mlp.fc1", x)))
+        return self._linear(
+            f"{block}.mlp.fc2", self._activation(self._linear(f"{block}.mlp.fc1", x))
+        )
 
     def _attention(self, block: str, x: Array) -> Array:
         length = len(x)
