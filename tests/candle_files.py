@@ -59,7 +59,10 @@ class Shape:
         last = {"ln": (self.width,), "linear": (self.width, self.rows)}
         if self.scheme == "layers":
             names: dict[str, tuple[int, ...]] = {"layers.0.wte.weight": (self.width, self.rows)}
-            blocks, end = [f"layers.{i + 1}" for i in range(self.layers)], f"layers.{self.layers + 1}"
+            blocks, end = (
+                [f"layers.{i + 1}" for i in range(self.layers)],
+                f"layers.{self.layers + 1}",
+            )
         else:
             names = {"transformer.embd.wte.weight": (self.width, self.rows)}
             blocks, end = [f"transformer.h.{i}" for i in range(self.layers)], "lm_head"
@@ -90,9 +93,13 @@ def write_model(
     offset = 0
     shapes = {name: shape for name, shape in shape.tensors().items() if name not in without}
     for name, dimensions in {**shapes, **(extra or {})}.items():
-        own = kind if len(dimensions) == 2 and dimensions[0] % 256 == 0 else GGMLQuantizationType.F32
+        own = (
+            kind if len(dimensions) == 2 and dimensions[0] % 256 == 0 else GGMLQuantizationType.F32
+        )
         content = _weights(name, dimensions, own, random)
-        infos.append(_string(name) + struct.pack(f"<I{len(dimensions)}Q", len(dimensions), *dimensions))
+        infos.append(
+            _string(name) + struct.pack(f"<I{len(dimensions)}Q", len(dimensions), *dimensions)
+        )
         infos.append(struct.pack("<IQ", own, offset))
         data.append(content.ljust(-(-len(content) // 32) * 32, b"\0"))
         offset += len(data[-1])

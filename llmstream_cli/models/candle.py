@@ -251,7 +251,9 @@ def _copy(
 ) -> dict[str, int]:
     """Append the tensors to the target; return a checksum of each, by its new name."""
     sums = dict[str, int]()
-    progress.begin(f"repacking {Path(source.name).name}", sum(tensor.size for tensor in tensors.values()))
+    progress.begin(
+        f"repacking {Path(source.name).name}", sum(tensor.size for tensor in tensors.values())
+    )
     try:
         for theirs, tensor in tensors.items():
             checksum = 0

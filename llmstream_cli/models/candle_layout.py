@@ -4,7 +4,6 @@ Candle quantized Phi models to GGUF before llama.cpp knew them: the same tensors
 under other names, and no metadata. From the shapes follows all but the heads; see `_HEAD_SIZES`.
 """
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -65,12 +64,9 @@ def find_layout(header: GGUFHeader) -> Layout:
     if not is_candle(header):
         raise UnfitError("it is no Phi model as candle quantized it")
     tensors = header.tensors
-    if _EMBEDDINGS[0] in tensors:
-        # The last of them is the norm before the output.
-        layers, names = _count(tensors, "layers.{}.ln.weight", first=1) - 1, _numbered_names
-    else:
-        layers, names = _count(tensors, "transformer.h.{}.ln.weight", first=0), _named_names
-    if layers < 1:
+    layers = sum(name.endswith(".mixer.Wqkv.weight") for name in tensors)
+    names = _numbered_names if _EMBEDDINGS[0] in tensors else _named_names
+    if not layers:
         raise UnfitError("it has no layers")
     kept = dict(names(layers))
     _check_extras(tensors, kept)
@@ -101,12 +97,6 @@ def _metadata(width: int, feed_forward: int, layers: int, rotated: int) -> dict[
         "phi2.attention.layer_norm_epsilon": _EPSILON,
         "phi2.rope.dimension_count": rotated,
     }
-
-
-def _count(tensors: Mapping[str, Tensor], name: str, *, first: int) -> int:
-    """Count the layers up to the first that is missing."""
-    numbers = itertools.count(first)
-    return next(number for number in numbers if name.format(number) not in tensors) - first
 
 
 def _numbered_names(layers: int) -> Iterator[tuple[str, str]]:

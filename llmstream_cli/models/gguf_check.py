@@ -52,9 +52,9 @@ def check_gguf(path: Path) -> GGUFHeader:
     """
     header = read_header(path, strings=(_TOKENS,))
     _check_data(path, header)
+    _check_parts(path, header)
     for problem in _problems(header):
         raise ModelError(f"cannot use {path}: {problem}")
-    _check_parts(path, header)
     return header
 
 
@@ -202,7 +202,7 @@ def _is_usable(tensor: Tensor) -> bool:
     if tensor.name.endswith(_ONLY_FLOAT32):
         return tensor.type.name == "F32"
     if tensor.type.name in _INDICES:
-        return not tensor.name.endswith(".weight")
+        return not tensor.name.endswith((".weight", ".bias"))
     return tensor.type.name not in _NOT_FOR_WEIGHTS
 
 

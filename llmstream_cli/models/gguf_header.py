@@ -258,9 +258,7 @@ def _parse_name(cursor: _Cursor, what: str) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
-def _parse_value(
-    cursor: _Cursor, key: str, strings: Collection[str]
-) -> tuple[ValueType, Value]:
+def _parse_value(cursor: _Cursor, key: str, strings: Collection[str]) -> tuple[ValueType, Value]:
     value_type = _parse_type(cursor, key)
     if value_type is ValueType.ARRAY:
         return value_type, _parse_array(cursor, key, strings)
@@ -332,6 +330,8 @@ def _parse_tensor(cursor: _Cursor) -> Tensor:
     num_elements = math.prod(shape)
     if not 0 < num_elements <= _MAX_ELEMENTS or (shape[:1] or (1,))[0] % weight_type.block_size:
         by = " × ".join(map(str, shape))
-        raise cursor.damaged(f"the tensor {quoted(name)} cannot have {by} {weight_type.name} weights")
+        raise cursor.damaged(
+            f"the tensor {quoted(name)} cannot have {by} {weight_type.name} weights"
+        )
     size = num_elements // weight_type.block_size * weight_type.block_bytes
     return Tensor(name, shape, weight_type, cursor.count(), size)

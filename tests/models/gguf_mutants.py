@@ -1,14 +1,28 @@
 """GGUF files with one thing wrong, as a damaged disk or an enemy would write them."""
 
 import dataclasses
+import math
 import random
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gguf import GGUFReader, GGUFValueType
+from gguf import GGUFReader
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
+_NUMBERS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "B",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _STRING, _ARRAY, _UINT32, _FLOAT32, _BOOL = 8, 9, 4, 6, 7
 
 # Keys that a file may have, with the numbers that are nearly right for a tiny model.
@@ -59,7 +73,12 @@ class Raw:
             if not name.startswith("GGUF.")
         ]
         tensors = [
-            (t.name.encode(), [int(n) for n in t.shape], int(t.tensor_type), t.data_offset - reader.data_offset)
+            (
+                t.name.encode(),
+                [int(n) for n in t.shape],
+                int(t.tensor_type),
+                t.data_offset - reader.data_offset,
+            )
             for t in reader.tensors
         ]
         return cls(keys, tensors, path.read_bytes()[reader.data_offset :])
@@ -113,7 +132,24 @@ def _number(kind: int, chance: random.Random, near: float = 1) -> bytes:
         choices = [0.0, -1.0, float("nan"), float("inf"), 1e30, 1e-30, 3.0, near]
         return struct.pack("<" + layout, chance.choice(choices))
     size = struct.calcsize(layout)
-    values = [0, 1, 2, 3, 5, 16, 64, 255, 512, 513, 1024, 1 << 16, 1 << 31, (1 << 31) - 1, 1 << 40, -1]
+    values = [
+        0,
+        1,
+        2,
+        3,
+        5,
+        16,
+        64,
+        255,
+        512,
+        513,
+        1024,
+        1 << 16,
+        1 << 31,
+        (1 << 31) - 1,
+        1 << 40,
+        -1,
+    ]
     values += [int(near) - 1, int(near) + 1, int(near) * 2, int(near) // 2]
     return (chance.choice(values) & ((1 << 8 * size) - 1)).to_bytes(size, "little")
 
@@ -174,7 +210,9 @@ def _change_strings(elements: list[bytes], chance: random.Random) -> list[bytes]
         case 3:
             elements[index] = elements[other]
         case 4:
-            elements[index] = chance.choice([b"", b"\xff", b"\xc3", b" ", b"a b", b"\0", b"<|im_end|>"])
+            elements[index] = chance.choice(
+                [b"", b"\xff", b"\xc3", b" ", b"a b", b"\0", b"<|im_end|>"]
+            )
         case 5:
             elements[index] = elements[index] * 5000
         case 6:
@@ -230,7 +268,9 @@ def _change_tensor(raw: Raw, chance: random.Random) -> str:
     shape = list(shape)
     match chance.randrange(7):
         case 0:
-            name = chance.choice([b"", b"x" * 64, b"blk.99.attn_norm.weight", b"output_norm.bias", b"a\0b"])
+            name = chance.choice(
+                [b"", b"x" * 64, b"blk.99.attn_norm.weight", b"output_norm.bias", b"a\0b"]
+            )
         case 1:
             name = raw.tensors[chance.randrange(len(raw.tensors))][0]
         case 2:
@@ -252,24 +292,18 @@ def _drop_tensor(raw: Raw, chance: random.Random) -> str:
 
 
 def _retype_all(raw: Raw, chance: random.Random) -> str:
-    """Make all matrices of another type, and the file right in every other way."""
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    kind = chance.choice(list(GGML_QUANT_SIZES))
-    block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+    """Make all matrices, or all vectors, of another type, and the file right in every other way."""
+    kind, of_matrices = chance.choice(list(GGML_QUANT_SIZES)), chance.random() < 0.5
+    block_size, _ = GGML_QUANT_SIZES[kind]
     tensors, offset = [], 0
-    from gguf.constants import GGML_QUANT_SIZES as sizes
-
     for name, shape, own, _ in raw.tensors:
-        here = int(kind) if len(shape) > 1 and shape[0] % block == 0 else own
-        blk, byt = sizes[GGMLQuantizationType(here)]
-        tensors.append((name, shape, here, offset))
-        num = 1
-        for n in shape:
-            num *= n
-        offset += -(-(num // blk * byt) // 32) * 32
+        fits = (len(shape) > 1) is of_matrices and shape[0] % block_size == 0
+        new = kind if fits else GGMLQuantizationType(own)
+        tensors.append((name, shape, int(new), offset))
+        size, num_bytes = GGML_QUANT_SIZES[new]
+        offset += -(-(math.prod(shape) // size * num_bytes) // 32) * 32
     raw.tensors, raw.data = tensors, (raw.data * 3)[:offset]
-    return f"all {kind.name}"
+    return f"all {'matrices' if of_matrices else 'vectors'} {kind.name}"
 
 
 _MUTATIONS: list[Callable[[Raw, random.Random], str]] = [
@@ -281,4 +315,3 @@ _MUTATIONS: list[Callable[[Raw, random.Random], str]] = [
     _drop_tensor,
     _retype_all,
 ]
-assert GGUFValueType.ARRAY == _ARRAY

@@ -251,7 +251,8 @@ def test_a_damaged_model_is_read_or_refused(seed: int) -> None:
     [
         counts(keys=1) + entry(b"a", STRING, struct.pack("<Q", 100 << 20)),
         counts(keys=1) + entry(b"a", ARRAY, struct.pack("<IQ", UINT32, 25 << 20)),
-        counts(keys=1) + entry(b"tokenizer.ggml.tokens", ARRAY, struct.pack("<IQ", STRING, 1 << 40)),
+        counts(keys=1)
+        + entry(b"tokenizer.ggml.tokens", ARRAY, struct.pack("<IQ", STRING, 1 << 40)),
         counts(keys=1)
         + entry(b"tokenizer.ggml.tokens", ARRAY, struct.pack("<IQQ", STRING, 9, 90 << 20)),
     ],
