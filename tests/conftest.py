@@ -1,5 +1,6 @@
 """Fixtures that many tests share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,20 @@ from llmstream_cli.models.presets import PRESETS
 # A busy machine is no reason to fail: no test of this project measures time.
 settings.register_profile("llmstream", deadline=None)
 settings.load_profile("llmstream")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the user's caches and state out of it; the one hint has been given."""
+    folder = tmp_path_factory.mktemp("home")
+    hinted = folder / "state" / "llmstream" / "hinted"
+    hinted.parent.mkdir(parents=True)
+    hinted.touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+        patch.setenv("LLMSTREAM_CACHE", str(folder / "cache"))
+        patch.setenv("HF_HOME", str(folder / "huggingface"))
+        yield folder
 
 
 @pytest.fixture(scope="session")

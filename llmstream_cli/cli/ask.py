@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 from llmstream_cli.cli.find_model import find_model
+from llmstream_cli.cli.hint import hint_once
 from llmstream_cli.cli.process import STARTED
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.stats import print_settings, print_usage
@@ -76,6 +77,7 @@ def _run(ask: Ask, request: GenerationRequest, config: EngineConfig, found: Reso
 
     asyncio.run(_answer(ask, engine, request, found, writer))
     writer.end()
+    hint_once(found)
     return 0
 
 

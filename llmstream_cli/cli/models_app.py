@@ -1,21 +1,29 @@
 """The commands of `llmstream models` and their options."""
 
+import sys
 from typing import Annotated
 
 import typer
 
 from llmstream_cli.cli import options
 
-app = typer.Typer(
-    help="Models: which there are, which suit this machine, which are here.",
-    no_args_is_help=True,
-)
+app = typer.Typer()
 
 _NAME_FORMS = "A preset, user/repo, user/repo:QUANT or user/repo/FILE.gguf."
 
 Names = Annotated[
     list[str], typer.Argument(metavar="NAME...", help=_NAME_FORMS, show_default=False)
 ]
+
+
+@app.callback(
+    invoke_without_command=True,
+    help="Models: which there are, which suit this machine, which are here.",
+)
+def top(context: typer.Context) -> None:
+    """Without a command, help."""
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
 
 
 @app.command(name="list", help="List the presets, and what is in the Hugging Face cache.")

@@ -109,7 +109,8 @@ def _speed(paths: dict[str, Path], *, measure: bool) -> Speed:
     if remembered is not None:
         return remembered
     if sys.stderr is not None and sys.stderr.isatty():
-        complain("measuring how fast this machine is, once\n")
+        busy = "; it is busy, so this will be rough" if machine_speed.is_busy() else ""
+        complain(f"measuring how fast this machine is{busy}\n")
     probes = [
         machine_speed.Probe(PRESETS[name], path)
         for name, path in paths.items()

@@ -60,11 +60,19 @@ def _facts(model: NamedModel) -> dict[str, object]:
         "downloaded": path is not None,
         "path": os.fspath(path) if path is not None else None,
         "size_bytes": sum(header.file_size for header in headers) or _size_of_preset(model),
-        "repo": model.hub.repo if model.hub is not None else None,
-        "file": model.hub.file if model.hub is not None else None,
+        **_origin(model, path),
         **_model_facts(model, _read(headers) if headers else None),
         **_preset_facts(model),
     }
+
+
+def _origin(model: NamedModel, path: Path | None) -> dict[str, object]:
+    """Return where the file comes from, or would: a package or a repository of the Hub."""
+    preset = model.preset
+    if preset is not None and preset.packaged is not None and path == preset.packaged_file():
+        return {"package": preset.packaged.package, "repo": None, "file": preset.packaged.file}
+    repo, file = (model.hub.repo, model.hub.file) if model.hub is not None else (None, None)
+    return {"package": None, "repo": repo, "file": file}
 
 
 def _parts(path: Path) -> tuple[Path, ...]:
@@ -142,13 +150,13 @@ def as_lines(facts: Mapping[str, object]) -> str:
     preset_sampling = facts["sampling"]
     assert isinstance(preset_sampling, dict)
     sampling = ", ".join(f"{name} {value}" for name, value in preset_sampling.items())
-    repo, file = facts["repo"], facts["file"]
+    origin = filter(None, (facts["package"], facts["repo"], facts["file"]))
     values = {
         "name": facts["name"],
         "model": facts["full_name"],
         "summary": facts["summary"],
         "file": facts["path"] if facts["downloaded"] else _how_to_get(facts),
-        "from": "/".join(map(str, filter(None, (repo, file)))),
+        "from": "/".join(map(str, origin)),
         "size": _sized(facts["size_bytes"]),
         "architecture": facts["architecture"],
         "parameters": _counted(facts["num_parameters"]),

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import platform
 import subprocess
@@ -45,25 +46,40 @@ def remembered_speed() -> Speed | None:
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         content = json.loads((cache_folder() / _FILE).read_text(encoding="utf-8"))
         if content["machine"] == _machine():
-            figures = content["speed"]
-            known = {field.name for field in dataclasses.fields(Speed)}
-            if figures.keys() == known and all(map(_is_figure, figures.values())):
-                return Speed(**figures)
+            speed = Speed(**content["speed"])
+            return speed if _is_sound(speed) else None
     return None
 
 
-def _is_figure(value: object) -> bool:
-    return value is None or (isinstance(value, float) and 0.0 <= value < float("inf"))
+def _is_sound(speed: Speed) -> bool:
+    """Whether the figures from a file can be those of a machine."""
+    figures = [speed.bytes_per_second, speed.layer_seconds]
+    if speed.weights_per_second is not None:
+        figures.append(speed.weights_per_second)
+    return all(isinstance(figure, float) and 0.0 <= figure < math.inf for figure in figures) and (
+        speed.bytes_per_second > 0.0 and speed.weights_per_second != 0.0
+    )
+
+
+def is_busy() -> bool:
+    """Whether others use so much of the processor that nothing measured would be true for long."""
+    return os.getloadavg()[0] > default_threads() / 2
 
 
 def measure_speed(probe: Probe | None) -> Speed:
     """Measure, and remember it; takes some three seconds.
 
+    On a busy machine memory alone is measured, and not remembered: llama.cpp's threads wait for
+    each other, and a model may seem ten times as slow as it is.
+
     Args:
-        probe: a model to measure; None measures the memory alone, which tells less.
+        probe: a model to measure; None measures memory alone, which tells less.
     """
+    busy = is_busy()
     bytes_per_second = _read_bandwidth()
     speed = Speed(bytes_per_second=bytes_per_second)
+    if busy:
+        return speed
     if probe is not None and (figures := _bench(probe)) is not None:
         decode, prefill = figures
         speed = speed_from(
