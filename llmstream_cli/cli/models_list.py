@@ -232,6 +232,7 @@ def print_table(survey: Survey) -> None:
 
 def _preset_table(survey: Survey) -> "Table":
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("name", no_wrap=True)
@@ -240,7 +241,7 @@ def _preset_table(survey: Survey) -> "Table":
     table.add_column("about\ntok/s", justify="right", no_wrap=True)
     table.add_column("here", no_wrap=True)
     table.add_column("licence", no_wrap=True)
-    table.add_column("", no_wrap=True, overflow="ellipsis")
+    table.add_column()  # the only one that may become narrower
     for item in survey.presets:
         preset = item.preset
         table.add_row(
@@ -250,7 +251,7 @@ def _preset_table(survey: Survey) -> "Table":
             _about(item.tokens_per_second),
             "yes" if item.present else "",
             preset.licence,
-            preset.summary,
+            Text(preset.summary, no_wrap=True, overflow="ellipsis"),
             style="bold" if preset is survey.recommended else None,
         )
     return table

@@ -123,12 +123,11 @@ def _receive_all(
 ) -> None:
     """Ask for the rest until all is there; with pauses, and a limit to attempts without a byte."""
     failures = 0
-    version: str | None = None  # what the other side calls this content
     while partial.size < item.file.size:
         before = partial.size
         pause = None
         try:
-            version = _receive(item, client, partial, progress, version)
+            _receive(item, client, partial, progress)
             reason = "the connection was closed"
         except _TRANSIENT as error:
             reason = str(error) or type(error).__name__
@@ -148,20 +147,13 @@ def _receive_all(
         time.sleep(_PAUSES[max(failures - 1, 0)] if pause is None else pause)
 
 
-def _receive(
-    item: Download, client: HubClient, partial: "_Partial", progress: Progress, version: str | None
-) -> str | None:
-    """Make one request for what is missing and write what comes.
-
-    Returns:
-        the content's strong entity tag, which the next request names: if the content has changed
-        by then, all of it comes (RFC 9110, section 13.1.5).
-    """
+def _receive(item: Download, client: HubClient, partial: "_Partial", progress: Progress) -> None:
+    """Make one request for what is missing and write what comes."""
     headers = {"accept-encoding": "identity"}
     if partial.size:
         headers["range"] = f"bytes={partial.size}-"
-        if version is not None:
-            headers["if-range"] = version
+        if partial.entity_tag is not None:
+            headers["if-range"] = partial.entity_tag
     with client.stream(item.url, headers) as response:
         _check_announced(item, response)
         if response.status_code != httpx2.codes.PARTIAL_CONTENT and partial.size:
@@ -170,13 +162,13 @@ def _receive(
             progress.begin(f"downloading {item.name}", item.file.size)
         elif partial.size:
             _check_range(item, response, partial.size)
+        etag: str = response.headers.get("etag", "")
+        partial.entity_tag = etag if etag.startswith('"') else None
         for chunk in response.iter_raw():
             if partial.size + len(chunk) > item.file.size:
                 raise DownloadError(f"{item.name} came longer than the Hub announced; try again")
             partial.write(chunk)
             progress.advance(len(chunk))
-        etag: str | None = response.headers.get("etag")
-    return None if etag is None or etag.startswith("W/") else etag
 
 
 def _check_announced(item: Download, response: httpx2.Response) -> None:
@@ -206,6 +198,12 @@ class _Partial:
 
     It is written by position, never appended to: where a file system grants a lock to two
     processes at once, both write the same bytes to the same places.
+
+    Attributes:
+        size: how many bytes have come.
+        entity_tag: what the server calls their content, if it vouches for each byte: the next
+            request names it, and if the content has changed by then, all of it comes (RFC 9110,
+            section 13.1.5).
     """
 
     def __init__(self, item: Download, fd: int) -> None:
@@ -213,6 +211,7 @@ class _Partial:
         self._fd = fd
         self._hash = self._new_hash()
         self.size = 0
+        self.entity_tag: str | None = None
 
     @classmethod
     @contextlib.contextmanager

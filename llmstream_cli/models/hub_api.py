@@ -1,4 +1,4 @@
-"""What the Hub says: a repository's files, and refusals in words; it alone knows huggingface_hub.
+"""What the Hub says: a repository's files, their contents, and its refusals in words.
 
 huggingface_hub reads its environment when it is imported. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE
 and the cache folder are read here at each call instead; a token stored by `hf auth login` is

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from llmstream_cli.errors import ModelError
 from llmstream_cli.models.download_record import DownloadRecord
-from llmstream_cli.models.quants import choose, part_names
+from llmstream_cli.models.quants import DEFAULT_QUANTS, choose, part_names
 from llmstream_cli.models.reference import HubModel
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -219,7 +219,7 @@ def _chosen_before(model: HubModel, snapshot: Path) -> str | None:
     recorded = DownloadRecord.read(model.repo).choice(model.revision, model.quant)
     if recorded is not None:
         return recorded
-    return choose(_file_names(snapshot), model.quant or "Q4_K_M")
+    return choose(_file_names(snapshot), model.quant or DEFAULT_QUANTS[0])
 
 
 def _file_names(snapshot: Path) -> list[str]:

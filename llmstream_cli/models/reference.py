@@ -147,11 +147,12 @@ def _split_revision(segments: list[str]) -> tuple[str, str]:
 
 
 def _hub_model(repo: str, quant: str | None, file: str | None, revision: str | None) -> HubModel:
+    model = HubModel(repo, quant, file, revision)
     if file is not None and quant is not None:
         _refuse(f"{repo} with both a file and a quantization; name one of them")
     if file is not None and not file.lower().endswith(".gguf"):
         _refuse(f"{file!r} of {repo} is not a GGUF file")
-    return HubModel(repo, quant, file, revision)
+    return model
 
 
 def _parse_address(text: str) -> HubModel:
