@@ -143,6 +143,7 @@ def _preset_as_json(item: Assessment, survey: Survey) -> dict[str, object]:
     speed = item.tokens_per_second
     return {
         "name": preset.name,
+        "title": preset.title,
         "summary": preset.summary,
         "licence": preset.licence,
         "num_parameters": preset.num_parameters,
@@ -179,8 +180,8 @@ def _cached_as_json(model: CachedModel) -> dict[str, object]:
 
 
 def as_lines(survey: Survey) -> str:
-    """Return aligned columns of words without spaces, but for the summary at their end."""
-    rows = [["name", "size_mb", "memory_mb", "fits", "about_tok/s", "here", "licence", "summary"]]
+    """Return aligned columns of words without spaces, but for the last."""
+    rows = [["name", "size_mb", "memory_mb", "fits", "about_tok/s", "here", "licence", "model"]]
     for item in survey.presets:
         preset = item.preset
         rows.append(
@@ -192,7 +193,7 @@ def as_lines(survey: Survey) -> str:
                 _about(item.tokens_per_second),
                 _yes(item.present),
                 preset.licence,
-                preset.summary,
+                f"{preset.title}: {preset.summary}",
             ]
         )
     lines = _aligned(rows)

@@ -110,7 +110,7 @@ def _model_facts(model: NamedModel, facts: _FileFacts | None) -> dict[str, objec
 def _preset_facts(model: NamedModel) -> dict[str, object]:
     preset = model.preset
     return {
-        "summary": preset.summary if preset is not None else None,
+        "summary": f"{preset.title}: {preset.summary}" if preset is not None else None,
         "chat_format": preset.chat_format if preset is not None else None,
         "sampling": dict(preset.sampling) if preset is not None else {},
         "stop": list(preset.stop) if preset is not None else [],

@@ -92,7 +92,8 @@ class Preset:
 
     Attributes:
         name: what the user types.
-        summary: one line for a person who chooses.
+        title: what its authors call it.
+        summary: a few words for a person who chooses.
         licence: of the weights: its SPDX identifier, or what the Hub calls it.
         num_parameters: weights, embeddings among them, to three digits.
         size_bytes: of the file at `source`, to three digits.
@@ -107,6 +108,7 @@ class Preset:
     """
 
     name: str
+    title: str
     summary: str
     licence: str
     num_parameters: int

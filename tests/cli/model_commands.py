@@ -1,5 +1,6 @@
 """`llmstream models …` as a user runs it, in a pipe or on a terminal."""
 
+import os
 import subprocess
 import sys
 
@@ -23,6 +24,7 @@ def on_a_terminal(*arguments: str, width: int = 80) -> "pexpect.spawn[str]":
     return pexpect.spawn(
         sys.executable,
         ["-m", "llmstream_cli", *arguments],
+        env={**os.environ, "TERM": "xterm-256color"},  # an unknown one has no width
         dimensions=(50, width),
         timeout=TIMEOUT,
         encoding="utf-8",

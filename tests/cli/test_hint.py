@@ -22,10 +22,10 @@ def state(home: Path) -> Path:
     return home / "state" / "llmstream"
 
 
-@pytest.fixture
-def terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take what is captured for a terminal."""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+def hint_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.stderr, "isatty", lambda: True)
+        hint.hint_once(found())
 
 
 def found(name: str = "smollm2") -> ResolvedModel:
@@ -48,12 +48,13 @@ def test_another_model_brings_no_hint(state: Path, model_path: Path, tmp_path: P
     assert not state.exists()
 
 
-@pytest.mark.usefixtures("terminal")
-def test_it_is_remembered(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    hint.hint_once(found())
+def test_it_is_remembered(
+    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hint_on_a_terminal(monkeypatch)
     assert "models pull" in capsys.readouterr().err
     assert [path.name for path in state.iterdir()] == ["hinted"]
-    hint.hint_once(found())
+    hint_on_a_terminal(monkeypatch)
     assert capsys.readouterr().err == ""
 
 
@@ -63,34 +64,32 @@ def test_a_pipe_gets_no_hint(state: Path, capsys: pytest.CaptureFixture[str]) ->
     assert not state.exists()
 
 
-@pytest.mark.usefixtures("terminal")
 def test_what_cannot_be_remembered_is_not_told_each_time(
-    state: Path, capsys: pytest.CaptureFixture[str]
+    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state.parent.touch()  # a file where the folder would be
-    hint.hint_once(found())
+    hint_on_a_terminal(monkeypatch)
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.usefixtures("terminal", "state")
+@pytest.mark.usefixtures("state")
 def test_it_names_what_the_memory_holds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
         "llmstream_cli.models.machine.memory", lambda: Memory(2_000_000_000, 1_700_000_000)
     )
-    hint.hint_once(found())
+    hint_on_a_terminal(monkeypatch)
     match = re.search(r"models pull (\S+)`", capsys.readouterr().err)
     assert match is not None
     assert PRESETS[match[1]].memory_bytes() < 1_700_000_000
 
 
-@pytest.mark.usefixtures("terminal")
 def test_a_machine_for_no_better_model_gets_no_hint(
     state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slow = Speed(bytes_per_second=1e8)
     monkeypatch.setattr("llmstream_cli.cli.speed.remembered_speed", lambda: slow)
-    hint.hint_once(found())
+    hint_on_a_terminal(monkeypatch)
     assert capsys.readouterr().err == ""
     assert not state.exists()  # a better machine may come
