@@ -9,7 +9,6 @@ import errno
 import hashlib
 import os
 import secrets
-import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from llmstream_cli.errors import ModelError
+from llmstream_cli.errors import ModelError, NoRoomError
 from llmstream_cli.models.bpe_tokenizer import Vocabulary, read_vocabulary
 from llmstream_cli.models.cache_folder import cache_folder
 from llmstream_cli.models.candle_layout import Layout, UnfitError, find_layout, is_candle
@@ -26,6 +25,7 @@ from llmstream_cli.models.gguf_check import check_gguf
 from llmstream_cli.models.gguf_format import DEFAULT_ALIGNMENT, GGUFHeader, Tensor, padded
 from llmstream_cli.models.gguf_header import opened, read_header
 from llmstream_cli.models.gguf_writer import Writable, encode_header
+from llmstream_cli.models.machine import free_disk
 from llmstream_cli.models.progress import Progress
 
 __all__ = ["find_repacked", "is_candle", "repack", "repacked"]
@@ -63,7 +63,8 @@ def repacked(source: Path, tokenizer: Path, progress: Progress) -> Path:
 
     Raises:
         ModelNotFoundError: one of the files is missing.
-        ModelError: they do not belong together, are damaged, or there is no room.
+        NoRoomError: the disk has too little room.
+        ModelError: the files do not belong together or are damaged, or nothing can be written.
     """
     found = find_repacked(source, tokenizer)
     if found is not None:
@@ -87,7 +88,8 @@ def repack(source: Path, tokenizer: Path, target: Path, progress: Progress) -> N
 
     Raises:
         ModelNotFoundError: one of the files is missing.
-        ModelError: they do not belong together, are damaged, or there is no room.
+        NoRoomError: the disk has too little room.
+        ModelError: the files do not belong together or are damaged, or nothing can be written.
     """
     header = read_header(source)
     missing = _missing_bytes(header)
@@ -164,19 +166,12 @@ def _renamed(header: GGUFHeader, layout: Layout) -> dict[str, Tensor]:
 
 
 def _check_room(target: Path, size: int) -> None:
-    try:
-        free = shutil.disk_usage(target.parent).free
-    except OSError as error:
-        raise ModelError(f"cannot write to {target.parent}: {error.strerror}") from error
+    free = free_disk(target.parent)
     if free < size:
-        raise _no_room(target.parent, size, free)
-
-
-def _no_room(folder: Path, size: int, free: int) -> ModelError:
-    return ModelError(
-        f"the repacked model needs {size / 1e6:.0f} MB, and {folder} has room for "
-        f"{free / 1e6:.0f} MB: free some, or set LLMSTREAM_CACHE to another folder"
-    )
+        raise NoRoomError(
+            f"the repacked model needs {size / 1e6:.0f} MB, and {target.parent} has room for "
+            f"{free / 1e6:.0f} MB: free some, or set LLMSTREAM_CACHE to another folder"
+        )
 
 
 @contextmanager
@@ -218,7 +213,7 @@ def _told_of(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise ModelError(
+            raise NoRoomError(
                 f"the disk of {target.parent} is full: free some room, or set LLMSTREAM_CACHE to "
                 "another folder"
             ) from error

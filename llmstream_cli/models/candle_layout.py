@@ -173,10 +173,11 @@ def _get(tensors: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def _matrix_shape(tensor: Tensor) -> tuple[int, int]:
-    if len(tensor.shape) != 2:
-        raise UnfitError(f"{tensor.name} is {_by(tensor.shape)} and no matrix")
-    return tensor.shape[0], tensor.shape[1]
+    match tensor.shape:
+        case (inputs, outputs):
+            return inputs, outputs
+    raise UnfitError(f"{tensor.name} is {_by(tensor.shape)} and no matrix")
 
 
 def _by(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape)) or "a number"
+    return " by ".join(map(str, shape)) or "a number"

@@ -28,13 +28,12 @@ _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon
 # Types in which llama.cpp keeps what it computes, and that it cannot multiply with.
 _NOT_FOR_WEIGHTS = frozenset({"Q8_1", "Q8_K", "I8", "I16", "F64"})
 _INDICES = frozenset({"I32", "I64"})
+_FOR_VECTORS = frozenset({"F32", "F16"}) | _INDICES
 _ONLY_FLOAT32 = ("ssm_conv1d.weight", "shortconv.conv.weight")
 # Those that a graph is built for only where keys and values are of one size.
 _EQUAL_HEADS = frozenset(
-    """
-    command-r falcon gpt2 gptneox granite granitehybrid llama llama4 mistral3 olmo2 phi2 phi3
-    qwen2 qwen2moe qwen3 qwen3moe smollm3 stablelm starcoder2
-    """.split()
+    {"falcon", "gpt2", "gptneox", "granite", "granitehybrid", "llama", "mistral3", "olmo2"}
+    | {"phi2", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "smollm3", "stablelm"}
 )
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
@@ -60,15 +59,14 @@ def check_gguf(path: Path) -> GGUFHeader:
 
 def _check_data(path: Path, header: GGUFHeader) -> None:
     """Check that the weights are all there, one after the other."""
-    end = 0
+    end, last = 0, None
     for tensor in header.tensors.values():
         if tensor.offset != end:
             raise ModelError(
                 f"{path} is damaged: the tensor {quoted(tensor.name)} begins at byte "
                 f"{tensor.offset} of the data, and not at {end}"
             )
-        end = tensor.offset + padded(tensor.size, header.alignment)
-    last = next(reversed(header.tensors.values()), None)
+        end, last = tensor.offset + padded(tensor.size, header.alignment), tensor
     if last is None:
         return
     if header.data_offset % _MMAP_ALIGNMENT:
@@ -201,6 +199,8 @@ def _tensor_problems(header: GGUFHeader) -> Iterator[str]:
 def _is_usable(tensor: Tensor) -> bool:
     if tensor.name.endswith(_ONLY_FLOAT32):
         return tensor.type.name == "F32"
+    if len(tensor.shape) == 1 and tensor.type.name not in _FOR_VECTORS:
+        return False
     if tensor.type.name in _INDICES:
         return not tensor.name.endswith((".weight", ".bias"))
     return tensor.type.name not in _NOT_FOR_WEIGHTS

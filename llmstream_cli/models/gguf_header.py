@@ -329,7 +329,7 @@ def _parse_tensor(cursor: _Cursor) -> Tensor:
         raise cursor.damaged(f"the tensor {quoted(name)} has the unknown type {number}")
     num_elements = math.prod(shape)
     if not 0 < num_elements <= _MAX_ELEMENTS or (shape[:1] or (1,))[0] % weight_type.block_size:
-        by = " × ".join(map(str, shape))
+        by = " by ".join(map(str, shape))
         raise cursor.damaged(
             f"the tensor {quoted(name)} cannot have {by} {weight_type.name} weights"
         )

@@ -89,7 +89,7 @@ def test_what_is_not_candles_is_told_apart() -> None:
         ({"layers.1.moe.weight": (4,)}, "has the unknown tensor 'layers.1.moe.weight'"),
         ({"layers.0.wte.weight": (256,)}, "layers.0.wte.weight is 256 and no matrix"),
         ({"layers.0.wte.weight": (512, 512)}, "is .* and not"),
-        ({"layers.2.mixer.Wqkv.weight": (768, 256)}, "is 768 × 256 and not 256 × 768"),
+        ({"layers.2.mixer.Wqkv.weight": (768, 256)}, "is 768 by 256 and not 256 by 768"),
         ({"layers.3.linear.bias": (511,)}, "layers.3.linear.bias is 511 and not 512"),
         ({"a.inv_freq": (40,)}, "is 256 wide and rotates 80, which fits no heads of 64 numbers"),
     ],

@@ -218,7 +218,7 @@ def test_of_a_model_in_parts_all_must_be_there_and_whole(tmp_path: Path, raw: Ra
     first, second = split(tmp_path, raw)
     content = second.read_bytes()
     second.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ModelError, match="00002-of-00002.gguf is incomplete"):
+    with pytest.raises(ModelError, match=r"00002-of-00002.gguf is incomplete"):
         check_gguf(first)
     second.unlink()
     with pytest.raises(ModelNotFoundError, match=r"its part model-00002-of-00002.gguf is missing"):
@@ -237,7 +237,7 @@ def test_a_part_must_be_the_one_that_its_name_says(tmp_path: Path, raw: Raw) -> 
     put(part, "split.no", UINT16, struct.pack("<H", 1))
     part.tensors[0] = (raw.tensors[0][0], *part.tensors[0][1:])
     second.write_bytes(part.content())
-    with pytest.raises(ModelError, match="another part has the tensor 'token_embd.weight' too"):
+    with pytest.raises(ModelError, match=r"another part has the tensor 'token_embd.weight' too"):
         check_gguf(first)
     part.tensors[0] = (b"mine", *part.tensors[0][1:])
     part.tensors.pop()
