@@ -91,6 +91,7 @@ def repack(source: Path, tokenizer: Path, target: Path, progress: Progress) -> N
         NoRoomError: the disk has too little room.
         ModelError: the files do not belong together or are damaged, or nothing can be written.
     """
+    fingerprint = _fingerprint(source, tokenizer)
     header = read_header(source)
     missing = _missing_bytes(header)
     if missing > 0:
@@ -100,7 +101,7 @@ def repack(source: Path, tokenizer: Path, target: Path, progress: Progress) -> N
     except UnfitError as error:
         raise ModelError(f"cannot repack {source}: {error}") from error
     vocabulary = read_vocabulary(tokenizer, layout.vocabulary_size)
-    metadata = _metadata(layout, vocabulary, _fingerprint(source, tokenizer), source.stem)
+    metadata = _metadata(layout, vocabulary, fingerprint, source.stem)
     tensors = _renamed(header, layout)
     encoded = encode_header(metadata, list(tensors.values()))
     _check_room(target, len(encoded) + sum(t.size + DEFAULT_ALIGNMENT for t in tensors.values()))
@@ -109,14 +110,18 @@ def repack(source: Path, tokenizer: Path, target: Path, progress: Progress) -> N
         sums = _copy(source_file, header, file, tensors, progress)
         file.flush()
         os.fsync(file.fileno())
-        _read_back(part, sums, progress)
+        if _fingerprint(source, tokenizer) != fingerprint:
+            raise ModelError(f"{source} has changed while it was repacked: try again")
+        try:
+            _read_back(part, sums, progress)
+        except ModelError as error:
+            raise ModelError(f"cannot repack {source}: {error}") from error
 
 
 def _place(source: Path) -> Path:
-    """Tell where the model made from a file lies: by its place, so that a new one replaces it."""
-    source = source.resolve()
-    digest = hashlib.sha256(os.fsencode(source)).hexdigest()
-    return cache_folder() / "repacked" / f"{source.stem[:64]}-{digest[:16]}.gguf"
+    """Tell where the model made from a file lies: one place, so that a new one replaces it."""
+    digest = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()
+    return cache_folder() / "repacked" / f"{source.stem[:40]}-{digest[:16]}.gguf"
 
 
 def _fingerprint(source: Path, tokenizer: Path) -> str:

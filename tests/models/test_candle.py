@@ -163,6 +163,7 @@ def test_no_weight_is_touched(tmp_path: Path, tokenizer: Path, kind: GGMLQuantiz
     assert "a.inv_freq" in before
     assert len(after) == len(before) - 1
     assert after["blk.1.ffn_up.weight"] == before["layers.2.mlp.fc1.weight"]
+    assert kind.name in Model(str(tmp_path / "model.gguf")).description
     assert after["output.bias"] == before["layers.3.linear.bias"]
     assert sorted(map(repr, after.values())) == sorted(
         repr(value) for name, value in before.items() if name != "a.inv_freq"
@@ -457,6 +458,29 @@ def test_a_source_that_becomes_shorter_meanwhile_is_told(
     with pytest.raises(ModelError, match=f"{source.name} became shorter while it was read"):
         repacked(source, tokenizer, Cutting())
     assert not [name for name in files(cache) if not name.endswith(".lock")]
+
+
+def test_a_source_that_changes_meanwhile_is_told(
+    cache: Path, source: Path, tokenizer: Path
+) -> None:
+    class Touching(Silent):
+        def begin(self, what: str, total_bytes: int, done_bytes: int = 0) -> None:
+            os.utime(source, ns=(0, 0))
+
+    with pytest.raises(ModelError, match=f"{source.name} has changed while it was repacked"):
+        repacked(source, tokenizer, Touching())
+    assert not [name for name in files(cache) if not name.endswith(".lock")]
+
+
+def test_a_link_to_a_model_is_the_model(
+    cache: Path, source: Path, tokenizer: Path, tmp_path: Path
+) -> None:
+    """As in the Hub's cache, where files are links to what has their checksum for a name."""
+    blob = source.rename(tmp_path / "0123abcd")
+    source.symlink_to(blob)
+    path = repacked(source, tokenizer, Silent())
+    assert path.name.startswith("model-puffin-")
+    assert repacked(source, tokenizer, Interrupted()) == path
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_embeds_is_refused(
