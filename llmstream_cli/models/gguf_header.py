@@ -289,7 +289,7 @@ def _parse_array(cursor: _Cursor, key: str, strings: Collection[str]) -> Array:
         raise cursor.damaged(f"the value of {quoted(key)} is an array of arrays")
     if element_type is ValueType.STRING:
         if key in strings:
-            return Array(element_type, length, cursor.strings(length))
+            return Array(element_type, length, strings=cursor.strings(length))
         cursor.skip_strings(length)
         return Array(element_type, length)
     layout = SCALAR_FORMATS[element_type]

@@ -11,7 +11,8 @@ import pytest
 from gguf import GGUFReader
 
 from llmstream_cli.errors import ModelError, ModelNotFoundError
-from llmstream_cli.models.gguf_check import check_gguf
+from llmstream_cli.models.gguf_check import check_gguf, check_header
+from llmstream_cli.models.gguf_header import read_header
 from tests import gguf_files
 from tests.candle_files import write_model
 from tests.models.gguf_mutants import Raw, mutants, strings, text
@@ -58,6 +59,14 @@ def check(path: Path, raw: Raw) -> None:
 def test_a_small_model_passes(path: Path, name: str) -> None:
     header = check_gguf(WRITERS[name](path))
     assert header.metadata["general.architecture"] == name.removeprefix("write_")
+
+
+def test_a_header_that_was_read_without_its_tokens_can_be_checked(path: Path) -> None:
+    gguf_files.write_llama(path)
+    check_header(path, read_header(path))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="is incomplete"):
+        check_header(path, read_header(path))
 
 
 def test_the_real_model_passes(model_path: Path) -> None:

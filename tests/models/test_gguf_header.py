@@ -73,7 +73,9 @@ def assert_as_the_gguf_package_reads_it(path: Path) -> None:
     tokens = reader.fields["tokenizer.ggml.tokens"]
     assert read_header(path, strings=("tokenizer.ggml.tokens",)).metadata[
         "tokenizer.ggml.tokens"
-    ] == Array(ValueType.STRING, len(tokens.data), [text.encode() for text in tokens.contents()])
+    ] == Array(
+        ValueType.STRING, len(tokens.data), strings=[text.encode() for text in tokens.contents()]
+    )
     fields = {key: field for key, field in reader.fields.items() if not key.startswith("GGUF.")}
     assert list(header.metadata) == list(fields)
     for key, value in header.metadata.items():
@@ -146,7 +148,7 @@ def test_strings_that_cross_the_border_of_what_is_read_at_once_are_whole() -> No
     header = read(counts(keys=1) + entry(key, int(ValueType.ARRAY), strings(texts)))
     tokens = header.metadata[key.decode()]
     assert isinstance(tokens, Array)
-    assert tokens.values == texts
+    assert tokens.strings == texts
 
 
 ARRAY, STRING, UINT32 = int(ValueType.ARRAY), int(ValueType.STRING), int(ValueType.UINT32)
