@@ -160,7 +160,7 @@ def _random_q4_k(count: int, scale: float, random: np.random.Generator) -> bytes
     """Fill blocks with any bytes, but for the two scales, which make the weights' mean zero.
 
     A block is `d`, `dmin`, 12 bytes of 6-bit scales and minima, 128 bytes of 4-bit numbers; a
-    weight is d × scale × number - dmin × minimum, and so spread over some 255 d.
+    weight is d * scale * number - dmin * minimum, and so spread over some 255 d.
     """
     blocks: NDArray[np.uint8] = random.integers(0, 256, (count // 256, 144), np.uint8)
     d = scale / 255

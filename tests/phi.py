@@ -27,7 +27,8 @@ def gelu_tanh(x: Array) -> Array:
 
 def gelu_erf(x: Array) -> Array:
     erf = np.vectorize(math.erf, otypes=[np.float32])(x / math.sqrt(2))
-    return 0.5 * x * (1 + erf)
+    gelu: Array = 0.5 * x * (1 + erf)
+    return gelu
 
 
 class Phi:
@@ -59,12 +60,14 @@ class Phi:
         return self._linear(f"{self._end}.linear", self._norm(f"{self._end}.ln", state))
 
     def _linear(self, name: str, x: Array) -> Array:
-        return x @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
+        y: Array = x @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
+        return y
 
     def _norm(self, name: str, x: Array) -> Array:
         centred = x - x.mean(-1, keepdims=True)
         scaled = centred / np.sqrt(x.var(-1, keepdims=True) + _EPSILON)
-        return scaled * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
+        y: Array = scaled * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
+        return y
 
     def _feed_forward(self, block: str, x: Array) -> Array:
         return self._linear(

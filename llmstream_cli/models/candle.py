@@ -9,7 +9,6 @@ import errno
 import hashlib
 import os
 import secrets
-import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
-from llmstream_cli.errors import ModelError
+from llmstream_cli.errors import ModelError, NoRoomError
 from llmstream_cli.models.bpe_tokenizer import Vocabulary, read_vocabulary
 from llmstream_cli.models.cache_folder import cache_folder
 from llmstream_cli.models.candle_layout import Layout, UnfitError, find_layout, is_candle
@@ -26,6 +25,7 @@ from llmstream_cli.models.gguf_check import check_gguf
 from llmstream_cli.models.gguf_format import DEFAULT_ALIGNMENT, GGUFHeader, Tensor, padded
 from llmstream_cli.models.gguf_header import opened, read_header
 from llmstream_cli.models.gguf_writer import Writable, encode_header
+from llmstream_cli.models.machine import free_disk
 from llmstream_cli.models.progress import Progress
 
 __all__ = ["find_repacked", "is_candle", "repack", "repacked"]
@@ -63,7 +63,8 @@ def repacked(source: Path, tokenizer: Path, progress: Progress) -> Path:
 
     Raises:
         ModelNotFoundError: one of the files is missing.
-        ModelError: they do not belong together, are damaged, or there is no room.
+        NoRoomError: the disk has too little room.
+        ModelError: the files do not belong together or are damaged, or nothing can be written.
     """
     found = find_repacked(source, tokenizer)
     if found is not None:
@@ -87,8 +88,10 @@ def repack(source: Path, tokenizer: Path, target: Path, progress: Progress) -> N
 
     Raises:
         ModelNotFoundError: one of the files is missing.
-        ModelError: they do not belong together, are damaged, or there is no room.
+        NoRoomError: the disk has too little room.
+        ModelError: the files do not belong together or are damaged, or nothing can be written.
     """
+    fingerprint = _fingerprint(source, tokenizer)
     header = read_header(source)
     missing = _missing_bytes(header)
     if missing > 0:
@@ -98,7 +101,7 @@ def repack(source: Path, tokenizer: Path, target: Path, progress: Progress) -> N
     except UnfitError as error:
         raise ModelError(f"cannot repack {source}: {error}") from error
     vocabulary = read_vocabulary(tokenizer, layout.vocabulary_size)
-    metadata = _metadata(layout, vocabulary, _fingerprint(source, tokenizer), source.stem)
+    metadata = _metadata(layout, vocabulary, fingerprint, source.stem)
     tensors = _renamed(header, layout)
     encoded = encode_header(metadata, list(tensors.values()))
     _check_room(target, len(encoded) + sum(t.size + DEFAULT_ALIGNMENT for t in tensors.values()))
@@ -107,14 +110,18 @@ def repack(source: Path, tokenizer: Path, target: Path, progress: Progress) -> N
         sums = _copy(source_file, header, file, tensors, progress)
         file.flush()
         os.fsync(file.fileno())
-        _read_back(part, sums, progress)
+        if _fingerprint(source, tokenizer) != fingerprint:
+            raise ModelError(f"{source} has changed while it was repacked: try again")
+        try:
+            _read_back(part, sums, progress)
+        except ModelError as error:
+            raise ModelError(f"cannot repack {source}: {error}") from error
 
 
 def _place(source: Path) -> Path:
-    """Tell where the model made from a file lies: by its place, so that a new one replaces it."""
-    source = source.resolve()
-    digest = hashlib.sha256(os.fsencode(source)).hexdigest()
-    return cache_folder() / "repacked" / f"{source.stem[:64]}-{digest[:16]}.gguf"
+    """Tell where the model made from a file lies: one place, so that a new one replaces it."""
+    digest = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()
+    return cache_folder() / "repacked" / f"{source.stem[:40]}-{digest[:16]}.gguf"
 
 
 def _fingerprint(source: Path, tokenizer: Path) -> str:
@@ -164,19 +171,12 @@ def _renamed(header: GGUFHeader, layout: Layout) -> dict[str, Tensor]:
 
 
 def _check_room(target: Path, size: int) -> None:
-    try:
-        free = shutil.disk_usage(target.parent).free
-    except OSError as error:
-        raise ModelError(f"cannot write to {target.parent}: {error.strerror}") from error
+    free = free_disk(target.parent)
     if free < size:
-        raise _no_room(target.parent, size, free)
-
-
-def _no_room(folder: Path, size: int, free: int) -> ModelError:
-    return ModelError(
-        f"the repacked model needs {size / 1e6:.0f} MB, and {folder} has room for "
-        f"{free / 1e6:.0f} MB: free some, or set LLMSTREAM_CACHE to another folder"
-    )
+        raise NoRoomError(
+            f"the repacked model needs {size / 1e6:.0f} MB, and {target.parent} has room for "
+            f"{free / 1e6:.0f} MB: free some, or set LLMSTREAM_CACHE to another folder"
+        )
 
 
 @contextmanager
@@ -218,7 +218,7 @@ def _told_of(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise ModelError(
+            raise NoRoomError(
                 f"the disk of {target.parent} is full: free some room, or set LLMSTREAM_CACHE to "
                 "another folder"
             ) from error

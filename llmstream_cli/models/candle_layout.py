@@ -21,6 +21,10 @@ _ROTATED = 32  # numbers of a head, in all of them
 _CONTEXT = 2048
 _EPSILON = 1e-5
 
+# What llama.cpp calls a file most of whose weights are of a type: `general.file_type`.
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
+_FILE_TYPES |= {"Q2_K": 10, "Q3_K": 11, "Q4_K": 14, "Q5_K": 16, "Q6_K": 18}
+
 _PARTS = {
     "ln": "attn_norm",
     "mixer.Wqkv": "attn_qkv",
@@ -77,6 +81,9 @@ def find_layout(header: GGUFHeader) -> Layout:
         if ours[name].shape != shape:
             raise UnfitError(f"{ours[name].name} is {_by(ours[name].shape)} and not {_by(shape)}")
     metadata = _metadata(width, feed_forward, layers, _rotated(tensors))
+    file_type = _FILE_TYPES.get(ours["blk.0.ffn_up.weight"].type.name)
+    if file_type is not None:
+        metadata["general.file_type"] = file_type
     return Layout(metadata, kept, vocabulary_size)
 
 
@@ -173,10 +180,11 @@ def _get(tensors: Mapping[str, Tensor], name: str) -> Tensor:
 
 
 def _matrix_shape(tensor: Tensor) -> tuple[int, int]:
-    if len(tensor.shape) != 2:
-        raise UnfitError(f"{tensor.name} is {_by(tensor.shape)} and no matrix")
-    return tensor.shape[0], tensor.shape[1]
+    match tensor.shape:
+        case (inputs, outputs):
+            return inputs, outputs
+    raise UnfitError(f"{tensor.name} is {_by(tensor.shape)} and no matrix")
 
 
 def _by(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape)) or "a number"
+    return " by ".join(map(str, shape)) or "a number"

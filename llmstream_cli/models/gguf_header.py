@@ -289,7 +289,7 @@ def _parse_array(cursor: _Cursor, key: str, strings: Collection[str]) -> Array:
         raise cursor.damaged(f"the value of {quoted(key)} is an array of arrays")
     if element_type is ValueType.STRING:
         if key in strings:
-            return Array(element_type, length, cursor.strings(length))
+            return Array(element_type, length, strings=cursor.strings(length))
         cursor.skip_strings(length)
         return Array(element_type, length)
     layout = SCALAR_FORMATS[element_type]
@@ -329,7 +329,7 @@ def _parse_tensor(cursor: _Cursor) -> Tensor:
         raise cursor.damaged(f"the tensor {quoted(name)} has the unknown type {number}")
     num_elements = math.prod(shape)
     if not 0 < num_elements <= _MAX_ELEMENTS or (shape[:1] or (1,))[0] % weight_type.block_size:
-        by = " × ".join(map(str, shape))
+        by = " by ".join(map(str, shape))
         raise cursor.damaged(
             f"the tensor {quoted(name)} cannot have {by} {weight_type.name} weights"
         )

@@ -13,7 +13,10 @@ PHI_2 = Shape("transformer", width=2560, feed_forward=10240, layers=32, rows=512
 
 
 def header(tensors: dict[str, tuple[int, ...]]) -> GGUFHeader:
-    made = {name: Tensor(name, shape, WEIGHT_TYPES[0], 0, 4) for name, shape in tensors.items()}
+    made = {
+        name: Tensor(name, shape, WEIGHT_TYPES[12 if len(shape) > 1 else 0], 0, 4)
+        for name, shape in tensors.items()
+    }
     return GGUFHeader(2, {}, {}, made, 32, 0, 0)
 
 
@@ -23,6 +26,7 @@ def test_puffin_gets_the_metadata_that_its_authors_trained_it_with() -> None:
     assert layout.vocabulary_size == 50304
     assert layout.metadata == {
         "general.architecture": "phi2",
+        "general.file_type": 14,
         "phi2.context_length": 2048,
         "phi2.embedding_length": 2048,
         "phi2.block_count": 24,
@@ -89,7 +93,7 @@ def test_what_is_not_candles_is_told_apart() -> None:
         ({"layers.1.moe.weight": (4,)}, "has the unknown tensor 'layers.1.moe.weight'"),
         ({"layers.0.wte.weight": (256,)}, "layers.0.wte.weight is 256 and no matrix"),
         ({"layers.0.wte.weight": (512, 512)}, "is .* and not"),
-        ({"layers.2.mixer.Wqkv.weight": (768, 256)}, "is 768 × 256 and not 256 × 768"),
+        ({"layers.2.mixer.Wqkv.weight": (768, 256)}, "is 768 by 256 and not 256 by 768"),
         ({"layers.3.linear.bias": (511,)}, "layers.3.linear.bias is 511 and not 512"),
         ({"a.inv_freq": (40,)}, "is 256 wide and rotates 80, which fits no heads of 64 numbers"),
     ],

@@ -11,7 +11,8 @@ import pytest
 from gguf import GGUFReader
 
 from llmstream_cli.errors import ModelError, ModelNotFoundError
-from llmstream_cli.models.gguf_check import check_gguf
+from llmstream_cli.models.gguf_check import check_gguf, check_header
+from llmstream_cli.models.gguf_header import read_header
 from tests import gguf_files
 from tests.candle_files import write_model
 from tests.models.gguf_mutants import Raw, mutants, strings, text
@@ -58,6 +59,14 @@ def check(path: Path, raw: Raw) -> None:
 def test_a_small_model_passes(path: Path, name: str) -> None:
     header = check_gguf(WRITERS[name](path))
     assert header.metadata["general.architecture"] == name.removeprefix("write_")
+
+
+def test_a_header_that_was_read_without_its_tokens_can_be_checked(path: Path) -> None:
+    gguf_files.write_llama(path)
+    check_header(path, read_header(path))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="is incomplete"):
+        check_header(path, read_header(path))
 
 
 def test_the_real_model_passes(model_path: Path) -> None:
@@ -218,7 +227,7 @@ def test_of_a_model_in_parts_all_must_be_there_and_whole(tmp_path: Path, raw: Ra
     first, second = split(tmp_path, raw)
     content = second.read_bytes()
     second.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ModelError, match="00002-of-00002.gguf is incomplete"):
+    with pytest.raises(ModelError, match=r"00002-of-00002.gguf is incomplete"):
         check_gguf(first)
     second.unlink()
     with pytest.raises(ModelNotFoundError, match=r"its part model-00002-of-00002.gguf is missing"):
@@ -237,7 +246,7 @@ def test_a_part_must_be_the_one_that_its_name_says(tmp_path: Path, raw: Raw) -> 
     put(part, "split.no", UINT16, struct.pack("<H", 1))
     part.tensors[0] = (raw.tensors[0][0], *part.tensors[0][1:])
     second.write_bytes(part.content())
-    with pytest.raises(ModelError, match="another part has the tensor 'token_embd.weight' too"):
+    with pytest.raises(ModelError, match=r"another part has the tensor 'token_embd.weight' too"):
         check_gguf(first)
     part.tensors[0] = (b"mine", *part.tensors[0][1:])
     part.tensors.pop()

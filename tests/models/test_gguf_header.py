@@ -1,7 +1,9 @@
 """The reader of GGUF headers, on good files, and on files that are anything but."""
 
+import contextlib
 import ctypes
 import importlib.util
+import re
 import struct
 import tempfile
 import tracemalloc
@@ -42,17 +44,28 @@ def tensor(name: bytes, shape: list[int], kind: int = 0, offset: int = 0) -> byt
     return text(name) + dimensions + struct.pack("<IQ", kind, offset)
 
 
-def read(content: bytes) -> GGUFHeader:
-    """Read a file of this content; whatever is wrong with it, it is told in a line."""
+def outcome(content: bytes) -> GGUFHeader | str:
+    """Read a file of this content; what is wrong with it is told in a line."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.gguf"
         path.write_bytes(content)
         try:
             return read_header(path, strings=("tokenizer.ggml.tokens",))
         except ModelError as error:
-            assert "\n" not in str(error)
-            assert str(error).isprintable()
-            raise
+            return str(error)
+
+
+def read(content: bytes) -> GGUFHeader:
+    header = outcome(content)
+    assert isinstance(header, GGUFHeader), header
+    return header
+
+
+def complaint(content: bytes) -> str:
+    message = outcome(content)
+    assert isinstance(message, str)
+    assert message.isprintable()  # and so of one line
+    return message
 
 
 def assert_as_the_gguf_package_reads_it(path: Path) -> None:
@@ -60,7 +73,9 @@ def assert_as_the_gguf_package_reads_it(path: Path) -> None:
     tokens = reader.fields["tokenizer.ggml.tokens"]
     assert read_header(path, strings=("tokenizer.ggml.tokens",)).metadata[
         "tokenizer.ggml.tokens"
-    ] == Array(ValueType.STRING, len(tokens.data), [text.encode() for text in tokens.contents()])
+    ] == Array(
+        ValueType.STRING, len(tokens.data), strings=[text.encode() for text in tokens.contents()]
+    )
     fields = {key: field for key, field in reader.fields.items() if not key.startswith("GGUF.")}
     assert list(header.metadata) == list(fields)
     for key, value in header.metadata.items():
@@ -133,7 +148,7 @@ def test_strings_that_cross_the_border_of_what_is_read_at_once_are_whole() -> No
     header = read(counts(keys=1) + entry(key, int(ValueType.ARRAY), strings(texts)))
     tokens = header.metadata[key.decode()]
     assert isinstance(tokens, Array)
-    assert tokens.values == texts
+    assert tokens.strings == texts
 
 
 ARRAY, STRING, UINT32 = int(ValueType.ARRAY), int(ValueType.STRING), int(ValueType.UINT32)
@@ -141,7 +156,7 @@ ONE = struct.pack("<I", 1)
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "expected"),
     [
         (b"", "is empty"),
         (b"GG", "is not a GGUF file"),
@@ -169,15 +184,14 @@ ONE = struct.pack("<I", 1)
         (counts(tensors=2) + tensor(b"x", [1]) * 2, "has the tensor 'x' twice"),
         (counts(tensors=1) + tensor(b"x", [1] * 5), "'x' has 5 dimensions"),
         (counts(tensors=1) + tensor(b"x", [1], kind=4), "'x' has the unknown type 4"),
-        (counts(tensors=1) + tensor(b"x", [0, 4]), "cannot have 0 × 4 F32 weights"),
+        (counts(tensors=1) + tensor(b"x", [0, 4]), "cannot have 0 by 4 F32 weights"),
         (counts(tensors=1) + tensor(b"x", [1 << 62, 4]), "cannot have .* F32 weights"),
-        (counts(tensors=1) + tensor(b"x", [100, 4], kind=12), "cannot have 100 × 4 Q4_K weights"),
+        (counts(tensors=1) + tensor(b"x", [100, 4], kind=12), "cannot have 100 by 4 Q4_K weights"),
         (counts(tensors=1) + tensor(b"x", [1])[:-1], "ends within its header"),
     ],
 )
-def test_a_header_that_contradicts_the_format_is_refused(content: bytes, complaint: str) -> None:
-    with pytest.raises(ModelError, match=complaint):
-        read(content)
+def test_a_header_that_contradicts_the_format_is_refused(content: bytes, expected: str) -> None:
+    assert re.search(expected, complaint(content))
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
@@ -191,17 +205,13 @@ def test_a_header_cut_anywhere_is_refused(tmp_path: Path) -> None:
     raw = Raw.read(gguf_files.write_phi2(tmp_path / "model.gguf"))
     header = raw.header()
     for size in [*range(200), *range(200, len(header), 97)]:
-        with pytest.raises(ModelError):
-            read(header[:size])
+        assert complaint(header[:size])
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(content: bytes) -> None:
     for start in (b"", counts(keys=3, tensors=2)):
-        try:
-            read(start + content)
-        except ModelError as error:
-            assert str(error)
+        assert outcome(start + content)
 
 
 values = st.one_of(
@@ -224,12 +234,11 @@ def test_any_header_is_read_or_refused(
     content = counts(keys=len(keys), tensors=max(len(tensors) + more, 0))
     content += b"".join(entry(key, *value) for key, value in keys)
     content += b"".join(tensor(name, shape) for name, shape in tensors)
-    try:
-        header = read(content)
-    except ModelError as error:
-        assert str(error)
-    else:
+    header = outcome(content)
+    if isinstance(header, GGUFHeader):
         assert len(header.metadata) == len(keys)
+    else:
+        assert header.isprintable()
 
 
 @settings(max_examples=20)
@@ -238,12 +247,8 @@ def test_a_damaged_model_is_read_or_refused(seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = gguf_files.write_phi2(Path(folder) / "model.gguf")
         for _, content in mutants(path, 5, seed):
-            try:
-                header = read(content)
-            except ModelError as error:
-                assert str(error)
-            else:
-                assert header.tensors
+            header = outcome(content)
+            assert header.tensors if isinstance(header, GGUFHeader) else header.isprintable()
 
 
 @pytest.mark.parametrize(
@@ -265,10 +270,8 @@ def test_a_large_claim_takes_little_memory(tmp_path: Path, content: bytes) -> No
         file.truncate(len(content) + (101 << 20))  # a hole, so that the claim may be true
     tracemalloc.start()
     try:
-        try:
+        with contextlib.suppress(ModelError):
             read_header(path, strings=("tokenizer.ggml.tokens",))
-        except ModelError as error:
-            assert str(error)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
