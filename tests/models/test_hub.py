@@ -9,7 +9,7 @@ import pytest
 
 from llmstream_cli.errors import DownloadError, ModelNotFoundError, NoRoomError, UnreachableError
 from llmstream_cli.models import hub as hub_module
-from llmstream_cli.models.hub import cached_files, fetch
+from llmstream_cli.models.hub import cached_files, fetch, list_cached
 from llmstream_cli.models.hub_cache import RepoFolder
 from llmstream_cli.models.progress import Silent
 from llmstream_cli.models.reference import HubModel
@@ -78,7 +78,9 @@ def test_what_huggingface_hub_fetched_is_not_fetched_again(
     assert cached_files(HubModel(REPO)) is None
     served = hub.bytes_served()
     assert fetch(HubModel(REPO), Silent()) == (Path(path),)
+    assert cached_files(HubModel(REPO)) == (Path(path),)
     assert hub.bytes_served() == served
+    assert not list_cached()[0].ours
 
 
 def test_a_default_is_remembered(hub: HubServer) -> None:
@@ -173,7 +175,7 @@ def test_a_private_model_needs_a_token(hub: HubServer, monkeypatch: pytest.Monke
 
 def test_a_gated_model_is_explained(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add(REPO, {"m-Q4_K_M.gguf": gguf(1)}).gated = True
-    with pytest.raises(DownloadError, match=rf"gated: accept its terms at http.*/{REPO}; then set"):
+    with pytest.raises(DownloadError, match=rf"gated: accept its terms at \S+/{REPO}; then set"):
         fetch(HubModel(REPO), Silent())
     assert cached_files(HubModel(REPO)) is None
     hub.tokens.add("hf_good")
@@ -220,6 +222,17 @@ def test_a_token_is_not_sent_in_clear_text(
     (own_caches / "token").write_text("hf_secret")
     with pytest.raises(DownloadError, match="in clear text: use https"):
         fetch(HubModel(REPO), Silent())
+
+
+@pytest.mark.parametrize("token", ["hf_\N{LATIN SMALL LETTER U WITH DIAERESIS}", "hf a", "hf\x01"])
+def test_a_token_that_is_none_is_not_sent_nor_shown(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(DownloadError, match="characters that no token has") as raised:
+        fetch(HubModel(REPO), Silent())
+    assert token not in str(raised.value)
+    assert not hub.asked
 
 
 @pytest.mark.parametrize(
