@@ -183,6 +183,35 @@ def test_a_gated_model_is_explained(hub: HubServer, monkeypatch: pytest.MonkeyPa
     assert fetch(HubModel(REPO), Silent())
 
 
+@pytest.mark.parametrize(
+    ("status", "token", "error", "complaint"),
+    [
+        (401, "", DownloadError, "does not let you read user/tiny-GGUF: set HF_TOKEN"),
+        (401, "hf_good", DownloadError, "refuses your token: renew or unset HF_TOKEN"),
+        (403, "hf_good", DownloadError, "does not let you read user/tiny-GGUF: your token has no"),
+        (418, "", DownloadError, "answers to user/tiny-GGUF with status 418"),
+        (429, "", UnreachableError, "not in the cache, and .* answers with status 429; try again"),
+        (500, "", UnreachableError, "not in the cache, and .* answers with status 500; try again"),
+    ],
+)
+def test_a_refusal_is_one_line(
+    hub: HubServer,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    token: str,
+    error: type[DownloadError],
+    complaint: str,
+) -> None:
+    hub.add(REPO, {"m-Q4_K_M.gguf": gguf(1)})
+    hub.tokens.add("hf_good")
+    hub.description_status = status
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(error, match=complaint) as raised:
+        fetch(HubModel(REPO), Silent())
+    assert type(raised.value) is error
+    assert "\n" not in str(raised.value)
+
+
 def test_the_token_stays_with_the_hub(
     hub: HubServer, own_caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
