@@ -7,8 +7,9 @@
     │   └── ContextLengthError    400     1   the prompt does not fit into the context
     ├── ModelError                500     1   the model cannot be used
     │   ├── ModelNotFoundError    404     1   there is no model of that name
-    │   ├── DownloadError         500     1   the model cannot be downloaded
-    │   └── NoRoomError           500     1   the model fits neither disk nor memory
+    │   ├── DownloadError         502     1   the model cannot be downloaded
+    │   │   └── UnreachableError  503     1   the Hub does not answer
+    │   └── NoRoomError           507     1   the disk or the memory is too small for the model
     ├── EngineError               500     1   the engine failed while it generated
     │   ├── EngineClosedError     503     1   the engine is closed and takes no request
     │   ├── EngineNotReadyError   503     1   the engine is loading, or being started again
@@ -95,9 +96,19 @@ class ModelNotFoundError(ModelError):
 class DownloadError(ModelError):
     """The model's files could not be downloaded, or not as they are meant to be."""
 
+    status = 502
+
+
+class UnreachableError(DownloadError):
+    """The Hub does not answer, or only that it cannot now."""
+
+    status = 503
+
 
 class NoRoomError(ModelError):
     """The model is larger than the room for it on the disk or in memory."""
+
+    status = 507
 
 
 class EngineError(LLMStreamError):

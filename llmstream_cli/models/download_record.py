@@ -3,7 +3,7 @@
 import contextlib
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -55,11 +55,14 @@ class DownloadRecord:
         choice: tuple[str | None, str | None, str] | None = None,
     ) -> None:
         """Remember fetched files, and the file that was chosen for a revision and quantization."""
-        with _changing(repo) as record:
+
+        def change(record: DownloadRecord) -> None:
             record.etags.update(etags)
             if choice is not None:
                 revision, quant, file = choice
                 record.choices[_choice_key(revision, quant)] = file
+
+        _change(repo, change)
 
     @classmethod
     def forget(cls, repo: str, files: Iterable[str]) -> None:
@@ -67,16 +70,18 @@ class DownloadRecord:
         if not _path(repo).exists():
             return
         gone = set(files)
-        with _changing(repo) as record:
+
+        def change(record: DownloadRecord) -> None:
             for file in gone:
                 record.etags.pop(file, None)
             for key in [key for key, file in record.choices.items() if file in gone]:
                 del record.choices[key]
 
+        _change(repo, change)
 
-@contextlib.contextmanager
-def _changing(repo: str) -> Iterator[DownloadRecord]:
-    """Read the record, let it be changed, write it whole; a folder that refuses is no matter."""
+
+def _change(repo: str, change: Callable[[DownloadRecord], None]) -> None:
+    """Read the record, change it, write it whole; a folder that cannot be written is no matter."""
     from filelock import FileLock
 
     path = _path(repo)
@@ -84,7 +89,7 @@ def _changing(repo: str) -> Iterator[DownloadRecord]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock"), timeout=10):
             record = DownloadRecord.read(repo)
-            yield record
+            change(record)
             fresh = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
             fresh.write_text(json.dumps({"etags": record.etags, "choices": record.choices}))
             fresh.replace(path)

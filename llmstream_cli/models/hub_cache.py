@@ -1,7 +1,7 @@
 """The Hugging Face cache on this machine, read and written without huggingface_hub.
 
     HF_HUB_CACHE/models--user--repo/
-        blobs/ETAG                              the contents; the etag of a large file is its SHA-256
+        blobs/ETAG                              contents; a large file's etag is its SHA-256
         blobs/ETAG.llmstream                    what has come of a download of ours
         snapshots/COMMIT/FILE -> ../../blobs/…  the files of a revision
         refs/REVISION                           the commit that a branch or a tag meant last
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from llmstream_cli.errors import ModelError
 from llmstream_cli.models.download_record import DownloadRecord
-from llmstream_cli.models.quants import choose, part_names
+from llmstream_cli.models.quants import DEFAULT_QUANTS, choose, part_names
 from llmstream_cli.models.reference import HubModel
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -91,7 +91,7 @@ class RepoFolder:
     def link(self, commit: str, file: str, etag: str) -> None:
         """Let a file of a revision point to its blob; where links cannot be, move the blob."""
         pointer, blob = self.pointer(commit, file), self.blob(etag)
-        if pointer.is_file():
+        if is_file(pointer):
             return
         pointer.parent.mkdir(parents=True, exist_ok=True)
         fresh = pointer.with_name(f"{pointer.name}.{uuid.uuid4().hex}.tmp")
@@ -140,6 +140,14 @@ class CachedModel:
     ours: bool
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there, and may be seen."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def cached_files(model: HubModel) -> tuple[Path, ...] | None:
     """Return the model's files where all of them are in the cache, without a network.
 
@@ -175,7 +183,7 @@ def any_cached_files(model: HubModel) -> tuple[Path, ...] | None:
 
 def list_cached() -> list[CachedModel]:
     """List the GGUF files in the Hugging Face cache, by repository, file and revision."""
-    found = []
+    found: list[CachedModel] = []
     for path in sorted(hub_folder().glob("models--*--*")):
         folder = RepoFolder(path.name.removeprefix("models--").replace("--", "/", 1), path)
         record = DownloadRecord.read(folder.repo)
@@ -219,18 +227,18 @@ def _chosen_before(model: HubModel, snapshot: Path) -> str | None:
     recorded = DownloadRecord.read(model.repo).choice(model.revision, model.quant)
     if recorded is not None:
         return recorded
-    return choose(_file_names(snapshot), model.quant or "Q4_K_M")
+    return choose(_file_names(snapshot), model.quant or DEFAULT_QUANTS[0])
 
 
 def _file_names(snapshot: Path) -> list[str]:
     return sorted(
-        path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()
+        path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if is_file(path)
     )
 
 
 def _parts_at(folder: RepoFolder, commit: str, file: str) -> tuple[Path, ...] | None:
     paths = tuple(folder.pointer(commit, part) for part in part_names(file))
-    return paths if all(path.is_file() for path in paths) else None
+    return paths if all(map(is_file, paths)) else None
 
 
 def _models_in(folder: RepoFolder, snapshot: Path, record: DownloadRecord) -> Iterator[CachedModel]:

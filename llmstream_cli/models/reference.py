@@ -16,6 +16,8 @@ _REPO = re.compile(f"{_NAME}/{_NAME}(?<!\\.git)")
 _QUANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/+-]{0,249}")
 
+_MAX_PATH_CHARS = 1024
+
 _FORMS = "a preset, FILE.gguf, user/repo, user/repo:QUANT or user/repo/FILE.gguf"
 
 
@@ -77,7 +79,7 @@ class PresetName:
 def is_safe_file(path: str) -> bool:
     """Whether a path from elsewhere stays inside the folder that it is joined to."""
     return (
-        0 < len(path) <= 1024
+        0 < len(path) <= _MAX_PATH_CHARS
         and path.isprintable()
         and "\\" not in path
         and all(part not in {"", ".", ".."} for part in path.split("/"))
@@ -132,24 +134,25 @@ def _parse_hub(text: str) -> HubModel:
     if at:
         after, colon, late_quant = after.partition(":")
         quant = late_quant if colon else quant
-        revision, late_file = _split_revision(after)
+        revision, late_file = _split_revision(after.split("/"))
         file = file or late_file
     return _hub_model(f"{user}/{repo}", quant if ":" in text else None, file or None, revision)
 
 
-def _split_revision(text: str) -> tuple[str, str]:
-    """Split `REVISION[/FILE]`; of revisions with slashes only the Hub's `refs/…/…` are known."""
-    parts = text.split("/")
-    length = 3 if parts[0] == "refs" else 1
-    return "/".join(parts[:length]), "/".join(parts[length:])
+def _split_revision(segments: list[str]) -> tuple[str, str]:
+    """Split `REVISION[/FILE]`; slashes in a revision are quoted, but for the Hub's `refs/pr/1`."""
+    length = 3 if segments and segments[0] == "refs" else 1
+    revision, file = segments[:length], segments[length:]
+    return unquote("/".join(revision)), unquote("/".join(file))
 
 
 def _hub_model(repo: str, quant: str | None, file: str | None, revision: str | None) -> HubModel:
+    model = HubModel(repo, quant, file, revision)
     if file is not None and quant is not None:
         _refuse(f"{repo} with both a file and a quantization; name one of them")
     if file is not None and not file.lower().endswith(".gguf"):
         _refuse(f"{file!r} of {repo} is not a GGUF file")
-    return HubModel(repo, quant, file, revision)
+    return model
 
 
 def _parse_address(text: str) -> HubModel:
@@ -161,24 +164,22 @@ def _parse_address(text: str) -> HubModel:
         raise ModelNotFoundError(f"{text!r} is not an address: {error}") from error
     if url.scheme not in {"http", "https"} or host not in _HOSTS or url.username is not None:
         _refuse(f"models are fetched from huggingface.co only, not from {text!r}")
-    segments = [unquote(part) for part in url.path.strip("/").split("/")]
-    if segments[0] in {"datasets", "spaces", "collections", "models", "docs", "api"}:
-        _refuse(f"{text!r} is not the address of a model")
+    segments = url.path.strip("/").split("/")
     shown = parse_qs(url.query).get("show_file_info")  # the page that shows a file's header
-    if shown:
-        return _hub_model("/".join(segments[:2]), None, shown[0], None)
-    if len(segments) <= 2:
-        return _parse_hub("/".join(segments))
-    user, repo, view, *rest = segments
-    if view in {"blob", "resolve", "raw"}:
-        revision, file = _split_revision("/".join(rest))
-        return _hub_model(f"{user}/{repo}", None, file, revision)
-    if view == "tree":
-        revision, folder = _split_revision("/".join(rest))
-        if folder:
-            _refuse(f"{text!r} is a folder; name a file in it, or {user}/{repo}:QUANT")
-        return HubModel(f"{user}/{repo}", revision=revision)
-    return _parse_hub("/".join(segments))
+    match segments:
+        case ["datasets" | "spaces" | "collections" | "models" | "docs" | "api", *_]:
+            _refuse(f"{text!r} is not the address of a model")
+        case [user, repo, *_] if shown:
+            return _hub_model(f"{user}/{repo}", None, shown[0], None)
+        case [user, repo, "blob" | "resolve" | "raw", *rest]:
+            revision, file = _split_revision(rest)
+            return _hub_model(f"{user}/{repo}", None, file, revision)
+        case [user, repo, "tree", *rest]:
+            revision, folder = _split_revision(rest)
+            if folder:
+                _refuse(f"{text!r} is a folder; name a file in it, or {user}/{repo}:QUANT")
+            return HubModel(f"{user}/{repo}", revision=revision)
+    return _parse_hub("/".join(map(unquote, segments)))
 
 
 def _refuse(message: str) -> NoReturn:
