@@ -22,7 +22,7 @@ QUESTION = "Where is Paris?"
 
 
 def ask(
-    *arguments: str, stdin: bytes = b"", **environment: str
+    *arguments: str, stdin: bytes = b"", config: Path | None = None
 ) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "llmstream_cli", "ask", "-t", "0", "-n", "12"]
     return subprocess.run(
@@ -31,18 +31,18 @@ def ask(
         capture_output=True,
         timeout=TIMEOUT,
         check=False,
-        env={**os.environ, **environment},
+        env=os.environ if config is None else {**os.environ, "LLMSTREAM_CONFIG": str(config)},
     )
 
 
-def answer(*arguments: str, stdin: bytes = b"", **environment: str) -> bytes:
-    done = ask(*arguments, stdin=stdin, **environment)
+def answer(*arguments: str, stdin: bytes = b"", config: Path | None = None) -> bytes:
+    done = ask(*arguments, stdin=stdin, config=config)
     assert (done.returncode, done.stderr) == (0, b"")
     return done.stdout
 
 
-def refusal(*arguments: str, code: int = 2, **environment: str) -> str:
-    done = ask(*arguments, **environment)
+def refusal(*arguments: str, code: int = 2, config: Path | None = None) -> str:
+    done = ask(*arguments, config=config)
     assert (done.returncode, done.stdout) == (code, b"")
     (line,) = done.stderr.decode().splitlines()
     return line.removeprefix("llmstream: ")
@@ -185,11 +185,10 @@ def test_the_original_general_context_is_kept() -> None:
 def test_the_users_own_contexts_are_read_and_win(tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
     path.write_text("[contexts]\npirate = 'You are a pirate.'\nsql = 'You know SQLite.'\n")
-    environment = {"LLMSTREAM_CONFIG": str(path)}
     for name, text in (("pirate", "You are a pirate."), ("sql", "You know SQLite.")):
         expected = answer("--system", text, QUESTION)
-        assert answer("--context", name, QUESTION, **environment) == expected
-    message = refusal("--context", "pirat", QUESTION, **environment)
+        assert answer("--context", name, QUESTION, config=path) == expected
+    message = refusal("--context", "pirat", QUESTION, config=path)
     assert message == (
         "no context is called 'pirat'; did you mean pirate? "
         "known: general, classifier, sql, math, pirate"
@@ -206,10 +205,9 @@ def test_a_mistake_in_the_configuration_is_one_line_and_matters_only_where_it_is
 ) -> None:
     path = tmp_path / "my.toml"
     path.write_text("[contexts]\nsql = 5\n")
-    environment = {"LLMSTREAM_CONFIG": str(path)}
-    message = refusal("--context", "math", QUESTION, **environment)
+    message = refusal("--context", "math", QUESTION, config=path)
     assert message == f"{path}, line 2: the context sql has to be text"
-    assert answer(QUESTION, **environment) == answer(QUESTION)
+    assert answer(QUESTION, config=path) == answer(QUESTION)
 
 
 # ---- serve ----------------------------------------------------------------------------------

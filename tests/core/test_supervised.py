@@ -88,8 +88,8 @@ async def test_a_prompt_format_and_its_stop_reach_the_process(
     stop = whole[10:20]
     cut = replace(chatml, stop=(stop,))
     async with running(model_path, chat_format=cut) as engine:
-        chunks = await collect(engine.generate(question(PROMPTS[0])))
         info = await engine.ready()
+        chunks = await collect(engine.generate(question(PROMPTS[0])))
     assert text(chunks) == whole[: whole.index(stop)]
     assert chunks[-1].finish_reason is FinishReason.STOP
     assert (info.chat_format, info.chat_template) == ("chatml", chatml.template)
