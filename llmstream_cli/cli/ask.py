@@ -5,8 +5,9 @@ import sys
 import time
 from dataclasses import dataclass
 
+from llmstream_cli.cli.find_model import find_model
 from llmstream_cli.cli.process import STARTED
-from llmstream_cli.cli.prompt import context_message, read_template
+from llmstream_cli.cli.prompt import context_message, preset_format, read_template
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.stats import print_settings, print_usage
 from llmstream_cli.cli.terminal import (
@@ -18,7 +19,7 @@ from llmstream_cli.cli.terminal import (
 )
 from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest
 from llmstream_cli.errors import InvalidValueError
-from llmstream_cli.models.resolve import ResolvedModel, resolve
+from llmstream_cli.models.resolve import ModelChoice, ResolvedModel
 from llmstream_cli.prompts.messages import Message
 
 
@@ -27,8 +28,7 @@ class Ask:
     """What the user asked for; see the options of the command for each attribute."""
 
     words: list[str]
-    features: str | None
-    model: str | None
+    model: ModelChoice
     system: str | None
     context: str | None
     template: str | None
@@ -42,18 +42,17 @@ class Ask:
 
     def run(self) -> int:
         """Stream the answer to standard output; return the exit code."""
-        if self.features is not None and self.model is not None:
-            raise InvalidValueError("--features and --model both name a model; give one of them")
         self._check_prompt_options()
         chat_format = None if self.template is None else read_template(self.template)
         messages, prompt = ((), self._question()) if self.raw else (self._messages(), None)
-        found = resolve(preset=self.features, path=self.model)
+        found = find_model(self.model)
         config = EngineConfig(
             model_path=str(found.path),
             ctx_size=self.ctx_size,
             threads=self.threads,
             gpu_layers=self.gpu_layers,
             chat_format=chat_format,
+            default_chat_format=preset_format(found.chat_format),
         )
         request = GenerationRequest(messages, self.sampling.over(found.sampling), prompt)
         return _run(self, request, config, found)

@@ -29,10 +29,30 @@ def _sampling(*flags: str, help: str, name: str) -> OptionInfo:  # noqa: A002  (
 
 
 Features = Annotated[
-    str | None, _model("--features", "-f", metavar="NAME", help="A model by its name: smollm2.")
+    str | None,
+    _model(
+        "--features", "-f", metavar="NAME", help="A model by its name; see `llmstream models list`."
+    ),
 ]
-ModelFile = Annotated[
-    str | None, _model("--model", "-m", metavar="FILE", help="A model by its .gguf file.")
+Model = Annotated[
+    str | None,
+    _model(
+        "--model",
+        "-m",
+        metavar="FILE|REPO",
+        help="A model by its .gguf file, or on the Hugging Face Hub: user/repo, user/repo:Q8_0.",
+    ),
+]
+RepoFile = Annotated[
+    str | None, _model("--file", metavar="NAME", help="The file of the repository in --model.")
+]
+Tokenizer = Annotated[
+    str | None,
+    _model(
+        "--tokenizer",
+        metavar="FILE|REPO",
+        help="The tokenizer.json for weights in candle's layout.",
+    ),
 ]
 
 System = Annotated[

@@ -34,6 +34,11 @@ def read_template(text: str) -> ChatFormat:
     return ChatFormat(path.name, source)
 
 
+def preset_format(name: str | None) -> ChatFormat | None:
+    """Return the prompt format that a preset names for a file without a template, if it does."""
+    return None if name is None else FORMATS[name]
+
+
 def _read(path: Path) -> str | None:
     """Return the text of a file; None where there is none."""
     try:

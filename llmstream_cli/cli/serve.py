@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmstream_cli.cli.process import leave_on_interrupt
-from llmstream_cli.cli.prompt import known_contexts, read_template
+from llmstream_cli.cli.prompt import known_contexts, preset_format, read_template
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.stats import print_settings
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.core.api import Engine, EngineConfig
 from llmstream_cli.core.supervised import SupervisedEngine
 from llmstream_cli.errors import InvalidValueError, ListenError
-from llmstream_cli.models.resolve import ResolvedModel, resolve
+from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.exchange import JsonFormatter
 from llmstream_cli.server.guards import is_loopback
@@ -58,7 +58,7 @@ class Serve:
         _check_exposure(self.settings, self.insecure_no_key)
         contexts = known_contexts()
         chat_format = None if self.template is None else read_template(self.template)
-        found = resolve(preset=self.features, path=self.model)
+        found = resolve(ModelChoice(preset=self.features, model=self.model))
         config = EngineConfig(
             model_path=str(found.path),
             ctx_size=self.ctx_size,
@@ -67,6 +67,7 @@ class Serve:
             max_seqs=self.parallel,
             max_queue=self.queue,
             chat_format=chat_format,
+            default_chat_format=preset_format(found.chat_format),
         )
         _set_up_log(self.log_json)
         return asyncio.run(self._serve(config, found, contexts))

@@ -10,8 +10,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from llmstream_cli.cli.prompt import read_template
+from llmstream_cli.cli.prompt import preset_format, read_template
 from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.models.presets import PRESETS
 from llmstream_cli.prompts.contexts import CONTEXTS
 from llmstream_cli.prompts.formats import FORMATS, ChatFormat
 from tests.cli.test_serve import running
@@ -110,6 +111,14 @@ def test_a_file_that_is_no_template_is_refused(
 def test_what_is_neither_is_refused(text: str, reason: str) -> None:
     with pytest.raises(InvalidValueError, match=reason):
         read_template(text)
+
+
+def test_every_format_that_a_preset_names_is_there() -> None:
+    named = {preset.chat_format for preset in PRESETS.values()} - {None}
+    assert "puffin" in named
+    for name in named:
+        assert preset_format(name) is FORMATS[str(name)]
+    assert preset_format(None) is None
 
 
 def test_the_model_sees_what_the_template_writes(tmp_path: Path) -> None:
