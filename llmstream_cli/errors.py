@@ -28,7 +28,8 @@
     │   ├── MediaTypeError        415     1   its body is not said to be JSON
     │   └── BusyError             503     1   the server takes no more of them now
     ├── ListenError               500     1   the server cannot listen as it should
-    └── OutputError               500     1   the answer cannot be written
+    ├── OutputError               500     1   the answer cannot be written
+    └── ConfigError               500     2   the configuration file says what it cannot say
 
 The message of each is one line that a person can act on: a command prints it as it is, a server
 sends it as it is. Anything else that escapes is a bug and keeps its traceback.
@@ -216,6 +217,12 @@ class ListenError(LLMStreamError):
 
 class OutputError(LLMStreamError):
     """The answer cannot be written to where it should go."""
+
+
+class ConfigError(LLMStreamError):
+    """The configuration file cannot be read, or says what it cannot say."""
+
+    exit_code = 2
 
 
 def twin(error: LLMStreamError) -> LLMStreamError:

@@ -15,8 +15,8 @@ settings.load_profile("llmstream")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep the user's caches and state out of it; the one hint has been given."""
+def no_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep out of the user's folders, subprocesses too; the one hint has been given."""
     folder = tmp_path_factory.mktemp("home")
     hinted = folder / "state" / "llmstream" / "hinted"
     hinted.parent.mkdir(parents=True)
@@ -25,7 +25,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         patch.setenv("LLMSTREAM_CACHE", str(folder / "cache"))
         patch.setenv("HF_HOME", str(folder / "huggingface"))
-        yield folder
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -91,6 +91,8 @@ class HubServer:
         pause_after: bytes after which an answer waits for `go`.
         go: lets waiting answers go on.
         cdn_tag: the delivery network's own tag for an etag.
+        content_headers: what answers with content say besides, or instead.
+        description_status: another status than 200 for the description of every model.
         description: another body for the description of every model.
     """
 
@@ -106,6 +108,8 @@ class HubServer:
         self.pause_after: int | None = None
         self.go = threading.Event()
         self.cdn_tag: Callable[[str], str] = lambda etag: f'"md5-of-{etag[:8]}"'
+        self.content_headers: dict[str, str] = {}
+        self.description_status = 200
         self.description: bytes | None = None
         self._hub = _Server(self, _HubHandler)
         self._cdn = _Server(self, _CdnHandler)
@@ -231,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"Content-Length": str(len(rest)), "ETag": tag, "X-Repo-Commit": commit}
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        self.reply(206 if start else 200, headers)
+        self.reply(206 if start else 200, {**headers, **hub.content_headers})
         if self.command == "GET":
             self.send_content(Served(path, start), rest)
 
@@ -276,7 +280,7 @@ class _HubHandler(_Handler):
         siblings = [_sibling(path, file) for path, file in files.items()]
         written = json.dumps({**body, "siblings": siblings}).encode()
         headers = {"Content-Type": "application/json"}
-        self.reply(200, headers, self.hub.description or written)
+        self.reply(self.hub.description_status, headers, self.hub.description or written)
 
     def resolve(self, name: str, revision: str, path: str) -> None:
         found = self.find(name, revision)

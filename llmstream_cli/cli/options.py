@@ -59,6 +59,26 @@ System = Annotated[
     str | None,
     _prompt("--system", "-s", metavar="TEXT", help="The system message: who answers, and how."),
 ]
+Context = Annotated[
+    str | None,
+    _prompt(
+        "--context",
+        metavar="NAME",
+        help="A system message by its name: general, classifier, sql, math, or your own.",
+    ),
+]
+Template = Annotated[
+    str | None,
+    _prompt(
+        "--template",
+        metavar="NAME|FILE",
+        help="How the conversation is written down: a prompt format by its name, or a Jinja file.",
+        show_default="as the model's file says",
+    ),
+]
+Raw = Annotated[
+    bool, _prompt("--raw", help="Continue the text as it is, without any prompt format.")
+]
 
 Temperature = Annotated[
     float | None,

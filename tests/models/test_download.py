@@ -1,5 +1,6 @@
 """What can go wrong while a file comes: nothing is lost, nothing wrong becomes visible."""
 
+import contextlib
 import errno
 import os
 import random
@@ -154,6 +155,25 @@ def test_content_that_changes_under_way_comes_anew(model_hub: HubServer) -> None
     assert model_hub.asked[-1].headers["if-range"] == '"first"'
 
 
+@pytest.mark.parametrize(
+    ("headers", "complaint"),
+    [
+        ({"Content-Encoding": "gzip"}, "came compressed"),
+        ({"Content-Range": f"bytes 0-{SIZE - 1}/{SIZE}"}, "in another part than was asked for"),
+        ({"Content-Range": f"bytes 1000-{SIZE - 1}/7"}, "in another part than was asked for"),
+        ({"Content-Range": "1000"}, "in another part than was asked for"),
+    ],
+)
+def test_an_answer_to_another_question_is_refused(
+    model_hub: HubServer, partial: Path, headers: dict[str, str], complaint: str
+) -> None:
+    leave_part(partial, CONTENT[:1000])
+    model_hub.content_headers = headers
+    with pytest.raises(DownloadError, match=complaint):
+        fetch(MODEL, Silent())
+    assert partial.read_bytes() == CONTENT[:1000]
+
+
 def test_a_wrong_hash_is_deleted_and_told(model_hub: HubServer, own_caches: Path) -> None:
     model_hub.content_of[ETAG] = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
     with pytest.raises(DownloadError, match="another content than the Hub announced"):
@@ -222,6 +242,20 @@ def test_threads_download_once(model_hub: HubServer) -> None:
         model_hub.go.set()
         assert len({future.result() for future in fetching}) == 1
     assert [served.num_bytes for served in model_hub.served] == [SIZE]
+
+
+def test_where_locks_do_not_hold_both_do_the_same_and_no_harm(
+    model_hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_locked", lambda *_: contextlib.nullcontext())
+    model_hub.pause_after = 2_000_000
+    with ThreadPoolExecutor(2) as pool:
+        fetching = [pool.submit(fetch, MODEL, Silent()) for _ in range(2)]
+        until(lambda: len(model_hub.served) == 2)
+        model_hub.go.set()
+        first, second = (future.result() for future in fetching)
+    assert first == second
+    assert first[0].read_bytes() == CONTENT
 
 
 def test_a_process_that_is_stuck_is_not_waited_for_without_end(

@@ -9,7 +9,7 @@ import pytest
 
 from llmstream_cli.errors import DownloadError, ModelNotFoundError, NoRoomError, UnreachableError
 from llmstream_cli.models import hub as hub_module
-from llmstream_cli.models.hub import cached_files, fetch
+from llmstream_cli.models.hub import cached_files, fetch, list_cached
 from llmstream_cli.models.hub_cache import RepoFolder
 from llmstream_cli.models.progress import Silent
 from llmstream_cli.models.reference import HubModel
@@ -78,7 +78,9 @@ def test_what_huggingface_hub_fetched_is_not_fetched_again(
     assert cached_files(HubModel(REPO)) is None
     served = hub.bytes_served()
     assert fetch(HubModel(REPO), Silent()) == (Path(path),)
+    assert cached_files(HubModel(REPO)) == (Path(path),)
     assert hub.bytes_served() == served
+    assert not list_cached()[0].ours
 
 
 def test_a_default_is_remembered(hub: HubServer) -> None:
@@ -173,12 +175,41 @@ def test_a_private_model_needs_a_token(hub: HubServer, monkeypatch: pytest.Monke
 
 def test_a_gated_model_is_explained(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add(REPO, {"m-Q4_K_M.gguf": gguf(1)}).gated = True
-    with pytest.raises(DownloadError, match=rf"gated: accept its terms at http.*/{REPO}; then set"):
+    with pytest.raises(DownloadError, match=rf"gated: accept its terms at \S+/{REPO}; then set"):
         fetch(HubModel(REPO), Silent())
     assert cached_files(HubModel(REPO)) is None
     hub.tokens.add("hf_good")
     monkeypatch.setenv("HF_TOKEN", "hf_good")
     assert fetch(HubModel(REPO), Silent())
+
+
+@pytest.mark.parametrize(
+    ("status", "token", "error", "complaint"),
+    [
+        (401, "", DownloadError, "does not let you read user/tiny-GGUF: set HF_TOKEN"),
+        (401, "hf_good", DownloadError, "refuses your token: renew or unset HF_TOKEN"),
+        (403, "hf_good", DownloadError, "does not let you read user/tiny-GGUF: your token has no"),
+        (418, "", DownloadError, "answers to user/tiny-GGUF with status 418"),
+        (429, "", UnreachableError, "not in the cache, and .* answers with status 429; try again"),
+        (500, "", UnreachableError, "not in the cache, and .* answers with status 500; try again"),
+    ],
+)
+def test_a_refusal_is_one_line(
+    hub: HubServer,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    token: str,
+    error: type[DownloadError],
+    complaint: str,
+) -> None:
+    hub.add(REPO, {"m-Q4_K_M.gguf": gguf(1)})
+    hub.tokens.add("hf_good")
+    hub.description_status = status
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(error, match=complaint) as raised:
+        fetch(HubModel(REPO), Silent())
+    assert type(raised.value) is error
+    assert "\n" not in str(raised.value)
 
 
 def test_the_token_stays_with_the_hub(
@@ -220,6 +251,17 @@ def test_a_token_is_not_sent_in_clear_text(
     (own_caches / "token").write_text("hf_secret")
     with pytest.raises(DownloadError, match="in clear text: use https"):
         fetch(HubModel(REPO), Silent())
+
+
+@pytest.mark.parametrize("token", ["hf_\N{LATIN SMALL LETTER U WITH DIAERESIS}", "hf a", "hf\x01"])
+def test_a_token_that_is_none_is_not_sent_nor_shown(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(DownloadError, match="characters that no token has") as raised:
+        fetch(HubModel(REPO), Silent())
+    assert token not in str(raised.value)
+    assert not hub.asked
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         ("https://huggingface.co/user", "is not the name of a repository"),
         ("https://huggingface.co/datasets/user/repo", "is not the address of a model"),
         ("https://huggingface.co/user/repo/tree/main/folder", "is a folder; name a file in it"),
-        ("https://huggingface.co/user/repo/blob/main", "is not a GGUF file"),
+        ("https://huggingface.co/user/repo/blob/main", "cannot be the path of a file"),
         ("https://huggingface.co/user/repo/blob/main/..%2F..%2Fm.gguf", "cannot be the path"),
     ],
 )
