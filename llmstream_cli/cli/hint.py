@@ -16,9 +16,9 @@ def hint_once(found: ResolvedModel) -> None:
     `~/.local/state/llmstream`. Where that cannot be written, nothing is told, rather than each
     time. Nothing is measured for it: it must not be felt.
     """
-    if found.name != DEFAULT_PRESET or sys.stderr is None or not sys.stderr.isatty():
+    if found.preset is None or found.preset.name != DEFAULT_PRESET:
         return
-    if _was_told():
+    if sys.stderr is None or not sys.stderr.isatty() or _was_told():
         return
     line = _line()
     if line is not None and _remember():

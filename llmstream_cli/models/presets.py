@@ -320,12 +320,12 @@ def find_preset(name: str) -> Preset:
     preset = PRESETS.get(name.lower())
     if preset is not None:
         return preset
-    meant = near_names(name)
+    meant = _near_names(name)
     hint = f"did you mean {_alternatives(meant)}?" if meant else f"known: {', '.join(PRESETS)}"
     raise ModelNotFoundError(f"no model is called {name!r}; {hint}")
 
 
-def near_names(name: str) -> list[str]:
+def _near_names(name: str) -> list[str]:
     """Return the names that begin with what was typed, else the nearest, else none."""
     typed = name.lower()
     completed = [known for known in PRESETS if typed and known.startswith(typed)]

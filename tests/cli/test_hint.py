@@ -28,8 +28,10 @@ def hint_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         hint.hint_once(found())
 
 
-def found(name: str = "smollm2") -> ResolvedModel:
-    return ResolvedModel(path=Path("m.gguf"), name=name, seconds=0.0)
+def found() -> ResolvedModel:
+    return ResolvedModel(
+        path=Path("m.gguf"), name="smollm2", seconds=0.0, preset=PRESETS["smollm2"]
+    )
 
 
 def test_the_first_answer_on_a_terminal_is_followed_by_the_hint(state: Path) -> None:

@@ -1,5 +1,8 @@
 """`llmstream models pull` and `remove`, against a stand-in for the Hub."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,9 +12,9 @@ from llmstream_cli.models.machine import Memory
 from llmstream_cli.models.preset import CandleFile
 from llmstream_cli.models.presets import PRESETS
 from tests.candle_files import write_model, write_tokenizer
-from tests.cli.model_commands import complaint, models, on_a_terminal
+from tests.cli.model_commands import TIMEOUT, complaint, models, on_a_terminal
 from tests.gguf_files import write_llama
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, until
 
 TINYLLAMA = PRESETS["tinyllama"].source
 PUFFIN = PRESETS["puffin"].source
@@ -149,6 +152,32 @@ def test_a_model_larger_than_the_machine_names_a_smaller_one(
     with pytest.raises(NoRoomError, match=r"mistral needs 4\.6 GB .* has 4\.0 GB: \S+ fits") as e:
         commands.Pull(names=["mistral"], force=False).run()
     assert "--force" in str(e.value)
+
+
+def test_ctrl_c_in_a_download_leaves_what_came_and_the_next_goes_on(
+    hub: HubServer, home: Path, tmp_path: Path
+) -> None:
+    content = write_llama(tmp_path / "llama.gguf").read_bytes()
+    hub.add(TINYLLAMA.repo, {TINYLLAMA.file: content})
+    half = len(content) // 2
+    hub.pause_after = half
+    with subprocess.Popen(
+        [sys.executable, "-m", "llmstream_cli", "models", "pull", "tinyllama"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        until(lambda: hub.bytes_served() >= half)
+        until(lambda: any(path.stat().st_size for path in home.rglob("*.llmstream")))
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, output) == (130, b"")
+    hub.pause_after = None
+    hub.go.set()
+    done = models("pull", "tinyllama")
+    assert done.returncode == 0
+    assert Path(done.stdout.strip()).read_bytes() == content
+    assert hub.served[-1].start > 0  # it went on where it was
 
 
 def test_a_terminal_sees_a_bar(hub: HubServer, model: bytes) -> None:
