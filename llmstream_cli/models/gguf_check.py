@@ -21,6 +21,7 @@ _NO_TOKEN = (1 << 32) - 1  # how some converters write that a model has no such 
 _MAX_LAYERS = 512  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
 _MAX_EXPERTS = 1024
 _MAX_PARTS = 1 << 10
+_MAX_INVALID_CHARACTERS = 1000  # of a vocabulary; llama.cpp takes some 10 microseconds for each
 _MMAP_ALIGNMENT = 32  # of the first weight, in the mapped file
 
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
@@ -28,7 +29,7 @@ _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon
 # Types in which llama.cpp keeps what it computes, and that it cannot multiply with.
 _NOT_FOR_WEIGHTS = frozenset({"Q8_1", "Q8_K", "I8", "I16", "F64"})
 _INDICES = frozenset({"I32", "I64"})
-_FOR_VECTORS = frozenset({"F32", "F16"}) | _INDICES
+_FOR_VECTORS = frozenset({"F32"}) | _INDICES
 _ONLY_FLOAT32 = ("ssm_conv1d.weight", "shortconv.conv.weight")
 # Those that a graph is built for only where keys and values are of one size.
 _EQUAL_HEADS = frozenset(
@@ -245,6 +246,8 @@ def _token_problems(tokens: Sequence[bytes], *, spells_bytes: bool) -> Iterator[
     if len(distinct) + num_empty - 1 < len(tokens):
         twice = next(a for a, b in itertools.pairwise(sorted(tokens)) if a and a == b)
         yield f"it has the token {quoted(twice.decode('utf-8', 'replace'))} twice"
+    if b"\n".join(tokens).decode("utf-8", "replace").count("\ufffd") > _MAX_INVALID_CHARACTERS:
+        yield "its vocabulary is no text"
     if spells_bytes:  # as SentencePiece does with what it does not know; llama.cpp trusts it can
         for byte in range(256):
             if b"<0x%02X>" % byte not in distinct and bytes([byte]) not in distinct:

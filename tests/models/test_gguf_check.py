@@ -179,6 +179,19 @@ def test_a_token_must_not_occur_twice(path: Path, raw: Raw) -> None:
         check(path, raw)
 
 
+def test_a_vocabulary_that_llama_cpp_would_read_for_minutes_is_refused(
+    path: Path, raw: Raw
+) -> None:
+    tokens = [b"%d" % token for token in range(346)]
+    tokens[17] = b"\x80" * 1000
+    put(raw, "tokenizer.ggml.tokens", ARRAY, strings(tokens))
+    check(path, raw)
+    tokens[17] += b"\x80"
+    put(raw, "tokenizer.ggml.tokens", ARRAY, strings(tokens))
+    with pytest.raises(ModelError, match="its vocabulary is no text"):
+        check(path, raw)
+
+
 def test_empty_tokens_may_occur_twice_for_llama_cpp_names_them(path: Path, raw: Raw) -> None:
     tokens = [b"%d" % token for token in range(346)]
     tokens[17] = tokens[18] = tokens[19] = b""
@@ -190,7 +203,7 @@ def test_empty_tokens_may_occur_twice_for_llama_cpp_names_them(path: Path, raw: 
         check(path, raw)
 
 
-@pytest.mark.parametrize("kind", [9, 15, 24, 25, 26, 27, 28])
+@pytest.mark.parametrize("kind", [1, 2, 9, 15, 24, 25, 26, 27, 28, 30])
 def test_weights_of_a_type_for_something_else_are_refused(path: Path, raw: Raw, kind: int) -> None:
     name, _, _, offset = raw.tensors[-1]
     raw.tensors[-1] = name, [256], kind, offset
