@@ -139,6 +139,9 @@ class GenerationRequest:
         sampling: how to draw and when to stop.
         prompt: continue this instead of `messages`, as it is: text, in which control tokens are
             read, or token ids.
+        unset: names of the parameters in `sampling` that nobody asked for. An engine that passes
+            the request on leaves them to the other server; one that generates itself takes the
+            values that stand there.
 
     Raises:
         InvalidValueError: there are both messages and a prompt, or neither.
@@ -147,6 +150,7 @@ class GenerationRequest:
     messages: tuple[Message, ...] = ()
     sampling: SamplingParams = SamplingParams()
     prompt: str | tuple[int, ...] | None = None
+    unset: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if bool(self.messages) == (self.prompt is not None):
@@ -235,10 +239,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A loaded model.
+    """A loaded model. Another server's model has zeros where that server does not tell.
 
     Attributes:
-        name: the file's name without its ending.
+        name: the file's name without its ending, or what another server calls it.
         description: architecture, size and quantization, as llama.cpp words them.
         ctx_size: the most tokens that prompt and answer may have together.
         load_seconds: how long loading took.

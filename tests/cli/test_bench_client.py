@@ -10,7 +10,7 @@ from llmstream_cli.cli import bench_client
 from llmstream_cli.cli.bench_client import DataLines, OpenAIClient, base_url, one_line
 from llmstream_cli.cli.bench_figures import Cost
 from llmstream_cli.errors import EngineError, InvalidValueError
-from tests.cli.fake_openai import (
+from tests.fake_openai import (
     DONE,
     PIECES,
     ROLE,
@@ -258,7 +258,7 @@ async def test_the_only_model_is_taken() -> None:
 
 
 async def models(body: object, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr("tests.cli.fake_openai.MODELS", body)
+    monkeypatch.setattr("tests.fake_openai.MODELS", body)
     async with serving(answer_events(*story())) as server:
         client = OpenAIClient(server.url, model=None, max_tokens=7)
         try:
