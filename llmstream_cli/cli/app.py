@@ -98,8 +98,13 @@ def ask(
         ),
     ] = None,
     features: options.Features = None,
-    model: options.ModelFile = None,
+    model: options.Model = None,
+    file: options.RepoFile = None,
+    tokenizer: options.Tokenizer = None,
     system: options.System = None,
+    context: options.Context = None,
+    template: options.Template = None,
+    raw: options.Raw = False,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
@@ -117,6 +122,7 @@ def ask(
 ) -> int:
     """Turn the options into settings, and ask."""
     from llmstream_cli.cli.ask import Ask
+    from llmstream_cli.models.resolve import ModelChoice
 
     sampling = SamplingOptions(
         temperature=temperature,
@@ -131,9 +137,11 @@ def ask(
     )
     return Ask(
         words=query or [],
-        features=features,
-        model=model,
+        model=ModelChoice(preset=features, model=model, file=file, tokenizer=tokenizer),
         system=system,
+        context=context,
+        template=template,
+        raw=raw,
         sampling=sampling,
         ctx_size=ctx_size,
         threads=threads,
@@ -150,7 +158,7 @@ def ask(
 )
 def serve(
     features: options.Features = None,
-    model: options.ModelFile = None,
+    model: options.Model = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 3030,
     certfile: options.CertFile = None,
@@ -164,6 +172,7 @@ def serve(
     queue: options.Queue = 64,
     timeout: options.Timeout = 1800.0,
     drain: options.Drain = 20.0,
+    template: options.Template = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
@@ -208,6 +217,7 @@ def serve(
     return Serve(
         features=features,
         model=model,
+        template=template,
         sampling=sampling,
         parallel=parallel,
         queue=queue,
@@ -228,7 +238,7 @@ def serve(
 )
 def bench(
     features: options.Features = None,
-    model: options.ModelFile = None,
+    model: options.Model = None,
     url: options.Url = None,
     url_model: options.UrlModel = None,
     api_key: options.ApiKey = None,
