@@ -225,10 +225,15 @@ class Chunk:
 
     Attributes:
         text: new text; empty while a character or a possible stop string is incomplete.
-        token_ids: the tokens drawn, in order; their text may come in a later chunk.
-        logprobs: one for each of `token_ids` where they were asked for, else empty.
+        token_ids: the tokens drawn, in order; their text may come in a later chunk. Another server
+            does not tell them.
         finish_reason: set on the last chunk and only there.
-        usage: set on the last chunk and only there.
+        usage: set on the last chunk and only there; None where another server does not tell.
+        logprobs: where they were asked for, one for each token of the answer: those of its
+            reasoning have none. They come with their tokens, or later where it was not certain that
+            these belong to the answer.
+        reasoning: new text of what the model thinks before its answer; all of it comes before the
+            first of `text`, and never in it.
     """
 
     text: str
@@ -236,6 +241,7 @@ class Chunk:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[DrawnLogprob, ...] = ()
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
