@@ -39,7 +39,7 @@ class Reply:
 
 @dataclass
 class FakeServer:
-    """Answers each POST with what `reply` makes of its number, from 0, and each GET from `pages`."""
+    """Answers each POST with what `reply` makes of its number, from 0; each GET from `pages`."""
 
     reply: Callable[[int], Reply]
     pages: Mapping[str, Reply]

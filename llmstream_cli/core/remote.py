@@ -1,7 +1,7 @@
-"""The engine of another server that speaks OpenAI's API: `llmstream serve`, llama-server, vLLM, …
+"""The engine of another server that speaks OpenAI's API: `llmstream serve`, llama-server, vLLM.
 
-`upstream` talks to it, `remote_models` finds the model, `remote_request` and `remote_answer` know the
-API's words.
+`upstream` talks to it, `remote_models` finds the model, `remote_request` and `remote_answer` know
+the API's words.
 """
 
 import contextlib

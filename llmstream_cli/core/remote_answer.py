@@ -104,7 +104,7 @@ class _SurrogateJoiner:
         return self._decoder.decode(b"", final=True)
 
 
-def _choice(event: Mapping[str, Any]) -> Mapping[str, Any]:
+def _choice(event: Mapping[str, Any]) -> Mapping[Any, Any]:
     """Return the only answer that was asked for; nothing where the event is not about it."""
     match event.get("choices"):
         case [{**choice}, *_]:
@@ -113,7 +113,7 @@ def _choice(event: Mapping[str, Any]) -> Mapping[str, Any]:
             return {}
 
 
-def _text(choice: Mapping[str, Any]) -> str:
+def _text(choice: Mapping[Any, Any]) -> str:
     """Return the new text of a chat or of a completion."""
     match choice:
         case {"delta": {"content": str(text)}} | {"text": str(text)}:
@@ -124,7 +124,7 @@ def _text(choice: Mapping[str, Any]) -> str:
             return ""
 
 
-def _reasoning(choice: Mapping[str, Any]) -> str:
+def _reasoning(choice: Mapping[Any, Any]) -> str:
     match choice:
         case {"delta": {"reasoning_content": str(text)}} | {"delta": {"reasoning": str(text)}}:
             return text
@@ -145,18 +145,17 @@ def reported_tokens(event: Mapping[str, Any]) -> tuple[int, int, int | None] | N
     The numbers are tokens of the prompt, tokens of the answer, and those of the prompt that were
     not computed again; the last is None where it is not reported.
     """
-    usage = event.get("usage")
-    match usage:
-        case {"prompt_tokens": int(prompt), "completion_tokens": int(completion)}:
-            cached = _cached_tokens(usage)
+    match event.get("usage"):
+        case {"prompt_tokens": int(prompt), "completion_tokens": int(completion), **details}:
+            cached = _cached_tokens(details)
         case _:
             return None
     possible = all(0 <= count <= _MAX_TOKENS for count in (prompt, completion, cached or 0))
     return (prompt, completion, cached) if possible else None
 
 
-def _cached_tokens(usage: Mapping[str, Any]) -> int | None:
-    match usage:
+def _cached_tokens(details: Mapping[Any, Any]) -> int | None:
+    match details:
         case {"prompt_tokens_details": {"cached_tokens": int(cached)}}:
             return cached
         case _:

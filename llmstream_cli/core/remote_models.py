@@ -46,10 +46,10 @@ def parse_models(body: object) -> list[RemoteModel]:
 def parse_model(entry: object) -> RemoteModel | None:
     """Return the model that a list or a route of its own describes; None of what is none."""
     match entry:
-        case {"id": str(name)} if name:
-            owner = entry.get("owned_by")
+        case {"id": str(name), **more} if name:
+            owner = more.get("owned_by")
             owner = owner if isinstance(owner, str) else ""
-            return RemoteModel(name, owner, _info(name, owner, entry))
+            return RemoteModel(name, owner, _info(name, owner, more))
         case _:
             return None
 
@@ -88,7 +88,7 @@ def _names(models: Sequence[RemoteModel]) -> str:
     return ", ".join([*names, "…"] if len(models) > len(names) else names)
 
 
-def _info(name: str, owner: str, entry: Mapping[str, Any]) -> ModelInfo:
+def _info(name: str, owner: str, entry: Mapping[Any, Any]) -> ModelInfo:
     meta = entry.get("meta")
     meta = meta if isinstance(meta, dict) else {}
     return ModelInfo(

@@ -13,8 +13,11 @@ This module imports httpx2, whose start takes longer than that of `ask`: import 
 import contextlib
 import ipaddress
 import json
+import os
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import httpx2
@@ -36,9 +39,6 @@ IDLE_SECONDS = 300.0  # a long queue in front of a slow model is no reason to gi
 
 _MAX_BODY_BYTES = 8 << 20  # a list of all models that a large service has
 _MAX_LINE_CHARS = 300
-_OK = 200
-_SERVER_ERROR = 500
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY, _UNAVAILABLE = 401, 403, 404, 429, 503
 
 # Codes and types of errors, where they have one: ours, llama-server's, and OpenAI's.
 _TOO_LONG = {"context_length_exceeded", "exceed_context_size_error"}
@@ -76,7 +76,7 @@ class Upstream:
         """
         with self._explained():
             async with self._client.stream("GET", self.url + path) as response:
-                if response.status_code == _NOT_FOUND:
+                if response.status_code == HTTPStatus.NOT_FOUND:
                     return None
                 await self._check(response)
                 return _parse_json(await _read(response))
@@ -133,7 +133,7 @@ class Upstream:
 
     async def _check(self, response: httpx2.Response) -> None:
         """Raise the error that the server's own words make, unless it has said yes."""
-        if response.status_code != _OK:
+        if response.status_code != HTTPStatus.OK:
             body = await _read(response)
             raise self._refusal(response, body.decode("utf-8", "replace"), _parse_json(body))
 
@@ -148,24 +148,27 @@ class Upstream:
     def _refusal(self, response: httpx2.Response, text: str, body: object) -> LLMStreamError:
         status = response.status_code
         said = self.line(f"HTTP {status}: {_error_message(body) or text}")
-        names = _error_names(body)
         if response.has_redirect_location:
             location = response.headers["location"]
             return UpstreamError(self.line(f"HTTP {status}: the server has moved to {location}"))
-        if status in {_UNAUTHORIZED, _FORBIDDEN}:
-            problem = "does not take this API key" if self._api_key else "wants an API key"
-            problem = problem if status == _UNAUTHORIZED else "does not let this request in"
-            return UpstreamError(f"the server {problem} ({said})")
-        if status == _TOO_MANY:
-            return QueueFullError(f"the server has too much to do{_retry(response)} ({said})")
-        if status == _UNAVAILABLE:
-            return EngineNotReadyError(f"the server is not ready{_retry(response)} ({said})")
+        names = _error_names(body)
         if names & _TOO_LONG:
             return PromptError(said)
-        if status == _NOT_FOUND and names & _NO_MODEL:
+        if names & _NO_MODEL:
             return ModelNotFoundError(said)
-        verb = "failed" if status >= _SERVER_ERROR else "refused the request"
-        return UpstreamError(f"the server {verb} ({said})")
+        retry = _retry(response)
+        match status:
+            case HTTPStatus.TOO_MANY_REQUESTS:
+                return QueueFullError(f"the server has too much to do{retry} ({said})")
+            case HTTPStatus.SERVICE_UNAVAILABLE:
+                return EngineNotReadyError(f"the server is not ready{retry} ({said})")
+            case HTTPStatus.UNAUTHORIZED:
+                problem = "does not take this API key" if self._api_key else "wants an API key"
+            case HTTPStatus.FORBIDDEN:
+                problem = "does not let this request in"
+            case _:
+                problem = "refused the request" if response.is_client_error else "failed"
+        return UpstreamError(f"the server {problem} ({said})")
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -189,8 +192,7 @@ class Upstream:
                 f"the certificate of {self.url} is not trusted: {cause.verify_message}; "
                 "the variable SSL_CERT_FILE can name further ones"
             )
-        reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error)
-        return f"cannot connect to {self.url}: {reason}"
+        return f"cannot connect to {self.url}: {_system_reason(cause) or error}"
 
 
 # ---- what the user gives --------------------------------------------------------------------
@@ -303,6 +305,15 @@ def _error_names(body: object) -> set[str]:
 def _retry(response: httpx2.Response) -> str:
     seconds = response.headers.get("retry-after", "")
     return f"; try again in {int(seconds)} s" if seconds.isdecimal() and len(seconds) < 6 else ""  # noqa: PLR2004
+
+
+def _system_reason(cause: BaseException) -> str | None:
+    """Return what the system says of a connection that did not come about."""
+    if not isinstance(cause, OSError):
+        return None
+    own_codes = isinstance(cause, socket.gaierror | ssl.SSLError)
+    # asyncio puts a text of its own, with an address, in the place of the system's.
+    return os.strerror(cause.errno) if cause.errno and not own_codes else cause.strerror
 
 
 def _first_cause(error: BaseException) -> BaseException:

@@ -14,8 +14,8 @@ import pytest
 
 from llmstream_cli.cli.bench import parse_streams
 from llmstream_cli.errors import InvalidValueError
-from tests.fake_openai import Reply, answer_events, answer_json, serving, story
 from tests.cli.test_ask import COMMAND, HEAVY, TIMEOUT, llmstream, modules_loaded_by
+from tests.fake_openai import Reply, answer_events, answer_json, serving, story
 
 BENCH = [*COMMAND, "bench"]
 TINY = ("--prompt-tokens", "32", "--max-tokens", "4", "--repeat", "1")
@@ -212,7 +212,10 @@ async def test_failed_requests_are_counted_and_told() -> None:
         arguments = ("--url", server.url, "--streams", "2", *TINY)
         code, output, complaints = await bench(*arguments)
     assert code == 1
-    assert complaints == "llmstream: 1 requests failed, first: the server failed (HTTP 500: on [31m fire)\n"
+    assert (
+        complaints
+        == "llmstream: 1 requests failed, first: the server failed (HTTP 500: on [31m fire)\n"
+    )
     assert [row[-1] for row in rows(output)] == ["errors", "1", "0"]
 
 
