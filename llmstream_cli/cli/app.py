@@ -20,6 +20,7 @@ app = typer.Typer(
 app.add_typer(models_app.app, name="models")
 
 _OPTIONS = {
+    "json_schema": "schema",
     "max_seqs": "parallel",
     "max_queue": "queue",
     "timeout_seconds": "timeout",
@@ -106,6 +107,11 @@ def ask(
     context: options.Context = None,
     template: options.Template = None,
     raw: options.Raw = False,
+    schema: options.Schema = None,
+    grammar: options.Grammar = None,
+    count: options.Count = False,
+    url: options.AskUrl = None,
+    api_key: options.ApiKey = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
@@ -118,11 +124,17 @@ def ask(
     ctx_size: options.CtxSize = None,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = 0,
+    json: options.AnswerJson = False,
+    json_lines: options.JsonLines = False,
     stats: options.Stats = False,
     verbose: options.Verbose = False,
 ) -> int:
     """Turn the options into settings, and ask."""
     from llmstream_cli.cli.ask import Ask
+    from llmstream_cli.cli.engine_options import EngineOptions
+    from llmstream_cli.cli.question import Question
+    from llmstream_cli.cli.structured import read_grammar, read_schema
+    from llmstream_cli.cli.views import ViewOptions
     from llmstream_cli.models.resolve import ModelChoice
 
     sampling = SamplingOptions(
@@ -135,20 +147,28 @@ def ask(
         seed=seed,
         max_tokens=max_tokens,
         stop=tuple(stop or ()),
+        grammar=None if grammar is None else read_grammar(grammar),
+        json_schema=None if schema is None else read_schema(schema),
     )
-    return Ask(
-        words=query or [],
+    engine = EngineOptions(
         model=ModelChoice(preset=features, model=model, file=file, tokenizer=tokenizer),
-        system=system,
-        context=context,
         template=template,
-        raw=raw,
-        sampling=sampling,
         ctx_size=ctx_size,
         threads=threads,
         gpu_layers=gpu_layers,
-        stats=stats or verbose,
+        url=url,
+        api_key=api_key,
         verbose=verbose,
+    )
+    return Ask(
+        question=Question(words=query or [], raw=raw),
+        engine=engine,
+        system=system,
+        context=context,
+        sampling=sampling,
+        view=ViewOptions(json=json, json_lines=json_lines),
+        count=count,
+        stats=stats or verbose,
     ).run()
 
 

@@ -1,124 +1,97 @@
 """`llmstream ask`: one question, one answer."""
 
-import contextlib
 import sys
-import time
 from dataclasses import dataclass
 
-from llmstream_cli.cli.find_model import find_model
+from llmstream_cli.cli.answer import Answer, receive
+from llmstream_cli.cli.conversation import Conversation
+from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
 from llmstream_cli.cli.hint import hint_once
-from llmstream_cli.cli.process import STARTED
-from llmstream_cli.cli.prompt import context_message, preset_format, read_template
+from llmstream_cli.cli.process import STARTED, on_interrupt
+from llmstream_cli.cli.question import Question, system_message
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.stats import print_settings, print_usage
-from llmstream_cli.cli.terminal import (
-    AnswerWriter,
-    as_utf8,
-    complain,
-    read_piped_input,
-    without_controls,
-)
-from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest
-from llmstream_cli.errors import InvalidValueError
-from llmstream_cli.models.resolve import ModelChoice, ResolvedModel
-from llmstream_cli.prompts.messages import Message
+from llmstream_cli.cli.views import View, ViewOptions
+from llmstream_cli.core.api import GenerationRequest
+from llmstream_cli.errors import InvalidValueError, LLMStreamError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
     """What the user asked for; see the options of the command for each attribute."""
 
-    words: list[str]
-    model: ModelChoice
+    question: Question
+    engine: EngineOptions
     system: str | None
     context: str | None
-    template: str | None
-    raw: bool
     sampling: SamplingOptions
-    ctx_size: int | None
-    threads: int | None
-    gpu_layers: int
+    view: ViewOptions
+    count: bool
     stats: bool
-    verbose: bool
 
     def run(self) -> int:
         """Stream the answer to standard output; return the exit code."""
-        self._check_prompt_options()
-        chat_format = None if self.template is None else read_template(self.template)
-        messages, prompt = ((), self._question()) if self.raw else (self._messages(), None)
-        found = find_model(self.model)
-        config = EngineConfig(
-            model_path=str(found.path),
-            ctx_size=self.ctx_size,
-            threads=self.threads,
-            gpu_layers=self.gpu_layers,
-            chat_format=chat_format,
-            default_chat_format=preset_format(found.chat_format),
-        )
-        request = GenerationRequest(messages, self.sampling.over(found.sampling), prompt)
-        return _run(self, request, config, found)
+        self._check()
+        conversation = Conversation(system_message(self.system, self.context))
+        question = self.question.text()
+        opened = self.engine.open()
+        request = self._request(opened, conversation, question)
+        return self._count(opened, request) if self.count else self._answer(opened, request)
 
-    def _check_prompt_options(self) -> None:
-        if self.system is not None and self.context is not None:
-            raise InvalidValueError("--system and --context both give the system message")
-        if self.raw and (self.system, self.context, self.template) != (None, None, None):
+    def _check(self) -> None:
+        given = (self.system, self.context, self.engine.template)
+        if self.question.raw and given != (None, None, None):
             raise InvalidValueError(
                 "--raw leaves no place for --system, --context or --template; write the prompt out"
             )
+        if self.count and self.engine.url is not None:
+            raise InvalidValueError("--count needs the model itself; not with --url")
 
-    def _messages(self) -> tuple[Message, ...]:
-        user = Message("user", self._question())
-        if self.context is not None:
-            return Message("system", context_message(self.context)), user
-        if self.system is not None:
-            return Message("system", as_utf8(self.system, "the system message")), user
-        return (user,)
+    def _request(
+        self, opened: OpenEngine, conversation: Conversation, question: str
+    ) -> GenerationRequest:
+        sampling, unset = self.sampling.over(opened.sampling), self.sampling.unset
+        if self.question.raw:
+            return GenerationRequest(sampling=sampling, prompt=question, unset=unset)
+        return GenerationRequest(conversation.asking(question), sampling, unset=unset)
 
-    def _question(self) -> str:
-        words = as_utf8(" ".join(self.words), "the question")
-        question = "\n\n".join(filter(None, (words, read_piped_input(strip=not self.raw))))
-        if not (question if self.raw else question.strip()):
-            raise InvalidValueError("there is no question; give one or pipe it to standard input")
-        return question
+    def _count(self, opened: OpenEngine, request: GenerationRequest) -> int:
+        import asyncio  # while the model loads
 
+        assert opened.local is not None  # checked above
+        sys.stdout.write(f"{asyncio.run(opened.local.count_tokens(request))}\n")
+        return 0
 
-def _run(ask: Ask, request: GenerationRequest, config: EngineConfig, found: ResolvedModel) -> int:
-    from llmstream_cli.core.engine import InProcessEngine
+    def _answer(self, opened: OpenEngine, request: GenerationRequest) -> int:
+        import asyncio  # while the model loads
 
-    if ask.verbose:
-        from llmstream_cli.core.llama import set_log_sink
+        answer, view = Answer(STARTED), self.view.make()
 
-        # The log quotes the model's file, which anyone may have written.
-        set_log_sink(lambda text: complain(without_controls(text)))
-    writer = AnswerWriter(sys.stdout)
-    engine = InProcessEngine(config)
-    engine.start()
-    import asyncio  # while the model loads
+        def cut() -> None:
+            if self.view.is_json:  # else what came has been shown
+                view.end(answer)
 
-    asyncio.run(_answer(ask, engine, request, found, writer))
-    writer.end()
-    hint_once(found)
-    return 0
+        with on_interrupt(cut):
+            asyncio.run(self._receive(opened, request, answer, view))
+        if self.stats:
+            print_usage(answer)
+        if opened.found is not None:
+            hint_once(opened.found)
+        return 0
 
-
-async def _answer(
-    ask: Ask,
-    engine: Engine,
-    request: GenerationRequest,
-    found: ResolvedModel,
-    writer: AnswerWriter,
-) -> None:
-    first_token_seconds: float | None = None
-    try:
-        async with contextlib.aclosing(engine.generate(request)) as chunks:
-            if ask.stats:
-                print_settings(await engine.ready(), request.sampling, found.seconds)
-            async for chunk in chunks:
-                if first_token_seconds is None and chunk.token_ids:
-                    first_token_seconds = time.perf_counter() - STARTED
-                writer.write(chunk.text)
-    finally:
-        await engine.aclose()
-    if ask.stats and chunk.usage is not None and chunk.finish_reason is not None:
-        writer.end()
-        print_usage(chunk.usage, chunk.finish_reason, first_token_seconds)
+    async def _receive(
+        self, opened: OpenEngine, request: GenerationRequest, answer: Answer, view: View
+    ) -> None:
+        try:
+            info = await opened.engine.ready()
+            answer.model = opened.name or info.name
+            if self.stats and opened.found is not None:  # else they are the server's own
+                print_settings(info, request.sampling, opened.found.seconds)
+            await receive(opened.engine, request, answer, view.show)
+        except LLMStreamError:
+            if answer.text:
+                view.end(answer)
+            raise
+        finally:
+            await opened.engine.aclose()
+        view.end(answer)

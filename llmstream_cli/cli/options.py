@@ -77,7 +77,40 @@ Template = Annotated[
     ),
 ]
 Raw = Annotated[
-    bool, _prompt("--raw", help="Continue the text as it is, without any prompt format.")
+    bool,
+    _prompt(
+        "--raw",
+        help="Continue the text as it is, without any prompt format; print the answer as it comes.",
+    ),
+]
+Schema = Annotated[
+    str | None,
+    _prompt("--schema", metavar="JSON|FILE", help="A JSON schema that the answer has to fulfil."),
+]
+Grammar = Annotated[
+    str | None,
+    _prompt("--grammar", metavar="GBNF|FILE", help="A grammar that the answer has to follow."),
+]
+Count = Annotated[
+    bool, _prompt("--count", help="Print how many tokens the prompt has, and ask nothing.")
+]
+Think = Annotated[
+    bool | None,
+    _prompt(
+        "--think/--no-think",
+        help="Have a model that can reason do so before it answers; or neither, nor show it.",
+        show_default="as the model's template says",
+    ),
+]
+
+AskUrl = Annotated[
+    str | None,
+    _server(
+        "--url",
+        metavar="URL",
+        envvar="LLMSTREAM_URL",
+        help="Ask this server instead, a running `llmstream serve`; no model is loaded here.",
+    ),
 ]
 
 Temperature = Annotated[
@@ -169,6 +202,13 @@ Stats = Annotated[
 ]
 Verbose = Annotated[
     bool, _report("--verbose", "-v", help="As --stats, and llama.cpp's own log with it.")
+]
+
+AnswerJson = Annotated[
+    bool, _report("--json", help="Print one JSON object: the text, its cost, why it ended.")
+]
+JsonLines = Annotated[
+    bool, _report("--json-lines", help="Print a JSON object on a line for each piece.")
 ]
 
 # ---- of bench -------------------------------------------------------------------------------

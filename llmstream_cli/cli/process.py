@@ -5,24 +5,59 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 STARTED = time.perf_counter()  # imported first of all: the statistics count from here
 
 INTERRUPTED = 130
 
+_last_acts: list[Callable[[], object]] = []  # what Ctrl-C does before it leaves
+
 
 def leave_on_interrupt() -> None:
     """Let Ctrl-C end the process at once, wherever it is.
 
-    Each piece of an answer is flushed as it is printed, and a command that only prints has nothing
-    else to save. An exception would have to find its way out of a blocked write, a running event
-    loop, or a thread inside llama.cpp; leaving does not.
+    Each piece of an answer is flushed as it is printed; what else there is to save, `on_interrupt`
+    saves. An exception would have to find its way out of a blocked write, a running event loop, or
+    a thread inside llama.cpp; leaving does not.
     """
-    signal.signal(signal.SIGINT, lambda *_: _interrupted())
+    signal.signal(signal.SIGINT, lambda *_: leave_interrupted())
 
 
-def _interrupted() -> NoReturn:
+@contextlib.contextmanager
+def on_interrupt(act: Callable[[], object]) -> Iterator[None]:
+    """Have Ctrl-C do something before it leaves, as long as the block runs.
+
+    It is done wherever the main thread is, between any two of its instructions. A second Ctrl-C
+    does not wait for it. What it raises is lost with the process.
+    """
+    _last_acts.append(act)
+    try:
+        yield
+    finally:
+        if act in _last_acts:
+            _last_acts.remove(act)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block, which is short: it writes what must not be cut."""
+    waiting: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if waiting:
+            signal.raise_signal(signal.SIGINT)
+
+
+def leave_interrupted() -> NoReturn:
+    """End the process as Ctrl-C does."""
+    while _last_acts:
+        with contextlib.suppress(Exception):
+            _last_acts.pop()()
     with contextlib.suppress(OSError):
         if os.isatty(1):
             os.write(1, b"\n")  # the terminal has shown ^C

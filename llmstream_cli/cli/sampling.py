@@ -24,6 +24,8 @@ class SamplingOptions:
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    grammar: str | None = None
+    json_schema: str | None = None
 
     def __post_init__(self) -> None:
         self.over({})  # now: finding the model may take long

@@ -1,7 +1,8 @@
 """The lines of `--stats`, in the words of the service that this program descends from."""
 
+from llmstream_cli.cli.answer import Answer
 from llmstream_cli.cli.terminal import complain
-from llmstream_cli.core.api import FinishReason, ModelInfo, SamplingParams, Usage
+from llmstream_cli.core.api import ModelInfo, SamplingParams
 
 
 def print_settings(info: ModelInfo, sampling: SamplingParams, retrieved_seconds: float) -> None:
@@ -16,20 +17,17 @@ def print_settings(info: ModelInfo, sampling: SamplingParams, retrieved_seconds:
     _print(f"loaded the model in {duration(info.load_seconds)}")
 
 
-def print_usage(usage: Usage, reason: FinishReason, first_token_seconds: float | None) -> None:
-    """Print what the answer cost.
-
-    Args:
-        usage: counted by the engine.
-        reason: why the answer ended.
-        first_token_seconds: from the start of the command to the first token; None without one.
-    """
-    prompt_speed = usage.prompt_tokens / usage.prompt_seconds if usage.prompt_seconds else 0.0
-    _print(f"{usage.prompt_tokens} prompt tokens ({prompt_speed:.2f} token/s)")
-    _print(f"{usage.completion_tokens} tokens generated ({usage.tokens_per_second:.2f} token/s)")
-    if first_token_seconds is not None:
-        _print(f"time to first token: {duration(first_token_seconds)}")
-    _print(f"finish reason: {reason}")
+def print_usage(answer: Answer) -> None:
+    """Print what a complete answer cost, as far as that is known."""
+    usage = answer.usage
+    if usage is not None:
+        speed = usage.prompt_tokens / usage.prompt_seconds if usage.prompt_seconds else 0.0
+        _print(f"{usage.prompt_tokens} prompt tokens ({speed:.2f} token/s)")
+        speed = usage.tokens_per_second
+        _print(f"{usage.completion_tokens} tokens generated ({speed:.2f} token/s)")
+    if answer.first_token_seconds is not None:
+        _print(f"time to first token: {duration(answer.first_token_seconds)}")
+    _print(f"finish reason: {answer.finish_reason}")
 
 
 def duration(seconds: float) -> str:

@@ -25,6 +25,8 @@ from llmstream_cli.errors import EngineClosedError, LLMStreamError
 if TYPE_CHECKING:
     import asyncio
 
+    from llmstream_cli.core.loaded_model import LoadedModel
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Subscriber:
@@ -97,10 +99,7 @@ class InProcessEngine:
         """Stream the answer; see `Engine.generate`. It waits for a model that is being loaded."""
         import asyncio
 
-        await self.ready()
-        loaded = self._steps.loaded
-        if loaded is None:  # closed while the answer was on its way
-            raise EngineClosedError
+        loaded = await self._loaded()
         encoded = await asyncio.to_thread(loaded.encode, request)
         with self._subscribe() as (request_id, results):
             self._steps.submit(request_id, encoded, request.sampling)
@@ -118,6 +117,17 @@ class InProcessEngine:
                 with contextlib.suppress(LLMStreamError):
                     self._steps.cancel(request_id)
 
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        """Return how many tokens a request's prompt has; nothing is generated.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+            PromptError: the messages make no prompt. One longer than the context is counted.
+        """
+        import asyncio
+
+        return await asyncio.to_thread((await self._loaded()).count_tokens, request)
+
     async def aclose(self) -> None:
         """Stop the running step and the thread, and release the model.
 
@@ -129,6 +139,13 @@ class InProcessEngine:
         self._steps.close()
         if not self._steps.loading:
             await asyncio.to_thread(self._thread.join)
+
+    async def _loaded(self) -> "LoadedModel":
+        await self.ready()
+        loaded = self._steps.loaded
+        if loaded is None:  # closed while the answer was on its way
+            raise EngineClosedError
+        return loaded
 
     @contextlib.contextmanager
     def _subscribe(self) -> "Iterator[tuple[int, asyncio.Queue[Result]]]":

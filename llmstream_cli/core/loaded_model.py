@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from llmstream_cli.core.constraint import Constraint, GrammarCompiler
     from llmstream_cli.prompts.template import ChatTemplate
 
+_NO_LIMIT = 2**31  # tokens; nothing is computed of them
 _MAX_TEMPLATE_CHARS = 512 * 1024  # to be shown; a longer one is not rendered either
 
 
@@ -94,12 +95,21 @@ class LoadedModel:
         """
         sampling = request.sampling
         self._check_vocabulary(token for token, _ in sampling.logit_bias)
-        prompt = self._encode_prompt(request)
+        prompt = self._encode_prompt(request, ctx_size=self.info.ctx_size)
         if sampling.grammar is None and sampling.json_schema is None:
             return EncodedRequest(prompt, turn_ends=self._turn_ends(request))
         with self._lock:
             grammars = self._grammars
         return EncodedRequest(prompt, grammars.compile_grammar(sampling))
+
+    def count_tokens(self, request: GenerationRequest) -> int:
+        """Return how many tokens the request's prompt has, be it more than the context holds.
+
+        Raises:
+            PromptError: there can be no prompt.
+            InvalidValueError: the prompt has a token that is not in the vocabulary.
+        """
+        return len(self._encode_prompt(request, ctx_size=_NO_LIMIT))
 
     def _turn_ends(self, request: GenerationRequest) -> tuple[str, ...]:
         if self._format is None or request.prompt is not None or request.sampling.ignore_eos:
@@ -112,11 +122,9 @@ class LoadedModel:
 
         return GrammarCompiler(self.model)
 
-    def _encode_prompt(self, request: GenerationRequest) -> list[int]:
+    def _encode_prompt(self, request: GenerationRequest, *, ctx_size: int) -> list[int]:
         from llmstream_cli.prompts import encode
 
-        # One position is left for the answer.
-        ctx_size = self.info.ctx_size
         match request.prompt:
             case None:
                 return encode.encode_chat(

@@ -2,8 +2,9 @@
 
 import pytest
 
+from llmstream_cli.cli.answer import Answer
 from llmstream_cli.cli.stats import duration, print_usage
-from llmstream_cli.core.api import FinishReason, Usage
+from llmstream_cli.core.api import Chunk, FinishReason, Usage
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,9 @@ def test_a_duration_has_the_unit_that_suits_it(seconds: float, expected: str) ->
 def test_an_answer_without_tokens_has_no_time_to_first_token(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    print_usage(Usage(10, 0, 0.0, 0.0), FinishReason.STOP, None)
+    answer = Answer(0.0)
+    answer.add(Chunk("", (), FinishReason.STOP, Usage(10, 0, 0.0, 0.0)))
+    print_usage(answer)
     assert capsys.readouterr().err == (
         "10 prompt tokens (0.00 token/s)\n0 tokens generated (0.00 token/s)\nfinish reason: stop\n"
     )

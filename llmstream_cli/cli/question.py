@@ -1,0 +1,48 @@
+"""What is asked: the words of a command line, files, standard input, a text from an editor."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmstream_cli.cli.prompt import context_message
+from llmstream_cli.cli.terminal import as_utf8, read_piped_input
+from llmstream_cli.errors import InvalidValueError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Where the question comes from; see the options of `ask` for each attribute."""
+
+    words: Sequence[str] = ()
+    raw: bool = False
+
+    @property
+    def is_absent(self) -> bool:
+        """Whether a person sits at a terminal and has not asked yet."""
+        return not self.words and sys.stdin is not None and sys.stdin.isatty()
+
+    def text(self) -> str:
+        """Return the whole question.
+
+        Raises:
+            InvalidValueError: there is none, or a part of it is too long or no text.
+        """
+        words = as_utf8(" ".join(self.words), "the question")
+        piped = read_piped_input(strip=not self.raw)
+        question = "\n\n".join(filter(None, (words, piped)))
+        if not (question if self.raw else question.strip()):
+            raise InvalidValueError("there is no question; give one or pipe it to standard input")
+        return question
+
+
+def system_message(system: str | None, context: str | None) -> str | None:
+    """Return the system message that `--system` or `--context` gives; None where neither does.
+
+    Raises:
+        InvalidValueError: both do, the context is unknown, or the text is no UTF-8.
+    """
+    if system is not None and context is not None:
+        raise InvalidValueError("--system and --context both give the system message")
+    if context is not None:
+        return context_message(context)
+    return None if system is None else as_utf8(system, "the system message")

@@ -1,0 +1,161 @@
+"""How an answer is shown: as text, as markdown on a terminal, or as JSON."""
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from llmstream_cli.cli.answer import Answer
+from llmstream_cli.cli.reasoning import ReasoningWriter
+from llmstream_cli.cli.terminal import AnswerWriter
+from llmstream_cli.core.api import Chunk, FinishReason
+from llmstream_cli.errors import InvalidValueError
+
+
+class View(Protocol):
+    """Shows one answer on standard output."""
+
+    def show(self, chunk: Chunk) -> None:
+        """Show what has just come.
+
+        Raises:
+            BrokenPipeError: the reader of the pipe has left.
+            OutputError: it cannot be written, to a full disk for one.
+        """
+
+    def end(self, answer: Answer) -> None:
+        """Show that the answer has ended, complete or not."""
+
+
+class TextView:
+    """Shows the answer's text as it comes, and the reasoning before it on standard error.
+
+    Args:
+        reasoning: whether that is shown at all.
+
+    Raises:
+        OutputError: standard output is closed.
+    """
+
+    def __init__(self, *, reasoning: bool = True) -> None:
+        self._writer = AnswerWriter(sys.stdout)
+        self._reasoning = ReasoningWriter() if reasoning else None
+
+    def show(self, chunk: Chunk) -> None:
+        """Write the new text; see `View.show`."""
+        if self._reasoning is not None:
+            self._reasoning.write(chunk.reasoning)
+            if chunk.text:
+                self._reasoning.end()
+        self._writer.write(chunk.text)
+
+    def end(self, answer: Answer) -> None:
+        """Leave a terminal's cursor at the beginning of a line."""
+        if self._reasoning is not None:
+            self._reasoning.end()
+        self._writer.end()
+
+
+class JsonView:
+    """Writes the whole answer as one JSON object, at its end.
+
+    Raises:
+        OutputError: standard output is closed.
+    """
+
+    def __init__(self) -> None:
+        self._writer = AnswerWriter(sys.stdout)
+
+    def show(self, chunk: Chunk) -> None:
+        """Wait for the end."""
+
+    def end(self, answer: Answer) -> None:
+        """Write the object."""
+        said = {"model": answer.model, "text": answer.text}
+        if answer.reasoning:
+            said["reasoning"] = answer.reasoning
+        self._writer.write(_line(said | summary(answer)))
+
+
+class JsonLinesView:
+    """Writes a JSON object on a line for each piece, and at the end one that sums up.
+
+    Raises:
+        OutputError: standard output is closed.
+    """
+
+    def __init__(self) -> None:
+        self._writer = AnswerWriter(sys.stdout)
+
+    def show(self, chunk: Chunk) -> None:
+        """Write what is new."""
+        if chunk.reasoning:
+            self._writer.write(_line({"reasoning": chunk.reasoning}))
+        if chunk.text:
+            self._writer.write(_line({"text": chunk.text}))
+
+    def end(self, answer: Answer) -> None:
+        """Write the model, why the answer ended, and what it cost."""
+        self._writer.write(_line({"model": answer.model} | summary(answer)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewOptions:
+    """What the user said of how to show answers; see the options of `ask` for each attribute.
+
+    Attributes:
+        reasoning: whether to show what the model thinks before it answers.
+
+    Raises:
+        InvalidValueError: two ways exclude each other.
+    """
+
+    json: bool = False
+    json_lines: bool = False
+    reasoning: bool = True
+
+    def __post_init__(self) -> None:
+        if self.json and self.json_lines:
+            raise InvalidValueError("--json and --json-lines exclude each other")
+
+    @property
+    def is_json(self) -> bool:
+        """Whether a program reads it, and not a person."""
+        return self.json or self.json_lines
+
+    def make(self) -> View:
+        """Return a view of one answer.
+
+        Raises:
+            OutputError: standard output is closed.
+        """
+        if self.json:
+            return JsonView()
+        if self.json_lines:
+            return JsonLinesView()
+        return TextView(reasoning=self.reasoning)
+
+
+def summary(answer: Answer) -> dict[str, Any]:
+    """Return why an answer ended, what it cost and how long it took, for JSON.
+
+    An answer that was cut has `cancelled` as its reason; what is unknown is null.
+    """
+    usage = answer.usage
+    tokens = ("prompt_tokens", "cached_tokens", "completion_tokens")
+    seconds = ("prompt_seconds", "completion_seconds", "tokens_per_second")
+    return {
+        "finish_reason": answer.finish_reason or FinishReason.CANCELLED,
+        "usage": None if usage is None else {name: getattr(usage, name) for name in tokens},
+        "timings": {"first_token_seconds": _rounded(answer.first_token_seconds)}
+        | {name: None if usage is None else _rounded(getattr(usage, name)) for name in seconds},
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
+
+
+def _line(value: dict[str, Any]) -> str:
+    # As ASCII where a terminal could be controlled by it: escapes are text to everyone.
+    return json.dumps(value, ensure_ascii=sys.stdout.isatty()) + "\n"
