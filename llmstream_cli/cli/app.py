@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 import llmstream_cli
-from llmstream_cli.cli import models_app, options
+from llmstream_cli.cli import chat_app, models_app, options
 from llmstream_cli.cli.sampling import SamplingOptions
-from llmstream_cli.cli.terminal import complain, discard_output
+from llmstream_cli.cli.terminal import complain, discard_output, one_line
 from llmstream_cli.core.api import EngineConfig, SamplingParams
 from llmstream_cli.errors import LLMStreamError
 
@@ -50,8 +50,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    one_line = " ".join(message.split())
-    complain("llmstream: " + "".join(filter(str.isprintable, one_line)) + "\n")
+    complain(f"llmstream: {one_line(message)}\n")
     return code
 
 
@@ -170,6 +169,9 @@ def ask(
         count=count,
         stats=stats or verbose,
     ).run()
+
+
+app.command("chat", help=chat_app.HELP)(chat_app.chat)
 
 
 @app.command(

@@ -7,7 +7,7 @@ from llmstream_cli.cli.answer import Answer, receive
 from llmstream_cli.cli.conversation import Conversation
 from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
 from llmstream_cli.cli.hint import hint_once
-from llmstream_cli.cli.process import STARTED, on_interrupt
+from llmstream_cli.cli.process import STARTED, on_interrupt, write_last
 from llmstream_cli.cli.question import Question, system_message
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.stats import print_settings, print_usage
@@ -67,11 +67,7 @@ class Ask:
 
         answer, view = Answer(STARTED), self.view.make()
 
-        def cut() -> None:
-            if self.view.is_json:  # else what came has been shown
-                view.end(answer)
-
-        with on_interrupt(cut):
+        with on_interrupt(lambda: write_last(view.last_words(answer))):
             asyncio.run(self._receive(opened, request, answer, view))
         if self.stats:
             print_usage(answer)

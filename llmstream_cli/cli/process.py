@@ -29,8 +29,8 @@ def leave_on_interrupt() -> None:
 def on_interrupt(act: Callable[[], object]) -> Iterator[None]:
     """Have Ctrl-C do something before it leaves, as long as the block runs.
 
-    It is done wherever the main thread is, between any two of its instructions. A second Ctrl-C
-    does not wait for it. What it raises is lost with the process.
+    It is done wherever the main thread is, between any two of its instructions: it must not write
+    to `sys.stdout`, but with `write_last`. A second Ctrl-C does not wait for it.
     """
     _last_acts.append(act)
     try:
@@ -38,6 +38,13 @@ def on_interrupt(act: Callable[[], object]) -> Iterator[None]:
     finally:
         if act in _last_acts:
             _last_acts.remove(act)
+
+
+def write_last(data: bytes) -> None:
+    """Write to standard output from a signal handler, past everything that has a buffer."""
+    with contextlib.suppress(OSError):
+        while data:
+            data = data[os.write(1, data) :]
 
 
 @contextlib.contextmanager
@@ -55,12 +62,11 @@ def uninterrupted() -> Iterator[None]:
 
 def leave_interrupted() -> NoReturn:
     """End the process as Ctrl-C does."""
+    if not _last_acts and os.isatty(1):
+        write_last(b"\n")  # the terminal has shown ^C
     while _last_acts:
         with contextlib.suppress(Exception):
             _last_acts.pop()()
-    with contextlib.suppress(OSError):
-        if os.isatty(1):
-            os.write(1, b"\n")  # the terminal has shown ^C
     os._exit(INTERRUPTED)
 
 

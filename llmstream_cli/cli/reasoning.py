@@ -18,7 +18,7 @@ class ReasoningWriter:
         self._begun = False
 
     def write(self, text: str) -> None:
-        """Write a piece; each stands for itself, so that a terminal stays plain whatever ends it."""
+        """Write a piece, and leave the terminal plain: anything may come next."""
         if not text:
             return
         self._begun = True

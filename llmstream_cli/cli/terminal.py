@@ -19,6 +19,11 @@ def without_controls(text: str) -> str:
     return text.translate(_UNSAFE)
 
 
+def one_line(text: str) -> str:
+    """Return a message as one line that a terminal may be shown."""
+    return "".join(filter(str.isprintable, " ".join(text.split())))
+
+
 def complain(text: str) -> None:
     """Write to standard error. Nobody may listen there: the answer matters more."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed, or None

@@ -24,7 +24,10 @@ class View(Protocol):
         """
 
     def end(self, answer: Answer) -> None:
-        """Show that the answer has ended, complete or not."""
+        """Show that the answer has ended, complete or by an error."""
+
+    def last_words(self, answer: Answer) -> bytes:
+        """Return what is to be written when Ctrl-C has ended the answer, anywhere in `show`."""
 
 
 class TextView:
@@ -55,6 +58,10 @@ class TextView:
             self._reasoning.end()
         self._writer.end()
 
+    def last_words(self, answer: Answer) -> bytes:
+        """End the line in which a terminal has shown `^C`."""
+        return b"\n" if sys.stdout.isatty() else b""
+
 
 class JsonView:
     """Writes the whole answer as one JSON object, at its end.
@@ -71,10 +78,11 @@ class JsonView:
 
     def end(self, answer: Answer) -> None:
         """Write the object."""
-        said = {"model": answer.model, "text": answer.text}
-        if answer.reasoning:
-            said["reasoning"] = answer.reasoning
-        self._writer.write(_line(said | summary(answer)))
+        self._writer.write(_whole(answer))
+
+    def last_words(self, answer: Answer) -> bytes:
+        """Return the object with what came."""
+        return _whole(answer).encode()
 
 
 class JsonLinesView:
@@ -98,6 +106,10 @@ class JsonLinesView:
         """Write the model, why the answer ended, and what it cost."""
         self._writer.write(_line({"model": answer.model} | summary(answer)))
 
+    def last_words(self, answer: Answer) -> bytes:
+        """Return the same."""
+        return _line({"model": answer.model} | summary(answer)).encode()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewOptions:
@@ -118,11 +130,6 @@ class ViewOptions:
         if self.json and self.json_lines:
             raise InvalidValueError("--json and --json-lines exclude each other")
 
-    @property
-    def is_json(self) -> bool:
-        """Whether a program reads it, and not a person."""
-        return self.json or self.json_lines
-
     def make(self) -> View:
         """Return a view of one answer.
 
@@ -134,6 +141,13 @@ class ViewOptions:
         if self.json_lines:
             return JsonLinesView()
         return TextView(reasoning=self.reasoning)
+
+
+def _whole(answer: Answer) -> str:
+    said = {"model": answer.model, "text": answer.text}
+    if answer.reasoning:
+        said["reasoning"] = answer.reasoning
+    return _line(said | summary(answer))
 
 
 def summary(answer: Answer) -> dict[str, Any]:

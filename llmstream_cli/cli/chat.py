@@ -1,0 +1,94 @@
+"""`llmstream chat`: questions and answers by turns."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llmstream_cli.cli.chat_commands import complete, run_command
+from llmstream_cli.cli.conversation import Conversation
+from llmstream_cli.cli.engine_options import EngineOptions
+from llmstream_cli.cli.lines import Lines, open_lines, without_quotes
+from llmstream_cli.cli.question import system_message
+from llmstream_cli.cli.sampling import SamplingOptions
+from llmstream_cli.cli.talk import Talk
+from llmstream_cli.cli.terminal import as_utf8, complain, one_line
+from llmstream_cli.cli.views import ViewOptions
+from llmstream_cli.errors import LLMStreamError, OutputError, PromptError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chat:
+    """What the user asked for; see the options of the command for each attribute."""
+
+    engine: EngineOptions
+    system: str | None
+    context: str | None
+    sampling: SamplingOptions
+    view: ViewOptions
+    stats: bool
+
+    def run(self) -> int:
+        """Talk until the user leaves or the input ends; return the exit code."""
+        conversation = Conversation(system_message(self.system, self.context))
+        opened = self.engine.open()
+        lines, typed = open_lines((), complete)  # while the model loads
+        with asyncio.Runner() as runner:
+            talk = Talk(
+                engine=self.engine,
+                opened=opened,
+                conversation=conversation,
+                sampling=self.sampling,
+                view=self.view,
+                stats=self.stats,
+                typed=typed,
+                runner=runner,
+            )
+            if not typed:
+                return _converse(talk, lines)
+            complain(f"{opened.name or self.engine.url}: /help lists the commands, Ctrl-D leaves\n")
+            with _interrupts_raised():
+                _converse(talk, lines)
+        return 0
+
+
+def _converse(talk: Talk, lines: Lines) -> int:
+    """Answer each line, or do what it commands; return the exit code.
+
+    An error ends a turn and never the chat, unless nothing can be written any more.
+    """
+    code = 0
+    while True:
+        try:
+            text = lines.read()
+            if text.startswith("/"):
+                if not run_command(talk, text):
+                    return code
+            elif text.strip():
+                talk.ask(as_utf8(without_quotes(text), "the question"))
+        except EOFError:
+            return code
+        except KeyboardInterrupt:
+            complain("\n")
+        except OutputError:
+            raise
+        except LLMStreamError as error:
+            code = error.exit_code
+            complain(f"llmstream: {one_line(_advice(error))}\n")
+
+
+def _advice(error: LLMStreamError) -> str:
+    if isinstance(error, PromptError):
+        return f"{error}; /undo takes back the last turn, /clear begins anew"
+    return str(error)
+
+
+@contextlib.contextmanager
+def _interrupts_raised() -> Iterator[None]:
+    """Have Ctrl-C raise KeyboardInterrupt; in an answer the event loop cancels it first."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

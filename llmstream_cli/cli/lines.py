@@ -1,0 +1,95 @@
+"""Where the lines of a chat come from: an editor on a terminal, or whatever is piped in.
+
+Text of several lines stands between triple quotes. What `read` returns may be that, or one line.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import BinaryIO, Protocol
+
+from llmstream_cli.errors import InvalidValueError
+
+QUOTES = '"""'
+MAX_LINE_BYTES = 16 * 1024 * 1024
+
+# What a word of a command may be, by the words before it: () begins one, ("/set",) goes on.
+Words = Callable[[tuple[str, ...]], Iterable[str]]
+
+
+class Lines(Protocol):
+    """Gives one line after the other."""
+
+    def read(self) -> str:
+        """Return the next line, or several that are one text.
+
+        Raises:
+            EOFError: there are no more.
+            InvalidValueError: it is no text, or too long.
+        """
+
+
+def open_lines(recent: Sequence[str], words: Words) -> tuple[Lines, bool]:
+    """Return where lines come from, and whether a person types them.
+
+    Args:
+        recent: what to find with the arrow keys, the latest last.
+        words: what a word may be completed to.
+
+    Raises:
+        InvalidValueError: there is no standard input.
+    """
+    if sys.stdin is None:
+        raise InvalidValueError("standard input is closed; a chat reads its questions there")
+    if sys.stdin.isatty():
+        screen = next((s for s in (sys.stdout, sys.stderr) if s is not None and s.isatty()), None)
+        if screen is not None:
+            from llmstream_cli.cli.line_editor import LineEditor
+
+            return LineEditor(screen, recent, words), True
+    return PipedLines(sys.stdin.buffer), False
+
+
+class PipedLines:
+    """Lines from a pipe or a file, in UTF-8.
+
+    Args:
+        stream: what they are read from.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def read(self) -> str:
+        """Return the next text; quotes that are never closed end with the input."""
+        text = self._read_line()
+        while is_open(text):
+            try:
+                text += "\n" + self._read_line()
+            except EOFError:
+                break
+        return text
+
+    def _read_line(self) -> str:
+        data = self._stream.readline(MAX_LINE_BYTES + 1)
+        if not data:
+            raise EOFError
+        if len(data) > MAX_LINE_BYTES:
+            raise InvalidValueError(f"a line is longer than {MAX_LINE_BYTES >> 20} MiB")
+        try:
+            return data.decode("utf-8-sig").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise InvalidValueError(f"a line is not UTF-8 text: {error}") from error
+
+
+def is_open(text: str) -> bool:
+    """Tell whether a text begins with triple quotes and has not come to those that close it."""
+    bare = text.strip()
+    return bare.startswith(QUOTES) and not (len(bare) >= 2 * len(QUOTES) and bare.endswith(QUOTES))
+
+
+def without_quotes(text: str) -> str:
+    """Return what stands between triple quotes, or the text itself where there are none."""
+    bare = text.strip()
+    if not bare.startswith(QUOTES):
+        return bare
+    return bare.removeprefix(QUOTES).removesuffix(QUOTES).strip("\r\n")

@@ -1,0 +1,177 @@
+"""A chat that goes on: its model, its conversation, its next answer."""
+
+import asyncio
+import sys
+import time
+from dataclasses import dataclass, replace
+
+from llmstream_cli.cli.answer import Answer, receive
+from llmstream_cli.cli.conversation import Conversation
+from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
+from llmstream_cli.cli.hint import hint_once
+from llmstream_cli.cli.process import on_interrupt, uninterrupted, write_last
+from llmstream_cli.cli.sampling import SamplingOptions
+from llmstream_cli.cli.stats import print_settings, print_usage
+from llmstream_cli.cli.terminal import complain
+from llmstream_cli.cli.views import View, ViewOptions
+from llmstream_cli.core.api import FinishReason, GenerationRequest, ModelInfo
+from llmstream_cli.errors import InvalidValueError, LLMStreamError
+
+
+@dataclass(slots=True, kw_only=True)
+class Talk:
+    """A chat that goes on.
+
+    Attributes:
+        engine: the options of the model in use.
+        opened: the model in use.
+        conversation: what was said.
+        sampling: what the user has set.
+        view: how answers are shown.
+        stats: whether to tell what each has cost.
+        typed: whether a person types the questions: then Ctrl-C ends an answer, and not the chat.
+        runner: has the event loop of all answers.
+        last: the last answer; None before the first, and when it was taken back.
+        unanswered: the last question, if nothing came of it; `retry` asks it again.
+    """
+
+    engine: EngineOptions
+    opened: OpenEngine
+    conversation: Conversation
+    sampling: SamplingOptions
+    view: ViewOptions
+    stats: bool
+    typed: bool
+    runner: asyncio.Runner
+    last: Answer | None = None
+    unanswered: str | None = None
+
+    def ask(self, question: str, *, fresh_seed: bool = False) -> None:
+        """Ask, show the answer, and keep both; also of an answer that is cut, what came of it.
+
+        Args:
+            question: what to ask.
+            fresh_seed: draw with another seed than the one that was set.
+
+        Raises:
+            LLMStreamError: the turn failed.
+        """
+        answer, view = Answer(time.perf_counter()), self.view.make()
+        self.unanswered = question
+        try:
+            with on_interrupt(lambda: write_last(view.last_words(answer))):
+                self.runner.run(self._receive(question, answer, view, fresh_seed=fresh_seed))
+        except KeyboardInterrupt:
+            write_last(view.last_words(answer))
+            self._tell_stopped(answer)
+        finally:
+            with uninterrupted():
+                self._keep(question, answer)
+        if answer.finish_reason is not None:
+            self._tell_end(answer)
+
+    def retry(self) -> None:
+        """Ask the last question again, and draw its answer with another seed.
+
+        If nothing comes of it, the old answer stays.
+
+        Raises:
+            InvalidValueError: there is none.
+            LLMStreamError: the turn failed.
+        """
+        turns, last = [*self.conversation.turns], self.last
+        question = self.unanswered or self.undo()
+        if question is None:
+            raise InvalidValueError("no question has been asked that could be answered again")
+        try:
+            self.ask(question, fresh_seed=True)
+        finally:
+            if self.unanswered is not None and turns:
+                self.conversation.turns, self.last = turns, last
+
+    def undo(self) -> str | None:
+        """Take back the last question and its answer; return the question, None without one."""
+        self.last = self.unanswered = None
+        return self.conversation.undo()
+
+    def clear(self) -> None:
+        """Begin a new conversation, with the same system message."""
+        self.conversation = Conversation(self.conversation.system)
+        self.last = self.unanswered = None
+
+    def ready(self) -> ModelInfo:
+        """Wait until the model is loaded.
+
+        Raises:
+            LLMStreamError: it cannot be.
+        """
+        return self.runner.run(self.opened.engine.ready())
+
+    def change_model(self, name: str) -> ModelInfo:
+        """Load another model and go on with it; if that fails, the old one stays.
+
+        Raises:
+            LLMStreamError: there is no such model, or it cannot be loaded.
+        """
+        engine = self.engine.with_model(name)
+        opened = engine.open()
+        try:
+            info = self.runner.run(opened.engine.ready())
+        except BaseException:
+            self._close(opened)
+            raise
+        self._close(self.opened)
+        self.engine, self.opened = engine, opened
+        return info
+
+    # ---- a turn -----------------------------------------------------------------------------
+
+    async def _receive(
+        self, question: str, answer: Answer, view: View, *, fresh_seed: bool
+    ) -> None:
+        engine = self.opened.engine
+        info = await engine.ready()
+        answer.model = self.opened.name or info.name
+        sampling = self.sampling.over(self.opened.sampling)
+        if fresh_seed:
+            sampling = replace(sampling, seed=None)
+        if self.stats and self.opened.found is not None:
+            print_settings(info, sampling, self.opened.found.seconds)
+        request = GenerationRequest(
+            self.conversation.asking(question), sampling, unset=self.sampling.unset
+        )
+        try:
+            await receive(engine, request, answer, view.show)
+        except LLMStreamError:
+            view.end(answer)
+            raise
+        view.end(answer)
+
+    def _keep(self, question: str, answer: Answer) -> None:
+        if not answer.text:
+            return
+        self.conversation.add(question, answer.text)
+        self.last, self.unanswered = answer, None
+
+    def _tell_stopped(self, answer: Answer) -> None:
+        if not answer.text:
+            complain("stopped before the answer; /retry asks again\n")
+
+    def _tell_end(self, answer: Answer) -> None:
+        if self.stats:
+            print_usage(answer)
+        usage, most = answer.usage, self.sampling.max_tokens
+        cut = answer.finish_reason is FinishReason.LENGTH and usage is not None
+        if cut and usage is not None and (most is None or usage.completion_tokens < most):
+            complain(
+                "llmstream: the context is full, which ended the answer; "
+                "/undo takes back the last turn, /clear begins anew\n"
+            )
+        if self.typed and self.opened.found is not None:
+            hint_once(self.opened.found)
+        if not self.typed and not answer.text.endswith("\n"):
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+
+    def _close(self, opened: OpenEngine) -> None:
+        self.runner.run(opened.engine.aclose())
