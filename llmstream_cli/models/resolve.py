@@ -187,11 +187,12 @@ def _repacked(choice: ModelChoice, found: _Found, progress: Progress) -> Path:
     header = read_header(found.path)
     if "general.architecture" in header.metadata:
         return found.path
-    from llmstream_cli.models import candle
+    from llmstream_cli.models.candle import repacked
+    from llmstream_cli.models.candle_layout import is_candle
 
-    if not candle.is_candle(header):
+    if not is_candle(header):
         return found.path
-    return candle.repacked(found.path, _tokenizer(choice, found, progress), progress)
+    return repacked(found.path, _tokenizer(choice, found, progress), progress)
 
 
 def _tokenizer(choice: ModelChoice, found: _Found, progress: Progress) -> Path:
