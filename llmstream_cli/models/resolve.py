@@ -8,6 +8,7 @@
 A file that lies in the cache is found without a network.
 """
 
+import contextlib
 import re
 import time
 from collections.abc import Mapping
@@ -199,16 +200,16 @@ def _tokenizer(choice: ModelChoice, found: _Found, progress: Progress) -> Path:
     """Find the vocabulary that belongs to weights without one."""
     if choice.tokenizer is not None:
         return _named_tokenizer(choice.tokenizer, progress)
-    preset = found.preset
-    beside = [*found.path.parent.glob("*tokenizer*.json")]
-    if preset is not None and isinstance(preset.source, CandleFile):
-        own = [path for path in beside if path.name == preset.source.tokenizer]
-        wanted = HubModel(
-            preset.source.repo, file=preset.source.tokenizer, revision=preset.source.revision
-        )
-        return own[0] if own else _from_hub(wanted, progress, any_size=True)
+    source = None if found.preset is None else found.preset.source
+    known = source.tokenizer if isinstance(source, CandleFile) else None
+    beside = {path.name: path for path in found.path.parent.glob("*tokenizer*.json")}
+    if known in beside:
+        return beside[known]
     if len(beside) == 1:
-        return beside[0]
+        return beside.popitem()[1]
+    if source is not None and known is not None:
+        wanted = HubModel(source.repo, file=known, revision=source.revision)
+        return _from_hub(wanted, progress, any_size=True)
     raise ModelError(
         f"{found.path} has no vocabulary; name its tokenizer with --tokenizer FILE.json, "
         "or --tokenizer user/repo/FILE.json"
@@ -216,15 +217,16 @@ def _tokenizer(choice: ModelChoice, found: _Found, progress: Progress) -> Path:
 
 
 def _named_tokenizer(name: str, progress: Progress) -> Path:
-    path = Path(name).expanduser()
-    if path.is_file() or "/" not in name:
-        if not path.is_file():
-            raise ModelNotFoundError(f"there is no tokenizer file {name}")
+    path = Path(name)
+    with contextlib.suppress(RuntimeError):  # `~nobody`
+        path = path.expanduser()
+    if path.is_file():
         return path
-    reference = parse_reference(name)
-    if not isinstance(reference, HubModel):
+    user, _, rest = name.partition("/")
+    repo, _, file = rest.partition("/")
+    if not user or not repo or name.startswith((".", "~")):
         raise ModelNotFoundError(f"there is no tokenizer file {name}")
-    return _from_hub(replace(reference, file=reference.file or _TOKENIZER), progress, any_size=True)
+    return _from_hub(HubModel(f"{user}/{repo}", file=file or _TOKENIZER), progress, any_size=True)
 
 
 def model_name(path: Path) -> str:
