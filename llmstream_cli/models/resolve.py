@@ -119,14 +119,11 @@ def resolve(
     started = time.perf_counter()
     choice, progress = choice or ModelChoice(), progress or Silent()
     found = _find(choice, progress, any_size)
-    path, vouched = found.path, found.packaged or has_loaded(found.path)
+    path = found.path
+    vouched = found.packaged or has_loaded(path)
     if not vouched:
-        path = _repacked(choice, found, progress)
+        path = _checked(choice, found, progress)
         vouched = has_loaded(path)
-    if not vouched:
-        from llmstream_cli.models.gguf_check import check_gguf
-
-        check_gguf(path)
     return ResolvedModel(
         path=path,
         name=found.name,
@@ -181,19 +178,20 @@ def _from_hub(wanted: HubModel, progress: Progress, any_size: bool) -> Path:
     return paths[0]
 
 
-def _repacked(choice: ModelChoice, found: _Found, progress: Progress) -> Path:
+def _checked(choice: ModelChoice, found: _Found, progress: Progress) -> Path:
     """Return the file itself or, if it is in candle's layout, its copy in llama.cpp's."""
+    from llmstream_cli.models.gguf_check import VOCABULARY, check_header
     from llmstream_cli.models.gguf_header import read_header
 
-    header = read_header(found.path)
-    if "general.architecture" in header.metadata:
-        return found.path
-    from llmstream_cli.models.candle import repacked
-    from llmstream_cli.models.candle_layout import is_candle
+    header = read_header(found.path, strings=(VOCABULARY,))
+    if "general.architecture" not in header.metadata:
+        from llmstream_cli.models.candle import repacked
+        from llmstream_cli.models.candle_layout import is_candle
 
-    if not is_candle(header):
-        return found.path
-    return repacked(found.path, _tokenizer(choice, found, progress), progress)
+        if is_candle(header):
+            return repacked(found.path, _tokenizer(choice, found, progress), progress)
+    check_header(found.path, header)
+    return found.path
 
 
 def _tokenizer(choice: ModelChoice, found: _Found, progress: Progress) -> Path:
