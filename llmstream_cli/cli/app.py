@@ -123,6 +123,7 @@ def ask(
     ctx_size: options.CtxSize = None,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = 0,
+    markdown: options.Markdown = True,
     json: options.AnswerJson = False,
     json_lines: options.JsonLines = False,
     stats: options.Stats = False,
@@ -165,7 +166,7 @@ def ask(
         system=system,
         context=context,
         sampling=sampling,
-        view=ViewOptions(json=json, json_lines=json_lines),
+        view=ViewOptions(json=json, json_lines=json_lines, markdown=markdown and not raw),
         count=count,
         stats=stats or verbose,
     ).run()

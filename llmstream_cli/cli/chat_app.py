@@ -32,6 +32,7 @@ def chat(
     ctx_size: options.CtxSize = None,
     threads: options.Threads = None,
     gpu_layers: options.GpuLayers = 0,
+    markdown: options.Markdown = True,
     stats: options.Stats = False,
     verbose: options.Verbose = False,
 ) -> int:
@@ -67,6 +68,6 @@ def chat(
         system=system,
         context=context,
         sampling=sampling,
-        view=ViewOptions(),
+        view=ViewOptions(markdown=markdown),
         stats=stats or verbose,
     ).run()

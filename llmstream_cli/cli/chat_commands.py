@@ -48,9 +48,9 @@ def complete(before: tuple[str, ...]) -> Iterable[str]:
     """Return what a word may be, by the words before it."""
     match before:
         case ():
-            return [*_COMMANDS, *_LEAVE]
+            return [f"{name} " if " " in known.usage else name for name, known in _COMMANDS.items()]
         case ("/set",):
-            return _SETTINGS
+            return [f"{name} " for name in _SETTINGS]
         case ("/show",):
             return _SHOWN
         case ("/context",):

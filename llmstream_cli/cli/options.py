@@ -204,6 +204,10 @@ Verbose = Annotated[
     bool, _report("--verbose", "-v", help="As --stats, and llama.cpp's own log with it.")
 ]
 
+Markdown = Annotated[
+    bool,
+    _report("--markdown/--no-markdown", help="Render markdown where the answer is on a terminal."),
+]
 AnswerJson = Annotated[
     bool, _report("--json", help="Print one JSON object: the text, its cost, why it ended.")
 ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from llmstream_cli.cli.answer import Answer
+from llmstream_cli.cli.markdown import answer_writer
 from llmstream_cli.cli.reasoning import ReasoningWriter
 from llmstream_cli.cli.terminal import AnswerWriter
 from llmstream_cli.core.api import Chunk, FinishReason
@@ -34,14 +35,15 @@ class TextView:
     """Shows the answer's text as it comes, and the reasoning before it on standard error.
 
     Args:
+        markdown: whether a terminal that can gets it rendered.
         reasoning: whether that is shown at all.
 
     Raises:
         OutputError: standard output is closed.
     """
 
-    def __init__(self, *, reasoning: bool = True) -> None:
-        self._writer = AnswerWriter(sys.stdout)
+    def __init__(self, *, markdown: bool = True, reasoning: bool = True) -> None:
+        self._writer = answer_writer(sys.stdout, raw=not markdown)
         self._reasoning = ReasoningWriter() if reasoning else None
 
     def show(self, chunk: Chunk) -> None:
@@ -59,8 +61,8 @@ class TextView:
         self._writer.end()
 
     def last_words(self, answer: Answer) -> bytes:
-        """End the line in which a terminal has shown `^C`."""
-        return b"\n" if sys.stdout.isatty() else b""
+        """Return what leaves a terminal with all of the answer."""
+        return self._writer.last_words()
 
 
 class JsonView:
@@ -116,6 +118,7 @@ class ViewOptions:
     """What the user said of how to show answers; see the options of `ask` for each attribute.
 
     Attributes:
+        markdown: whether a terminal gets the text rendered.
         reasoning: whether to show what the model thinks before it answers.
 
     Raises:
@@ -124,6 +127,7 @@ class ViewOptions:
 
     json: bool = False
     json_lines: bool = False
+    markdown: bool = True
     reasoning: bool = True
 
     def __post_init__(self) -> None:
@@ -140,7 +144,7 @@ class ViewOptions:
             return JsonView()
         if self.json_lines:
             return JsonLinesView()
-        return TextView(reasoning=self.reasoning)
+        return TextView(markdown=self.markdown, reasoning=self.reasoning)
 
 
 def _whole(answer: Answer) -> str:
