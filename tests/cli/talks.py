@@ -1,0 +1,31 @@
+"""A chat with an engine that is made up, and what it says on standard error."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llmstream_cli.cli.conversation import Conversation
+from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
+from llmstream_cli.cli.sampling import SamplingOptions
+from llmstream_cli.cli.talk import Talk
+from llmstream_cli.cli.views import ViewOptions
+from llmstream_cli.models.resolve import ModelChoice
+from tests.server.fakes import FakeEngine
+
+
+@contextmanager
+def talking(engine: FakeEngine, **said: Any) -> Iterator[Talk]:
+    """A chat of that engine; `said` sets attributes of `Talk`."""
+    with asyncio.Runner() as runner:
+        attributes: dict[str, Any] = {
+            "engine": EngineOptions(model=ModelChoice()),
+            "opened": OpenEngine(engine=engine, name="fake", sampling={"top_p": 0.5}),
+            "conversation": Conversation(),
+            "sampling": SamplingOptions(),
+            "view": ViewOptions(),
+            "stats": False,
+            "typed": True,
+            "runner": runner,
+        }
+        yield Talk(**{**attributes, **said})
