@@ -6,7 +6,9 @@
     ├── PromptError               400     1   no prompt can be made of the messages
     │   └── ContextLengthError    400     1   the prompt does not fit into the context
     ├── ModelError                500     1   the model cannot be used
-    │   └── ModelNotFoundError    404     1   there is no model of that name
+    │   ├── ModelNotFoundError    404     1   there is no model of that name
+    │   ├── DownloadError         500     1   the model cannot be downloaded
+    │   └── NoRoomError           500     1   the model fits neither disk nor memory
     ├── EngineError               500     1   the engine failed while it generated
     │   ├── EngineClosedError     503     1   the engine is closed and takes no request
     │   ├── EngineNotReadyError   503     1   the engine is loading, or being started again
@@ -88,6 +90,14 @@ class ModelNotFoundError(ModelError):
     """No model goes by that name."""
 
     status = 404
+
+
+class DownloadError(ModelError):
+    """The model's files could not be downloaded, or not as they are meant to be."""
+
+
+class NoRoomError(ModelError):
+    """The model is larger than the room for it on the disk or in memory."""
 
 
 class EngineError(LLMStreamError):
