@@ -8,7 +8,7 @@
     ├── ModelError                500     1   the model cannot be used
     │   ├── ModelNotFoundError    404     1   there is no model of that name
     │   ├── DownloadError         500     1   the model cannot be downloaded
-    │   └── NoRoomError           500     1   the model fits neither disk nor memory
+    │   └── NoRoomError           507     1   the model fits neither disk nor memory
     ├── EngineError               500     1   the engine failed while it generated
     │   ├── EngineClosedError     503     1   the engine is closed and takes no request
     │   ├── EngineNotReadyError   503     1   the engine is loading, or being started again
@@ -98,6 +98,8 @@ class DownloadError(ModelError):
 
 class NoRoomError(ModelError):
     """The model is larger than the room for it on the disk or in memory."""
+
+    status = 507
 
 
 class EngineError(LLMStreamError):
