@@ -350,7 +350,7 @@ class PooledEngine:
         """Stop loading."""
         assert self._task is not None
         self._task.cancel()
-        self._change(Phase.UNLOADING, self._close_engine(self._task))
+        self._change(Phase.UNLOADING, self._close_engine())
 
     def _unload(self, why: str) -> None:
         _log.info("unloading %s: %s", self.name, why)
@@ -358,10 +358,7 @@ class PooledEngine:
         self.unloads += 1
         self._change(Phase.UNLOADING, self._close_engine())
 
-    async def _close_engine(self, loading: asyncio.Task[None] | None = None) -> None:
-        """Close the engine, once a load that was cancelled has ended."""
-        if loading is not None:
-            await asyncio.wait([loading])
+    async def _close_engine(self) -> None:
         if self._engine is not None:
             try:
                 await self._engine.aclose()
@@ -380,7 +377,7 @@ class PooledEngine:
     def _rest(self) -> None:
         """Where no request uses the model: unload it, or let the time run until that."""
         self._stop_timer()
-        if self.phase is not Phase.LOADED or self.leases or self._pool.waiting(self):
+        if self.phase is not Phase.LOADED or self.leases:
             return
         status = self._loaded_engine().status
         if status.state is EngineState.FAILED:

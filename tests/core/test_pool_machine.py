@@ -90,14 +90,26 @@ class PoolMachine(RuleBasedStateMachine):
             engine.load_error = ModelError("damaged") if fails else None
             self.do(engine.loaded.set)
 
-    @rule(index=indices, data=st.data())
-    def end_load_as_one_is_cancelled(self, index: int, data: st.DataObject) -> None:
+    @rule(index=indices, data=st.data(), delay=st.integers(-3, 3))
+    def end_load_about_when_one_is_cancelled(
+        self, index: int, data: st.DataObject, delay: int
+    ) -> None:
         engine = self.present(index)
         waiting = [one for one in self.askers if one.engine is self.members[index]]
-        if engine is not None and waiting:
-            asker = data.draw(st.sampled_from(waiting))
-            actions = [engine.loaded.set, asker.task.cancel]
-            self.do(*data.draw(st.permutations(actions)))
+        if engine is None or not waiting:
+            return
+        asker = data.draw(st.sampled_from(waiting))
+        first, second = engine.loaded.set, asker.task.cancel
+        if delay < 0:
+            first, second = second, first  # type: ignore[assignment]
+
+        async def act() -> None:
+            first()
+            await turns(abs(delay))
+            second()
+            await turns()
+
+        self.runner.run(act())
 
     @rule(index=indices)
     def end_answers(self, index: int) -> None:
@@ -147,6 +159,18 @@ class PoolMachine(RuleBasedStateMachine):
     def a_request_ends_once(self) -> None:
         for asker in self.askers:
             assert asker.ends == (asker.done and not asker.task.cancelled())
+
+    @invariant()
+    def who_is_loading_is_waited_for(self) -> None:
+        for member in self.members:
+            assert member.phase is not Phase.LOADING or self.pool.waiting(member)
+
+    @invariant()
+    def who_waits_while_the_model_is_loaded_waits_behind_another(self) -> None:
+        waiting = [ticket.member for ticket in self.pool._tickets]
+        for member in self.members:
+            if member.phase is Phase.LOADED and member in waiting:
+                assert waiting[0] is not member
 
     @invariant()
     def who_is_loaded_and_idle_will_be_unloaded(self) -> None:
