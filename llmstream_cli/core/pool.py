@@ -137,8 +137,6 @@ class EnginePool:
                     for ticket in self._take_tickets(member):
                         member.lease()
                         ticket.outcome.set_result(None)
-                case Phase.UNLOADING:
-                    blocked = True  # what it leaves is for itself before later ones
                 case Phase.ABSENT if not blocked:
                     blocked = not self._load(member)
 

@@ -389,25 +389,6 @@ async def test_memory_that_is_about_to_be_free_counts_as_free() -> None:
 
 
 @timeless
-async def test_what_one_leaves_is_for_itself_before_later_ones() -> None:
-    models = Models(2, automatic=False)
-    first = Asker(models[0], keep_alive=0)
-    await turns()
-    models.factories[0].engine.closed.clear()
-    models.factories[0].engine.loaded.set()
-    models.factories[0].engine.answered.set()
-    await first.task
-    for factory in models.factories:
-        factory.automatic = True
-    askers = [Asker(models[0], keep_alive=0), Asker(models[1])]
-    await turns()
-    models.factories[0].engine.closed.set()
-    await asyncio.wait([asker.task for asker in askers], return_when=asyncio.FIRST_COMPLETED)
-    assert [asker.done for asker in askers] == [True, False]
-    await askers[1].task
-
-
-@timeless
 async def test_a_running_answer_is_never_interrupted() -> None:
     models = Models(2, automatic=False)
     first, second = Asker(models[0]), Asker(models[1])
