@@ -191,7 +191,6 @@ class PooledEngine:
         """End all requests, those that wait too, and the engine; see `Engine.aclose`."""
         if not self._closed:
             self._closed = True
-            self._stop_timer()
             self._pool.reject(self, EngineClosedError())
             match self.phase:
                 case Phase.LOADED:

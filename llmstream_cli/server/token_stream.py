@@ -160,7 +160,7 @@ def token_stream_routes(models: ServedModels) -> Blueprint:
     async def token_stream() -> Response:
         asked = await read_model(TokenStreamRequest)
         model = models.find(asked.model)
-        response = await stream(model.engine, [asked.generation(model.sampling)], PlainText())
+        response = await stream(model, [asked.generation(model.sampling)], PlainText())
         response.headers["X-Model"] = model.name
         return response
 

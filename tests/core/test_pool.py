@@ -439,6 +439,28 @@ async def test_a_stream_of_requests_for_one_model_does_not_starve_another() -> N
 
 
 @timeless
+async def test_small_models_do_not_overtake_a_large_one() -> None:
+    pool = EnginePool(3)
+    factories = [Factory(automatic=False) for _ in range(3)]
+    running, large, small = (
+        pool.add("m", factory, needed_bytes=size)
+        for factory, size in zip(factories, (2, 3, 1), strict=True)
+    )
+    askers = [Asker(running)]
+    await turns()
+    factories[0].engine.loaded.set()
+    askers += [Asker(large), Asker(small)]
+    await turns()
+    assert small.phase is Phase.ABSENT  # though it would fit
+    for factory in factories:
+        factory.automatic = True
+    factories[0].engine.answered.set()
+    await asyncio.wait([asker.task for asker in askers[1:]], return_when=asyncio.FIRST_COMPLETED)
+    assert [asker.done for asker in askers] == [True, True, False]
+    await askers[2].task
+
+
+@timeless
 async def test_models_load_in_the_order_in_which_they_were_asked_for() -> None:
     models = Models(4)
     order: list[int] = []
