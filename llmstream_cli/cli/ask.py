@@ -32,6 +32,8 @@ class Ask:
     def run(self) -> int:
         """Stream the answer to standard output; return the exit code."""
         self._check()
+        if self.question.is_absent and not self._is_for_one_question:
+            return self._chat()
         conversation = Conversation(system_message(self.system, self.context))
         question = self.question.text()
         opened = self.engine.open()
@@ -46,6 +48,24 @@ class Ask:
             )
         if self.count and self.engine.url is not None:
             raise InvalidValueError("--count needs the model itself; not with --url")
+
+    @property
+    def _is_for_one_question(self) -> bool:
+        sampling, view = self.sampling, self.view
+        constrained = sampling.grammar is not None or sampling.json_schema is not None
+        return self.question.raw or self.count or constrained or view.json or view.json_lines
+
+    def _chat(self) -> int:
+        from llmstream_cli.cli.chat import Chat
+
+        return Chat(
+            engine=self.engine,
+            system=self.system,
+            context=self.context,
+            sampling=self.sampling,
+            view=self.view,
+            stats=self.stats,
+        ).run()
 
     def _request(
         self, opened: OpenEngine, conversation: Conversation, question: str

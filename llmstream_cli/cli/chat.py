@@ -33,7 +33,9 @@ class Chat:
         """Talk until the user leaves or the input ends; return the exit code."""
         conversation = Conversation(system_message(self.system, self.context))
         opened = self.engine.open()
-        lines, typed = open_lines((), complete)  # while the model loads
+        # While the model loads: what edits lines and what renders answers take time to import.
+        lines, typed = open_lines((), complete)
+        self.view.make()
         with asyncio.Runner() as runner:
             talk = Talk(
                 engine=self.engine,

@@ -16,10 +16,9 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output, create_output
 from prompt_toolkit.shortcuts import CompleteStyle
 
-from llmstream_cli.cli.lines import Words, is_open
+from llmstream_cli.cli.lines import CONTINUATION, PROMPT, Words, is_open
 from llmstream_cli.cli.terminal import complain
 
-PROMPT, CONTINUATION = ">>> ", "... "
 _LEAVE_HINT = "Ctrl-C once more leaves, and so does Ctrl-D; /help lists the commands\n"
 
 

@@ -3,12 +3,14 @@
 Text of several lines stands between triple quotes. What `read` returns may be that, or one line.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TextIO
 
 from llmstream_cli.errors import InvalidValueError
 
+PROMPT, CONTINUATION = ">>> ", "... "
 QUOTES = '"""'
 MAX_LINE_BYTES = 16 * 1024 * 1024
 
@@ -42,6 +44,8 @@ def open_lines(recent: Sequence[str], words: Words) -> tuple[Lines, bool]:
         raise InvalidValueError("standard input is closed; a chat reads its questions there")
     if sys.stdin.isatty():
         screen = next((s for s in (sys.stdout, sys.stderr) if s is not None and s.isatty()), None)
+        if screen is not None and not can_edit():
+            return PipedLines(sys.stdin.buffer, prompt_on=screen), True
         if screen is not None:
             from llmstream_cli.cli.line_editor import LineEditor
 
@@ -50,26 +54,31 @@ def open_lines(recent: Sequence[str], words: Words) -> tuple[Lines, bool]:
 
 
 class PipedLines:
-    """Lines from a pipe or a file, in UTF-8.
+    """Lines from a pipe or a file, in UTF-8, or from a terminal that can do no more.
 
     Args:
         stream: what they are read from.
+        prompt_on: a terminal that is told when a line is wanted.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, prompt_on: TextIO | None = None) -> None:
         self._stream = stream
+        self._screen = prompt_on
 
     def read(self) -> str:
         """Return the next text; quotes that are never closed end with the input."""
-        text = self._read_line()
+        text = self._read_line(PROMPT)
         while is_open(text):
             try:
-                text += "\n" + self._read_line()
+                text += "\n" + self._read_line(CONTINUATION)
             except EOFError:
                 break
         return text
 
-    def _read_line(self) -> str:
+    def _read_line(self, prompt: str) -> str:
+        if self._screen is not None:
+            self._screen.write(prompt)
+            self._screen.flush()
         data = self._stream.readline(MAX_LINE_BYTES + 1)
         if not data:
             raise EOFError
@@ -79,6 +88,11 @@ class PipedLines:
             return data.decode("utf-8-sig").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise InvalidValueError(f"a line is not UTF-8 text: {error}") from error
+
+
+def can_edit() -> bool:
+    """Tell whether a terminal understands what an editor sends it."""
+    return os.environ.get("TERM") not in {"dumb", "unknown"}
 
 
 def is_open(text: str) -> bool:

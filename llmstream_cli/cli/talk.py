@@ -56,14 +56,13 @@ class Talk:
         Raises:
             LLMStreamError: the turn failed.
         """
-        answer, view = Answer(time.perf_counter()), self.view.make()
         self.unanswered = question
+        answer = Answer(time.perf_counter())
         try:
-            with on_interrupt(lambda: write_last(view.last_words(answer))):
-                self.runner.run(self._receive(question, answer, view, fresh_seed=fresh_seed))
+            self._show_answer(question, answer, fresh_seed=fresh_seed)
         except KeyboardInterrupt:
-            write_last(view.last_words(answer))
-            self._tell_stopped(answer)
+            if not answer.text:
+                complain("stopped before the answer; /retry asks again\n")
         finally:
             with uninterrupted():
                 self._keep(question, answer)
@@ -126,6 +125,15 @@ class Talk:
 
     # ---- a turn -----------------------------------------------------------------------------
 
+    def _show_answer(self, question: str, answer: Answer, *, fresh_seed: bool) -> None:
+        view = self.view.make()
+        try:
+            with on_interrupt(lambda: write_last(view.last_words(answer))):
+                self.runner.run(self._receive(question, answer, view, fresh_seed=fresh_seed))
+        except KeyboardInterrupt:
+            write_last(view.last_words(answer))
+            raise
+
     async def _receive(
         self, question: str, answer: Answer, view: View, *, fresh_seed: bool
     ) -> None:
@@ -152,10 +160,6 @@ class Talk:
             return
         self.conversation.add(question, answer.text)
         self.last, self.unanswered = answer, None
-
-    def _tell_stopped(self, answer: Answer) -> None:
-        if not answer.text:
-            complain("stopped before the answer; /retry asks again\n")
 
     def _tell_end(self, answer: Answer) -> None:
         if self.stats:
