@@ -112,7 +112,7 @@ def terminal(
     command = [sys.executable, "-m", "llmstream_cli", *arguments, "--threads", "1"]
     if shell:
         command = ["/bin/sh", "-c", shell, "sh", *command]
-    child = pexpect.spawn(
+    child: pexpect.spawn[bytes] = pexpect.spawn(
         command[0],
         command[1:],
         timeout=TIMEOUT,

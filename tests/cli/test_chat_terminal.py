@@ -238,7 +238,7 @@ def test_a_dumb_terminal_gets_no_control_sequences() -> None:
         chat.send(CTRL_C)
         chat.wait_for(">>>", 3)
         chat.send('"""one\n')
-        chat.wait_for("... ")
+        chat.wait_for("...")
         chat.send('two"""\n')
         chat.wait_for(">>>", 4)
         chat.send("/show messages\n")
