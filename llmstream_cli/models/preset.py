@@ -10,9 +10,9 @@ DEFAULT_CTX_SIZE = 8192
 
 # The program itself, its libraries, and llama.cpp's buffers for a step: 67 MB measured with a
 # vocabulary of 49,000 tokens; they grow with the vocabulary and the width of the model.
-_OVERHEAD_BYTES = 200_000_000
+OVERHEAD_BYTES = 200_000_000
 
-_BYTES_PER_ELEMENT = 2  # the KV cache holds half-precision numbers
+KV_ELEMENT_BYTES = 2  # the KV cache holds half-precision numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class KVShape:
     @property
     def bytes_per_token(self) -> int:
         """Memory for the keys and values of a token."""
-        return 2 * self.layers * self.kv_heads * self.head_size * _BYTES_PER_ELEMENT
+        return 2 * self.layers * self.kv_heads * self.head_size * KV_ELEMENT_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,8 @@ class Preset:
 
     Attributes:
         name: what the user types.
-        summary: one line for a person who chooses.
+        title: what its authors call it.
+        summary: a few words for a person who chooses.
         licence: of the weights: its SPDX identifier, or what the Hub calls it.
         num_parameters: weights, embeddings among them, to three digits.
         size_bytes: of the file at `source`, to three digits.
@@ -107,6 +108,7 @@ class Preset:
     """
 
     name: str
+    title: str
     summary: str
     licence: str
     num_parameters: int
@@ -124,6 +126,11 @@ class Preset:
         """Return the file of the model that an installed package carries, if there is one."""
         return self.packaged.locate() if self.packaged is not None else None
 
+    @property
+    def disk_bytes(self) -> int:
+        """What the model takes on the disk; a file in candle's layout stays beside its copy."""
+        return self.size_bytes * (2 if isinstance(self.source, CandleFile) else 1)
+
     def memory_bytes(self, ctx_size: int | None = None) -> int:
         """Estimate the memory that one conversation takes: weights, KV cache, and the program.
 
@@ -131,4 +138,4 @@ class Preset:
             ctx_size: tokens of the conversation; None is what it may have by default.
         """
         tokens = min(self.ctx_size, ctx_size or DEFAULT_CTX_SIZE)
-        return self.size_bytes + tokens * self.kv.bytes_per_token + _OVERHEAD_BYTES
+        return self.size_bytes + tokens * self.kv.bytes_per_token + OVERHEAD_BYTES
