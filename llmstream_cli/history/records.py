@@ -85,9 +85,9 @@ def messages(turns: Sequence[Turn]) -> tuple[Message, ...]:
     """
     shown = []
     for turn, following in zip_longest(turns, turns[1:]):
-        answered = following is not None and following.role == "assistant" and following.content
-        if turn.role == "system" or (turn.role == "user" and answered):
-            shown.append(Message(turn.role, turn.content))
-        elif turn.role == "assistant" and turn.content:
+        is_answered = (
+            following is not None and following.role == "assistant" and following.content != ""
+        )
+        if {"system": True, "user": is_answered, "assistant": turn.content != ""}[turn.role]:
             shown.append(Message(turn.role, turn.content))
     return tuple(shown)

@@ -8,8 +8,8 @@ Rules:
 3. Only the user may read it: the file has mode 0600 (SQLite gives its companions the same), and the
    folder, if it is made here, 0700.
 4. What is deleted is overwritten (`secure_delete`), in the index of words as well.
-5. The index is made where SQLite has FTS5. Its triggers belong to the connection, so that a file
-   from one SQLite can be used by another; turns that were kept without it are found by their number.
+5. The index is made where SQLite has FTS5. Its triggers belong to the connection, so that one
+   without FTS5 can use the file too; a later one that has it adds the turns that are missing.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ _MIGRATIONS = (
     CREATE TABLE turn (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         session_id INTEGER NOT NULL REFERENCES session ON DELETE CASCADE,
-        role TEXT NOT NULL,
+        role TEXT NOT NULL CHECK (role IN ('system', 'user', 'assistant')),
         content TEXT NOT NULL,
         reasoning TEXT NOT NULL,
         model TEXT NOT NULL,
