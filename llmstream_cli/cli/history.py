@@ -220,18 +220,16 @@ def _print_rows(headings: list[str], rows: list[list[str]]) -> None:
 
 
 def _print_table(headings: list[str], rows: list[list[str]]) -> None:
-    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading, *cells in zip(headings[:-1], *rows, strict=False):
-        width = min(_MAX_COLUMN_WIDTH, max(map(cell_len, (heading, *cells))))
-        table.add_column(heading, no_wrap=True, overflow="ellipsis", min_width=width)
-    table.add_column(headings[-1], no_wrap=True, overflow="ellipsis")  # has what is left
+    for heading in headings[:-1]:
+        table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=_MAX_COLUMN_WIDTH)
+    table.add_column(headings[-1])  # the only one that may become narrower
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(Text, row[:-1]), Text(row[-1], no_wrap=True, overflow="ellipsis"))
     Console(file=sys.stdout, highlight=False, markup=False).print(table)
 
 
