@@ -104,8 +104,10 @@ async def serving(
     async with await asyncio.start_server(fake.connect, "127.0.0.1", 0, ssl=tls) as server:
         port = server.sockets[0].getsockname()[1]
         fake.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
-        yield fake
-    await asyncio.gather(*fake.connections)
+        try:
+            yield fake
+        finally:
+            await asyncio.gather(*fake.connections)
 
 
 def answer(content_type: str, *writes: bytes, status: str = "200 OK", hang: bool = False) -> Reply:

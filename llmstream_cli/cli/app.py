@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import llmstream_cli
-from llmstream_cli.cli import chat_app, models_app, options
+from llmstream_cli.cli import chat_app, history_app, models_app, options
 from llmstream_cli.cli.model_order import ModelOrderCommand, model_choices
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.terminal import complain, discard_output, one_line
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
 app.add_typer(models_app.app, name="models")
+app.add_typer(history_app.app, name="history")
 
 _OPTIONS = {
     "json_schema": "schema",

@@ -140,11 +140,11 @@ class GenerationRequest:
         sampling: how to draw and when to stop.
         prompt: continue this instead of `messages`, as it is: text, in which control tokens are
             read, or token ids.
+        keep_alive: how many seconds the model stays loaded after this and later answers, where
+            requests load it (see `Residency`); infinite is for good, None as before.
         unset: names of the parameters in `sampling` that nobody asked for. An engine that passes
             the request on leaves them to the other server; one that generates itself takes the
             values that stand there.
-        keep_alive: how many seconds the model stays loaded after this and later answers, where
-            requests load it (see `Residency`); infinite is for good, None as before.
 
     Raises:
         InvalidValueError: there are both messages and a prompt, or neither.
@@ -153,8 +153,8 @@ class GenerationRequest:
     messages: tuple[Message, ...] = ()
     sampling: SamplingParams = SamplingParams()
     prompt: str | tuple[int, ...] | None = None
-    unset: tuple[str, ...] = ()
     keep_alive: float | None = None
+    unset: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if bool(self.messages) == (self.prompt is not None):
