@@ -209,6 +209,14 @@ async def test_ready_is_the_default_and_names_all_states() -> None:
         models.last("a").loaded.set()
         await until(lambda: models.state("a") is EngineState.READY)
         assert (await get(served, "/ready"))["models"] == {"a": "ready", "b": "idle"}
+        models.members["a"].unload()
+        await until(lambda: models.state("a") is EngineState.IDLE)
+        asked = asyncio.create_task(question(served, "a"))
+        await until(lambda: models.state("a") is EngineState.LOADING)
+        again = await ask(served, head("GET", "/ready"))
+        assert (again.status, json.loads(again.body)["models"]["a"]) == (200, "loading")
+        models.last("a").loaded.set()
+        assert (await asked).status == 200
 
 
 # ---- loading for a request ------------------------------------------------------------------
