@@ -2,9 +2,9 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -29,14 +29,14 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def talks(path: Path) -> Iterator[Path]:
+def talks(path: Path) -> Path:
     with History.open(path) as history:
         trip = history.begin("trip")
         history.append(trip.id, Turn(role="user", content="Where is Paris?"))
         history.append(trip.id, Turn(role="assistant", content=EVIL, model="smollm2"))
         other = history.begin()
         history.append(other.id, Turn(role="user", content="Who sings?\n" + "la " * 99))
-    yield path
+    return path
 
 
 def run(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
@@ -112,21 +112,22 @@ def test_search() -> None:
     assert run("search", "nobody", "--json") == (0, "[]\n", "")
 
 
-def spawn(*arguments: str, columns: int = 80) -> "pexpect.spawn[str]":
+def spawn(*arguments: str, columns: int = 80, term: str = "dumb") -> "pexpect.spawn[str]":
     return pexpect.spawn(
         sys.executable,
         [*COMMAND[1:], "history", *arguments],
         timeout=TIMEOUT,
         encoding="utf-8",
         dimensions=(24, columns),
-        env={**os.environ, "TERM": "dumb"},
+        env={**os.environ, "TERM": term},
     )
 
 
 @pytest.mark.usefixtures("talks")
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_a_terminal_gets_a_table_that_fits(columns: int) -> None:
-    lines = spawn("list", columns=columns).read().splitlines()
+    shown = spawn("list", columns=columns, term="xterm").read()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
     assert lines[0].split() == ["number", "name", "changed", "turns", "model", "question"]
     assert lines[1].startswith("2       -     20")
     assert len(lines) == 3

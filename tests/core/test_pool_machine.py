@@ -50,9 +50,7 @@ class PoolMachine(RuleBasedStateMachine):
     async def _set_up(self) -> None:
         self.pool = EnginePool(BOUND)
         self.members = [
-            self.pool.add(
-                str(size), factory, needed_bytes=size, keep_alive=KEEP, max_requests=6
-            )
+            self.pool.add(str(size), factory, needed_bytes=size, keep_alive=KEEP, max_requests=6)
             for size, factory in zip(SIZES, self.factories, strict=True)
         ]
 
