@@ -2,9 +2,11 @@
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from llmstream_cli.core.api import Chunk, Engine, FinishReason, GenerationRequest, Usage
+from llmstream_cli.history.records import Turn
 
 
 class Answer:
@@ -50,6 +52,24 @@ class Answer:
             self._reasoning.append(chunk.reasoning)
         self.finish_reason = chunk.finish_reason
         self.usage = chunk.usage
+
+    def turns(self, question: str, model: str, sampling: Mapping[str, Any]) -> tuple[Turn, Turn]:
+        """Return the question and what came of the answer, as they are kept.
+
+        Args:
+            question: that was asked.
+            model: what names the model; "" takes `Answer.model`.
+            sampling: what the user set of it.
+        """
+        return Turn(role="user", content=question), Turn(
+            role="assistant",
+            content=self.text,
+            reasoning=self.reasoning,
+            model=model or self.model,
+            finish_reason=self.finish_reason or FinishReason.CANCELLED,
+            usage=self.usage,
+            sampling=sampling,
+        )
 
 
 async def receive(

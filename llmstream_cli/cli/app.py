@@ -109,6 +109,12 @@ def ask(
     context: options.Context = None,
     template: options.Template = None,
     raw: options.Raw = False,
+    think: options.Think = None,
+    attach: options.Attach = None,
+    edit: options.Edit = False,
+    continue_: options.Continue = False,
+    session: options.Session = None,
+    no_history: options.NoHistory = False,
     schema: options.Schema = None,
     grammar: options.Grammar = None,
     count: options.Count = False,
@@ -136,6 +142,8 @@ def ask(
     from llmstream_cli.cli.ask import Ask
     from llmstream_cli.cli.engine_options import EngineOptions
     from llmstream_cli.cli.question import Question
+    from llmstream_cli.cli.recording import RecordOptions
+    from llmstream_cli.cli.setup import Setup
     from llmstream_cli.cli.structured import read_grammar, read_schema
     from llmstream_cli.cli.views import ViewOptions
     from llmstream_cli.models.resolve import ModelChoice
@@ -163,16 +171,22 @@ def ask(
         api_key=api_key,
         verbose=verbose,
     )
-    return Ask(
-        question=Question(words=query or [], raw=raw),
+    setup = Setup(
         engine=engine,
         system=system,
         context=context,
         sampling=sampling,
-        view=ViewOptions(json=json, json_lines=json_lines, markdown=markdown and not raw),
-        count=count,
+        view=ViewOptions(
+            json=json,
+            json_lines=json_lines,
+            markdown=markdown and not raw,
+            reasoning=think is not False,
+        ),
+        record=RecordOptions(continues=continue_, session=session, off=no_history),
         stats=stats or verbose,
-    ).run()
+    )
+    question = Question(words=query or [], files=attach or [], in_editor=edit, raw=raw)
+    return Ask(setup=setup, question=question, count=count).run()
 
 
 app.command("chat", help=chat_app.HELP)(chat_app.chat)

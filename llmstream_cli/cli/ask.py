@@ -4,14 +4,13 @@ import sys
 from dataclasses import dataclass
 
 from llmstream_cli.cli.answer import Answer, receive
-from llmstream_cli.cli.conversation import Conversation
-from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
+from llmstream_cli.cli.engine_options import OpenEngine
 from llmstream_cli.cli.hint import hint_once
-from llmstream_cli.cli.process import STARTED, on_interrupt, write_last
-from llmstream_cli.cli.question import Question, system_message
-from llmstream_cli.cli.sampling import SamplingOptions
+from llmstream_cli.cli.process import STARTED, on_interrupt, uninterrupted, write_last
+from llmstream_cli.cli.question import Question
+from llmstream_cli.cli.setup import Begun, Setup, make_request
 from llmstream_cli.cli.stats import print_settings, print_usage
-from llmstream_cli.cli.views import View, ViewOptions
+from llmstream_cli.cli.views import View
 from llmstream_cli.core.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError, LLMStreamError
 
@@ -20,60 +19,48 @@ from llmstream_cli.errors import InvalidValueError, LLMStreamError
 class Ask:
     """What the user asked for; see the options of the command for each attribute."""
 
+    setup: Setup
     question: Question
-    engine: EngineOptions
-    system: str | None
-    context: str | None
-    sampling: SamplingOptions
-    view: ViewOptions
     count: bool
-    stats: bool
 
     def run(self) -> int:
         """Stream the answer to standard output; return the exit code."""
         self._check()
         if self.question.is_absent and not self._is_for_one_question:
-            return self._chat()
-        conversation = Conversation(system_message(self.system, self.context))
-        question = self.question.text()
-        opened = self.engine.open()
-        request = self._request(opened, conversation, question)
-        return self._count(opened, request) if self.count else self._answer(opened, request)
+            from llmstream_cli.cli.chat import Chat
+
+            return Chat(setup=self.setup).run()
+        with self.question.written() as question:
+            begun = self.setup.begin()
+            request = self._request(begun, question)
+            if self.count:
+                return self._count(begun.opened, request)
+            return self._answer(begun, request, question)
 
     def _check(self) -> None:
-        given = (self.system, self.context, self.engine.template)
+        setup = self.setup
+        given = (setup.system, setup.context, setup.engine.template)
         if self.question.raw and given != (None, None, None):
             raise InvalidValueError(
                 "--raw leaves no place for --system, --context or --template; write the prompt out"
             )
-        if self.count and self.engine.url is not None:
+        if self.question.raw and (setup.record.continues or setup.record.session is not None):
+            raise InvalidValueError("--raw goes on with no conversation; write the prompt out")
+        if self.count and setup.engine.url is not None:
             raise InvalidValueError("--count needs the model itself; not with --url")
 
     @property
     def _is_for_one_question(self) -> bool:
-        sampling, view = self.sampling, self.view
+        sampling, view = self.setup.sampling, self.setup.view
         constrained = sampling.grammar is not None or sampling.json_schema is not None
         return self.question.raw or self.count or constrained or view.json or view.json_lines
 
-    def _chat(self) -> int:
-        from llmstream_cli.cli.chat import Chat
-
-        return Chat(
-            engine=self.engine,
-            system=self.system,
-            context=self.context,
-            sampling=self.sampling,
-            view=self.view,
-            stats=self.stats,
-        ).run()
-
-    def _request(
-        self, opened: OpenEngine, conversation: Conversation, question: str
-    ) -> GenerationRequest:
-        sampling, unset = self.sampling.over(opened.sampling), self.sampling.unset
-        if self.question.raw:
-            return GenerationRequest(sampling=sampling, prompt=question, unset=unset)
-        return GenerationRequest(conversation.asking(question), sampling, unset=unset)
+    def _request(self, begun: Begun, question: str) -> GenerationRequest:
+        sampling, opened = self.setup.sampling, begun.opened
+        if not self.question.raw:
+            return make_request(begun.conversation, question, sampling, opened)
+        params = sampling.over(opened.sampling)
+        return GenerationRequest(sampling=params, prompt=question, unset=sampling.unset)
 
     def _count(self, opened: OpenEngine, request: GenerationRequest) -> int:
         import asyncio  # while the model loads
@@ -82,17 +69,31 @@ class Ask:
         sys.stdout.write(f"{asyncio.run(opened.local.count_tokens(request))}\n")
         return 0
 
-    def _answer(self, opened: OpenEngine, request: GenerationRequest) -> int:
+    def _answer(self, begun: Begun, request: GenerationRequest, question: str) -> int:
         import asyncio  # while the model loads
 
-        answer, view = Answer(STARTED), self.view.make()
+        answer, view = Answer(STARTED), self.setup.view.make()
 
-        with on_interrupt(lambda: write_last(view.last_words(answer))):
-            asyncio.run(self._receive(opened, request, answer, view))
-        if self.stats:
+        kept = False
+
+        def keep() -> None:
+            nonlocal kept
+            with uninterrupted():
+                if answer.text and not kept:
+                    turns = answer.turns(question, begun.opened.reference, self.setup.sampling.said)
+                    begun.recorder.keep(begun.conversation.system, turns)
+                kept = True
+
+        with on_interrupt(keep):
+            try:
+                with on_interrupt(lambda: write_last(view.last_words(answer))):
+                    asyncio.run(self._receive(begun.opened, request, answer, view))
+            finally:
+                keep()
+        if self.setup.stats:
             print_usage(answer)
-        if opened.found is not None:
-            hint_once(opened.found)
+        if begun.opened.found is not None:
+            hint_once(begun.opened.found)
         return 0
 
     async def _receive(
@@ -101,7 +102,7 @@ class Ask:
         try:
             info = await opened.engine.ready()
             answer.model = opened.name or info.name
-            if self.stats and opened.found is not None:  # else they are the server's own
+            if self.setup.stats and opened.found is not None:  # else they are the server's own
                 print_settings(info, request.sampling, opened.found.seconds)
             await receive(opened.engine, request, answer, view.show)
         except LLMStreamError:

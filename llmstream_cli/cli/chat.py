@@ -7,14 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llmstream_cli.cli.chat_commands import complete, run_command
-from llmstream_cli.cli.conversation import Conversation
-from llmstream_cli.cli.engine_options import EngineOptions
 from llmstream_cli.cli.lines import Lines, open_lines, without_quotes
-from llmstream_cli.cli.question import system_message
-from llmstream_cli.cli.sampling import SamplingOptions
+from llmstream_cli.cli.setup import Setup
 from llmstream_cli.cli.talk import Talk
 from llmstream_cli.cli.terminal import as_utf8, complain, one_line
-from llmstream_cli.cli.views import ViewOptions
 from llmstream_cli.errors import LLMStreamError, OutputError, PromptError
 
 
@@ -22,37 +18,37 @@ from llmstream_cli.errors import LLMStreamError, OutputError, PromptError
 class Chat:
     """What the user asked for; see the options of the command for each attribute."""
 
-    engine: EngineOptions
-    system: str | None
-    context: str | None
-    sampling: SamplingOptions
-    view: ViewOptions
-    stats: bool
+    setup: Setup
 
     def run(self) -> int:
         """Talk until the user leaves or the input ends; return the exit code."""
-        conversation = Conversation(system_message(self.system, self.context))
-        opened = self.engine.open()
+        begun = self.setup.begin()
         # While the model loads: what edits lines and what renders answers take time to import.
-        lines, typed = open_lines((), complete)
-        self.view.make()
+        lines, typed = open_lines(begun.recorder.recent_questions, complete)
+        self.setup.view.make()
         with asyncio.Runner() as runner:
             talk = Talk(
-                engine=self.engine,
-                opened=opened,
-                conversation=conversation,
-                sampling=self.sampling,
-                view=self.view,
-                stats=self.stats,
+                setup=self.setup,
+                engine=begun.engine,
+                opened=begun.opened,
+                conversation=begun.conversation,
+                recorder=begun.recorder,
+                sampling=self.setup.sampling,
                 typed=typed,
                 runner=runner,
             )
             if not typed:
                 return _converse(talk, lines)
-            complain(f"{opened.name or self.engine.url}: /help lists the commands, Ctrl-D leaves\n")
+            complain(f"{_greeting(talk)}: /help lists the commands, Ctrl-D leaves\n")
             with _interrupts_raised():
                 _converse(talk, lines)
         return 0
+
+
+def _greeting(talk: Talk) -> str:
+    num_turns = len(talk.conversation.turns)
+    before = f", {num_turns} turns of a conversation" if num_turns else ""
+    return (talk.opened.name or str(talk.engine.url)) + before
 
 
 def _converse(talk: Talk, lines: Lines) -> int:

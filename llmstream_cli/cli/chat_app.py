@@ -18,6 +18,10 @@ def chat(
     system: options.System = None,
     context: options.Context = None,
     template: options.Template = None,
+    think: options.Think = None,
+    continue_: options.Continue = False,
+    session: options.Session = None,
+    no_history: options.NoHistory = False,
     url: options.AskUrl = None,
     api_key: options.ApiKey = None,
     temperature: options.Temperature = None,
@@ -39,6 +43,8 @@ def chat(
     """Turn the options into settings, and talk."""
     from llmstream_cli.cli.chat import Chat
     from llmstream_cli.cli.engine_options import EngineOptions
+    from llmstream_cli.cli.recording import RecordOptions
+    from llmstream_cli.cli.setup import Setup
     from llmstream_cli.cli.views import ViewOptions
     from llmstream_cli.models.resolve import ModelChoice
 
@@ -63,11 +69,13 @@ def chat(
         api_key=api_key,
         verbose=verbose,
     )
-    return Chat(
+    setup = Setup(
         engine=engine,
         system=system,
         context=context,
         sampling=sampling,
-        view=ViewOptions(markdown=markdown),
+        view=ViewOptions(markdown=markdown, reasoning=think is not False),
+        record=RecordOptions(continues=continue_, session=session, off=no_history),
         stats=stats or verbose,
-    ).run()
+    )
+    return Chat(setup=setup).run()

@@ -1,8 +1,9 @@
 """A conversation: who said what, and what can be taken back."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from llmstream_cli.history.records import Turn, answered
 from llmstream_cli.prompts.messages import Message
 
 
@@ -16,29 +17,27 @@ class Conversation:
     """
 
     system: str | None = None
-    turns: list[Message] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
 
     @classmethod
-    def of(cls, messages: Iterable[Message]) -> "Conversation":
-        """Make a conversation of messages, of which the first may be the system's."""
-        turns = list(messages)
-        system = turns.pop(0).content if turns and turns[0].role == "system" else None
-        return cls(system, turns)
+    def of(cls, turns: Sequence[Turn]) -> "Conversation":
+        """Make a conversation of turns that were kept; the last system message holds.
+
+        One without text takes back those before it.
+        """
+        system = [turn.content for turn in turns if turn.role == "system"]
+        said = [turn for turn in turns if turn.role != "system"]
+        return cls(system[-1] or None if system else None, answered(said))
 
     @property
     def messages(self) -> tuple[Message, ...]:
         """All of it, as a model takes it."""
-        if self.system is None:
-            return tuple(self.turns)
-        return Message("system", self.system), *self.turns
+        said = tuple(Message(turn.role, turn.content) for turn in self.turns)
+        return said if self.system is None else (Message("system", self.system), *said)
 
     def asking(self, question: str) -> tuple[Message, ...]:
         """Return all of it and a further question, which does not become a part of it."""
         return *self.messages, Message("user", question)
-
-    def add(self, question: str, answer: str) -> None:
-        """Add a question and what was answered, be it cut."""
-        self.turns += [Message("user", question), Message("assistant", answer)]
 
     def undo(self) -> str | None:
         """Take the last question back, with its answer; return it, or None if there is none."""

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from llmstream_cli.cli.find_model import find_model
 from llmstream_cli.cli.prompt import preset_format, read_template
-from llmstream_cli.cli.terminal import complain, without_controls
+from llmstream_cli.cli.terminal import complain, one_line, without_controls
 from llmstream_cli.core.api import Engine, EngineConfig
-from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.errors import InvalidValueError, ModelNotFoundError
+from llmstream_cli.models.reference import HubModel, LocalFile, parse_reference
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class OpenEngine:
     Attributes:
         engine: it may still be loading its model.
         name: what the model goes by; "" where another server has yet to tell.
+        reference: what names it to `--model`, from any folder; "" likewise.
         sampling: what the model's authors advise, by the names of the sampling parameters.
         found: the model's file; None on another server.
         local: the engine, where it is one in this process.
@@ -29,6 +31,7 @@ class OpenEngine:
 
     engine: Engine
     name: str
+    reference: str = ""
     sampling: Mapping[str, float] = field(default_factory=dict)
     found: ResolvedModel | None = None
     local: "InProcessEngine | None" = None
@@ -80,6 +83,26 @@ class EngineOptions:
         """
         return self._open_here() if self.url is None else self._open_remote(self.url)
 
+    def open_for(self, model: str) -> "tuple[EngineOptions, OpenEngine]":
+        """Open the model that a conversation was held with, unless the user has named another.
+
+        Args:
+            model: its reference; "" where it is unknown.
+
+        Returns:
+            The options of the model that is opened, and the engine.
+
+        Raises:
+            LLMStreamError: see `open`.
+        """
+        if model and self.url is None and self.model == ModelChoice():
+            options = self.with_model(model)
+            try:
+                return options, options.open()
+            except ModelNotFoundError as error:
+                complain(f"llmstream: another model goes on: {one_line(str(error))}\n")
+        return self, self.open()
+
     def _open_here(self) -> OpenEngine:
         chat_format = None if self.template is None else read_template(self.template)
         found = find_model(self.model)
@@ -99,7 +122,12 @@ class EngineOptions:
         )
         engine.start()
         return OpenEngine(
-            engine=engine, name=found.name, sampling=found.sampling, found=found, local=engine
+            engine=engine,
+            name=found.name,
+            reference=_reference(self.model, found),
+            sampling=found.sampling,
+            found=found,
+            local=engine,
         )
 
     def _open_remote(self, url: str) -> OpenEngine:
@@ -108,7 +136,7 @@ class EngineOptions:
         name = self.model.preset or self.model.model
         engine = RemoteEngine(url, model=name, api_key=self.api_key)
         engine.start()
-        return OpenEngine(engine=engine, name=name or "")
+        return OpenEngine(engine=engine, name=name or "", reference=name or "")
 
     def _config(self, path: str) -> EngineConfig:
         return EngineConfig(
@@ -117,3 +145,15 @@ class EngineOptions:
             threads=self.threads,
             gpu_layers=self.gpu_layers,
         )
+
+
+def _reference(choice: ModelChoice, found: ResolvedModel) -> str:
+    if choice.model is None:
+        return found.name
+    match parse_reference(choice.model):
+        case LocalFile(path):
+            return str(path.absolute())
+        case HubModel() as repo:
+            return str(repo if choice.file is None else replace(repo, file=choice.file))
+        case _:
+            return found.name

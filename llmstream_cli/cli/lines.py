@@ -30,11 +30,11 @@ class Lines(Protocol):
         """
 
 
-def open_lines(recent: Sequence[str], words: Words) -> tuple[Lines, bool]:
+def open_lines(recent: Callable[[], Sequence[str]], words: Words) -> tuple[Lines, bool]:
     """Return where lines come from, and whether a person types them.
 
     Args:
-        recent: what to find with the arrow keys, the latest last.
+        recent: returns what to find with the arrow keys, the latest last.
         words: what a word may be completed to.
 
     Raises:
@@ -49,7 +49,7 @@ def open_lines(recent: Sequence[str], words: Words) -> tuple[Lines, bool]:
         if screen is not None:
             from llmstream_cli.cli.line_editor import LineEditor
 
-            return LineEditor(screen, recent, words), True
+            return LineEditor(screen, recent(), words), True
     return PipedLines(sys.stdin.buffer), False
 
 

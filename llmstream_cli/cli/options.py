@@ -103,6 +103,16 @@ Raw = Annotated[
         help="Continue the text as it is, without any prompt format; print the answer as it comes.",
     ),
 ]
+Attach = Annotated[
+    list[str] | None,
+    _prompt(
+        "--attach",
+        "-a",
+        metavar="FILE",
+        help="Put a text file before the question; may be repeated.",
+    ),
+]
+Edit = Annotated[bool, _prompt("--edit", "-e", help="Write the question in your $EDITOR.")]
 Schema = Annotated[
     str | None,
     _prompt("--schema", metavar="JSON|FILE", help="A JSON schema that the answer has to fulfil."),
@@ -122,6 +132,21 @@ Think = Annotated[
         show_default="as the model's template says",
     ),
 ]
+
+_history = partial(typer.Option, rich_help_panel="History", show_default=False)
+
+Continue = Annotated[
+    bool, _history("--continue", "-c", help="Go on with the conversation that was held last.")
+]
+Session = Annotated[
+    str | None,
+    _history(
+        "--session",
+        metavar="NAME",
+        help="Go on with the conversation of that name, or begin it; see `llmstream history list`.",
+    ),
+]
+NoHistory = Annotated[bool, _history("--no-history", help="Keep nothing of this conversation.")]
 
 AskUrl = Annotated[
     str | None,

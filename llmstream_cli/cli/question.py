@@ -1,7 +1,8 @@
 """What is asked: the words of a command line, files, standard input, a text from an editor."""
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from llmstream_cli.cli.prompt import context_message
@@ -14,25 +15,44 @@ class Question:
     """Where the question comes from; see the options of `ask` for each attribute."""
 
     words: Sequence[str] = ()
+    files: Sequence[str] = ()
+    in_editor: bool = False
     raw: bool = False
 
     @property
     def is_absent(self) -> bool:
         """Whether a person sits at a terminal and has not asked yet."""
-        return not self.words and sys.stdin is not None and sys.stdin.isatty()
+        given = self.words or self.files or self.in_editor
+        return not given and sys.stdin is not None and sys.stdin.isatty()
 
-    def text(self) -> str:
-        """Return the whole question.
+    @contextlib.contextmanager
+    def written(self) -> Iterator[str]:
+        """Give the block the whole question, which the editor keeps if the block fails.
 
         Raises:
             InvalidValueError: there is none, or a part of it is too long or no text.
+            EditorError: the editor failed, or left nothing.
         """
+        text = self._text()
+        if self.in_editor:
+            from llmstream_cli.cli.editor import edited
+
+            with edited(text) as question:
+                yield question
+        elif not (text if self.raw else text.strip()):
+            raise InvalidValueError("there is no question; give one or pipe it to standard input")
+        else:
+            yield text
+
+    def _text(self) -> str:
         words = as_utf8(" ".join(self.words), "the question")
         piped = read_piped_input(strip=not self.raw)
         question = "\n\n".join(filter(None, (words, piped)))
-        if not (question if self.raw else question.strip()):
-            raise InvalidValueError("there is no question; give one or pipe it to standard input")
-        return question
+        if not self.files:
+            return question
+        from llmstream_cli.cli.attachments import attach
+
+        return attach(question, self.files)
 
 
 def system_message(system: str | None, context: str | None) -> str | None:

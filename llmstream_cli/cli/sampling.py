@@ -36,13 +36,15 @@ class SamplingOptions:
         Args:
             advised: values by the names of `SamplingParams`, of the model's authors.
         """
-        return SamplingParams(**{**advised, **self._said()})
+        return SamplingParams(**{**advised, **self.said})
 
     @property
     def unset(self) -> tuple[str, ...]:
         """The parameters that the user did not set; see `GenerationRequest.unset`."""
-        said = self._said()
+        said = self.said
         return tuple(field.name for field in fields(SamplingParams) if field.name not in said)
 
-    def _said(self) -> dict[str, Any]:
+    @property
+    def said(self) -> dict[str, Any]:
+        """What the user set, by the names of `SamplingParams`."""
         return {name: value for name, value in asdict(self).items() if value not in (None, ())}

@@ -10,11 +10,13 @@ from llmstream_cli.cli.conversation import Conversation
 from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
 from llmstream_cli.cli.hint import hint_once
 from llmstream_cli.cli.process import on_interrupt, uninterrupted, write_last
+from llmstream_cli.cli.recording import Recorder
 from llmstream_cli.cli.sampling import SamplingOptions
+from llmstream_cli.cli.setup import Setup, make_request
 from llmstream_cli.cli.stats import print_settings, print_usage
 from llmstream_cli.cli.terminal import complain
-from llmstream_cli.cli.views import View, ViewOptions
-from llmstream_cli.core.api import FinishReason, GenerationRequest, ModelInfo
+from llmstream_cli.cli.views import View
+from llmstream_cli.core.api import FinishReason, ModelInfo
 from llmstream_cli.errors import InvalidValueError, LLMStreamError
 
 
@@ -23,35 +25,35 @@ class Talk:
     """A chat that goes on.
 
     Attributes:
+        setup: how it began.
         engine: the options of the model in use.
         opened: the model in use.
         conversation: what was said.
+        recorder: keeps it.
         sampling: what the user has set.
-        view: how answers are shown.
-        stats: whether to tell what each has cost.
         typed: whether a person types the questions: then Ctrl-C ends an answer, and not the chat.
         runner: has the event loop of all answers.
         last: the last answer; None before the first, and when it was taken back.
         unanswered: the last question, if nothing came of it; `retry` asks it again.
     """
 
+    setup: Setup
     engine: EngineOptions
     opened: OpenEngine
     conversation: Conversation
+    recorder: Recorder
     sampling: SamplingOptions
-    view: ViewOptions
-    stats: bool
     typed: bool
     runner: asyncio.Runner
     last: Answer | None = None
     unanswered: str | None = None
 
-    def ask(self, question: str, *, fresh_seed: bool = False) -> None:
+    def ask(self, question: str, *, again: bool = False) -> None:
         """Ask, show the answer, and keep both; also of an answer that is cut, what came of it.
 
         Args:
             question: what to ask.
-            fresh_seed: draw with another seed than the one that was set.
+            again: the answer takes the place of the last, and is drawn with another seed.
 
         Raises:
             LLMStreamError: the turn failed.
@@ -59,13 +61,13 @@ class Talk:
         self.unanswered = question
         answer = Answer(time.perf_counter())
         try:
-            self._show_answer(question, answer, fresh_seed=fresh_seed)
+            self._show_answer(question, answer, again=again)
         except KeyboardInterrupt:
             if not answer.text:
                 complain("stopped before the answer; /retry asks again\n")
         finally:
             with uninterrupted():
-                self._keep(question, answer)
+                self._keep(question, answer, again=again)
         if answer.finish_reason is not None:
             self._tell_end(answer)
 
@@ -78,24 +80,35 @@ class Talk:
             InvalidValueError: there is none.
             LLMStreamError: the turn failed.
         """
-        turns, last = [*self.conversation.turns], self.last
-        question = self.unanswered or self.undo()
+        if self.unanswered is not None:
+            self.ask(self.unanswered)
+            return
+        before, last = [*self.conversation.turns], self.last
+        question = self.conversation.undo()
         if question is None:
             raise InvalidValueError("no question has been asked that could be answered again")
         try:
-            self.ask(question, fresh_seed=True)
+            self.ask(question, again=True)
         finally:
-            if self.unanswered is not None and turns:
-                self.conversation.turns, self.last = turns, last
+            if len(self.conversation.turns) < len(before):
+                self.conversation.turns, self.last, self.unanswered = before, last, None
 
     def undo(self) -> str | None:
         """Take back the last question and its answer; return the question, None without one."""
-        self.last = self.unanswered = None
-        return self.conversation.undo()
+        question = self.conversation.undo()
+        if question is not None:
+            self.last = self.unanswered = None
+            self.recorder.undo()
+        return question
 
     def clear(self) -> None:
         """Begin a new conversation, with the same system message."""
-        self.conversation = Conversation(self.conversation.system)
+        self.go_on(Conversation(self.conversation.system))
+
+    def go_on(self, conversation: Conversation) -> None:
+        """Go on with another conversation, which is kept as one of its own."""
+        self.conversation = conversation
+        self.recorder.begin_anew(conversation.turns)
         self.last = self.unanswered = None
 
     def ready(self) -> ModelInfo:
@@ -125,29 +138,24 @@ class Talk:
 
     # ---- a turn -----------------------------------------------------------------------------
 
-    def _show_answer(self, question: str, answer: Answer, *, fresh_seed: bool) -> None:
-        view = self.view.make()
+    def _show_answer(self, question: str, answer: Answer, *, again: bool) -> None:
+        view = self.setup.view.make()
         try:
             with on_interrupt(lambda: write_last(view.last_words(answer))):
-                self.runner.run(self._receive(question, answer, view, fresh_seed=fresh_seed))
+                self.runner.run(self._receive(question, answer, view, again=again))
         except KeyboardInterrupt:
             write_last(view.last_words(answer))
             raise
 
-    async def _receive(
-        self, question: str, answer: Answer, view: View, *, fresh_seed: bool
-    ) -> None:
+    async def _receive(self, question: str, answer: Answer, view: View, *, again: bool) -> None:
         engine = self.opened.engine
         info = await engine.ready()
         answer.model = self.opened.name or info.name
-        sampling = self.sampling.over(self.opened.sampling)
-        if fresh_seed:
-            sampling = replace(sampling, seed=None)
-        if self.stats and self.opened.found is not None:
-            print_settings(info, sampling, self.opened.found.seconds)
-        request = GenerationRequest(
-            self.conversation.asking(question), sampling, unset=self.sampling.unset
-        )
+        request = make_request(self.conversation, question, self.sampling, self.opened)
+        if again:
+            request = replace(request, sampling=replace(request.sampling, seed=None))
+        if self.setup.stats and self.opened.found is not None:
+            print_settings(info, request.sampling, self.opened.found.seconds)
         try:
             await receive(engine, request, answer, view.show)
         except LLMStreamError:
@@ -155,14 +163,16 @@ class Talk:
             raise
         view.end(answer)
 
-    def _keep(self, question: str, answer: Answer) -> None:
+    def _keep(self, question: str, answer: Answer, *, again: bool) -> None:
         if not answer.text:
             return
-        self.conversation.add(question, answer.text)
+        turns = answer.turns(question, self.opened.reference, self.sampling.said)
+        self.conversation.turns += turns
         self.last, self.unanswered = answer, None
+        self.recorder.keep(self.conversation.system, turns, again=again)
 
     def _tell_end(self, answer: Answer) -> None:
-        if self.stats:
+        if self.setup.stats:
             print_usage(answer)
         usage, most = answer.usage, self.sampling.max_tokens
         cut = answer.finish_reason is FinishReason.LENGTH and usage is not None

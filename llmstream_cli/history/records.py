@@ -7,7 +7,7 @@ from itertools import zip_longest
 from typing import Any
 
 from llmstream_cli.core.api import FinishReason, Usage
-from llmstream_cli.prompts.messages import Message, Role
+from llmstream_cli.prompts.messages import Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ class Hit:
     excerpt: str
 
 
-def messages(turns: Sequence[Turn]) -> tuple[Message, ...]:
+def answered(turns: Sequence[Turn]) -> list[Turn]:
     """Return what a model is shown of a conversation that goes on.
 
     A question that got no word of an answer is left out: after a crash or an interruption the user
@@ -89,5 +89,5 @@ def messages(turns: Sequence[Turn]) -> tuple[Message, ...]:
             following is not None and following.role == "assistant" and following.content != ""
         )
         if {"system": True, "user": is_answered, "assistant": turn.content != ""}[turn.role]:
-            shown.append(Message(turn.role, turn.content))
-    return tuple(shown)
+            shown.append(turn)
+    return shown

@@ -255,13 +255,23 @@ class History:
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-@contextmanager
-def _naming(name: str | None) -> Iterator[None]:
-    if name is not None and (not _NAME.fullmatch(name) or name.isdecimal()):
+def check_name(name: str) -> None:
+    """Refuse what no conversation can be called.
+
+    Raises:
+        InvalidValueError: it cannot be a name.
+    """
+    if not _NAME.fullmatch(name) or name.isdecimal():
         raise InvalidValueError(
             "a conversation's name has up to 64 letters, digits, '.', '-' and '_', does not begin "
             f"with '.' or '-', and is no number: {name[:100]!r}"
         )
+
+
+@contextmanager
+def _naming(name: str | None) -> Iterator[None]:
+    if name is not None:
+        check_name(name)
     try:
         yield
     except sqlite3.IntegrityError as error:

@@ -7,7 +7,9 @@ from typing import Any
 
 from llmstream_cli.cli.conversation import Conversation
 from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
+from llmstream_cli.cli.recording import Recorder, RecordOptions
 from llmstream_cli.cli.sampling import SamplingOptions
+from llmstream_cli.cli.setup import Setup
 from llmstream_cli.cli.talk import Talk
 from llmstream_cli.cli.views import ViewOptions
 from llmstream_cli.models.resolve import ModelChoice
@@ -17,14 +19,23 @@ from tests.server.fakes import FakeEngine
 @contextmanager
 def talking(engine: FakeEngine, **said: Any) -> Iterator[Talk]:
     """A chat of that engine; `said` sets attributes of `Talk`."""
+    setup = Setup(
+        engine=EngineOptions(model=ModelChoice()),
+        system=None,
+        context=None,
+        sampling=SamplingOptions(),
+        view=ViewOptions(),
+        record=RecordOptions(off=True),
+        stats=False,
+    )
     with asyncio.Runner() as runner:
         attributes: dict[str, Any] = {
-            "engine": EngineOptions(model=ModelChoice()),
+            "setup": setup,
+            "engine": setup.engine,
             "opened": OpenEngine(engine=engine, name="fake", sampling={"top_p": 0.5}),
             "conversation": Conversation(),
-            "sampling": SamplingOptions(),
-            "view": ViewOptions(),
-            "stats": False,
+            "recorder": Recorder(None),
+            "sampling": setup.sampling,
             "typed": True,
             "runner": runner,
         }

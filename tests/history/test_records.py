@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmstream_cli.history.records import Turn, messages
+from llmstream_cli.history.records import Turn, answered
 from llmstream_cli.prompts.messages import Role
 
 ROLES: dict[str, Role] = {"s": "system", "u": "user", "a": "assistant"}
@@ -31,4 +31,4 @@ def turns(said: str) -> list[Turn]:
     ],
 )
 def test_a_question_without_an_answer_is_left_out(said: str, shown: str) -> None:
-    assert "".join(message.content for message in messages(turns(said))) == shown
+    assert "".join(turn.content for turn in answered(turns(said))) == shown

@@ -1,0 +1,177 @@
+"""What is said, kept for later; and what was kept, gone on with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmstream_cli.cli.conversation import Conversation
+from llmstream_cli.cli.process import uninterrupted
+from llmstream_cli.cli.terminal import complain, one_line
+from llmstream_cli.errors import HistoryError, InvalidValueError, SessionNotFoundError
+from llmstream_cli.history.location import OFF, VARIABLE, history_path
+from llmstream_cli.history.records import Turn
+
+if TYPE_CHECKING:
+    from llmstream_cli.history.records import Session
+    from llmstream_cli.history.store import History
+
+_RECENT_SESSIONS = 50
+
+
+@dataclass(slots=True)
+class Recorder:
+    """Keeps a conversation, each turn when its answer has ended.
+
+    A conversation begins in the file with its first answer. What fails here is told in a line and
+    ends nothing: the answer is there. SQLite is imported with the first answer, and not before.
+
+    Attributes:
+        path: the file; None keeps nothing.
+        name: of the conversation, where it has one.
+        session_id: its number; None while nothing of it is kept.
+        system: the system message that is kept.
+        unkept: turns before the next that are not kept yet.
+    """
+
+    path: Path | None
+    name: str | None = None
+    session_id: int | None = None
+    system: str | None = None
+    unkept: list[Turn] = field(default_factory=list)
+
+    def keep(self, system: str | None, turns: Sequence[Turn], *, again: bool = False) -> None:
+        """Keep what was said. Ctrl-C waits for the end of it.
+
+        Args:
+            system: the system message that held.
+            turns: the question and its answer.
+            again: the last question was asked again, and what was kept of it goes.
+        """
+        if self.path is None:
+            return
+        with uninterrupted():
+            try:
+                self._keep(self.path, system, turns, again=again)
+            except (HistoryError, InvalidValueError) as error:
+                complain(f"llmstream: this is not kept: {one_line(str(error))}\n")
+
+    def undo(self) -> None:
+        """Delete the last question and its answer."""
+        if self.path is None or self.session_id is None:
+            return
+        from llmstream_cli.history.store import History
+
+        with uninterrupted():
+            try:
+                with History.open(self.path) as history:
+                    history.undo(self.session_id)
+            except HistoryError as error:
+                complain(f"llmstream: this is still kept: {one_line(str(error))}\n")
+
+    def begin_anew(self, turns: Sequence[Turn] = ()) -> None:
+        """Keep what follows as another conversation.
+
+        Args:
+            turns: what was said in it already; they are kept with the next.
+        """
+        self.name = self.session_id = self.system = None
+        self.unkept = [*turns]
+
+    def recent_questions(self) -> list[str]:
+        """Return what was asked in the conversations of late, the latest last."""
+        if self.path is None or not self.path.exists():
+            return []
+        from llmstream_cli.history.store import History
+
+        with History.open(self.path) as history:
+            sessions = history.sessions(limit=_RECENT_SESSIONS)
+            turns = [turn for session in sessions for turn in history.turns(session.id)]
+        asked = [turn for turn in turns if turn.role == "user"]
+        return [turn.content for turn in sorted(asked, key=lambda turn: turn.id)]
+
+    def _keep(self, path: Path, system: str | None, turns: Sequence[Turn], *, again: bool) -> None:
+        from llmstream_cli.history.store import History
+
+        with History.open(path) as history:
+            if self.session_id is None:
+                self.session_id = history.begin(self.name).id
+            elif again:
+                history.undo(self.session_id)
+            said = [*self.unkept, *turns]
+            if system != self.system:
+                said.insert(0, Turn(role="system", content=system or ""))
+            for turn in said:
+                history.append(self.session_id, turn)
+        self.system, self.unkept = system, []
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A conversation to go on with.
+
+    Attributes:
+        conversation: what was said; nothing where it begins.
+        model: what answered last, as `--model` takes it; "" where that is unknown.
+        recorder: keeps what follows.
+    """
+
+    conversation: Conversation
+    model: str
+    recorder: Recorder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordOptions:
+    """What the user said of keeping; see the options of `ask` for each attribute."""
+
+    continues: bool = False
+    session: str | None = None
+    off: bool = False
+
+    def resume(self) -> Resumed:
+        """Return the conversation to go on with, or a new one.
+
+        Raises:
+            SessionNotFoundError: there is none to go on with.
+            InvalidValueError: the name cannot be one.
+            HistoryError: the file cannot be used.
+        """
+        path = history_path()
+        if not self.continues and self.session is None:
+            return Resumed(Conversation(), "", Recorder(None if self.off else path))
+        if path is None:
+            raise HistoryError(f"{VARIABLE} is {OFF}: no conversations are kept")
+        session, turns = self._read(path)
+        conversation = Conversation.of(turns)
+        recorder = Recorder(
+            path=None if self.off else path,
+            name=self.session,
+            session_id=None if session is None else session.id,
+            system=conversation.system,
+        )
+        return Resumed(conversation, "" if session is None else session.model, recorder)
+
+    def _read(self, path: Path) -> "tuple[Session | None, list[Turn]]":
+        """Return the conversation and its turns; nothing of one that only has a name yet."""
+        from llmstream_cli.history.store import History, check_name
+
+        if path.exists():  # else nothing is to be made
+            with History.open(path) as history:
+                session = self._find(history)
+                if session is not None:
+                    return session, history.turns(session.id)
+        if self.continues or self.session is None:
+            raise SessionNotFoundError(f"no conversations are kept in {path}")
+        check_name(self.session)
+        return None, []
+
+    def _find(self, history: "History") -> "Session | None":
+        if self.session is None:
+            return history.latest()
+        try:
+            return history.find(self.session)
+        except SessionNotFoundError:
+            if self.continues:
+                raise
+            return None
