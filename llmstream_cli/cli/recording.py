@@ -84,9 +84,12 @@ class Recorder:
             return []
         from llmstream_cli.history.store import History
 
-        with History.open(self.path) as history:
-            sessions = history.sessions(limit=_RECENT_SESSIONS)
-            turns = [turn for session in sessions for turn in history.turns(session.id)]
+        try:
+            with History.open(self.path) as history:
+                sessions = history.sessions(limit=_RECENT_SESSIONS)
+                turns = [turn for session in sessions for turn in history.turns(session.id)]
+        except HistoryError:  # which is told when something is to be kept
+            return []
         asked = [turn for turn in turns if turn.role == "user"]
         return [turn.content for turn in sorted(asked, key=lambda turn: turn.id)]
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from llmstream_cli.cli.conversation import Conversation
@@ -17,8 +18,8 @@ from tests.server.fakes import FakeEngine
 
 
 @contextmanager
-def talking(engine: FakeEngine, **said: Any) -> Iterator[Talk]:
-    """A chat of that engine; `said` sets attributes of `Talk`."""
+def talking(engine: FakeEngine, *, history: Path | None = None, **said: Any) -> Iterator[Talk]:
+    """A chat of that engine, kept in that file; `said` sets attributes of `Talk`."""
     setup = Setup(
         engine=EngineOptions(model=ModelChoice()),
         system=None,
@@ -34,7 +35,7 @@ def talking(engine: FakeEngine, **said: Any) -> Iterator[Talk]:
             "engine": setup.engine,
             "opened": OpenEngine(engine=engine, name="fake", sampling={"top_p": 0.5}),
             "conversation": Conversation(),
-            "recorder": Recorder(None),
+            "recorder": Recorder(history),
             "sampling": setup.sampling,
             "typed": True,
             "runner": runner,
