@@ -66,7 +66,7 @@ def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match="is there already"):
         save(Conversation(), str(path), overwrite=False)
     assert path.read_text() == "mine"
-    with pytest.raises(InvalidValueError, match="cannot write .*: No such file or directory"):
+    with pytest.raises(InvalidValueError, match="No such file or directory"):
         save(Conversation(), str(tmp_path / "no" / "such"), overwrite=False)
 
 
