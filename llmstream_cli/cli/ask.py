@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from llmstream_cli.cli.answer import Answer, receive
 from llmstream_cli.cli.engine_options import OpenEngine
 from llmstream_cli.cli.hint import hint_once
-from llmstream_cli.cli.process import STARTED, on_interrupt, uninterrupted, write_last
+from llmstream_cli.cli.process import STARTED, at_end, on_interrupt, write_last
 from llmstream_cli.cli.question import Question
 from llmstream_cli.cli.setup import Begun, Setup, make_request
 from llmstream_cli.cli.stats import print_settings, print_usage
@@ -74,22 +74,13 @@ class Ask:
 
         answer, view = Answer(STARTED), self.setup.view.make()
 
-        kept = False
-
         def keep() -> None:
-            nonlocal kept
-            with uninterrupted():
-                if answer.text and not kept:
-                    turns = answer.turns(question, begun.opened.reference, self.setup.sampling.said)
-                    begun.recorder.keep(begun.conversation.system, turns)
-                kept = True
+            if answer.text:
+                turns = answer.turns(question, begun.opened.reference, self.setup.sampling.said)
+                begun.recorder.keep(begun.conversation.system, turns)
 
-        with on_interrupt(keep):
-            try:
-                with on_interrupt(lambda: write_last(view.last_words(answer))):
-                    asyncio.run(self._receive(begun.opened, request, answer, view))
-            finally:
-                keep()
+        with at_end(keep), on_interrupt(lambda: write_last(view.last_words(answer))):
+            asyncio.run(self._receive(begun.opened, request, answer, view))
         if self.setup.stats:
             print_usage(answer)
         if begun.opened.found is not None:

@@ -40,6 +40,28 @@ def on_interrupt(act: Callable[[], object]) -> Iterator[None]:
             _last_acts.remove(act)
 
 
+@contextlib.contextmanager
+def at_end(act: Callable[[], object]) -> Iterator[None]:
+    """Do something when the block ends, however it does, be it by Ctrl-C that ends the process.
+
+    It is done once, and Ctrl-C waits for it.
+    """
+    done = False
+
+    def once() -> None:
+        nonlocal done
+        with uninterrupted():
+            if not done:
+                done = True
+                act()
+
+    with on_interrupt(once):
+        try:
+            yield
+        finally:
+            once()
+
+
 def write_last(data: bytes) -> None:
     """Write to standard output from a signal handler, past everything that has a buffer."""
     with contextlib.suppress(OSError):

@@ -41,7 +41,7 @@ class Recorder:
     unkept: list[Turn] = field(default_factory=list)
 
     def keep(self, system: str | None, turns: Sequence[Turn], *, again: bool = False) -> None:
-        """Keep what was said. Ctrl-C waits for the end of it.
+        """Keep what was said.
 
         Args:
             system: the system message that held.
@@ -50,11 +50,10 @@ class Recorder:
         """
         if self.path is None:
             return
-        with uninterrupted():
-            try:
-                self._keep(self.path, system, turns, again=again)
-            except (HistoryError, InvalidValueError) as error:
-                complain(f"llmstream: this is not kept: {one_line(str(error))}\n")
+        try:
+            self._keep(self.path, system, turns, again=again)
+        except (HistoryError, InvalidValueError) as error:
+            complain(f"llmstream: this is not kept: {one_line(str(error))}\n")
 
     def undo(self) -> None:
         """Delete the last question and its answer."""

@@ -10,7 +10,7 @@ from llmstream_cli.cli.answer import Answer, receive
 from llmstream_cli.cli.conversation import Conversation
 from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
 from llmstream_cli.cli.hint import hint_once
-from llmstream_cli.cli.process import on_interrupt, uninterrupted, write_last
+from llmstream_cli.cli.process import at_end, on_interrupt, write_last
 from llmstream_cli.cli.recording import Recorder
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.setup import Setup, make_request
@@ -64,13 +64,11 @@ class Talk:
         self.unanswered = question
         answer = Answer(time.perf_counter())
         try:
-            self._show_answer(question, answer, again=again)
+            with at_end(lambda: self._keep(question, answer, again=again)):
+                self._show_answer(question, answer, again=again)
         except KeyboardInterrupt:
             if not answer.text:
                 complain("stopped before the answer; /retry asks again\n")
-        finally:
-            with uninterrupted():
-                self._keep(question, answer, again=again)
         if answer.finish_reason is not None:
             self._tell_end(answer)
 
