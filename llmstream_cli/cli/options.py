@@ -191,8 +191,7 @@ ApiKey = Annotated[
     _server(
         "--api-key",
         metavar="KEY",
-        envvar="LLMSTREAM_API_KEY",
-        help="The server's key; in the environment, other users of the machine do not see it.",
+        help="The server's key; in the variable LLMSTREAM_API_KEY, other users do not see it.",
     ),
 ]
 
@@ -257,9 +256,8 @@ ServerKeys = Annotated[
     _access(
         "--api-key",
         metavar="KEY",
-        envvar="LLMSTREAM_API_KEY",
-        help="A key that requests have to bear; may be repeated. In the environment, other users "
-        "of the machine do not see it.",
+        help="A key that requests have to bear; may be repeated. In the variable "
+        "LLMSTREAM_API_KEY, other users of the machine do not see it.",
     ),
 ]
 ApiKeyFile = Annotated[
