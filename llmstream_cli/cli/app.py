@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import llmstream_cli
-from llmstream_cli.cli import options
+from llmstream_cli.cli import models_app, options
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.settings import SettingsCommand, name_option
 from llmstream_cli.cli.terminal import complain, discard_output
@@ -16,6 +16,7 @@ from llmstream_cli.errors import LLMStreamError
 app = typer.Typer(
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
+app.add_typer(models_app.app, name="models")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 from llmstream_cli.cli.find_model import find_model
+from llmstream_cli.cli.hint import hint_once
 from llmstream_cli.cli.process import STARTED
 from llmstream_cli.cli.prompt import context_message, preset_format, read_template
 from llmstream_cli.cli.sampling import SamplingOptions
@@ -96,6 +97,7 @@ def _run(ask: Ask, request: GenerationRequest, config: EngineConfig, found: Reso
 
     asyncio.run(_answer(ask, engine, request, found, writer))
     writer.end()
+    hint_once(found)
     return 0
 
 

@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from llmstream_cli.cli.terminal import complain, without_controls
-from llmstream_cli.cli.units import size
 from llmstream_cli.models.progress import Progress
+from llmstream_cli.models.sizes import human_size
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -38,8 +38,8 @@ class LineProgress:
         self._done = self._began_at = done_bytes
         self._next_percent = (self._percent() // _STEP_PERCENT + 1) * _STEP_PERCENT
         self._started = time.monotonic()
-        there = f", {size(done_bytes)} of them are here" if done_bytes else ""
-        self.note(f"{what}: {size(total_bytes)}{there}")
+        there = f", {human_size(done_bytes)} of them are here" if done_bytes else ""
+        self.note(f"{what}: {human_size(total_bytes)}{there}")
 
     def advance(self, num_bytes: int) -> None:
         """Write a line if another tenth is done."""
@@ -66,7 +66,7 @@ class LineProgress:
 
     def _speed(self) -> str:
         seconds = max(time.monotonic() - self._started, 1e-3)
-        return f"{size((self._done - self._began_at) / seconds)}/s"
+        return f"{human_size((self._done - self._began_at) / seconds)}/s"
 
 
 class BarProgress:

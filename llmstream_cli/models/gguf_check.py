@@ -8,32 +8,33 @@ Nothing is said against what it merely warns of: such files are about, and they 
 import itertools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmstream_cli.errors import ModelError, ModelNotFoundError
 from llmstream_cli.models.gguf_format import Array, GGUFHeader, Tensor, ValueType, padded
 from llmstream_cli.models.gguf_header import quoted, read_header
 
-_TOKENS = "tokenizer.ggml.tokens"
+VOCABULARY = "tokenizer.ggml.tokens"
 _NO_TOKEN = (1 << 32) - 1  # how some converters write that a model has no such token
 
 _MAX_LAYERS = 512  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
 _MAX_EXPERTS = 1024
 _MAX_PARTS = 1 << 10
+_MAX_INVALID_CHARACTERS = 1000  # of a vocabulary; llama.cpp takes some 10 microseconds for each
+_MMAP_ALIGNMENT = 32  # of the first weight, in the mapped file
 
 _ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")
 _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon")
 # Types in which llama.cpp keeps what it computes, and that it cannot multiply with.
 _NOT_FOR_WEIGHTS = frozenset({"Q8_1", "Q8_K", "I8", "I16", "F64"})
 _INDICES = frozenset({"I32", "I64"})
+_FOR_VECTORS = frozenset({"F32"}) | _INDICES
 _ONLY_FLOAT32 = ("ssm_conv1d.weight", "shortconv.conv.weight")
 # Those that a graph is built for only where keys and values are of one size.
 _EQUAL_HEADS = frozenset(
-    """
-    command-r falcon gpt2 gptneox granite granitehybrid llama llama4 mistral3 olmo2 phi2 phi3
-    qwen2 qwen2moe qwen3 qwen3moe smollm3 stablelm starcoder2
-    """.split()
+    {"falcon", "gpt2", "gptneox", "granite", "granitehybrid", "llama", "mistral3", "olmo2"}
+    | {"phi2", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "smollm3", "stablelm"}
 )
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
@@ -49,27 +50,45 @@ def check_gguf(path: Path) -> GGUFHeader:
         ModelNotFoundError: there is no such file, or a part of the model is missing.
         ModelError: the file is no model, or it is damaged or incomplete.
     """
-    header = read_header(path, strings=(_TOKENS,))
+    header = read_header(path, strings=(VOCABULARY,))
+    check_header(path, header)
+    return header
+
+
+def check_header(path: Path, header: GGUFHeader) -> None:
+    """Do what `check_gguf` does, for who has read the header already.
+
+    Args:
+        path: the file.
+        header: what was read of it; with the strings of `VOCABULARY`, else no token is looked at.
+
+    Raises:
+        ModelNotFoundError: a part of the model is missing.
+        ModelError: the file is no model, or it is damaged or incomplete.
+    """
     _check_data(path, header)
+    _check_parts(path, header)
     for problem in _problems(header):
         raise ModelError(f"cannot use {path}: {problem}")
-    _check_parts(path, header)
-    return header
 
 
 def _check_data(path: Path, header: GGUFHeader) -> None:
     """Check that the weights are all there, one after the other."""
-    end = 0
+    end, last = 0, None
     for tensor in header.tensors.values():
         if tensor.offset != end:
             raise ModelError(
                 f"{path} is damaged: the tensor {quoted(tensor.name)} begins at byte "
                 f"{tensor.offset} of the data, and not at {end}"
             )
-        end = tensor.offset + padded(tensor.size, header.alignment)
-    last = next(reversed(header.tensors.values()), None)
+        end, last = tensor.offset + padded(tensor.size, header.alignment), tensor
     if last is None:
         return
+    if header.data_offset % _MMAP_ALIGNMENT:
+        raise ModelError(
+            f"{path} is damaged: its weights begin at byte {header.data_offset}, which is no "
+            f"multiple of {_MMAP_ALIGNMENT}"
+        )
     wanted = header.data_offset + last.offset + last.size
     if header.file_size < wanted:
         raise ModelError(
@@ -181,7 +200,8 @@ def _attention_problems(header: GGUFHeader, architecture: str) -> Iterator[str]:
         yield f"it claims to have keys of {keys} numbers, and values of {values}"
     pattern = header.metadata.get(f"{architecture}.attention.sliding_window_pattern")
     window = _integer(header, f"{architecture}.attention.sliding_window")
-    if window and isinstance(pattern, Array) and not any(pattern.values or (True,)):
+    unused = isinstance(pattern, Array) and pattern.values is not None and not any(pattern.values)
+    if window and unused:
         yield "it has a sliding window, and no layer that uses it"
 
 
@@ -194,13 +214,15 @@ def _tensor_problems(header: GGUFHeader) -> Iterator[str]:
 def _is_usable(tensor: Tensor) -> bool:
     if tensor.name.endswith(_ONLY_FLOAT32):
         return tensor.type.name == "F32"
+    if len(tensor.shape) == 1 and tensor.type.name not in _FOR_VECTORS:
+        return False
     if tensor.type.name in _INDICES:
-        return not tensor.name.endswith(".weight")
+        return not tensor.name.endswith((".weight", ".bias"))
     return tensor.type.name not in _NOT_FOR_WEIGHTS
 
 
 def _vocabulary_problems(header: GGUFHeader) -> Iterator[str]:
-    tokens = header.metadata.get(_TOKENS)
+    tokens = header.metadata.get(VOCABULARY)
     if not isinstance(tokens, Array) or tokens.type is not ValueType.STRING:
         return  # a model without a vocabulary, or llama.cpp will say so
     for name in ("scores", "token_type"):
@@ -211,22 +233,25 @@ def _vocabulary_problems(header: GGUFHeader) -> Iterator[str]:
         token = _integer(header, f"tokenizer.ggml.{name}_token_id")
         if token is not None and token >= tokens.length and token != _NO_TOKEN:
             yield f"tokenizer.ggml.{name}_token_id is {token}, and there are {tokens.length} tokens"
-    texts = [text if isinstance(text, bytes) else b"" for text in tokens.values or ()]
-    distinct = set(texts)
-    num_empty = texts.count(b"") if b"" in distinct else 1  # llama.cpp gives each a name
-    if len(distinct) + num_empty - 1 < len(texts):
-        twice = next(a for a, b in itertools.pairwise(sorted(texts)) if a and a == b)
+    model = header.metadata.get("tokenizer.ggml.model")
+    if model == "bert":
+        yield "its vocabulary is for models that compare texts, and not for one that continues them"
+    if tokens.strings is not None:
+        yield from _token_problems(tokens.strings, spells_bytes=model == "llama")
+
+
+def _token_problems(tokens: Sequence[bytes], *, spells_bytes: bool) -> Iterator[str]:
+    distinct = set(tokens)
+    num_empty = tokens.count(b"") if b"" in distinct else 1  # llama.cpp gives each a name
+    if len(distinct) + num_empty - 1 < len(tokens):
+        twice = next(a for a, b in itertools.pairwise(sorted(tokens)) if a and a == b)
         yield f"it has the token {quoted(twice.decode('utf-8', 'replace'))} twice"
-    if header.metadata.get("tokenizer.ggml.model") == "llama":
-        yield from _byte_token_problems(distinct)
-
-
-def _byte_token_problems(texts: set[bytes]) -> Iterator[str]:
-    """SentencePiece spells what it does not know by bytes, and llama.cpp trusts that it can."""
-    for byte in range(256):
-        if f"<0x{byte:02X}>".encode() not in texts and bytes([byte]) not in texts:
-            yield f"its vocabulary has no token for the byte 0x{byte:02X}"
-            return
+    if b"\n".join(tokens).decode("utf-8", "replace").count("\ufffd") > _MAX_INVALID_CHARACTERS:
+        yield "its vocabulary is no text"
+    if spells_bytes:  # as SentencePiece does with what it does not know; llama.cpp trusts it can
+        for byte in range(256):
+            if b"<0x%02X>" % byte not in distinct and bytes([byte]) not in distinct:
+                yield f"its vocabulary has no token for the byte 0x{byte:02X}"
 
 
 def _integer(header: GGUFHeader, key: str, default: int | None = None) -> int | None:

@@ -115,13 +115,14 @@ class Array:
     Attributes:
         type: of its elements.
         length: how many there are.
-        values: the elements of a short array of numbers, or of strings that were asked for, as
-            bytes; None where they were skipped.
+        values: the elements of a short array of numbers; None where they were skipped.
+        strings: the elements of an array of strings that was asked for.
     """
 
     type: ValueType
     length: int
-    values: Sequence[bool | int | float | bytes] | None = None
+    values: Sequence[bool | int | float] | None = None
+    strings: Sequence[bytes] | None = None
 
 
 Value: TypeAlias = Scalar | Array

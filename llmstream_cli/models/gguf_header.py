@@ -5,13 +5,13 @@ are held against what the file can have and against bounds far above any model's
 skipped over: a vocabulary is walked through, not kept. So time and memory are bounded too.
 """
 
+import io
 import math
 import stat
 import struct
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 from llmstream_cli.errors import ModelError, ModelNotFoundError
 from llmstream_cli.models.gguf_format import (
@@ -60,7 +60,7 @@ def read_header(path: Path, *, strings: Collection[str] = ()) -> GGUFHeader:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+def opened(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
     """Open a regular file and tell its size; what goes wrong in the block is told in a line.
 
     Raises:
@@ -93,7 +93,7 @@ class _Cursor:
     No method goes beyond the end of the file, and none keeps more than a window of it.
     """
 
-    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+    def __init__(self, path: Path, file: io.BufferedReader, size: int) -> None:
         self.path = path
         self.size = size
         self._file = file
@@ -258,9 +258,7 @@ def _parse_name(cursor: _Cursor, what: str) -> str:
     return name.decode("utf-8", "surrogateescape")
 
 
-def _parse_value(
-    cursor: _Cursor, key: str, strings: Collection[str]
-) -> tuple[ValueType, Value]:
+def _parse_value(cursor: _Cursor, key: str, strings: Collection[str]) -> tuple[ValueType, Value]:
     value_type = _parse_type(cursor, key)
     if value_type is ValueType.ARRAY:
         return value_type, _parse_array(cursor, key, strings)
@@ -291,7 +289,7 @@ def _parse_array(cursor: _Cursor, key: str, strings: Collection[str]) -> Array:
         raise cursor.damaged(f"the value of {quoted(key)} is an array of arrays")
     if element_type is ValueType.STRING:
         if key in strings:
-            return Array(element_type, length, cursor.strings(length))
+            return Array(element_type, length, strings=cursor.strings(length))
         cursor.skip_strings(length)
         return Array(element_type, length)
     layout = SCALAR_FORMATS[element_type]
@@ -331,7 +329,9 @@ def _parse_tensor(cursor: _Cursor) -> Tensor:
         raise cursor.damaged(f"the tensor {quoted(name)} has the unknown type {number}")
     num_elements = math.prod(shape)
     if not 0 < num_elements <= _MAX_ELEMENTS or (shape[:1] or (1,))[0] % weight_type.block_size:
-        by = " × ".join(map(str, shape))
-        raise cursor.damaged(f"the tensor {quoted(name)} cannot have {by} {weight_type.name} weights")
+        by = " by ".join(map(str, shape))
+        raise cursor.damaged(
+            f"the tensor {quoted(name)} cannot have {by} {weight_type.name} weights"
+        )
     size = num_elements // weight_type.block_size * weight_type.block_bytes
     return Tensor(name, shape, weight_type, cursor.count(), size)

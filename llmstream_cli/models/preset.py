@@ -92,7 +92,8 @@ class Preset:
 
     Attributes:
         name: what the user types.
-        summary: one line for a person who chooses.
+        title: what its authors call it.
+        summary: a few words for a person who chooses.
         licence: of the weights: its SPDX identifier, or what the Hub calls it.
         num_parameters: weights, embeddings among them, to three digits.
         size_bytes: of the file at `source`, to three digits.
@@ -107,6 +108,7 @@ class Preset:
     """
 
     name: str
+    title: str
     summary: str
     licence: str
     num_parameters: int
@@ -123,6 +125,11 @@ class Preset:
     def packaged_file(self) -> Path | None:
         """Return the file of the model that an installed package carries, if there is one."""
         return self.packaged.locate() if self.packaged is not None else None
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the model takes on the disk; a file in candle's layout stays beside its copy."""
+        return self.size_bytes * (2 if isinstance(self.source, CandleFile) else 1)
 
     def memory_bytes(self, ctx_size: int | None = None) -> int:
         """Estimate the memory that one conversation takes: weights, KV cache, and the program.

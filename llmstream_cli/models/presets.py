@@ -25,7 +25,8 @@ _PUFFIN_SAMPLING = {"temperature": 0.2, "top_p": 0.9, "repeat_penalty": 1.2}
 _TABLE = (
     Preset(
         name="smollm2",
-        summary="SmolLM2 135M Instruct: proves that the installation works",
+        title="SmolLM2 135M Instruct",
+        summary="proves the installation",
         licence="Apache-2.0",
         num_parameters=135_000_000,
         size_bytes=145_000_000,
@@ -38,7 +39,8 @@ _TABLE = (
     ),
     Preset(
         name="smollm2-360m",
-        summary="SmolLM2 360M Instruct: tiny and quick",
+        title="SmolLM2 360M Instruct",
+        summary="tiny and quick",
         licence="Apache-2.0",
         num_parameters=362_000_000,
         size_bytes=386_000_000,
@@ -52,7 +54,8 @@ _TABLE = (
     ),
     Preset(
         name="smollm2-1.7b",
-        summary="SmolLM2 1.7B Instruct: small, openly made",
+        title="SmolLM2 1.7B Instruct",
+        summary="small, openly made",
         licence="Apache-2.0",
         num_parameters=1_710_000_000,
         size_bytes=1_060_000_000,
@@ -66,7 +69,8 @@ _TABLE = (
     ),
     Preset(
         name="qwen3-0.6b",
-        summary="Qwen3 0.6B: thinks before it answers, many languages",
+        title="Qwen3 0.6B",
+        summary="tiny, thinks first",
         licence="Apache-2.0",
         num_parameters=596_000_000,
         size_bytes=639_000_000,
@@ -78,7 +82,8 @@ _TABLE = (
     ),
     Preset(
         name="qwen3-1.7b",
-        summary="Qwen3 1.7B: thinks before it answers, many languages",
+        title="Qwen3 1.7B",
+        summary="small, thinks first",
         licence="Apache-2.0",
         num_parameters=1_720_000_000,
         size_bytes=1_830_000_000,
@@ -90,7 +95,8 @@ _TABLE = (
     ),
     Preset(
         name="qwen3-4b",
-        summary="Qwen3 4B: the best of these; thinks before it answers",
+        title="Qwen3 4B",
+        summary="the best here, thinks first",
         licence="Apache-2.0",
         num_parameters=4_020_000_000,
         size_bytes=2_500_000_000,
@@ -102,7 +108,8 @@ _TABLE = (
     ),
     Preset(
         name="gemma-3-270m",
-        summary="Gemma 3 270M Instruct: tiny, many languages",
+        title="Gemma 3 270M Instruct",
+        summary="tiny, multilingual",
         licence="gemma",
         num_parameters=268_000_000,
         size_bytes=292_000_000,
@@ -114,7 +121,8 @@ _TABLE = (
     ),
     Preset(
         name="gemma-3-1b",
-        summary="Gemma 3 1B Instruct: small, many languages",
+        title="Gemma 3 1B Instruct",
+        summary="small, multilingual",
         licence="gemma",
         num_parameters=1_000_000_000,
         size_bytes=806_000_000,
@@ -126,7 +134,8 @@ _TABLE = (
     ),
     Preset(
         name="llama-3.2-1b",
-        summary="Llama 3.2 1B Instruct: small, long context",
+        title="Llama 3.2 1B Instruct",
+        summary="small, long context",
         licence="llama3.2",
         num_parameters=1_240_000_000,
         size_bytes=808_000_000,
@@ -138,7 +147,8 @@ _TABLE = (
     ),
     Preset(
         name="llama-3.2-3b",
-        summary="Llama 3.2 3B Instruct: good, long context",
+        title="Llama 3.2 3B Instruct",
+        summary="good, long context",
         licence="llama3.2",
         num_parameters=3_210_000_000,
         size_bytes=2_020_000_000,
@@ -150,7 +160,8 @@ _TABLE = (
     ),
     Preset(
         name="llama",
-        summary="Llama 2 7B Chat: of 2023",
+        title="Llama 2 7B Chat",
+        summary="large, of 2023",
         licence="llama2",
         num_parameters=6_740_000_000,
         size_bytes=4_080_000_000,
@@ -164,7 +175,8 @@ _TABLE = (
     ),
     Preset(
         name="tinyllama",
-        summary="TinyLlama 1.1B Chat: of 2024",
+        title="TinyLlama 1.1B Chat v1.0",
+        summary="small, of 2024",
         licence="Apache-2.0",
         num_parameters=1_100_000_000,
         size_bytes=668_000_000,
@@ -179,7 +191,8 @@ _TABLE = (
     ),
     Preset(
         name="mistral",
-        summary="Mistral 7B Instruct v0.2: the largest of these",
+        title="Mistral 7B Instruct v0.2",
+        summary="large, of 2023",
         licence="Apache-2.0",
         num_parameters=7_240_000_000,
         size_bytes=4_370_000_000,
@@ -192,7 +205,8 @@ _TABLE = (
     ),
     Preset(
         name="phi-4-mini",
-        summary="Phi-4-mini Instruct 3.8B: good at reasoning and mathematics",
+        title="Phi-4-mini Instruct 3.8B",
+        summary="good at mathematics",
         licence="MIT",
         num_parameters=3_840_000_000,
         size_bytes=2_490_000_000,
@@ -203,7 +217,8 @@ _TABLE = (
     ),
     Preset(
         name="phi-2",
-        summary="Phi-2 2.7B: not tuned for conversation",
+        title="Phi-2 2.7B",
+        summary="not tuned for conversation",
         licence="MIT",
         num_parameters=2_780_000_000,
         size_bytes=1_740_000_000,
@@ -216,7 +231,8 @@ _TABLE = (
     ),
     Preset(
         name="puffin",
-        summary="Puffin Phi v2 1.3B: of 2023, quantized to 4 bits",
+        title="Puffin Phi v2 1.3B, 4 bits",
+        summary="small, of 2023",
         licence="other",
         num_parameters=1_420_000_000,
         size_bytes=798_000_000,
@@ -232,7 +248,8 @@ _TABLE = (
     ),
     Preset(
         name="puffin-q80",
-        summary="Puffin Phi v2 1.3B: of 2023, quantized to 8 bits",
+        title="Puffin Phi v2 1.3B, 8 bits",
+        summary="small, of 2023",
         licence="other",
         num_parameters=1_420_000_000,
         size_bytes=1_500_000_000,
@@ -248,7 +265,8 @@ _TABLE = (
     ),
     Preset(
         name="phi-hermes",
-        summary="Phi Hermes 1.3B: of 2023, follows instructions",
+        title="Phi Hermes 1.3B",
+        summary="small, of 2023",
         licence="other",
         num_parameters=1_420_000_000,
         size_bytes=798_000_000,
@@ -263,7 +281,8 @@ _TABLE = (
     ),
     Preset(
         name="lfm2-350m",
-        summary="LFM2 350M: tiny and quick",
+        title="LFM2 350M",
+        summary="tiny and quick",
         licence="lfm1.0",
         num_parameters=354_000_000,
         size_bytes=219_000_000,
@@ -275,7 +294,8 @@ _TABLE = (
     ),
     Preset(
         name="granite-350m",
-        summary="Granite 4.0 350M: tiny, follows instructions",
+        title="Granite 4.0 350M",
+        summary="tiny, follows instructions",
         licence="Apache-2.0",
         num_parameters=352_000_000,
         size_bytes=237_000_000,
@@ -300,12 +320,12 @@ def find_preset(name: str) -> Preset:
     preset = PRESETS.get(name.lower())
     if preset is not None:
         return preset
-    meant = near_names(name)
+    meant = _near_names(name)
     hint = f"did you mean {_alternatives(meant)}?" if meant else f"known: {', '.join(PRESETS)}"
     raise ModelNotFoundError(f"no model is called {name!r}; {hint}")
 
 
-def near_names(name: str) -> list[str]:
+def _near_names(name: str) -> list[str]:
     """Return the names that begin with what was typed, else the nearest, else none."""
     typed = name.lower()
     completed = [known for known in PRESETS if typed and known.startswith(typed)]

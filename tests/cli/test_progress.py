@@ -43,7 +43,7 @@ def test_lines_tell_beginning_tenths_and_end(capsys: pytest.CaptureFixture[str])
         progress.advance(1)
     progress.end()
     first, *tenths, last = lines_of(capsys)
-    assert first == "downloading m.gguf: 1.00 kB"
+    assert first == "downloading m.gguf: 1 kB"
     assert [line.split()[2] for line in tenths] == [str(tenth) for tenth in range(10, 100, 10)]
     assert last.startswith("downloading m.gguf: done, ")
 
@@ -55,7 +55,7 @@ def test_large_steps_are_not_told_one_by_one(capsys: pytest.CaptureFixture[str])
     progress.advance(3)
     progress.advance(441)
     progress.end()
-    assert [line.split()[2] for line in lines_of(capsys)] == ["1.00", "50", "done,"]
+    assert [line.split()[2] for line in lines_of(capsys)] == ["1", "50", "done,"]
 
 
 def test_what_was_there_before_is_told_and_not_counted_again(
@@ -67,7 +67,7 @@ def test_what_was_there_before_is_told_and_not_counted_again(
     progress.advance(30)
     progress.end()
     first, half, last = lines_of(capsys)
-    assert first == "downloading m.gguf: 1.00 kB, 450 B of them are here"
+    assert first == "downloading m.gguf: 1 kB, 450 B of them are here"
     assert half.startswith("downloading m.gguf: 50 %, ")
     assert last == "downloading m.gguf: stopped at 51 %"
 
@@ -92,7 +92,7 @@ def test_a_pipe_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert done.stdout == b""
     assert b"\x1b" not in done.stderr
     assert b"\r" not in done.stderr
-    assert done.stderr.startswith(b"the disk has room\ndownloading [31mred[/bold].gguf: 2.00 MB\n")
+    assert done.stderr.startswith(b"the disk has room\ndownloading [31mred[/bold].gguf: 2.0 MB\n")
     assert done.stderr.endswith(b"repacking: stopped at 50 %\n")
 
 

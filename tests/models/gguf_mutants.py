@@ -1,44 +1,151 @@
 """GGUF files with one thing wrong, as a damaged disk or an enemy would write them."""
 
 import dataclasses
+import math
 import random
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gguf import GGUFReader, GGUFValueType
+from gguf import GGUFReader
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
+_NUMBERS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "B",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _STRING, _ARRAY, _UINT32, _FLOAT32, _BOOL = 8, 9, 4, 6, 7
 
 # Keys that a file may have, with the numbers that are nearly right for a tiny model.
-_MORE_KEYS = """
-    attention.head_count attention.head_count_kv attention.key_length attention.value_length
-    attention.sliding_window attention.causal attention.layer_norm_epsilon attention.group_norm_groups
-    attention.max_alibi_bias attention.clamp_kqv attention.scale attention.q_lora_rank
-    attention.kv_lora_rank attention.relative_buckets_count attention.shared_kv_layers
-    rope.dimension_count rope.freq_base rope.scaling.factor rope.scaling.original_context_length
-    rope.scaling.finetuned rope.scaling.attn_factor rope.scaling.yarn_log_multiplier
-    expert_count expert_used_count expert_group_count expert_group_used_count expert_shared_count
-    expert_feed_forward_length expert_gating_func nextn_predict_layers leading_dense_block_count
-    block_count context_length embedding_length feed_forward_length vocab_size pooling_type
-    embedding_length_out decoder_start_token_id logit_scale final_logit_softcapping
-    attn_logit_softcapping ssm.conv_kernel ssm.inner_size ssm.state_size ssm.time_step_rank
-    ssm.group_count ssm.dt_b_c_rms wkv.head_size shortconv.l_cache use_parallel_residual
-    token_shift_count interleave_moe_layer_step full_attention_interval
-""".split()
+_MORE_KEYS = [
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.sliding_window",
+    "attention.causal",
+    "attention.layer_norm_epsilon",
+    "attention.group_norm_groups",
+    "attention.max_alibi_bias",
+    "attention.clamp_kqv",
+    "attention.scale",
+    "attention.q_lora_rank",
+    "attention.kv_lora_rank",
+    "attention.relative_buckets_count",
+    "attention.shared_kv_layers",
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scaling.factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
+    "rope.scaling.attn_factor",
+    "rope.scaling.yarn_log_multiplier",
+    "expert_count",
+    "expert_used_count",
+    "expert_group_count",
+    "expert_group_used_count",
+    "expert_shared_count",
+    "expert_feed_forward_length",
+    "expert_gating_func",
+    "nextn_predict_layers",
+    "leading_dense_block_count",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "feed_forward_length",
+    "vocab_size",
+    "pooling_type",
+    "embedding_length_out",
+    "decoder_start_token_id",
+    "logit_scale",
+    "final_logit_softcapping",
+    "attn_logit_softcapping",
+    "ssm.conv_kernel",
+    "ssm.inner_size",
+    "ssm.state_size",
+    "ssm.time_step_rank",
+    "ssm.group_count",
+    "ssm.dt_b_c_rms",
+    "wkv.head_size",
+    "shortconv.l_cache",
+    "use_parallel_residual",
+    "token_shift_count",
+    "interleave_moe_layer_step",
+    "full_attention_interval",
+]
 _MORE_TEXTS = ["rope.scaling.type", "classifier.output_labels"]
-_TOKENIZER_KEYS = """
-    bos_token_id eos_token_id eot_token_id eom_token_id unknown_token_id seperator_token_id
-    padding_token_id mask_token_id add_bos_token add_eos_token add_sep_token add_space_prefix
-    remove_extra_whitespaces token_type_count fim_pre_token_id prefix_token_id suppress_tokens
-    precompiled_charsmap normalizer.lowercase
-""".split()
-_TEXTS = """
-    llama gpt2 bert t5 rwkv plamo2 none no_vocab gemma4 whitespace hybriddna default phi-2 llama-bpe
-    tekken qwen2 kimi-k2 gemma4 chatglm-bpe deepseek-v3 gpt-4o linear yarn longrope su
-    phi2 gemma3 mamba lfm2 qwen2 qwen3moe falcon gpt2 bloom clip stablelm phi3 mamba2 rwkv6 deepseek2
-""".split()
+_TOKENIZER_KEYS = [
+    "bos_token_id",
+    "eos_token_id",
+    "eot_token_id",
+    "eom_token_id",
+    "unknown_token_id",
+    "seperator_token_id",
+    "padding_token_id",
+    "mask_token_id",
+    "add_bos_token",
+    "add_eos_token",
+    "add_sep_token",
+    "add_space_prefix",
+    "remove_extra_whitespaces",
+    "token_type_count",
+    "fim_pre_token_id",
+    "prefix_token_id",
+    "suppress_tokens",
+    "precompiled_charsmap",
+    "normalizer.lowercase",
+]
+_TEXTS = [
+    "llama",
+    "gpt2",
+    "bert",
+    "t5",
+    "rwkv",
+    "plamo2",
+    "none",
+    "no_vocab",
+    "gemma4",
+    "whitespace",
+    "hybriddna",
+    "default",
+    "phi-2",
+    "llama-bpe",
+    "tekken",
+    "qwen2",
+    "kimi-k2",
+    "gemma4",
+    "chatglm-bpe",
+    "deepseek-v3",
+    "gpt-4o",
+    "linear",
+    "yarn",
+    "longrope",
+    "su",
+    "phi2",
+    "gemma3",
+    "mamba",
+    "lfm2",
+    "qwen2",
+    "qwen3moe",
+    "falcon",
+    "gpt2",
+    "bloom",
+    "clip",
+    "stablelm",
+    "phi3",
+    "mamba2",
+    "rwkv6",
+    "deepseek2",
+]
 
 
 @dataclasses.dataclass
@@ -59,7 +166,12 @@ class Raw:
             if not name.startswith("GGUF.")
         ]
         tensors = [
-            (t.name.encode(), [int(n) for n in t.shape], int(t.tensor_type), t.data_offset - reader.data_offset)
+            (
+                t.name.encode(),
+                [int(n) for n in t.shape],
+                int(t.tensor_type),
+                t.data_offset - reader.data_offset,
+            )
             for t in reader.tensors
         ]
         return cls(keys, tensors, path.read_bytes()[reader.data_offset :])
@@ -93,9 +205,10 @@ def mutants(path: Path, count: int, seed: int) -> Iterator[tuple[str, bytes]]:
     """Write `count` files that differ from a good one in one or two things; the same each time."""
     raw, chance = Raw.read(path), random.Random(seed)
     for _ in range(count):
-        mutant, done = raw.copy(), []
-        for _ in range(chance.choice((1, 1, 1, 2))):
-            done.append(chance.choice(_MUTATIONS)(mutant, chance))
+        mutant, done = raw.copy(), list[str]()
+        done += [
+            chance.choice(_MUTATIONS)(mutant, chance) for _ in range(chance.choice((1, 1, 1, 2)))
+        ]
         content = mutant.content()
         if chance.random() < 0.15:  # bytes that are just wrong
             damaged, size = bytearray(content), len(mutant.header())
@@ -113,7 +226,24 @@ def _number(kind: int, chance: random.Random, near: float = 1) -> bytes:
         choices = [0.0, -1.0, float("nan"), float("inf"), 1e30, 1e-30, 3.0, near]
         return struct.pack("<" + layout, chance.choice(choices))
     size = struct.calcsize(layout)
-    values = [0, 1, 2, 3, 5, 16, 64, 255, 512, 513, 1024, 1 << 16, 1 << 31, (1 << 31) - 1, 1 << 40, -1]
+    values = [
+        0,
+        1,
+        2,
+        3,
+        5,
+        16,
+        64,
+        255,
+        512,
+        513,
+        1024,
+        1 << 16,
+        1 << 31,
+        (1 << 31) - 1,
+        1 << 40,
+        -1,
+    ]
     values += [int(near) - 1, int(near) + 1, int(near) * 2, int(near) // 2]
     return (chance.choice(values) & ((1 << 8 * size) - 1)).to_bytes(size, "little")
 
@@ -141,23 +271,24 @@ def _change_array(value: bytes, chance: random.Random) -> bytes:
             elements.append(value[index + 8 : index + 8 + size])
             index += 8 + size
         return strings(_change_strings(elements, chance))
-    size = struct.calcsize("<" + _NUMBERS[kind])
-    body = value[12:]
-    match chance.randrange(6):
-        case 0:
-            return struct.pack("<IQ", kind, 0)
-        case 1:
-            cut = chance.randrange(length + 1)
-            return struct.pack("<IQ", kind, cut) + body[: cut * size]
-        case 2:
-            return struct.pack("<IQ", kind, 2 * length) + body * 2
-        case 3:
-            other = chance.choice(sorted(_NUMBERS))
-            return struct.pack("<IQ", other, length) + _number(other, chance) * length
-        case 4:
-            return struct.pack("<IQ", kind, length) + _number(kind, chance, length) * length
-    at = chance.randrange(max(length, 1)) * size
-    return value[: 12 + at] + _number(kind, chance, length) + value[12 + at + size :]
+    return _change_numbers(kind, value[12:], length, chance)
+
+
+def _change_numbers(kind: int, body: bytes, length: int, chance: random.Random) -> bytes:
+    size, at = struct.calcsize("<" + _NUMBERS[kind]), chance.randrange(max(length, 1))
+    other = chance.choice(sorted(_NUMBERS))
+    kind, elements = chance.choice(
+        [
+            (kind, []),
+            (kind, [body[: at * size]]),
+            (kind, [body, body]),
+            (other, [_number(other, chance)] * length),
+            (kind, [_number(kind, chance, length)] * length),
+            (kind, [body[: at * size], _number(kind, chance, length), body[(at + 1) * size :]]),
+        ]
+    )
+    content = b"".join(elements)
+    return struct.pack("<IQ", kind, len(content) // struct.calcsize("<" + _NUMBERS[kind])) + content
 
 
 def _change_strings(elements: list[bytes], chance: random.Random) -> list[bytes]:
@@ -174,7 +305,9 @@ def _change_strings(elements: list[bytes], chance: random.Random) -> list[bytes]
         case 3:
             elements[index] = elements[other]
         case 4:
-            elements[index] = chance.choice([b"", b"\xff", b"\xc3", b" ", b"a b", b"\0", b"<|im_end|>"])
+            elements[index] = chance.choice(
+                [b"", b"\xff", b"\xc3", b" ", b"a b", b"\0", b"<|im_end|>"]
+            )
         case 5:
             elements[index] = elements[index] * 5000
         case 6:
@@ -230,7 +363,9 @@ def _change_tensor(raw: Raw, chance: random.Random) -> str:
     shape = list(shape)
     match chance.randrange(7):
         case 0:
-            name = chance.choice([b"", b"x" * 64, b"blk.99.attn_norm.weight", b"output_norm.bias", b"a\0b"])
+            name = chance.choice(
+                [b"", b"x" * 64, b"blk.99.attn_norm.weight", b"output_norm.bias", b"a\0b"]
+            )
         case 1:
             name = raw.tensors[chance.randrange(len(raw.tensors))][0]
         case 2:
@@ -252,24 +387,18 @@ def _drop_tensor(raw: Raw, chance: random.Random) -> str:
 
 
 def _retype_all(raw: Raw, chance: random.Random) -> str:
-    """Make all matrices of another type, and the file right in every other way."""
-    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    kind = chance.choice(list(GGML_QUANT_SIZES))
-    block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+    """Make all matrices, or all vectors, of another type, and the file right in every other way."""
+    kind, of_matrices = chance.choice(list(GGML_QUANT_SIZES)), chance.random() < 0.5
+    block_size, _ = GGML_QUANT_SIZES[kind]
     tensors, offset = [], 0
-    from gguf.constants import GGML_QUANT_SIZES as sizes
-
     for name, shape, own, _ in raw.tensors:
-        here = int(kind) if len(shape) > 1 and shape[0] % block == 0 else own
-        blk, byt = sizes[GGMLQuantizationType(here)]
-        tensors.append((name, shape, here, offset))
-        num = 1
-        for n in shape:
-            num *= n
-        offset += -(-(num // blk * byt) // 32) * 32
+        fits = (len(shape) > 1) is of_matrices and shape[0] % block_size == 0
+        new = kind if fits else GGMLQuantizationType(own)
+        tensors.append((name, shape, int(new), offset))
+        size, num_bytes = GGML_QUANT_SIZES[new]
+        offset += -(-(math.prod(shape) // size * num_bytes) // 32) * 32
     raw.tensors, raw.data = tensors, (raw.data * 3)[:offset]
-    return f"all {kind.name}"
+    return f"all {'matrices' if of_matrices else 'vectors'} {kind.name}"
 
 
 _MUTATIONS: list[Callable[[Raw, random.Random], str]] = [
@@ -281,4 +410,3 @@ _MUTATIONS: list[Callable[[Raw, random.Random], str]] = [
     _drop_tensor,
     _retype_all,
 ]
-assert GGUFValueType.ARRAY == _ARRAY

@@ -4,6 +4,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from llmstream_cli.models.preset import (
     Preset,
 )
 from llmstream_cli.models.presets import DEFAULT_PRESET, PRESETS, find_preset
+from llmstream_cli.models.sizes import human_size
 
 each_preset = pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 
@@ -91,9 +93,30 @@ def test_size_and_parameters_agree(preset: Preset) -> None:
 
 
 @each_preset
-def test_the_summary_is_a_short_line(preset: Preset) -> None:
-    assert 10 < len(preset.summary) <= 60
-    assert preset.summary.isprintable()
+def test_the_summary_fits_into_a_table(preset: Preset) -> None:
+    assert 0 < len(preset.summary) <= 27  # beside all else in 80 columns
+    assert 0 < len(preset.title) <= 30
+    assert (preset.title + preset.summary).isprintable()
+
+
+def documented_row(preset: Preset) -> str:
+    """Return the preset's line in the table of the documentation."""
+    cells = (
+        f"`{preset.name}`",
+        f"{preset.title}: {preset.summary}",
+        f"[{preset.source.repo}](https://huggingface.co/{preset.source.repo})",
+        human_size(preset.size_bytes),
+        human_size(preset.memory_bytes()),
+        str(preset.ctx_size),
+        preset.licence,
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_documentation_has_the_table() -> None:
+    lines = (Path(__file__).parents[2] / "docs" / "models.md").read_text().splitlines()
+    rows = [line for line in lines if "](https://huggingface.co/" in line]
+    assert rows == [documented_row(preset) for preset in PRESETS.values()]
 
 
 def test_no_two_presets_are_of_equal_quality() -> None:
