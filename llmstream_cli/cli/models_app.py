@@ -21,9 +21,14 @@ Names = Annotated[
     help="Models: which there are, which suit this machine, which are here.",
 )
 def top(context: typer.Context) -> None:
-    """Without a command, help."""
+    """Without a command, help; with one, the user's own names of models."""
     if context.invoked_subcommand is None:
         sys.stdout.write(context.get_help() + "\n")
+        return
+    from llmstream_cli.cli.own_presets import register_own_presets
+    from llmstream_cli.config import load_config
+
+    register_own_presets(load_config())
 
 
 @app.command(name="list", help="List the presets, and what is in the Hugging Face cache.")

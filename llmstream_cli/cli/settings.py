@@ -207,7 +207,7 @@ def _from_variable(option: TyperOption, text: str, name: str) -> Kept:
     try:
         return Kept(option.type.convert(text, option, None), origin)
     except typer.BadParameter as error:
-        raise origin.refusal(f": {error.message}") from error
+        raise origin.refusal(f": {error.message.rstrip('.')}") from error
 
 
 def _list(text: str, origin: Variable) -> list[str]:
@@ -310,6 +310,10 @@ class SettingsContext(typer.Context):
         if self._lookup is None:
             config = load_config()
             check_config(config, settings_commands(self))
+            if config.presets:
+                from llmstream_cli.cli.own_presets import register_own_presets
+
+                register_own_presets(config)
             if is_exposed(config):
                 complain(f"llmstream: {exposure(config)}\n")
             self._lookup = Lookup(self.command.name or "", config)
