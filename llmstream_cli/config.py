@@ -73,8 +73,12 @@ class Config:
     presets: Mapping[str, Table] = field(default_factory=dict)
     history: History = field(default_factory=History)
 
+    def says(self, *keys: str) -> bool:
+        """Tell whether the file has a value at `keys`, which lead to it from the top."""
+        return _has(tomllib.loads(self.text), keys)
+
     def place(self, *keys: str) -> str:
-        """Return where the value at `keys`, which lead to it from the top, is: file and line."""
+        """Return where the value at `keys` is: the file and the line."""
         return f"{self.path}, line {_line_of(self.text, keys)}"
 
     def refusal(self, message: str, *keys: str) -> ConfigError:

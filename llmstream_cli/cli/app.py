@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import llmstream_cli
-from llmstream_cli.cli import models_app, options
+from llmstream_cli.cli import config_app, models_app, options
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.settings import SettingsCommand, name_option
 from llmstream_cli.cli.terminal import complain, discard_output
@@ -17,6 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
 app.add_typer(models_app.app, name="models")
+app.add_typer(config_app.app, name="config")
 
 
 def run(arguments: Sequence[str]) -> int:

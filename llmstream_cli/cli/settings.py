@@ -54,13 +54,16 @@ _RIVALS: Mapping[str, frozenset[str]] = {
     "gpu_layers": frozenset({"url"}),
 }
 
-# Parameters of the core and the server that an option has another name for.
-_OPTIONS = {
-    "max_seqs": "parallel",
-    "max_queue": "queue",
-    "timeout_seconds": "timeout",
-    "drain_seconds": "drain",
+# Options that have another name in the core or in the server.
+PARAMETERS_BY_OPTION = {
+    "parallel": "max_seqs",
+    "queue": "max_queue",
+    "timeout": "timeout_seconds",
+    "drain": "drain_seconds",
+    "allow_host": "allowed_hosts",
+    "cors_origin": "cors_origins",
 }
+_OPTIONS = {parameter: option for option, parameter in PARAMETERS_BY_OPTION.items()}
 _PARAMETERS = {field.name for type_ in (SamplingParams, EngineConfig) for field in fields(type_)}
 _SUBJECT = re.compile(r"(?:--)?([a-z][a-z0-9_-]*)(?=[ :])")
 
@@ -116,15 +119,20 @@ def settings_of(command: TyperCommand) -> Iterator[TyperOption]:
             yield option
 
 
+def is_own(command: str, name: str) -> bool:
+    """Tell whether an option means something else in this command than in the others."""
+    return name in _OWN.get(command, ())
+
+
 def variable(command: str, name: str) -> str:
     """Return the variable of a setting."""
-    own = name in _OWN.get(command, ())
-    return f"LLMSTREAM_{command}_{name}".upper() if own else f"LLMSTREAM_{name}".upper()
+    words = (command, name) if is_own(command, name) else (name,)
+    return "_".join(("LLMSTREAM", *words)).upper()
 
 
 def tables_of(command: str, name: str) -> tuple[str, ...]:
     """Return the tables of the file that a setting is looked for in, the closest first."""
-    return (command,) if name in _OWN.get(command, ()) else (command, "defaults")
+    return (command,) if is_own(command, name) else (command, "defaults")
 
 
 class Lookup:
