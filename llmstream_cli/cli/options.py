@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 from typer.models import OptionInfo
 
+from llmstream_cli.cli import complete
 from llmstream_cli.core.api import SamplingParams
 
 _DEFAULTS = SamplingParams()
@@ -31,7 +32,11 @@ def _sampling(*flags: str, help: str, name: str) -> OptionInfo:  # noqa: A002  (
 Features = Annotated[
     str | None,
     _model(
-        "--features", "-f", metavar="NAME", help="A model by its name; see `llmstream models list`."
+        "--features",
+        "-f",
+        metavar="NAME",
+        help="A model by its name; see `llmstream models list`.",
+        autocompletion=complete.presets,
     ),
 ]
 Model = Annotated[
@@ -41,6 +46,7 @@ Model = Annotated[
         "-m",
         metavar="FILE|REPO",
         help="A model by its .gguf file, or on the Hugging Face Hub: user/repo, user/repo:Q8_0.",
+        autocompletion=complete.models,
     ),
 ]
 RepoFile = Annotated[
@@ -65,6 +71,7 @@ Context = Annotated[
         "--context",
         metavar="NAME",
         help="A system message by its name: general, classifier, sql, math, or your own.",
+        autocompletion=complete.contexts,
     ),
 ]
 Template = Annotated[
@@ -74,6 +81,7 @@ Template = Annotated[
         metavar="NAME|FILE",
         help="How the conversation is written down: a prompt format by its name, or a Jinja file.",
         show_default="as the model's file says",
+        autocompletion=complete.templates,
     ),
 ]
 Raw = Annotated[
