@@ -105,6 +105,21 @@ def config_path() -> Path | None:
     return folder / "config.toml"
 
 
+def history_path(config: Config) -> Path | None:
+    """Return the file that conversations are kept in; None where they are not kept.
+
+    Unless `[history]` names another it is `history.db` in the folder that the system has for a
+    user's data, such as `~/.local/share/llmstream`.
+    """
+    if not config.history.enabled:
+        return None
+    if config.history.path is not None:
+        return config.history.path
+    from platformdirs import user_data_path
+
+    return user_data_path("llmstream", appauthor=False) / "history.db"
+
+
 def load_config() -> Config:
     """Read the file at `config_path()`, if there is one.
 

@@ -9,7 +9,7 @@ import typer
 import llmstream_cli
 from llmstream_cli.cli import config_app, models_app, options
 from llmstream_cli.cli.sampling import SamplingOptions
-from llmstream_cli.cli.settings import SettingsCommand, name_option
+from llmstream_cli.cli.settings import SettingsCommand, name_option, settings_commands
 from llmstream_cli.cli.terminal import complain, discard_output
 from llmstream_cli.errors import LLMStreamError
 
@@ -266,3 +266,15 @@ def bench(
         threads=threads,
         json=json,
     ).run()
+
+
+@app.command(
+    help="Examine this installation and this machine, and tell what to do about what is wrong."
+    "\n\nIt loads the embedded model and asks the Hugging Face Hub for an answer. The exit code "
+    "is 1 if something does not work."
+)
+def doctor(context: typer.Context, json: options.Json = False) -> int:
+    """Turn the options into settings, and examine."""
+    from llmstream_cli.cli.doctor import Doctor
+
+    return Doctor(commands=settings_commands(context), json=json).run()

@@ -40,10 +40,12 @@ _OWN: Mapping[str, frozenset[str]] = {
     "bench": frozenset({"url", "url_model", "max_tokens", "seed", "ctx_size"}),
 }
 
-# What is kept steps back behind what is said more closely and excludes it.
+# What is kept steps back behind what is said more closely and excludes it; by option, or by
+# command and option.
 _RIVALS: Mapping[str, frozenset[str]] = {
     "features": frozenset({"model", "url"}),
     "model": frozenset({"features", "url"}),
+    "bench url": frozenset({"features", "model"}),
     "file": frozenset({"features", "model", "url"}),
     "tokenizer": frozenset({"features", "model", "url"}),
     "system": frozenset({"context", "raw"}),
@@ -159,7 +161,7 @@ class Lookup:
         """
         name = option.name
         assert name is not None
-        rivals = _RIVALS.get(name, frozenset())
+        rivals = _RIVALS.get(f"{self._command} {name}") or _RIVALS.get(name, frozenset())
         if any(map(given, rivals)):
             return None
         text = os.environ.get(variable(self._command, name))

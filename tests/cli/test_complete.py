@@ -27,7 +27,8 @@ SET_UP = {
     "bash": f"PS1='{READY}'; bind 'set enable-bracketed-paste off'; source {{script}}",
     "zsh": f"PS1='{READY}'; unsetopt zle_bracketed_paste; autoload -Uz compinit; "
     "compinit -u -d {folder}/dump; source {script}",
-    "fish": f"function fish_prompt; echo -n '{READY}'; end; source {{script}}",
+    "fish": f"function fish_prompt; echo -n '{READY}'; end; "
+    "set -g fish_autosuggestion_enabled 0; source {script}",
 }
 
 
@@ -114,6 +115,22 @@ def test_each_word_gets_its_names(config: Path, cached: str, words: str, first: 
 @pytest.mark.parametrize("words", ["llmstream ask --model ./", "llmstream serve --certfile "])
 def test_where_files_belong_nothing_is_offered(words: str) -> None:
     assert offered(words).stdout.strip() == b""
+
+
+@pytest.mark.parametrize(("word", "code"), [("chat", 0), ("./my", 1)])
+def test_fish_is_told_whether_files_are_wanted(word: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "llmstream_cli"],
+        env={
+            **os.environ,
+            "_LLMSTREAM_COMPLETE": "complete_fish",
+            "_TYPER_COMPLETE_FISH_ACTION": "is-args",
+            "_TYPER_COMPLETE_ARGS": f"llmstream ask --template {word}",
+        },
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
 
 
 def test_a_broken_file_says_nothing_into_the_users_line(config: Path) -> None:
