@@ -16,7 +16,7 @@ from llmstream_cli.cli.settings_check import check_values, unknown_variables
 from llmstream_cli.config import config_path, history_path, load_config
 from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.supervised import SupervisedEngine
-from llmstream_cli.errors import ConfigError, ModelError, UnreachableError
+from llmstream_cli.errors import ConfigError, DownloadError, ModelError, UnreachableError
 from llmstream_cli.models import hub_api
 from llmstream_cli.models.cache_folder import cache_folder
 from llmstream_cli.models.hub_cache import hub_folder, list_cached
@@ -47,19 +47,17 @@ def _is_writable(path: Path) -> bool:
 
 
 def hub() -> Finding:
-    """Tell whether models can be downloaded.
-
-    Raises:
-        DownloadError: HF_ENDPOINT is no address, or not one that a token may be sent to.
-    """
+    """Tell whether models can be downloaded."""
     if hub_api.is_offline():
         return Finding("hub", "ok", "is not asked: HF_HUB_OFFLINE is set")
-    client = hub_api.HubClient()
     try:
+        client = hub_api.HubClient()
         client.reach(_HUB_SECONDS)
     except UnreachableError as error:
         advice = "what is here works; connect, or set HF_ENDPOINT or HTTPS_PROXY, to download"
         return Finding("hub", "warn", str(error), advice)
+    except DownloadError:  # of the token, which is looked at next
+        return Finding("hub", "warn", "is not asked as HF_ENDPOINT and the token are")
     return Finding("hub", "ok", f"{client.host} answers")
 
 
@@ -125,9 +123,11 @@ def port(commands: Mapping[str, TyperCommand]) -> Finding:
         }
         host = kept["host"].value if kept["host"] is not None else host
         number = kept["port"].value if kept["port"] is not None else number
-    family, kind, protocol, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[
-        0
-    ]
+    try:
+        found = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
+    except OSError as error:
+        return Finding("port", "fail", f"{host}: {error.strerror}", "see --host")
+    family, kind, protocol, _, address = found[0]
     with socket.socket(family, kind, protocol) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
