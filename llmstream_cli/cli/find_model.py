@@ -25,6 +25,7 @@ def try_loading(found: ResolvedModel) -> None:
         ModelError: it cannot be loaded.
     """
     import asyncio
+    import logging
 
     from llmstream_cli.core.api import EngineConfig
     from llmstream_cli.core.supervised import SupervisedEngine
@@ -38,5 +39,7 @@ def try_loading(found: ResolvedModel) -> None:
         finally:
             await engine.aclose()
 
+    # What is raised says all that there is to say.
+    logging.getLogger("llmstream_cli").addHandler(logging.NullHandler())
     asyncio.run(load())
     note_loaded(found.path)

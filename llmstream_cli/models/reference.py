@@ -100,7 +100,7 @@ def parse_reference(text: str) -> HubModel | LocalFile | PresetName:
     if not text.strip():
         _refuse(f"the name of the model is empty; it should be {_FORMS}")
     path = _as_path(text)
-    if path is not None and path.is_file():
+    if path is not None and _is_there(path):
         return LocalFile(path)
     if "://" in text or text.lower().startswith(tuple(f"{host}/" for host in _HOSTS)):
         return _parse_address(text)
@@ -117,11 +117,16 @@ def _as_path(text: str) -> Path | None:
     if "\0" in text:
         return None
     try:
-        path = Path(text).expanduser()
-        path.is_file()
-    except (OSError, RuntimeError):  # a name too long, or `~nobody`
+        return Path(text).expanduser()
+    except RuntimeError:  # `~nobody`
         return None
-    return path
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, or a folder that may not be looked into
+        return False
 
 
 def _parse_hub(text: str) -> HubModel:

@@ -8,6 +8,7 @@
 A file that lies in the cache is found without a network.
 """
 
+import contextlib
 import re
 import time
 from collections.abc import Mapping
@@ -138,14 +139,11 @@ def resolve(
     else:
         choice = replace(choice, tokenizer=choice.tokenizer or own.tokenizer)
         found = replace(_find_file(own.source, progress, any_size), name=own.name)
-    path, vouched = found.path, found.packaged or has_loaded(found.path)
+    path = found.path
+    vouched = found.packaged or has_loaded(path)
     if not vouched:
-        path = _repacked(choice, found, progress)
+        path = _checked(choice, found, progress)
         vouched = has_loaded(path)
-    if not vouched:
-        from llmstream_cli.models.gguf_check import check_gguf
-
-        check_gguf(path)
     return ResolvedModel(
         path=path,
         name=found.name,
@@ -219,34 +217,36 @@ def _from_hub(wanted: HubModel, progress: Progress, any_size: bool) -> Path:
     return paths[0]
 
 
-def _repacked(choice: ModelChoice, found: _Found, progress: Progress) -> Path:
+def _checked(choice: ModelChoice, found: _Found, progress: Progress) -> Path:
     """Return the file itself or, if it is in candle's layout, its copy in llama.cpp's."""
+    from llmstream_cli.models.gguf_check import VOCABULARY, check_header
     from llmstream_cli.models.gguf_header import read_header
 
-    header = read_header(found.path)
-    if "general.architecture" in header.metadata:
-        return found.path
-    from llmstream_cli.models import candle
+    header = read_header(found.path, strings=(VOCABULARY,))
+    if "general.architecture" not in header.metadata:
+        from llmstream_cli.models.candle import repacked
+        from llmstream_cli.models.candle_layout import is_candle
 
-    if not candle.is_candle(header):
-        return found.path
-    return candle.repacked(found.path, _tokenizer(choice, found, progress), progress)
+        if is_candle(header):
+            return repacked(found.path, _tokenizer(choice, found, progress), progress)
+    check_header(found.path, header)
+    return found.path
 
 
 def _tokenizer(choice: ModelChoice, found: _Found, progress: Progress) -> Path:
     """Find the vocabulary that belongs to weights without one."""
     if choice.tokenizer is not None:
         return _named_tokenizer(choice.tokenizer, progress)
-    preset = found.preset
-    beside = [*found.path.parent.glob("*tokenizer*.json")]
-    if preset is not None and isinstance(preset.source, CandleFile):
-        own = [path for path in beside if path.name == preset.source.tokenizer]
-        wanted = HubModel(
-            preset.source.repo, file=preset.source.tokenizer, revision=preset.source.revision
-        )
-        return own[0] if own else _from_hub(wanted, progress, any_size=True)
+    source = None if found.preset is None else found.preset.source
+    known = source.tokenizer if isinstance(source, CandleFile) else None
+    beside = {path.name: path for path in found.path.parent.glob("*tokenizer*.json")}
+    if known in beside:
+        return beside[known]
     if len(beside) == 1:
-        return beside[0]
+        return beside.popitem()[1]
+    if source is not None and known is not None:
+        wanted = HubModel(source.repo, file=known, revision=source.revision)
+        return _from_hub(wanted, progress, any_size=True)
     raise ModelError(
         f"{found.path} has no vocabulary; name its tokenizer with --tokenizer FILE.json, "
         "or --tokenizer user/repo/FILE.json"
@@ -254,15 +254,16 @@ def _tokenizer(choice: ModelChoice, found: _Found, progress: Progress) -> Path:
 
 
 def _named_tokenizer(name: str, progress: Progress) -> Path:
-    path = Path(name).expanduser()
-    if path.is_file() or "/" not in name:
-        if not path.is_file():
-            raise ModelNotFoundError(f"there is no tokenizer file {name}")
+    path = Path(name)
+    with contextlib.suppress(RuntimeError):  # `~nobody`
+        path = path.expanduser()
+    if path.is_file():
         return path
-    reference = parse_reference(name)
-    if not isinstance(reference, HubModel):
+    user, _, rest = name.partition("/")
+    repo, _, file = rest.partition("/")
+    if not user or not repo or name.startswith((".", "~")):
         raise ModelNotFoundError(f"there is no tokenizer file {name}")
-    return _from_hub(replace(reference, file=reference.file or _TOKENIZER), progress, any_size=True)
+    return _from_hub(HubModel(f"{user}/{repo}", file=file or _TOKENIZER), progress, any_size=True)
 
 
 def model_name(path: Path) -> str:

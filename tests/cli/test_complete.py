@@ -147,7 +147,16 @@ def test_nothing_slow_is_imported(config: Path, cached: str) -> None:
         "print(*sys.modules, sep='\\n')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    slow = {"llama_cpp", "huggingface_hub", "numpy", "pydantic", "quart", "jinja2", "rich", "httpx2"}
+    slow = {
+        "llama_cpp",
+        "huggingface_hub",
+        "numpy",
+        "pydantic",
+        "quart",
+        "jinja2",
+        "rich",
+        "httpx2",
+    }
     assert not slow & set(done.stdout.decode().split())
 
 
