@@ -16,7 +16,6 @@ import os
 import re
 import stat
 import sys
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
@@ -75,7 +74,7 @@ class Config:
 
     def says(self, *keys: str) -> bool:
         """Tell whether the file has a value at `keys`, which lead to it from the top."""
-        return _has(tomllib.loads(self.text), keys)
+        return _has(_toml(self.text), keys)
 
     def place(self, *keys: str) -> str:
         """Return where the value at `keys` is: the file and the line."""
@@ -153,8 +152,8 @@ def parse_config(text: str, path: Path, *, is_private: bool = True) -> Config:
     """
     try:
         # With the line end, a mistake on the last line has its number.
-        settings = tomllib.loads(text + "\n")
-    except tomllib.TOMLDecodeError as error:
+        settings = _toml(text + "\n")
+    except ValueError as error:
         raise ConfigError(f"{path} is not TOML: {_one_line(str(error))}") from error
     except RecursionError as error:
         raise ConfigError(f"{path} is nested too deeply") from error
@@ -179,6 +178,17 @@ class _SettingError(Exception):
     def __init__(self, message: str, *keys: str) -> None:
         super().__init__(message)
         self.keys = keys
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """Parse TOML. Where there is no file, nobody waits for the import.
+
+    Raises:
+        ValueError: it is none, or has a number that is too long.
+    """
+    import tomllib
+
+    return tomllib.loads(text)
 
 
 def _read(path: Path) -> tuple[str, int] | None:
@@ -286,9 +296,9 @@ def _line_of(text: str, keys: tuple[str, ...]) -> int:
     for line, statement in _statements(text):
         if statement.lstrip().startswith("["):
             header = statement
-            given = tomllib.loads(statement)
+            given = _toml(statement)
         else:
-            given = tomllib.loads(f"{header}\n{statement}")
+            given = _toml(f"{header}\n{statement}")
         if _has(given, keys):
             return line
     raise AssertionError(f"{keys} is nowhere in the file that has it")
@@ -305,8 +315,8 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
         lines.append(line)
         statement = "\n".join(lines)
         try:
-            tomllib.loads(statement)
-        except tomllib.TOMLDecodeError:
+            _toml(statement)
+        except ValueError:
             continue
         yield begin, statement
         begin, lines = number + 1, []

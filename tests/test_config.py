@@ -104,7 +104,7 @@ def test_a_home_that_is_not_known_is_left_as_it_stands(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLMSTREAM_CONFIG", "~nobody-of-that-name/x.toml")
-    with pytest.raises(ConfigError, match="names ~nobody-of-that-name/x.toml, and there is no"):
+    with pytest.raises(ConfigError, match=r"names ~nobody-of-that-name/x\.toml, and there is no"):
         load_config()
 
 
@@ -196,12 +196,21 @@ def test_what_cannot_be_said_has_its_line(text: str, line: int, complaint: str) 
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("[contexts\n", 1), ('[contexts]\na = "b', 2), ("[contexts]\na = 1\na = 2", 3)],
+    [
+        ("a = 1\na = 2", 2),
+        ("[contexts\n", 1),
+        ('[contexts]\na = "b', 2),
+        ("[contexts]\na = 1\na = 2", 3),
+    ],
 )
 def test_what_is_no_toml_has_its_line(text: str, line: int) -> None:
     message = refusal(text)
     assert message.startswith("my.toml is not TOML: ")
     assert f"line {line}," in message
+
+
+def test_a_number_without_end_is_refused() -> None:
+    assert refusal("a = " + "1" * 20_000).startswith("my.toml is not TOML: ")
 
 
 def test_what_nests_without_end_is_refused() -> None:
@@ -264,4 +273,4 @@ def test_without_a_file_nothing_is_imported_to_read_one() -> None:
     )
     loaded = set(done.stdout.decode().split())
     assert "llmstream_cli.models.resolve" in loaded  # it came so far
-    assert not {"platformdirs", "jinja2", "pydantic"} & loaded
+    assert not {"platformdirs", "tomllib", "jinja2", "pydantic"} & loaded

@@ -81,11 +81,11 @@ class Edit:
 
 
 def _make(path: Path) -> None:
+    if path.exists():
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
-    except FileExistsError:
-        return
     except OSError as error:
         raise ConfigError(f"cannot make {path}: {error.strerror}") from error
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -16,7 +16,6 @@ line when a value turns out to be one that it cannot take.
 
 import os
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -224,6 +223,8 @@ def _list(text: str, origin: Variable) -> list[str]:
     """Read a TOML array of texts; anything that does not begin as one is one text."""
     if not text.startswith("["):
         return [text]
+    import tomllib
+
     try:
         value = tomllib.loads(f"list = {text}")["list"]
     except tomllib.TOMLDecodeError as error:

@@ -69,8 +69,11 @@ def unknown_variables(commands: Mapping[str, TyperCommand]) -> Iterator[tuple[st
     }
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            yield name, f"did you mean {near[0]}?" if near else "see `llmstream config show`"
+            # Without what all have in common, which would make everything near.
+            rest = {one.removeprefix(PREFIX): one for one in known}
+            near = difflib.get_close_matches(name.removeprefix(PREFIX), rest, n=1)
+            advice = f"did you mean {rest[near[0]]}?" if near else "see `llmstream config show`"
+            yield name, advice
 
 
 def _try(name: str, kept: Kept) -> None:
