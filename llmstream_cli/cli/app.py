@@ -8,6 +8,7 @@ import typer
 
 import llmstream_cli
 from llmstream_cli.cli import config_app, models_app, options
+from llmstream_cli.cli.model_order import ModelOrderCommand, model_choices
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.settings import SettingsCommand, name_option, settings_commands
 from llmstream_cli.cli.terminal import complain, discard_output
@@ -145,14 +146,17 @@ def ask(
 
 
 @app.command(
-    cls=SettingsCommand,
-    help="Serve a model over HTTP: plain text streams, and a page to try it."
+    cls=ModelOrderCommand,
+    help="Serve models over HTTP: plain text streams, and a page to try it."
+    "\n\nThe first model is loaded at the start; others when a request asks for them, as far as "
+    "--memory goes."
     "\n\nStandard output gets the server's URL, standard error the log. The first Ctrl-C or "
     "SIGTERM lets answers end for --drain seconds; the second Ctrl-C leaves at once.",
 )
 def serve(
-    features: options.Features = None,
-    model: options.Model = None,
+    context: typer.Context,
+    features: options.ServedFeatures = None,
+    model: options.ServedModelFiles = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 3030,
     certfile: options.CertFile = None,
@@ -166,6 +170,8 @@ def serve(
     queue: options.Queue = 64,
     timeout: options.Timeout = 1800.0,
     drain: options.Drain = 20.0,
+    memory: options.MaxMemory = None,
+    keep_alive: options.KeepAlive = None,
     template: options.Template = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -184,6 +190,9 @@ def serve(
 ) -> int:
     """Turn the options into settings, and serve."""
     from llmstream_cli.cli.serve import Serve, read_keys
+    from llmstream_cli.cli.served_models import Residence
+    from llmstream_cli.models.sizes import parse_size
+    from llmstream_cli.server.keep_alive import keep_alive_seconds
     from llmstream_cli.server.settings import ServerSettings
 
     sampling = SamplingOptions(
@@ -208,9 +217,13 @@ def serve(
         timeout_seconds=timeout,
         drain_seconds=drain,
     )
+    residence = Residence(
+        max_bytes=None if memory is None else parse_size(memory),
+        keep_alive=None if keep_alive is None else keep_alive_seconds(keep_alive),
+    )
     return Serve(
-        features=features,
-        model=model,
+        models=model_choices(context),
+        residence=residence,
         template=template,
         sampling=sampling,
         parallel=parallel,

@@ -110,9 +110,9 @@ def _advice(command: str, settings: list[Found]) -> _Advice:
         for one in settings
         if one.command == command and one.kept is not None
     }
-    name = kept.get("features", DEFAULT_PRESET)
-    if "model" in kept:
-        reference = parse_reference(kept["model"])
+    name = _first(kept.get("features", DEFAULT_PRESET))
+    if "model" in kept and "features" not in kept:
+        reference = parse_reference(_first(kept["model"]))
         if not isinstance(reference, PresetName):
             return _Advice("", {})  # which preset's file it is shows when it is looked for
         name = reference.name
@@ -121,6 +121,11 @@ def _advice(command: str, settings: list[Found]) -> _Advice:
         size = {} if own.ctx_size is None else {"ctx_size": own.ctx_size}
         return _Advice(own.name, {**own.advice, **size})
     return _Advice("", {}) if known is None else _Advice(known.name, known.sampling)
+
+
+def _first(value: str | list[str]) -> str:
+    """Return the model that a server answers with unless another is asked for."""
+    return value if isinstance(value, str) else value[0]
 
 
 def _names_model(command: str, settings: list[Found]) -> bool:

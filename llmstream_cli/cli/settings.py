@@ -57,6 +57,7 @@ _RIVALS: Mapping[str, frozenset[str]] = {
 
 # Options that have another name in the core or in the server.
 PARAMETERS_BY_OPTION = {
+    "keep_alive": "keep_alive",
     "parallel": "max_seqs",
     "queue": "max_queue",
     "timeout": "timeout_seconds",

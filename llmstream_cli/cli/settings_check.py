@@ -23,6 +23,8 @@ from llmstream_cli.core.api import EngineConfig, SamplingParams
 from llmstream_cli.errors import LLMStreamError
 from llmstream_cli.models.own_preset import OWN_PRESETS
 from llmstream_cli.models.presets import find_preset
+from llmstream_cli.models.sizes import parse_size
+from llmstream_cli.server.keep_alive import keep_alive_seconds
 from llmstream_cli.server.settings import ServerSettings
 
 PREFIX = "LLMSTREAM_"
@@ -93,7 +95,13 @@ def _parameter(name: str) -> str:
 
 def _checks(name: str) -> Iterator[Callable[[Any], object]]:
     """Yield what tells whether a value can be."""
-    known = {"features": _find_preset, "template": read_template, "context": context_message}
+    known = {
+        "features": _find_presets,
+        "template": read_template,
+        "context": context_message,
+        "memory": parse_size,
+        "keep_alive": keep_alive_seconds,
+    }
     if name in known:
         yield known[name]
     parameter = _parameter(name)
@@ -109,6 +117,7 @@ def _names(type_: Any) -> set[str]:
     return {field.name for field in fields(type_)}
 
 
-def _find_preset(name: str) -> None:
-    if name.lower() not in OWN_PRESETS:
-        find_preset(name)
+def _find_presets(names: str | tuple[str, ...]) -> None:
+    for name in (names,) if isinstance(names, str) else names:
+        if name.lower() not in OWN_PRESETS:
+            find_preset(name)
