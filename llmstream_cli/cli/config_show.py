@@ -79,7 +79,7 @@ def _option_rows(settings: list[Found]) -> Iterator[Row]:
     for setting in settings:
         name, commands = str(setting.option.name), (setting.command,)
         if setting.kept is not None:
-            value = _SECRET if name in SECRETS else setting.kept.value
+            value = _SECRET if name in SECRETS else _alone(setting.kept.value)
             origin = setting.kept.origin
             yield Row(name, commands, value, origin.source, origin.place)
             continue
@@ -94,6 +94,11 @@ def _option_rows(settings: list[Found]) -> Iterator[Row]:
             default = DEFAULT_PRESET
         words = meaning if isinstance(meaning, str) and default is None else ""
         yield Row(name, commands, default, "default", meaning=words)
+
+
+def _alone(value: Any) -> Any:
+    """Take one value out of its list: some commands take several where others take one."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +130,8 @@ def _advice(command: str, settings: list[Found]) -> _Advice:
 
 def _first(value: str | list[str]) -> str:
     """Return the model that a server answers with unless another is asked for."""
-    return value if isinstance(value, str) else value[0]
+    names = [value] if isinstance(value, str) else value
+    return names[0] if names else DEFAULT_PRESET
 
 
 def _names_model(command: str, settings: list[Found]) -> bool:

@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 
 import llmstream_cli
 from llmstream_cli.cli import app as app_module
+from llmstream_cli.cli.model_order import model_choices
 from llmstream_cli.cli.settings import (
     Lookup,
     SettingsCommand,
@@ -149,7 +150,7 @@ def test_what_is_said_closer_goes_over_what_excludes_it(monkeypatch: pytest.Monk
     text = "[defaults]\nfeatures = 'puffin'\n[ask]\nmodel = 'm.gguf'"
     assert kept("ask", "features", text) is None
     assert kept("ask", "model", text) == "m.gguf"
-    assert kept("serve", "features", text) == "puffin"
+    assert kept("serve", "features", text) == ["puffin"]
     monkeypatch.setenv("LLMSTREAM_FEATURES", "mistral")
     assert kept("ask", "model", text) is None
     assert kept("ask", "features", text) == "mistral"
@@ -162,6 +163,27 @@ def test_two_in_one_place_are_refused_with_the_place(tmp_path: Path) -> None:
         f"llmstream: {config}, line 3: features and --model both name a model; give one of them\n"
     )
     assert done.returncode == 2
+
+
+def test_a_server_has_the_kept_models_where_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "[defaults]\nfeatures = 'a'\n[serve]\nfeatures = ['b', 'c']\nmodel = 'd.gguf'"
+    monkeypatch.setenv("LLMSTREAM_CONFIG", configured(tmp_path, text))
+
+    def chosen(*words: str) -> list[str | None]:
+        context: Any = COMMANDS["serve"].make_context("serve", [*words])
+        return [choice.preset or choice.model for choice in model_choices(context)]
+
+    assert chosen() == ["b", "c", "d.gguf"]
+    assert chosen("-m", "y.gguf", "-f", "x", "-m", "z.gguf") == ["y.gguf", "x", "z.gguf"]
+    monkeypatch.setenv("LLMSTREAM_FEATURES", "e")
+    assert chosen() == ["e"]
+    monkeypatch.setenv("LLMSTREAM_CONFIG", configured(tmp_path, text.partition("[serve]")[0]))
+    monkeypatch.delenv("LLMSTREAM_FEATURES")
+    assert chosen() == ["a"]
+    monkeypatch.setenv("LLMSTREAM_CONFIG", "")
+    assert chosen() == [None]
 
 
 # ---- what is wrong --------------------------------------------------------------------------
@@ -276,6 +298,9 @@ def test_a_file_with_a_key_that_others_can_read_is_warned_about(tmp_path: Path) 
         ("[ask]\nfeatures = 'zzz'", "line 2: features: no model is called 'zzz'"),
         ("[ask]\ncontext = 'zzz'", "line 2: context: no context is called 'zzz'"),
         ("[ask]\ntemplate = 'zzz'", "line 2: template: no prompt format is called 'zzz'"),
+        ("[serve]\nfeatures = ['smollm2', 'zzz']", "line 2: features: no model is called 'zzz'"),
+        ("[serve]\nmemory = 'much'", "line 2: memory: 'much' is no size"),
+        ("[serve]\nkeep_alive = 'long'", "line 2: keep_alive is 'long'; it must be seconds"),
         ("[ask]\nstop = ''", "line 2: stop: a stop string must have 1 to "),
     ],
 )
