@@ -39,6 +39,9 @@ _OWN: Mapping[str, frozenset[str]] = {
     "bench": frozenset({"url", "url_model", "max_tokens", "seed", "ctx_size"}),
 }
 
+# Lists of what has no spaces in it, so that spaces can be between.
+_WITHOUT_SPACES = frozenset({"api_key", "allow_host", "cors_origin"})
+
 # What is kept steps back behind what is said more closely and excludes it; by option, or by
 # command and option.
 _RIVALS: Mapping[str, frozenset[str]] = {
@@ -67,6 +70,7 @@ PARAMETERS_BY_OPTION = {
 }
 _OPTIONS = {parameter: option for option, parameter in PARAMETERS_BY_OPTION.items()}
 _PARAMETERS = {field.name for type_ in (SamplingParams, EngineConfig) for field in fields(type_)}
+_EPILOG = "Options can be kept in a file and in variables: see `llmstream config show`."
 _SUBJECT = re.compile(r"(?:--)?([a-z][a-z0-9_-]*)(?=[ :])")
 
 
@@ -213,17 +217,17 @@ def wrong_type(option: TyperOption, value: Any) -> str | None:
 def _from_variable(option: TyperOption, text: str, name: str) -> Kept:
     origin = Variable(name)
     if option.multiple:
-        return Kept(_list(text, origin), origin)
+        return Kept(_list(text, option.name, origin), origin)
     try:
         return Kept(option.type.convert(text, option, None), origin)
     except typer.BadParameter as error:
         raise origin.refusal(f": {error.message.rstrip('.')}") from error
 
 
-def _list(text: str, origin: Variable) -> list[str]:
+def _list(text: str, name: str | None, origin: Variable) -> list[str]:
     """Read a TOML array of texts; anything that does not begin as one is one text."""
     if not text.startswith("["):
-        return [text]
+        return text.split() if name in _WITHOUT_SPACES else [text]
     import tomllib
 
     try:
@@ -338,6 +342,7 @@ class SettingsCommand(TyperCommand):
     context_class = SettingsContext
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
+        settings["epilog"] = settings.get("epilog") or _EPILOG
         super().__init__(*arguments, **settings)
         self.settings = {str(option.name): option for option in settings_of(self)}
 

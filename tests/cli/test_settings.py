@@ -108,6 +108,9 @@ def test_values_have_the_types_of_their_options(monkeypatch: pytest.MonkeyPatch)
     assert kept("ask", "stop") == ["a b"]
     monkeypatch.setenv("LLMSTREAM_STOP", r'["\n\n", "b"]')
     assert kept("ask", "stop") == ["\n\n", "b"]
+    monkeypatch.setenv("LLMSTREAM_API_KEY", "a b")
+    assert kept("serve", "api_key") == ["a", "b"]
+    assert kept("bench", "api_key") == "a b"
     monkeypatch.setenv("LLMSTREAM_TEMPERATURE", "0.5")
     assert kept("serve", "temperature") == 0.5
 
