@@ -17,10 +17,10 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from llmstream_cli.errors import ConfigError
 
@@ -30,10 +30,10 @@ MAX_BYTES = 64 * 1024
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 Table = Mapping[str, Any]
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
+class History(NamedTuple):  # made sooner than a dataclass, for which every answer would wait
     """What is kept of conversations.
 
     Attributes:
@@ -45,8 +45,7 @@ class History:
     path: Path | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
+class Config(NamedTuple):
     """What the file says.
 
     Attributes:
@@ -61,16 +60,16 @@ class Config:
     """
 
     path: Path | None = None
-    text: str = field(default="", repr=False)
+    text: str = ""
     is_private: bool = True
-    defaults: Table = field(default_factory=dict)
-    ask: Table = field(default_factory=dict)
-    chat: Table = field(default_factory=dict)
-    serve: Table = field(default_factory=dict)
-    bench: Table = field(default_factory=dict)
-    contexts: Mapping[str, str] = field(default_factory=dict)
-    presets: Mapping[str, Table] = field(default_factory=dict)
-    history: History = field(default_factory=History)
+    defaults: Table = _NOTHING
+    ask: Table = _NOTHING
+    chat: Table = _NOTHING
+    serve: Table = _NOTHING
+    bench: Table = _NOTHING
+    contexts: Mapping[str, str] = _NOTHING
+    presets: Mapping[str, Table] = _NOTHING
+    history: History = History()
 
     def says(self, *keys: str) -> bool:
         """Tell whether the file has a value at `keys`, which lead to it from the top."""
@@ -258,9 +257,9 @@ def _presets(value: Any) -> Mapping[str, Table]:
 
 def _history(value: Any) -> History:
     for name in _table_reader("history")(value):
-        if name not in (known := [field.name for field in fields(History)]):
+        if name not in History._fields:
             raise _SettingError(
-                f"there is no setting {name!r}; {hint(name, known)}", "history", name
+                f"there is no setting {name!r}; {hint(name, History._fields)}", "history", name
             )
     enabled, path = value.get("enabled", True), value.get("path")
     if not isinstance(enabled, bool):

@@ -17,8 +17,8 @@ line when a value turns out to be one that it cannot take.
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperOption
@@ -74,28 +74,24 @@ _EPILOG = "Options can be kept in a file and in variables: see `llmstream config
 _SUBJECT = re.compile(r"(?:--)?([a-z][a-z0-9_-]*)(?=[ :])")
 
 
-@dataclass(frozen=True, slots=True)
-class Variable:
+class Variable(NamedTuple):  # made sooner than a dataclass, for which every answer would wait
     """A value comes from the environment."""
 
-    source: ClassVar = "environment"
-
     place: str
+    source: str = "environment"
 
     def refusal(self, complaint: str) -> ConfigError:
         """Return the error for the value: `LLMSTREAM_THREADS must be between 1 and 512`."""
         return ConfigError(f"{self.place}{complaint}")
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A value comes from the file."""
-
-    source: ClassVar = "file"
 
     config: Config
     table: str
     name: str
+    source: str = "file"
 
     @property
     def place(self) -> str:
@@ -110,8 +106,7 @@ class Line:
 Origin = Variable | Line
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """A value that was kept, of the type that its option has."""
 
     value: Any
