@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 from llmstream_cli.errors import ConfigError
 
 VARIABLE = "LLMSTREAM_CONFIG"
+HISTORY_VARIABLE = "LLMSTREAM_HISTORY"
+HISTORY_OFF = "off"
 MAX_BYTES = 64 * 1024
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -106,9 +108,13 @@ def config_path() -> Path | None:
 def history_path(config: Config) -> Path | None:
     """Return the file that conversations are kept in; None where they are not kept.
 
-    Unless `[history]` names another it is `history.db` in the folder that the system has for a
-    user's data, such as `~/.local/share/llmstream`.
+    It is what `LLMSTREAM_HISTORY` names, and none where that is `off`; else what `[history]` says;
+    else `history.db` in the folder that the system has for a user's data, such as
+    `~/.local/share/llmstream`.
     """
+    chosen = os.environ.get(HISTORY_VARIABLE)
+    if chosen:
+        return None if chosen.lower() == HISTORY_OFF else _expand(chosen)
     if not config.history.enabled:
         return None
     if config.history.path is not None:

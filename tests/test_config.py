@@ -246,7 +246,12 @@ def test_history_is_kept_in_the_folder_for_data_unless_the_file_says_otherwise(
     said = parse_config('[history]\npath = "~/h.db"', Path("my.toml"))
     assert said.history == History(path=home / "h.db")
     assert history_path(said) == home / "h.db"
-    assert history_path(parse_config("[history]\nenabled = false", Path("my.toml"))) is None
+    off = parse_config("[history]\nenabled = false", Path("my.toml"))
+    assert history_path(off) is None
+    monkeypatch.setenv("LLMSTREAM_HISTORY", "~/other.db")
+    assert history_path(off) == home / "other.db"
+    monkeypatch.setenv("LLMSTREAM_HISTORY", "OFF")
+    assert history_path(said) is None
 
 
 def test_a_value_has_its_place(home: Path) -> None:

@@ -1,10 +1,10 @@
 """`llmstream config show`: what each setting is, and who says so."""
 
 import json as json_text
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from typer.core import TyperCommand
@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 from llmstream_cli.cli.settings import SECRETS, exposure, is_exposed, is_own
 from llmstream_cli.cli.settings_check import Found, check_values, unknown_variables
 from llmstream_cli.cli.terminal import complain, without_controls
-from llmstream_cli.config import Config, config_path, load_config
+from llmstream_cli.config import HISTORY_VARIABLE, Config, config_path, history_path, load_config
 from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.models.own_preset import OWN_PRESETS
 from llmstream_cli.models.presets import DEFAULT_PRESET, PRESETS
@@ -154,13 +154,14 @@ def _merged(rows: Iterator[Row]) -> list[Row]:
 
 
 def _other_rows(config: Config) -> Iterator[Row]:
-    history = {"enabled": config.history.enabled, "path": config.history.path}
-    for name, value in history.items():
-        text = str(value) if isinstance(value, Path) else value
-        if config.says("history", name):
-            yield Row(f"history.{name}", (), text, "file", config.place("history", name))
+    path = history_path(config)
+    for name, value in (("enabled", path is not None), ("path", path and str(path))):
+        if os.environ.get(HISTORY_VARIABLE):
+            yield Row(f"history.{name}", (), value, "environment", HISTORY_VARIABLE)
+        elif config.says("history", name):
+            yield Row(f"history.{name}", (), value, "file", config.place("history", name))
         else:
-            yield Row(f"history.{name}", (), text, "default")
+            yield Row(f"history.{name}", (), value, "default")
     for name, text in config.contexts.items():
         yield Row(f"contexts.{name}", (), text, "file", config.place("contexts", name))
     for name in config.presets:

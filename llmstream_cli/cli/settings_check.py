@@ -29,8 +29,8 @@ from llmstream_cli.server.settings import ServerSettings
 
 PREFIX = "LLMSTREAM_"
 
-# Variables that are no options: where the file is, where repacked models are kept.
-_OTHER_VARIABLES = frozenset({"LLMSTREAM_CONFIG", "LLMSTREAM_CACHE"})
+# Variables that are no options: where the file is, where repacked models and conversations are.
+_OTHER_VARIABLES = frozenset({"LLMSTREAM_CONFIG", "LLMSTREAM_CACHE", "LLMSTREAM_HISTORY"})
 
 
 @dataclass(frozen=True, slots=True)
