@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmstream_cli.cli.find_model import find_model
 from llmstream_cli.cli.prompt import preset_format, read_template
@@ -32,7 +32,7 @@ class OpenEngine:
     engine: Engine
     name: str
     reference: str = ""
-    sampling: Mapping[str, float] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     found: ResolvedModel | None = None
     local: "InProcessEngine | None" = None
 
@@ -116,6 +116,7 @@ class EngineOptions:
         engine = InProcessEngine(
             replace(
                 self._config(str(found.path)),
+                ctx_size=found.ctx_size if self.ctx_size is None else self.ctx_size,
                 chat_format=chat_format,
                 default_chat_format=preset_format(found.chat_format),
             )

@@ -30,7 +30,7 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         self.over({})  # now: finding the model may take long
 
-    def over(self, advised: Mapping[str, float]) -> SamplingParams:
+    def over(self, advised: Mapping[str, Any]) -> SamplingParams:
         """Return the parameters: what the user said, else what is advised, else the defaults.
 
         Args:
