@@ -147,15 +147,16 @@ class Upstream:
 
     def _refusal(self, response: httpx2.Response, text: str, body: object) -> LLMStreamError:
         status = response.status_code
-        said = self.line(f"HTTP {status}: {_error_message(body) or text}")
+        message = _error_message(body) or text
+        said = self.line(f"HTTP {status}: {message}")
         if response.has_redirect_location:
             location = response.headers["location"]
             return UpstreamError(self.line(f"HTTP {status}: the server has moved to {location}"))
         names = _error_names(body)
         if names & _TOO_LONG:
-            return PromptError(said)
+            return PromptError(self.line(message))
         if names & _NO_MODEL:
-            return ModelNotFoundError(said)
+            return ModelNotFoundError(self.line(message))
         retry = _retry(response)
         match status:
             case HTTPStatus.TOO_MANY_REQUESTS:

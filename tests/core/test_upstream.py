@@ -262,19 +262,19 @@ async def test_a_failure_is_one_line(reply: Reply, complaint: str) -> None:
                 {"error": {"message": "9 tokens", "code": "context_length_exceeded"}}, "400 Bad"
             ),
             PromptError,
-            "HTTP 400: 9 tokens",
+            "9 tokens",
         ),
         (
             answer_json(
                 {"error": {"message": "9 tokens", "type": "exceed_context_size_error"}}, "400 Bad"
             ),
             PromptError,
-            "HTTP 400: 9 tokens",
+            "9 tokens",
         ),
         (
             answer_json({"error": {"message": "no x", "code": "model_not_found"}}, "404 Not Found"),
             ModelNotFoundError,
-            "HTTP 404: no x",
+            "no x",
         ),
     ],
 )
