@@ -57,7 +57,8 @@ class Upstream:
         idle_seconds: give up when nothing comes for so long.
 
     Raises:
-        InvalidValueError: the URL or the key is none, or the environment names an unusable proxy.
+        InvalidValueError: the URL or the key is none, or the environment names a proxy or
+            certificates that cannot be used.
     """
 
     def __init__(
@@ -208,7 +209,7 @@ def base_url(text: str) -> str:
     if url.scheme not in {"http", "https"} or not url.host:
         raise InvalidValueError("the server's URL must be like http://127.0.0.1:8080")
     if url.userinfo:
-        raise InvalidValueError("the server's URL must have no password in it; see --api-key")
+        raise InvalidValueError("the server's URL must have no password in it")
     if url.query or url.fragment:
         raise InvalidValueError("the server's URL must end with the host or a path")
     return str(url).rstrip("/")
@@ -228,12 +229,7 @@ def _headers(api_key: str | None) -> dict[str, str]:
 
 def _client(url: str, headers: Mapping[str, str], idle_seconds: float) -> httpx2.AsyncClient:
     local = _is_loopback(httpx2.URL(url).host)
-    if local and url.startswith("http:"):
-        # No certificate will be seen. To trust none takes no time, to read those of the system
-        # more than all the rest.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    else:
-        context = httpx2.create_ssl_context()
+    context = _trust_nobody() if local and url.startswith("http:") else _trust_the_system()
     try:
         return httpx2.AsyncClient(
             headers=headers,
@@ -246,6 +242,20 @@ def _client(url: str, headers: Mapping[str, str], idle_seconds: float) -> httpx2
     except (ImportError, ValueError, httpx2.InvalidURL) as error:
         raise InvalidValueError(
             one_line(f"the proxy that the environment names cannot be used: {error}")
+        ) from error
+
+
+def _trust_nobody() -> ssl.SSLContext:
+    """Return what suits a connection without TLS: to read the system's certificates takes long."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _trust_the_system() -> ssl.SSLContext:
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:
+        raise InvalidValueError(
+            one_line(f"cannot read the certificates that SSL_CERT_FILE names: {error}")
         ) from error
 
 
