@@ -40,8 +40,9 @@ IDLE_SECONDS = 300.0  # a long queue in front of a slow model is no reason to gi
 _MAX_BODY_BYTES = 8 << 20  # a list of all models that a large service has
 _MAX_LINE_CHARS = 300
 
-# Codes and types of errors, where they have one: ours, llama-server's, and OpenAI's.
-_TOO_LONG = {"context_length_exceeded", "exceed_context_size_error"}
+# What errors call themselves, for programs: OpenAI and we by a code, llama-server by a type, vLLM by
+# the parameter at fault.
+_TOO_LONG = {"context_length_exceeded", "exceed_context_size_error", "input_tokens"}
 _NO_MODEL = {"model_not_found"}
 
 
@@ -305,10 +306,11 @@ def _error_message(body: object) -> str:
 
 
 def _error_names(body: object) -> set[str]:
-    """Return what an error calls itself, for programs."""
+    """Return the words of an error that are meant for programs."""
+    keys = ("code", "type", "param")
     match body:
         case {"error": {**fields}}:
-            return {name for key in ("code", "type") if isinstance(name := fields.get(key), str)}
+            return {name for key in keys if isinstance(name := fields.get(key), str)}
         case _:
             return set()
 

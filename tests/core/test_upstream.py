@@ -277,6 +277,13 @@ async def test_a_failure_is_one_line(reply: Reply, complaint: str) -> None:
             "9 tokens",
         ),
         (
+            answer_json(
+                {"error": {"message": "9 tokens", "param": "input_tokens", "code": 400}}, "400 Bad"
+            ),
+            PromptError,
+            "9 tokens",
+        ),
+        (
             answer_json({"error": {"message": "no x", "code": "model_not_found"}}, "404 Not Found"),
             ModelNotFoundError,
             "no x",
