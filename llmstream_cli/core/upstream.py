@@ -40,8 +40,8 @@ IDLE_SECONDS = 300.0  # a long queue in front of a slow model is no reason to gi
 _MAX_BODY_BYTES = 8 << 20  # a list of all models that a large service has
 _MAX_LINE_CHARS = 300
 
-# What errors call themselves, for programs: OpenAI and we by a code, llama-server by a type, vLLM by
-# the parameter at fault.
+# What errors call themselves, for programs: by a code for OpenAI and this project, by a type for
+# llama-server, by the parameter at fault for vLLM.
 _TOO_LONG = {"context_length_exceeded", "exceed_context_size_error", "input_tokens"}
 _NO_MODEL = {"model_not_found"}
 
