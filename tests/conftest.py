@@ -31,6 +31,7 @@ def no_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("LLMSTREAM_HISTORY", str(folder / "history.db"))
         patch.setenv("LLMSTREAM_CACHE", str(folder / "cache"))
         patch.setenv("HF_HOME", str(folder / "huggingface"))
+        patch.setenv("LLMSTREAM_HISTORY", str(folder / "history.db"))
         yield
 
 

@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from llmstream_cli.cli.terminal import AnswerWriter, as_utf8, complain, without_controls
+from llmstream_cli.config import history_path, load_config
 from llmstream_cli.errors import HistoryError, InvalidValueError, SessionNotFoundError
 from llmstream_cli.history.export import as_json, as_markdown, session_as_json, turn_as_json
-from llmstream_cli.history.location import OFF, VARIABLE, history_path
 from llmstream_cli.history.records import Hit, Session
 from llmstream_cli.history.store import History
 
@@ -132,9 +132,9 @@ def parse_age(text: str) -> timedelta:
 
 
 def _path() -> Path:
-    path = history_path()
+    path = history_path(load_config())
     if path is None:
-        raise HistoryError(f"{VARIABLE} is {OFF}: no conversations are kept")
+        raise HistoryError("no conversations are kept: the history is switched off")
     return path
 
 

@@ -40,8 +40,9 @@ IDLE_SECONDS = 300.0  # a long queue in front of a slow model is no reason to gi
 _MAX_BODY_BYTES = 8 << 20  # a list of all models that a large service has
 _MAX_LINE_CHARS = 300
 
-# Codes and types of errors, where they have one: ours, llama-server's, and OpenAI's.
-_TOO_LONG = {"context_length_exceeded", "exceed_context_size_error"}
+# What errors call themselves, for programs: by a code for OpenAI and this project, by a type for
+# llama-server, by the parameter at fault for vLLM.
+_TOO_LONG = {"context_length_exceeded", "exceed_context_size_error", "input_tokens"}
 _NO_MODEL = {"model_not_found"}
 
 
@@ -57,7 +58,8 @@ class Upstream:
         idle_seconds: give up when nothing comes for so long.
 
     Raises:
-        InvalidValueError: the URL or the key is none, or the environment names an unusable proxy.
+        InvalidValueError: the URL or the key is none, or the environment names a proxy or
+            certificates that cannot be used.
     """
 
     def __init__(
@@ -147,15 +149,16 @@ class Upstream:
 
     def _refusal(self, response: httpx2.Response, text: str, body: object) -> LLMStreamError:
         status = response.status_code
-        said = self.line(f"HTTP {status}: {_error_message(body) or text}")
+        message = _error_message(body) or text
+        said = self.line(f"HTTP {status}: {message}")
         if response.has_redirect_location:
             location = response.headers["location"]
             return UpstreamError(self.line(f"HTTP {status}: the server has moved to {location}"))
         names = _error_names(body)
         if names & _TOO_LONG:
-            return PromptError(said)
+            return PromptError(self.line(message))
         if names & _NO_MODEL:
-            return ModelNotFoundError(said)
+            return ModelNotFoundError(self.line(message))
         retry = _retry(response)
         match status:
             case HTTPStatus.TOO_MANY_REQUESTS:
@@ -207,7 +210,7 @@ def base_url(text: str) -> str:
     if url.scheme not in {"http", "https"} or not url.host:
         raise InvalidValueError("the server's URL must be like http://127.0.0.1:8080")
     if url.userinfo:
-        raise InvalidValueError("the server's URL must have no password in it; see --api-key")
+        raise InvalidValueError("the server's URL must have no password in it")
     if url.query or url.fragment:
         raise InvalidValueError("the server's URL must end with the host or a path")
     return str(url).rstrip("/")
@@ -227,12 +230,7 @@ def _headers(api_key: str | None) -> dict[str, str]:
 
 def _client(url: str, headers: Mapping[str, str], idle_seconds: float) -> httpx2.AsyncClient:
     local = _is_loopback(httpx2.URL(url).host)
-    if local and url.startswith("http:"):
-        # No certificate will be seen. To trust none takes no time, to read those of the system
-        # more than all the rest.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    else:
-        context = httpx2.create_ssl_context()
+    context = _trust_nobody() if local and url.startswith("http:") else _trust_the_system()
     try:
         return httpx2.AsyncClient(
             headers=headers,
@@ -245,6 +243,20 @@ def _client(url: str, headers: Mapping[str, str], idle_seconds: float) -> httpx2
     except (ImportError, ValueError, httpx2.InvalidURL) as error:
         raise InvalidValueError(
             one_line(f"the proxy that the environment names cannot be used: {error}")
+        ) from error
+
+
+def _trust_nobody() -> ssl.SSLContext:
+    """Return what suits a connection without TLS: to read the system's certificates takes long."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _trust_the_system() -> ssl.SSLContext:
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:
+        raise InvalidValueError(
+            one_line(f"cannot read the certificates that SSL_CERT_FILE names: {error}")
         ) from error
 
 
@@ -294,10 +306,11 @@ def _error_message(body: object) -> str:
 
 
 def _error_names(body: object) -> set[str]:
-    """Return what an error calls itself, for programs."""
+    """Return the words of an error that are meant for programs."""
+    keys = ("code", "type", "param")
     match body:
         case {"error": {**fields}}:
-            return {name for key in ("code", "type") if isinstance(name := fields.get(key), str)}
+            return {name for key in keys if isinstance(name := fields.get(key), str)}
         case _:
             return set()
 

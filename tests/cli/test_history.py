@@ -12,8 +12,8 @@ import pexpect
 import pytest
 
 from llmstream_cli.cli.history import parse_age
+from llmstream_cli.config import HISTORY_VARIABLE
 from llmstream_cli.errors import InvalidValueError
-from llmstream_cli.history.location import VARIABLE
 from llmstream_cli.history.records import Turn
 from llmstream_cli.history.store import History
 from tests.cli.test_ask import COMMAND, TIMEOUT
@@ -24,7 +24,7 @@ EVIL = "In \x1b]0;title\x07France\x1b[2J."
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "history.db"
-    monkeypatch.setenv(VARIABLE, str(path))
+    monkeypatch.setenv(HISTORY_VARIABLE, str(path))
     return path
 
 
@@ -234,8 +234,8 @@ def test_a_damaged_history_is_one_line(path: Path) -> None:
 
 
 def test_a_history_that_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "off")
-    complaint = "llmstream: LLMSTREAM_HISTORY is off: no conversations are kept\n"
+    monkeypatch.setenv(HISTORY_VARIABLE, "off")
+    complaint = "llmstream: no conversations are kept: the history is switched off\n"
     assert run("list") == (1, "", complaint)
 
 

@@ -138,18 +138,23 @@ async def test_an_answer_that_is_left_closes_its_connection() -> None:
             await asyncio.gather(*server.connections)
 
 
-async def test_a_task_that_is_cancelled_closes_its_connection() -> None:
-    seen = asyncio.Event()
+@pytest.mark.parametrize("reply", [Reply((), hang=True), answer_events(ROLE, hang=True)])
+async def test_a_task_that_is_cancelled_closes_its_connection(reply: Reply) -> None:
+    asked = asyncio.Event()
+
+    def reply_to(_: int) -> Reply:
+        asked.set()
+        return reply
 
     async def read(client: Upstream) -> None:
         async with contextlib.aclosing(client.events(PATH, {})) as events:
             async for _ in events:
-                seen.set()
+                pass
 
-    reply = answer_events(ROLE, hang=True)
-    async with serving(reply) as server, connected(server.url) as client:
+    async with serving(reply_to) as server, connected(server.url) as client:
         task = asyncio.create_task(read(client))
-        await seen.wait()
+        await asked.wait()
+        await asyncio.sleep(0.01)  # into the answer, on most machines
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -262,19 +267,26 @@ async def test_a_failure_is_one_line(reply: Reply, complaint: str) -> None:
                 {"error": {"message": "9 tokens", "code": "context_length_exceeded"}}, "400 Bad"
             ),
             PromptError,
-            "HTTP 400: 9 tokens",
+            "9 tokens",
         ),
         (
             answer_json(
                 {"error": {"message": "9 tokens", "type": "exceed_context_size_error"}}, "400 Bad"
             ),
             PromptError,
-            "HTTP 400: 9 tokens",
+            "9 tokens",
+        ),
+        (
+            answer_json(
+                {"error": {"message": "9 tokens", "param": "input_tokens", "code": 400}}, "400 Bad"
+            ),
+            PromptError,
+            "9 tokens",
         ),
         (
             answer_json({"error": {"message": "no x", "code": "model_not_found"}}, "404 Not Found"),
             ModelNotFoundError,
-            "HTTP 404: no x",
+            "no x",
         ),
     ],
 )
@@ -410,6 +422,14 @@ async def test_a_trusted_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(answer_events(event({"a": 1}), DONE), tls=tls()) as server:
         assert server.url.startswith("https:")
         assert await post(server.url) == [{"a": 1}]
+
+
+@pytest.mark.parametrize("place", ["no/such", __file__])
+def test_certificates_that_are_none(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", place)
+    with pytest.raises(InvalidValueError, match="cannot read the certificates"):
+        Upstream("https://127.0.0.1")
+    Upstream("http://127.0.0.1")  # needs none
 
 
 async def test_a_certificate_that_nobody_vouches_for(monkeypatch: pytest.MonkeyPatch) -> None:
