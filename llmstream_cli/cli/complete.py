@@ -55,3 +55,16 @@ def templates() -> list[str]:
     from llmstream_cli.prompts.formats import FORMATS
 
     return list(FORMATS)
+
+
+def sessions() -> list[str]:
+    """Return the names for `--session`, those that changed last first."""
+    with contextlib.suppress(LLMStreamError):
+        from llmstream_cli.config import history_path, load_config
+        from llmstream_cli.history.store import History
+
+        path = history_path(load_config())
+        if path is not None and path.exists():
+            with History.open(path) as history:
+                return [session.name for session in history.sessions() if session.name is not None]
+    return []

@@ -154,6 +154,7 @@ Session = Annotated[
         "--session",
         metavar="NAME",
         help="Go on with the conversation of that name, or begin it; see `llmstream history list`.",
+        autocompletion=complete.sessions,
     ),
 ]
 NoHistory = Annotated[bool, _history("--no-history", help="Keep nothing of this conversation.")]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from llmstream_cli.cli.conversation import Conversation
 from llmstream_cli.cli.process import uninterrupted
 from llmstream_cli.cli.terminal import complain, one_line
+from llmstream_cli.config import history_path, load_config
 from llmstream_cli.errors import HistoryError, InvalidValueError, SessionNotFoundError
-from llmstream_cli.history.location import OFF, VARIABLE, history_path
 from llmstream_cli.history.records import Turn
 
 if TYPE_CHECKING:
@@ -131,6 +131,10 @@ class RecordOptions:
     session: str | None = None
     off: bool = False
 
+    @property
+    def _goes_on(self) -> bool:
+        return self.continues or self.session is not None
+
     def resume(self) -> Resumed:
         """Return the conversation to go on with, or a new one.
 
@@ -139,11 +143,11 @@ class RecordOptions:
             InvalidValueError: the name cannot be one.
             HistoryError: the file cannot be used.
         """
-        path = history_path()
-        if not self.continues and self.session is None:
-            return Resumed(Conversation(), "", Recorder(None if self.off else path))
+        path = None if self.off and not self._goes_on else history_path(load_config())
+        if not self._goes_on:
+            return Resumed(Conversation(), "", Recorder(path))
         if path is None:
-            raise HistoryError(f"{VARIABLE} is {OFF}: no conversations are kept")
+            raise HistoryError("no conversations are kept: the history is switched off")
         session, turns = self._read(path)
         conversation = Conversation.of(turns)
         recorder = Recorder(
