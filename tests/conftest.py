@@ -28,10 +28,9 @@ def no_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             patch.delenv(name)
         patch.setenv("LLMSTREAM_CONFIG", "")
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
-        patch.setenv("LLMSTREAM_HISTORY", str(folder / "history.db"))
         patch.setenv("LLMSTREAM_CACHE", str(folder / "cache"))
         patch.setenv("HF_HOME", str(folder / "huggingface"))
-        patch.setenv("LLMSTREAM_HISTORY", str(folder / "history.db"))
+        patch.setenv("XDG_DATA_HOME", str(folder / "data"))
         yield
 
 

@@ -132,7 +132,7 @@ def test_a_person_gets_a_table(config: Path) -> None:
     head, empty, titles, *rows = done.stdout.splitlines()
     assert (head, empty) == (str(config), "")
     assert titles.split() == ["setting", "commands", "value", "from"]
-    assert "features         ask, serve, bench  mine" in done.stdout
+    assert "features         ask, chat, serve, bench  mine" in done.stdout
     assert all(len(row) <= 120 for row in rows)
     assert '"You are\\na pirate."' in done.stdout
     assert done.stderr == ""
@@ -195,7 +195,7 @@ def test_what_the_example_shows_can_be_said(path: Path, tmp_path: Path) -> None:
     done = run("edit", EDITOR=editor(tmp_path, uncomment), VISUAL="")
     assert (done.returncode, done.stderr) == (0, f"{path} is in order\n")
     assert [row["value"] for row in shown().values() if row["source"] == "file"] == [
-        *("smollm2", "smollm2", "smollm2", 0.2, 0.2, True),
+        *("smollm2", "smollm2", "smollm2", "smollm2", 0.2, 0.2, 0.2, True),
         "You review Python code. Name the worst problem first.",
         "user/repository/model-Q4_K_M.gguf",
     ]
