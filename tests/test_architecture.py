@@ -14,7 +14,7 @@ PACKAGE = Path(llmstream_cli.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 PURE = ["budget", "detokenizer", "gbnf", "json_schema", "output", "prefix_cache", "scheduler"]
-PURE += ["sequence", "stop", "wire"]
+PURE += ["reasoning", "sequence", "stop", "wire"]
 
 # What each room may import of the others; itself, and `errors`, always.
 ALLOWED = {

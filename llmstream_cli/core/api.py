@@ -115,8 +115,13 @@ class SamplingParams:
                     f"logit_bias of token {token} must be between {-_MAX_BIAS} and {_MAX_BIAS}"
                 )
 
+    @property
+    def is_constrained(self) -> bool:
+        """Whether the answer has to follow a grammar or a JSON schema."""
+        return self.grammar is not None or self.json_schema is not None
+
     def _check_grammar(self) -> None:
-        if self.grammar is None and self.json_schema is None:
+        if not self.is_constrained:
             return
         if self.grammar is not None and self.json_schema is not None:
             raise InvalidValueError("a grammar and a JSON schema exclude each other")
@@ -138,19 +143,31 @@ class GenerationRequest:
         messages: the conversation so far; the engine's model decides how it is written down.
         sampling: how to draw and when to stop.
         prompt: continue this instead of `messages`, as it is: text, in which control tokens are
-            read, or token ids.
+            read, or token ids. What comes of it is all answer, and never reasoning.
+        thinking: whether the model reasons before it answers, as its chat template's
+            `enable_thinking`; None leaves it to the template. Where the answer has to follow a
+            grammar or a schema it does not.
 
     Raises:
-        InvalidValueError: there are both messages and a prompt, or neither.
+        InvalidValueError: there are both messages and a prompt, or neither; or thinking is asked
+            for where there can be none.
     """
 
     messages: tuple[Message, ...] = ()
     sampling: SamplingParams = SamplingParams()
     prompt: str | tuple[int, ...] | None = None
+    thinking: bool | None = None
 
     def __post_init__(self) -> None:
         if bool(self.messages) == (self.prompt is not None):
             raise InvalidValueError("a request has either messages or a prompt")
+        if self.thinking and self.prompt is not None:
+            raise InvalidValueError("thinking needs messages; a raw prompt is continued as it is")
+        if self.thinking and self.sampling.is_constrained:
+            raise InvalidValueError(
+                "thinking cannot be combined with a grammar or a JSON schema, which hold from the "
+                "first token on"
+            )
 
 
 class FinishReason(StrEnum):
@@ -171,6 +188,7 @@ class Usage:
         prompt_seconds: from the first computed prompt token to the first drawn token.
         completion_seconds: from the first drawn token to the last.
         cached_tokens: tokens of the prompt that were taken from the prefix cache.
+        reasoning_tokens: those of the drawn tokens that are reasoning, its tags among them.
     """
 
     prompt_tokens: int
@@ -178,6 +196,7 @@ class Usage:
     prompt_seconds: float
     completion_seconds: float
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -221,9 +240,13 @@ class Chunk:
     Attributes:
         text: new text; empty while a character or a possible stop string is incomplete.
         token_ids: the tokens drawn, in order; their text may come in a later chunk.
-        logprobs: one for each of `token_ids` where they were asked for, else empty.
         finish_reason: set on the last chunk and only there.
         usage: set on the last chunk and only there.
+        logprobs: where they were asked for, one for each token of the answer: those of its
+            reasoning have none. They come with their tokens, or later where it was not certain that
+            these belong to the answer.
+        reasoning: new text of what the model thinks before its answer; all of it comes before the
+            first of `text`, and never in it.
     """
 
     text: str
@@ -231,6 +254,7 @@ class Chunk:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[DrawnLogprob, ...] = ()
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +273,7 @@ class ModelInfo:
         size_bytes: of the weights, in memory.
         metadata: the GGUF file's own keys and values as text, arrays left out.
         chat_template: Jinja source of the file's chat template, if it has one.
+        thinks: whether it may reason before it answers.
     """
 
     name: str
@@ -262,6 +287,7 @@ class ModelInfo:
     size_bytes: int = 0
     metadata: dict[str, str] = field(default_factory=dict)
     chat_template: str | None = None
+    thinks: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,7 +154,7 @@ class StepLoop:
             ctx_size=loaded.info.ctx_size,
             max_queue=config.max_queue,
         )
-        return EngineCore(self._runner, scheduler, loaded.model.piece)
+        return EngineCore(self._runner, scheduler, loaded.piece)
 
     def _serve(self, core: EngineCore) -> None:
         """Obey and step in turn until told to close."""
@@ -180,7 +180,13 @@ class StepLoop:
     def _submit(self, core: EngineCore, command: _Submit) -> None:
         try:
             encoded = command.encoded
-            core.add(command.request_id, encoded.prompt, command.params, encoded.constraint)
+            core.add(
+                command.request_id,
+                encoded.prompt,
+                command.params,
+                encoded.constraint,
+                encoded.splitter,
+            )
         except EngineError as error:
             self._sink([(command.request_id, error)])
         except Exception as error:  # noqa: BLE001  (a bug; no other request has to do with it)

@@ -4,7 +4,7 @@ The fields are those of Ollama's API reference. A field that would change the an
 supported is refused; one that says how to load a model has no effect, because it is loaded.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -93,7 +93,7 @@ class _GenerationFields(_Fields):
     stream: bool | None = None
     options: OllamaOptions | None = None
     format: Any = None
-    think: bool | str | None = None
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
     keep_alive: Any = None  # the model stays loaded
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
@@ -103,9 +103,12 @@ class _GenerationFields(_Fields):
         """Whether to answer line by line, which is what a client gets that does not say."""
         return self.stream is not False
 
+    @property
+    def thinking(self) -> bool | None:
+        """Whether to reason before the answer; a level counts as yes."""
+        return bool(self.think) if self.think is not None else None
+
     def _sampling(self, defaults: SamplingParams) -> SamplingParams:
-        if self.think not in (None, False):
-            raise _refusal("think", "think is not supported; set it to false, or leave it out")
         given = self.options.given() if self.options is not None else {}
         if self.logprobs:
             given["logprobs"] = self.top_logprobs or 0
@@ -148,7 +151,9 @@ class ChatRequest(_GenerationFields):
             _message(message, f"messages.{index}")
             for index, message in enumerate(self.messages or ())
         )
-        return GenerationRequest(messages, sampling) if messages else None
+        if not messages:
+            return None
+        return GenerationRequest(messages, sampling, thinking=self.thinking)
 
 
 class GenerateRequest(_GenerationFields):
@@ -175,7 +180,8 @@ class GenerateRequest(_GenerationFields):
         if self.raw:
             return GenerationRequest(sampling=sampling, prompt=self.prompt)
         system = (Message("system", self.system),) if self.system else ()
-        return GenerationRequest((*system, Message("user", self.prompt)), sampling)
+        messages = (*system, Message("user", self.prompt))
+        return GenerationRequest(messages, sampling, thinking=self.thinking)
 
     def _refuse_unsupported(self) -> None:
         if self.suffix:
@@ -186,6 +192,8 @@ class GenerateRequest(_GenerationFields):
             raise _refusal("context", "context is not supported; send messages to /api/chat")
         if self.images:
             raise _refusal("images", "images are not supported; the model reads text only")
+        if self.raw and self.think:
+            raise _refusal("think", "a raw prompt is continued as it is; leave think out")
         if self.raw and self.system:
             raise _refusal("system", "a raw prompt has no system message; write it into the prompt")
 

@@ -97,6 +97,11 @@ class TokenStreamRequest(BaseModel):
         None, description="A JSON Schema that the answer has to fulfil; {} is any JSON."
     )
 
+    thinking: bool | None = Field(
+        None,
+        description="Whether a model that can reasons before it answers. Only the answer is sent.",
+    )
+
     def generation(self, defaults: SamplingParams) -> GenerationRequest:
         """Return what the engine is asked.
 
@@ -109,7 +114,7 @@ class TokenStreamRequest(BaseModel):
                 raise InvalidFieldError("system: messages has a system message already", "system")
             history.insert(0, Message("system", self.system))
         messages = (*history, Message("user", self.query))
-        return GenerationRequest(messages, self._sampling(defaults))
+        return GenerationRequest(messages, self._sampling(defaults), thinking=self.thinking)
 
     def _sampling(self, defaults: SamplingParams) -> SamplingParams:
         given = self.model_dump(include=_SAMPLING, exclude_none=True)

@@ -29,6 +29,7 @@ USAGE_BODY = {
     "completion_tokens": 3,
     "total_tokens": 15,
     "prompt_tokens_details": {"cached_tokens": 4},
+    "completion_tokens_details": {"reasoning_tokens": 0},
 }
 
 
@@ -123,6 +124,7 @@ def test_choices_are_told_apart_and_their_common_prompt_counts_once() -> None:
         "completion_tokens": 12,
         "total_tokens": 36,
         "prompt_tokens_details": {"cached_tokens": 8},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 
