@@ -46,7 +46,7 @@ CHATML_TEMPLATE = """\
 {%- endif -%}
 """
 
-# Both in the manner of ChatML: the first as Qwen3's, the second as DeepSeek R1's, which does not ask.
+# ChatML that thinks: the first asks as Qwen3's template, the second never, as DeepSeek R1's.
 THINKING_TEMPLATE = CHATML_TEMPLATE.replace(
     "assistant\\n' -}}",
     "assistant\\n' -}}\n"

@@ -27,7 +27,8 @@ class EncodedRequest:
     Attributes:
         prompt: token ids, fewer than the context holds.
         constraint: its grammar or JSON schema, compiled; None without one.
-        splitter: tells its reasoning from the answer; None if all that comes is answer.
+        splitter: tells its reasoning from the answer; None if all that comes is answer, as where a
+            constraint holds for the whole of it.
     """
 
     prompt: list[int]

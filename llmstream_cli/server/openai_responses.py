@@ -92,7 +92,7 @@ class _EventEncoder:
 
 
 class ChatEncoder(_EventEncoder):
-    """Events of `/v1/chat/completions`, per choice: a role, reasoning, content, and how it ended."""
+    """Events of `/v1/chat/completions`: per choice a role, reasoning, content, and how it ends."""
 
     _kind = "chat.completion.chunk"
 

@@ -221,7 +221,9 @@ def test_an_answer_that_has_to_follow_a_schema_does_not_think(
     tmp_path: Path, template: str
 ) -> None:
     loaded = load(write_qwen3(tmp_path / "qwen3.gguf", template))
-    assert rendered(loaded, sampling=SamplingParams(json_schema="{}")) == EMPTY_BLOCK
+    sampling = SamplingParams(json_schema="{}")
+    assert rendered(loaded, sampling=sampling) == EMPTY_BLOCK
+    assert loaded.encode(GenerationRequest(HELLO, sampling)).splitter is None
 
 
 def test_a_closed_block_has_to_fit_into_the_context(tmp_path: Path) -> None:
