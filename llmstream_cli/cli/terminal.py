@@ -71,6 +71,23 @@ def discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def write_through(stream: TextIO, data: bytes) -> None:
+    """Write a part of an answer, past all buffers.
+
+    Raises:
+        BrokenPipeError: the reader of the pipe has left.
+        OutputError: it cannot be written, to a full disk for one.
+    """
+    try:
+        stream.buffer.write(data)
+        stream.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_output()
+        raise OutputError(f"cannot write the answer: {error.strerror}") from error
+
+
 class AnswerWriter:
     """Writes an answer piece by piece, each flushed.
 
@@ -104,14 +121,7 @@ class AnswerWriter:
             text = without_controls(text)
         self._at_line_start = text.endswith("\n") if text else self._at_line_start
         encoding = self._stream.encoding if self._terminal else "utf-8"
-        try:
-            self._stream.buffer.write(text.encode(encoding, "replace"))
-            self._stream.buffer.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            discard_output()
-            raise OutputError(f"cannot write the answer: {error.strerror}") from error
+        write_through(self._stream, text.encode(encoding, "replace"))
 
     def end(self) -> None:
         """Leave a terminal's cursor at the beginning of a line."""
