@@ -47,6 +47,16 @@ CHATML_TEMPLATE = """\
 {%- endif -%}
 """
 
+# ChatML that thinks: the first asks as Qwen3's template, the second never, as DeepSeek R1's.
+THINKING_TEMPLATE = CHATML_TEMPLATE.replace(
+    "assistant\\n' -}}",
+    "assistant\\n' -}}\n"
+    "    {%- if enable_thinking is defined and not enable_thinking -%}\n"
+    "        {{- '<think>\\n\\n</think>\\n\\n' -}}\n"
+    "    {%- endif -%}",
+)
+ALWAYS_THINKING_TEMPLATE = CHATML_TEMPLATE.replace("assistant\\n' ", "assistant\\n<think>\\n' ")
+
 _SEED = 20
 _WORDS = (
     "the of and to in that was his he it with is for as had you not be her on at by which have or"
@@ -181,6 +191,24 @@ def write_gemma3(path: Path) -> Path:
     )
 
 
+def write_qwen3(
+    path: Path,
+    template: str = THINKING_TEMPLATE,
+    *,
+    tags: Sequence[str] = ("<think>", "</think>"),
+    tag_type: TokenType = TokenType.USER_DEFINED,
+) -> Path:
+    """Attention to everything; tokens for the tags of reasoning; ChatML that asks for it."""
+    return _write(
+        path,
+        "qwen3",
+        _byte_level_vocabulary(tags=tags, tag_type=tag_type),
+        template=template,
+        keys=_ATTENTION_KEYS,
+        layers=[{**_NORM, **_ATTENTION, **_HEAD_NORMS, **_FEED_FORWARD}] * 2,
+    )
+
+
 def write_mamba(path: Path) -> Path:
     """Two recurrent layers, so no KV cache at all; ChatML."""
     layer = {
@@ -269,7 +297,12 @@ def _sentencepiece_vocabulary(
 
 
 def _byte_level_vocabulary(
-    *special: str, bos: str = "<|endoftext|>", end: str = "<|im_end|>", pre: str = "gpt-2"
+    *special: str,
+    bos: str = "<|endoftext|>",
+    end: str = "<|im_end|>",
+    pre: str = "gpt-2",
+    tags: Sequence[str] = (),
+    tag_type: TokenType = TokenType.USER_DEFINED,
 ) -> _Vocabulary:
     # GPT-2 writes a byte as the Latin-1 character, or as one from U+0100 on if that is invisible.
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -278,14 +311,15 @@ def _byte_level_vocabulary(
     merges = _merges(chr(0x100 + invisible.index(ord(" "))))
     special = special or ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
     text = letters + [left + right for left, right in merges]
-    tokens = [*text, *special]
+    tokens = [*text, *special, *tags]
+    kinds = [TokenType.NORMAL] * len(text) + [TokenType.CONTROL] * len(special)
     return _Vocabulary(
         tokens=tokens,
         keys={
             "model": "gpt2",
             "pre": pre,
             "merges": [f"{left} {right}" for left, right in merges],
-            "token_type": [TokenType.NORMAL] * len(text) + [TokenType.CONTROL] * len(special),
+            "token_type": kinds + [tag_type] * len(tags),
             "bos_token_id": tokens.index(bos),
             "eos_token_id": tokens.index(end),
             "add_bos_token": False,

@@ -14,7 +14,8 @@ PACKAGE = Path(llmstream_cli.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 PURE = ["budget", "detokenizer", "gbnf", "json_schema", "output", "prefix_cache", "scheduler"]
-PURE += ["remote_answer", "remote_models", "remote_request", "sequence", "sse", "stop", "wire"]
+PURE += ["reasoning", "remote_answer", "remote_models", "remote_request", "sequence", "sse"]
+PURE += ["stop", "wire"]
 
 # What each room may import of the others; itself, and `errors`, always.
 ALLOWED = {

@@ -43,6 +43,7 @@ class Kind(NamedTuple):
 KINDS = {
     "llama": Kind(ctx_train=256, template=gguf_files.LLAMA2_TEMPLATE, leading_token=1),
     "phi2": Kind(ctx_train=512, template=None),
+    "qwen3": Kind(template=gguf_files.THINKING_TEMPLATE),
     "gemma3": Kind(window=gguf_files.SLIDING_WINDOW),
     "mamba": Kind(recurrent=True),
     "lfm2": Kind(hybrid=True),
@@ -61,6 +62,7 @@ def write(folder: Path, name: str) -> Path:
     writers = {
         "llama": gguf_files.write_llama,
         "phi2": gguf_files.write_phi2,
+        "qwen3": gguf_files.write_qwen3,
         "gemma3": gguf_files.write_gemma3,
         "mamba": gguf_files.write_mamba,
         "lfm2": gguf_files.write_lfm2,

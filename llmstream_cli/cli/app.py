@@ -166,6 +166,7 @@ def ask(
         system=system,
         context=context,
         sampling=sampling,
+        think=think,
         view=ViewOptions(
             json=json,
             json_lines=json_lines,

@@ -8,7 +8,7 @@ from llmstream_cli.cli.engine_options import OpenEngine
 from llmstream_cli.cli.hint import hint_once
 from llmstream_cli.cli.process import STARTED, at_end, on_interrupt, write_last
 from llmstream_cli.cli.question import Question
-from llmstream_cli.cli.setup import Begun, Setup, make_request
+from llmstream_cli.cli.setup import Begun, Setup
 from llmstream_cli.cli.stats import print_settings, print_usage
 from llmstream_cli.cli.views import View
 from llmstream_cli.core.api import GenerationRequest
@@ -46,6 +46,8 @@ class Ask:
             )
         if self.question.raw and (setup.record.continues or setup.record.session is not None):
             raise InvalidValueError("--raw goes on with no conversation; write the prompt out")
+        if self.question.raw and setup.think is not None:
+            raise InvalidValueError("--raw leaves --think and --no-think to the prompt")
         if self.count and setup.engine.url is not None:
             raise InvalidValueError("--count needs the model itself; not with --url")
 
@@ -58,7 +60,7 @@ class Ask:
     def _request(self, begun: Begun, question: str) -> GenerationRequest:
         sampling, opened = self.setup.sampling, begun.opened
         if not self.question.raw:
-            return make_request(begun.conversation, question, sampling, opened)
+            return self.setup.request(begun.conversation, question, opened)
         params = sampling.over(opened.sampling)
         return GenerationRequest(sampling=params, prompt=question, unset=sampling.unset)
 

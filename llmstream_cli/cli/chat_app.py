@@ -74,6 +74,7 @@ def chat(
         system=system,
         context=context,
         sampling=sampling,
+        think=think,
         view=ViewOptions(markdown=markdown, reasoning=think is not False),
         record=RecordOptions(continues=continue_, session=session, off=no_history),
         stats=stats or verbose,

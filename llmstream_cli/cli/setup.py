@@ -36,6 +36,7 @@ class Setup:
     system: str | None
     context: str | None
     sampling: SamplingOptions
+    think: bool | None
     view: ViewOptions
     record: RecordOptions
     stats: bool
@@ -53,11 +54,13 @@ class Setup:
         engine, opened = self.engine.open_for(resumed.model)
         return Begun(resumed.conversation, resumed.recorder, engine, opened)
 
-
-def make_request(
-    conversation: Conversation, question: str, sampling: SamplingOptions, opened: OpenEngine
-) -> GenerationRequest:
-    """Return what the engine is asked to answer the next question of a conversation."""
-    return GenerationRequest(
-        conversation.asking(question), sampling.over(opened.sampling), unset=sampling.unset
-    )
+    def request(
+        self, conversation: Conversation, question: str, opened: OpenEngine
+    ) -> GenerationRequest:
+        """Return what the engine is asked to answer the next question of a conversation."""
+        return GenerationRequest(
+            conversation.asking(question),
+            self.sampling.over(opened.sampling),
+            unset=self.sampling.unset,
+            thinking=self.think,
+        )

@@ -13,7 +13,7 @@ from llmstream_cli.cli.hint import hint_once
 from llmstream_cli.cli.process import at_end, on_interrupt, write_last
 from llmstream_cli.cli.recording import Recorder
 from llmstream_cli.cli.sampling import SamplingOptions
-from llmstream_cli.cli.setup import Setup, make_request
+from llmstream_cli.cli.setup import Setup
 from llmstream_cli.cli.stats import print_settings, print_usage
 from llmstream_cli.cli.terminal import complain
 from llmstream_cli.cli.views import View
@@ -152,7 +152,8 @@ class Talk:
         engine = self.opened.engine
         info = await engine.ready()
         answer.model = self.opened.name or info.name
-        request = make_request(self.conversation, question, self.sampling, self.opened)
+        setup = replace(self.setup, sampling=self.sampling)
+        request = setup.request(self.conversation, question, self.opened)
         if again:
             request = replace(request, sampling=replace(request.sampling, seed=None))
         if self.setup.stats and self.opened.found is not None:

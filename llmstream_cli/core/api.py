@@ -116,8 +116,13 @@ class SamplingParams:
                     f"logit_bias of token {token} must be between {-_MAX_BIAS} and {_MAX_BIAS}"
                 )
 
+    @property
+    def is_constrained(self) -> bool:
+        """Whether the answer has to follow a grammar or a JSON schema."""
+        return self.grammar is not None or self.json_schema is not None
+
     def _check_grammar(self) -> None:
-        if self.grammar is None and self.json_schema is None:
+        if not self.is_constrained:
             return
         if self.grammar is not None and self.json_schema is not None:
             raise InvalidValueError("a grammar and a JSON schema exclude each other")
@@ -139,15 +144,19 @@ class GenerationRequest:
         messages: the conversation so far; the engine's model decides how it is written down.
         sampling: how to draw and when to stop.
         prompt: continue this instead of `messages`, as it is: text, in which control tokens are
-            read, or token ids.
+            read, or token ids. What comes of it is all answer, and never reasoning.
         keep_alive: how many seconds the model stays loaded after this and later answers, where
             requests load it (see `Residency`); infinite is for good, None as before.
         unset: names of the parameters in `sampling` that nobody asked for. An engine that passes
             the request on leaves them to the other server; one that generates itself takes the
             values that stand there.
+        thinking: whether the model reasons before it answers, as its chat template's
+            `enable_thinking`; None leaves it to the template. Where the answer has to follow a
+            grammar or a schema it does not.
 
     Raises:
-        InvalidValueError: there are both messages and a prompt, or neither.
+        InvalidValueError: there are both messages and a prompt, or neither; or thinking is asked
+            for where there can be none.
     """
 
     messages: tuple[Message, ...] = ()
@@ -155,12 +164,20 @@ class GenerationRequest:
     prompt: str | tuple[int, ...] | None = None
     keep_alive: float | None = None
     unset: tuple[str, ...] = ()
+    thinking: bool | None = None
 
     def __post_init__(self) -> None:
         if bool(self.messages) == (self.prompt is not None):
             raise InvalidValueError("a request has either messages or a prompt")
         if self.keep_alive is not None and not self.keep_alive >= 0:
             raise InvalidValueError("keep_alive must not be negative")
+        if self.thinking and self.prompt is not None:
+            raise InvalidValueError("thinking needs messages; a raw prompt is continued as it is")
+        if self.thinking and self.sampling.is_constrained:
+            raise InvalidValueError(
+                "thinking cannot be combined with a grammar or a JSON schema, which hold from the "
+                "first token on"
+            )
 
 
 class FinishReason(StrEnum):
@@ -181,6 +198,7 @@ class Usage:
         prompt_seconds: from the first computed prompt token to the first drawn token.
         completion_seconds: from the first drawn token to the last.
         cached_tokens: tokens of the prompt that were taken from the prefix cache.
+        reasoning_tokens: those of the drawn tokens that are reasoning, its tags among them.
     """
 
     prompt_tokens: int
@@ -188,6 +206,7 @@ class Usage:
     prompt_seconds: float
     completion_seconds: float
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -266,6 +285,7 @@ class ModelInfo:
         metadata: the GGUF file's own keys and values as text, arrays left out.
         chat_template: Jinja source of the chat template in force, if there is one.
         chat_format: the name of the format that the template is from; None if it is the file's own.
+        thinks: whether it may reason before it answers.
     """
 
     name: str
@@ -280,6 +300,7 @@ class ModelInfo:
     metadata: dict[str, str] = field(default_factory=dict)
     chat_template: str | None = None
     chat_format: str | None = None
+    thinks: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from llmstream_cli.core.api import (
@@ -14,6 +14,7 @@ from llmstream_cli.core.api import (
     Usage,
 )
 from llmstream_cli.core.output import OutputStream
+from llmstream_cli.core.reasoning import Delta, Phase, ReasoningSplitter
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
 from llmstream_cli.errors import EngineError, StepRefusedError
@@ -42,6 +43,21 @@ class _Answer:
     started: float | None = None
     first_token: float | None = None
     last_token: float | None = None
+    early_logprobs: list[DrawnLogprob] = field(default_factory=list)
+
+    def answer_logprobs(self, logprob: DrawnLogprob | None) -> tuple[DrawnLogprob, ...]:
+        """Return those of the tokens that prove to belong to the answer, not its reasoning."""
+        if logprob is not None:
+            self.early_logprobs.append(logprob)
+        match self.output.phase:
+            case Phase.OPENING:
+                return ()
+            case Phase.ANSWER:
+                logprobs = tuple(self.early_logprobs)
+            case _:
+                logprobs = ()
+        self.early_logprobs.clear()
+        return logprobs
 
 
 class EngineCore:
@@ -82,6 +98,7 @@ class EngineCore:
         params: SamplingParams,
         constraint: "Constraint | None" = None,
         turn_ends: tuple[str, ...] = (),
+        splitter: ReasoningSplitter | None = None,
     ) -> None:
         """Queue a request.
 
@@ -91,6 +108,7 @@ class EngineCore:
             params: how to sample and when to stop.
             constraint: the grammar of `params`, compiled; None without one.
             turn_ends: texts that end the answer, besides the stop strings of `params`.
+            splitter: tells the reasoning from the answer; None if there is none.
 
         Raises:
             QueueFullError: too many requests wait already.
@@ -104,7 +122,7 @@ class EngineCore:
         except Exception:  # whatever it is, the request must leave nothing behind
             self._scheduler.finish(sequence, FinishReason.CANCELLED)
             raise
-        answer = _Answer(request_id, sequence, OutputStream((*params.stop, *turn_ends)))
+        answer = _Answer(request_id, sequence, OutputStream((*params.stop, *turn_ends), splitter))
         self._by_id[request_id] = self._by_sequence[sequence] = answer
 
     def cancel(self, request_id: int) -> Chunk | None:
@@ -181,30 +199,39 @@ class EngineCore:
                 answer.last_token = now
                 self._generated_tokens += 1
             token_ids = () if token.ends_turn else (token.token_id,)
-            logprobs = () if token.ends_turn or token.logprob is None else (token.logprob,)
-            text = "".join(answer.output.push(self._piece(token_id)) for token_id in token_ids)
+            delta = Delta() if token.ends_turn else answer.output.push(self._piece(token.token_id))
+            logprobs = answer.answer_logprobs(None if token.ends_turn else token.logprob)
             if answer.output.stopped:
                 self._scheduler.finish(sequence, FinishReason.STOP)
             if sequence.status is SequenceStatus.FINISHED:
-                yield answer.request_id, self._close(answer, text, token_ids, logprobs)
+                yield answer.request_id, self._close(answer, delta, token_ids, logprobs)
             else:
-                yield answer.request_id, Chunk(text, token_ids, logprobs=logprobs)
+                text, reasoning = delta
+                chunk = Chunk(text, token_ids, logprobs=logprobs, reasoning=reasoning)
+                yield answer.request_id, chunk
 
     def _close(
         self,
         answer: _Answer,
-        text: str = "",
+        delta: Delta = Delta(),  # noqa: B008  (immutable)
         token_ids: tuple[int, ...] = (),
         logprobs: tuple[DrawnLogprob, ...] = (),
     ) -> Chunk:
         """Forget a finished request; make its last chunk."""
         sequence, output = answer.sequence, answer.output
         self._forget(sequence)
-        text += output.flush()
+        rest = output.flush()
         reason = sequence.finish_reason
         if output.stopped and reason is FinishReason.LENGTH:
             reason = FinishReason.STOP  # the last allowed token completed a stop string
-        return Chunk(text, token_ids, reason, self._usage(answer), logprobs)
+        return Chunk(
+            delta.text + rest.text,
+            token_ids,
+            reason,
+            self._usage(answer),
+            (*logprobs, *answer.early_logprobs),
+            delta.reasoning + rest.reasoning,
+        )
 
     def _usage(self, answer: _Answer) -> Usage:
         sequence = answer.sequence
@@ -217,4 +244,5 @@ class EngineCore:
             prompt_seconds=first - started,
             completion_seconds=last - first,
             cached_tokens=sequence.num_cached_tokens,
+            reasoning_tokens=answer.output.num_reasoning_tokens,
         )

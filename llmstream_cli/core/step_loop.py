@@ -154,7 +154,7 @@ class StepLoop:
             ctx_size=loaded.info.ctx_size,
             max_queue=config.max_queue,
         )
-        return EngineCore(self._runner, scheduler, loaded.model.piece)
+        return EngineCore(self._runner, scheduler, loaded.piece)
 
     def _serve(self, core: EngineCore) -> None:
         """Obey and step in turn until told to close."""
@@ -186,6 +186,7 @@ class StepLoop:
                 command.params,
                 encoded.constraint,
                 encoded.turn_ends,
+                encoded.splitter,
             )
         except EngineError as error:
             self._sink([(command.request_id, error)])

@@ -37,7 +37,7 @@ class StopMatcher:
             self.stopped = True
             self._held = ""
             return text[: min(matches)[1]]
-        keep = max(_suffix_that_begins(stop, text) for stop in self._stops)
+        keep = max(suffix_that_begins(stop, text) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -47,7 +47,7 @@ class StopMatcher:
         return held
 
 
-def _suffix_that_begins(stop: str, text: str) -> int:
+def suffix_that_begins(stop: str, text: str) -> int:
     """Return the length of the longest suffix of `text` that is a proper prefix of `stop`."""
     for length in range(min(len(stop) - 1, len(text)), 0, -1):
         if text.endswith(stop[:length]):

@@ -24,11 +24,23 @@ _C_SPACE = " \t\n\v\f\r"  # what C's isspace, and so llama.cpp, takes for white 
 
 
 def encode_chat(
-    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], *, ctx_size: int
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    *,
+    ctx_size: int,
+    thinking: bool | None = None,
 ) -> list[int]:
     """Render messages for the assistant to continue, and tokenize them.
 
     Where the template has no place for a system message, it goes before the user's next text.
+
+    Args:
+        tokenizer: of the model.
+        template: of the model.
+        messages: the conversation.
+        ctx_size: the most tokens of prompt and answer together.
+        thinking: what the template is told of reasoning before the answer; None tells nothing.
 
     Returns:
         Token ids, the model's leading token included once; fewer than `ctx_size`.
@@ -42,9 +54,9 @@ def encode_chat(
         messages = fold_system(messages)
     contents = [message.content for message in messages]
     if _names_control_token(tokenizer, contents):
-        tokens = list(_encode_masked(tokenizer, template, messages))
+        tokens = list(_encode_masked(tokenizer, template, messages, thinking))
     else:
-        tokens = tokenizer.tokenize(_render(tokenizer, template, messages), special=True)
+        tokens = tokenizer.tokenize(_render(tokenizer, template, messages, thinking), special=True)
     tokens = _with_leading_token(tokenizer, tokens)
     if not tokens:
         raise PromptError("the chat template makes an empty prompt of these messages")
@@ -101,9 +113,17 @@ def _refuse_what_cannot_fit(tokenizer: Tokenizer, contents: Sequence[str], ctx_s
                 raise ContextLengthError(count, ctx_size, at_least=True)
 
 
-def _render(tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]) -> str:
+def _render(
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    thinking: bool | None,
+) -> str:
+    # Qwen3 and most others ask by the first name, DeepSeek V3.1 and Granite by the second.
+    told = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
     return template.render(
         chat_variables(messages, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+        | told
     )
 
 
@@ -117,13 +137,16 @@ def _names_control_token(tokenizer: Tokenizer, contents: Sequence[str]) -> bool:
 
 
 def _encode_masked(
-    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    thinking: bool | None = None,
 ) -> Iterator[int]:
     control = tokenizer.control_tokens()
     mask = _mask(control, "".join(message.content for message in messages))
     masked = [Message(message.role, message.content.translate(mask)) for message in messages]
     unmask = {ord(substitute): character for character, substitute in mask.items()}
-    for part in _split(_render(tokenizer, template, masked), control):
+    for part in _split(_render(tokenizer, template, masked, thinking), control):
         if isinstance(part, ControlToken):
             yield part.id
         else:

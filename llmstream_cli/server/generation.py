@@ -147,4 +147,4 @@ class Generation:
 
 
 def _size(chunk: Chunk) -> int:
-    return len(chunk.text) + _CHUNK_BYTES
+    return len(chunk.text) + len(chunk.reasoning) + _CHUNK_BYTES

@@ -29,11 +29,15 @@ class AlignedLogprobs:
     Text is held back while a character is incomplete and while it could become a stop string;
     log probabilities are not. In step with the text, a client can put them side by side, and those
     of a stop string never come, like the string itself.
+
+    Where reasoning came before the text, the first token can begin with white space, or the end of
+    a tag, that is not in the text.
     """
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._waiting: deque[LocatedLogprob] = deque()
+        self._before_text: str | None = ""  # what the tokens said before any text was out
         self._num_decoded = 0
         self._num_out = 0
 
@@ -41,12 +45,27 @@ class AlignedLogprobs:
         """Add what a chunk brought; return the log probabilities of the text so far."""
         for logprob in logprobs:
             self._waiting.append(LocatedLogprob(self._num_decoded, logprob))
-            self._num_decoded += len(self._decoder.decode(logprob.drawn.piece))
+            decoded = self._decoder.decode(logprob.drawn.piece)
+            self._num_decoded += len(decoded)
+            if self._before_text is not None:
+                self._before_text += decoded
+        if text and self._before_text is not None:
+            self._align(self._before_text.find(text[0]))
         self._num_out += len(text)
         out = []
         while self._waiting and self._is_out(self._waiting[0]):
             out.append(self._waiting.popleft())
         return out
+
+    def _align(self, num_dropped: int) -> None:
+        """Count from the first character that the text has of what the tokens said."""
+        self._before_text = None
+        if num_dropped > 0:
+            self._num_decoded -= num_dropped
+            self._waiting = deque(
+                LocatedLogprob(max(0, offset - num_dropped), logprob)
+                for offset, logprob in self._waiting
+            )
 
     def _is_out(self, located: LocatedLogprob) -> bool:
         if not located.logprob.drawn.piece:  # a token without text is out with what is before it

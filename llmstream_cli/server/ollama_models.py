@@ -71,7 +71,7 @@ def show(served: ServedModel, info: ModelInfo) -> dict[str, Any]:
         "template": info.chat_template or "",
         "details": _details(info),
         "model_info": _model_info(info),
-        "capabilities": ["completion"],
+        "capabilities": ["completion", *(["thinking"] if info.thinks else [])],
         "modified_at": _modified_at(served),
     }
 

@@ -5,7 +5,7 @@ supported is refused; one that says how to load a model has no effect, because t
 the server starts.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -95,7 +95,7 @@ class _GenerationFields(_Fields):
     stream: bool | None = None
     options: OllamaOptions | None = None
     format: Any = None
-    think: bool | str | None = None
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
     keep_alive: float | str | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
@@ -119,9 +119,12 @@ class _GenerationFields(_Fields):
         except InvalidValueError as error:
             raise _refusal("keep_alive", str(error)) from error
 
+    @property
+    def thinking(self) -> bool | None:
+        """Whether to reason before the answer; a level counts as yes."""
+        return bool(self.think) if self.think is not None else None
+
     def _sampling(self, defaults: SamplingParams) -> SamplingParams:
-        if self.think not in (None, False):
-            raise _refusal("think", "think is not supported; set it to false, or leave it out")
         given = self.options.given() if self.options is not None else {}
         if self.logprobs:
             given["logprobs"] = self.top_logprobs or 0
@@ -166,7 +169,9 @@ class ChatRequest(_GenerationFields):
         )
         if not messages:
             return None
-        return GenerationRequest(messages, sampling, keep_alive=self.keep_alive_seconds)
+        return GenerationRequest(
+            messages, sampling, keep_alive=self.keep_alive_seconds, thinking=self.thinking
+        )
 
 
 class GenerateRequest(_GenerationFields):
@@ -195,7 +200,7 @@ class GenerateRequest(_GenerationFields):
             return GenerationRequest(sampling=sampling, prompt=self.prompt, keep_alive=keep_alive)
         system = (Message("system", self.system),) if self.system else ()
         messages = (*system, Message("user", self.prompt))
-        return GenerationRequest(messages, sampling, keep_alive=keep_alive)
+        return GenerationRequest(messages, sampling, keep_alive=keep_alive, thinking=self.thinking)
 
     def _refuse_unsupported(self) -> None:
         if self.suffix:
@@ -206,6 +211,8 @@ class GenerateRequest(_GenerationFields):
             raise _refusal("context", "context is not supported; send messages to /api/chat")
         if self.images:
             raise _refusal("images", "images are not supported; the model reads text only")
+        if self.raw and self.think:
+            raise _refusal("think", "a raw prompt is continued as it is; leave think out")
         if self.raw and self.system:
             raise _refusal("system", "a raw prompt has no system message; write it into the prompt")
 

@@ -47,6 +47,10 @@ class LineFormat:
         """Return a line with new text."""
         return {**self._wrap(text), "done": False, **self._logprobs(located)}
 
+    def thinking_line(self, reasoning: str) -> dict[str, Any]:
+        """Return a line with new reasoning."""
+        return {**self._wrap("", reasoning), "done": False}
+
     def last(self, reason: str, usage: Usage | None) -> dict[str, Any]:
         """Return the last line: why the answer ended and what it cost."""
         assert usage is not None  # every complete answer has one
@@ -66,17 +70,19 @@ class LineFormat:
         """Return the body of a response that is not streamed."""
         located = AlignedLogprobs().push(answer.text, answer.logprobs)
         last = self.last(answer.finish_reason, answer.usage)
-        return {**last, **self._wrap(answer.text), **self._logprobs(located)}
+        text = self._wrap(answer.text, answer.reasoning)
+        return {**last, **text, **self._logprobs(located)}
 
     def without_prompt(self, reason: Literal["load", "unload"]) -> dict[str, Any]:
         """Return the answer to a request without a prompt: what was done with the model."""
         return {**self._wrap(""), "done": True, "done_reason": reason}
 
-    def _wrap(self, text: str) -> dict[str, Any]:
+    def _wrap(self, text: str, reasoning: str = "") -> dict[str, Any]:
         head = {"model": self.model, "created_at": rfc3339(self.now())}
+        thinking = {"thinking": reasoning} if reasoning else {}
         if self.route == "chat":
-            return {**head, "message": {"role": "assistant", "content": text}}
-        return {**head, "response": text}
+            return {**head, "message": {"role": "assistant", "content": text, **thinking}}
+        return {**head, "response": text, **thinking}
 
     def _logprobs(self, located: Sequence[LocatedLogprob]) -> dict[str, Any]:
         if not (self.with_logprobs and located):
@@ -99,12 +105,14 @@ class LineEncoder:
         return b""
 
     def encode(self, index: int, chunk: Chunk) -> bytes:
-        """Send the new text, and at the end why the answer ended and what it cost."""
+        """Send the new reasoning and text, and at the end why the answer ended and what it cost."""
         assert index == 0
         located = self._logprobs.push(chunk.text, chunk.logprobs)
         lines = b""
+        if chunk.reasoning:
+            lines = dump_line(self._format.thinking_line(chunk.reasoning)) + b"\n"
         if chunk.text or (located and self._format.with_logprobs):
-            lines = dump_line(self._format.line(chunk.text, located)) + b"\n"
+            lines += dump_line(self._format.line(chunk.text, located)) + b"\n"
         if chunk.finish_reason is not None:
             lines += dump_line(self._format.last(chunk.finish_reason, chunk.usage)) + b"\n"
         return lines

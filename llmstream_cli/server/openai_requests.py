@@ -47,6 +47,7 @@ _SAME_NAMES = {
     "repeat_last_n",
     "ignore_eos",
 }
+_NO_EFFORT = "none"
 _MAX_TOKEN_IDS = 2**31  # llama.cpp keeps them in 32 bits
 _NO_BOUND = -1  # what llama-server and LangChain call no limit of tokens
 
@@ -93,6 +94,15 @@ class ResponseFormat(_Fields):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
+
+
+class ChatTemplateKwargs(_Fields):
+    """What the chat template is told; of it, whether to reason before the answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    enable_thinking: bool | None = None
+    thinking: bool | None = None
 
 
 class _SamplingFields(_Fields):
@@ -156,6 +166,8 @@ class ChatCompletionRequest(_SamplingFields):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
+    chat_template_kwargs: ChatTemplateKwargs | None = None
+    reasoning_effort: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
     functions: list[Any] | None = None
@@ -181,9 +193,20 @@ class ChatCompletionRequest(_SamplingFields):
         )
         sampling = sampling_params(defaults, self._given(), self._client_names())
         return [
-            GenerationRequest(messages, with_choice_seed(sampling, choice))
+            GenerationRequest(
+                messages, with_choice_seed(sampling, choice), thinking=self._thinking()
+            )
             for choice in range(self.num_choices)
         ]
+
+    def _thinking(self) -> bool | None:
+        """Return whether to reason; of an effort it is only known whether there shall be any."""
+        told = self.chat_template_kwargs
+        if told is not None and told.enable_thinking is not None:
+            return told.enable_thinking
+        if told is not None and told.thinking is not None:
+            return told.thinking
+        return False if self.reasoning_effort == _NO_EFFORT else None
 
     def _refuse_unsupported(self) -> None:
         if self.tools and self.tool_choice != "none":

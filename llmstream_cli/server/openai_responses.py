@@ -92,7 +92,7 @@ class _EventEncoder:
 
 
 class ChatEncoder(_EventEncoder):
-    """Events of `/v1/chat/completions`: a role, the content, and a reason to finish, per choice."""
+    """Events of `/v1/chat/completions`: per choice a role, reasoning, content, and how it ends."""
 
     _kind = "chat.completion.chunk"
 
@@ -102,12 +102,14 @@ class ChatEncoder(_EventEncoder):
         return b"".join(self._delta(index, delta) for index in range(self._shape.num_answers))
 
     def encode(self, index: int, chunk: Chunk) -> bytes:
-        """Send the new text, and at the end of an answer why it ended."""
+        """Send the new reasoning and text, and at the end of an answer why it ended."""
         located = self._note(index, chunk)
         events = b""
+        if chunk.reasoning:
+            events = self._delta(index, {"reasoning_content": chunk.reasoning})
         if chunk.text or (located and self._shape.with_logprobs):
             logprobs = _chat_logprobs(located) if self._shape.with_logprobs else None
-            events = self._delta(index, {"content": chunk.text}, logprobs)
+            events += self._delta(index, {"content": chunk.text}, logprobs)
         if chunk.finish_reason is not None:
             events += self._delta(index, {}, finish_reason=chunk.finish_reason)
         return events
@@ -143,7 +145,7 @@ def chat_completion(shape: Shape, answers: Sequence[Answer]) -> dict[str, Any]:
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "message": _message(answer),
             "logprobs": _chat_logprobs(_located(answer)) if shape.with_logprobs else None,
             "finish_reason": answer.finish_reason,
         }
@@ -151,6 +153,12 @@ def chat_completion(shape: Shape, answers: Sequence[Answer]) -> dict[str, Any]:
     ]
     usage = _usage([answer.usage for answer in answers], shape.num_choices)
     return {**shape.body("chat.completion", choices), "usage": usage}
+
+
+def _message(answer: Answer) -> dict[str, Any]:
+    """Return an answer as a turn; its reasoning in the field that DeepSeek's API has for it."""
+    message = {"role": "assistant", "content": answer.text, "refusal": None}
+    return {**message, "reasoning_content": answer.reasoning} if answer.reasoning else message
 
 
 def completion(shape: Shape, answers: Sequence[Answer]) -> dict[str, Any]:
@@ -176,11 +184,13 @@ def _usage(of_answers: Sequence[Usage | None], num_choices: int) -> dict[str, An
     prompt_tokens = sum(usage.prompt_tokens for usage in of_prompts)
     cached_tokens = sum(usage.cached_tokens for usage in of_prompts)
     completion_tokens = sum(usage.completion_tokens for usage in usages)
+    reasoning_tokens = sum(usage.reasoning_tokens for usage in usages)
     return {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
         "prompt_tokens_details": {"cached_tokens": cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": reasoning_tokens},
     }
 
 

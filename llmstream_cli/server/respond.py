@@ -53,6 +53,7 @@ class Answer:
     """A whole answer; each attribute is that of the chunks together."""
 
     text: str = ""
+    reasoning: str = ""
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[DrawnLogprob] = field(default_factory=list)
     finish_reason: FinishReason = FinishReason.STOP
@@ -67,20 +68,22 @@ async def collect(served: ServedModel, requests: Sequence[GenerationRequest]) ->
     """
     answers = [Answer() for _ in requests]
     texts: list[list[str]] = [[] for _ in requests]
+    reasonings: list[list[str]] = [[] for _ in requests]
     generation = Generation(server_context(), served, requests)
     try:
         while chunks := await generation.chunks():
             for index, chunk in chunks:
                 answer = answers[index]
                 texts[index].append(chunk.text)
+                reasonings[index].append(chunk.reasoning)
                 answer.token_ids += chunk.token_ids
                 answer.logprobs += chunk.logprobs
                 answer.finish_reason = chunk.finish_reason or answer.finish_reason
                 answer.usage = chunk.usage or answer.usage
     finally:
         generation.cancel()
-    for answer, pieces in zip(answers, texts, strict=True):
-        answer.text = "".join(pieces)
+    for answer, text, reasoning in zip(answers, texts, reasonings, strict=True):
+        answer.text, answer.reasoning = "".join(text), "".join(reasoning)
     return answers
 
 

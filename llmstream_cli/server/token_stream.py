@@ -107,6 +107,11 @@ class TokenStreamRequest(BaseModel):
         None, description="A JSON Schema that the answer has to fulfil; {} is any JSON."
     )
 
+    thinking: bool | None = Field(
+        None,
+        description="Whether a model that can reasons before it answers. Only the answer is sent.",
+    )
+
     def generation(
         self, defaults: SamplingParams, contexts: Mapping[str, str]
     ) -> GenerationRequest:
@@ -118,7 +123,7 @@ class TokenStreamRequest(BaseModel):
         system = self._system(contexts)
         history = [Message(turn.role, turn.content) for turn in self.messages or ()]
         messages = (*system, *history, Message("user", self.query))
-        return GenerationRequest(messages, self._sampling(defaults))
+        return GenerationRequest(messages, self._sampling(defaults), thinking=self.thinking)
 
     def _system(self, contexts: Mapping[str, str]) -> tuple[Message, ...]:
         field, text = "system", self.system

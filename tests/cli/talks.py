@@ -25,6 +25,7 @@ def talking(engine: FakeEngine, *, history: Path | None = None, **said: Any) -> 
         system=None,
         context=None,
         sampling=SamplingOptions(),
+        think=None,
         view=ViewOptions(),
         record=RecordOptions(off=True),
         stats=False,

@@ -342,11 +342,15 @@ def test_settings_are_the_options_of_the_commands() -> None:
     once |= {"attach", "edit", "continue_", "session"}
     for name in ("ask", "chat", "serve", "bench"):
         names = {str(option.name) for option in settings_of(COMMANDS[name])}
-        assert names == {
-            str(option.name)
-            for option in COMMANDS[name].params
-            if option.param_type_name == "option"
-        } - once
+        assert (
+            names
+            == {
+                str(option.name)
+                for option in COMMANDS[name].params
+                if option.param_type_name == "option"
+            }
+            - once
+        )
 
 
 @pytest.mark.parametrize(

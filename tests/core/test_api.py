@@ -224,6 +224,18 @@ def test_a_request_has_messages_or_a_prompt() -> None:
     assert_one_line_that_names("prompt", caught.value)
 
 
+def test_thinking_needs_messages_and_an_answer_that_is_free() -> None:
+    messages = (Message("user", "hi"),)
+    for schema in (SamplingParams(json_schema="{}"), SamplingParams(grammar='root ::= "a"')):
+        assert GenerationRequest(messages, schema, thinking=False).thinking is False
+        with pytest.raises(InvalidValueError) as caught:
+            GenerationRequest(messages, schema, thinking=True)
+        assert_one_line_that_names("thinking", caught.value)
+    with pytest.raises(InvalidValueError) as caught:
+        GenerationRequest(prompt="x", thinking=True)
+    assert_one_line_that_names("thinking", caught.value)
+
+
 def test_the_first_token_does_not_count_for_the_speed() -> None:
     usage = Usage(prompt_tokens=9, completion_tokens=11, prompt_seconds=7.0, completion_seconds=4.0)
     assert usage.tokens_per_second == 2.5

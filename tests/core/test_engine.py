@@ -37,6 +37,7 @@ from llmstream_cli.errors import (
     StepRefusedError,
 )
 from llmstream_cli.prompts.messages import Message
+from tests.gguf_files import ALWAYS_THINKING_TEMPLATE, write_qwen3
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=48)
 PROMPTS = [
@@ -229,6 +230,25 @@ async def test_a_raw_prompt_is_continued_as_it_is(
 
 
 # ---- it ends where it should ----------------------------------------------------------------
+
+
+async def test_a_model_that_has_to_think_begins_with_it_unless_it_is_told_not_to(
+    tmp_path: Path,
+) -> None:
+    path = write_qwen3(tmp_path / "r1.gguf", ALWAYS_THINKING_TEMPLATE)
+    request = question("the of", replace(GREEDY, max_tokens=8))
+    async with running(path) as engine:
+        thinking = await collect(engine.generate(request))
+        answering = await collect(engine.generate(replace(request, thinking=False)))
+    for chunks, num_reasoning_tokens in ((thinking, 8), (answering, 0)):
+        usage = chunks[-1].usage
+        assert usage is not None
+        assert usage.reasoning_tokens == num_reasoning_tokens
+        assert usage.completion_tokens == 8
+    assert text(thinking) == ""
+    assert "".join(chunk.reasoning for chunk in thinking)
+    assert text(answering)
+    assert not any(chunk.reasoning for chunk in answering)
 
 
 async def test_the_last_chunk_and_only_it_tells_reason_and_usage(engine: InProcessEngine) -> None:

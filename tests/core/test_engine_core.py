@@ -18,6 +18,7 @@ from llmstream_cli.core.api import (
 )
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.prefix_cache import PrefixCache
+from llmstream_cli.core.reasoning import KNOWN_TAGS, ReasoningSplitter
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence
 from llmstream_cli.errors import EngineError, StepRefusedError
@@ -48,8 +49,15 @@ class Bench:
         self.core = EngineCore(self.runner, self.scheduler, piece, self.clock)
         self.chunks: dict[int, list[Chunk]] = {}
 
-    def add(self, request: int, num_tokens: int = 1, params: SamplingParams | None = None) -> None:
-        self.core.add(request, prompt(request, num_tokens), params or SamplingParams())
+    def add(
+        self,
+        request: int,
+        num_tokens: int = 1,
+        params: SamplingParams | None = None,
+        splitter: ReasoningSplitter | None = None,
+    ) -> None:
+        params = params or SamplingParams()
+        self.core.add(request, prompt(request, num_tokens), params, splitter=splitter)
 
     def steps(self, number: int) -> None:
         for _ in range(number):
@@ -107,6 +115,29 @@ def test_an_answer_may_be_empty() -> None:
     bench.add(1, 3)
     bench.run()
     assert bench.chunks[1] == [Chunk("", (), FinishReason.STOP, Usage(3, 0, 1.0, 0.0))]
+
+
+def test_reasoning_comes_apart_from_the_answer_and_is_counted() -> None:
+    bench = Bench({1: "<think>hm</think>\n\nYes."})
+    bench.add(1, params=SamplingParams(stop=("m", ".")), splitter=ReasoningSplitter(KNOWN_TAGS[0]))
+    bench.run()
+    assert bench.text(1) == "Yes"
+    assert "".join(chunk.reasoning for chunk in bench.chunks[1]) == "hm"
+    assert all(len(chunk.token_ids) == 1 for chunk in bench.chunks[1])
+    assert bench.reason(1) is FinishReason.STOP
+    assert bench.usage(1).reasoning_tokens == len("<think>hm</think>")
+    assert bench.usage(1).completion_tokens == len("<think>hm</think>\n\nYes.")
+
+
+def test_reasoning_that_max_tokens_cuts_off_leaves_no_answer() -> None:
+    bench = Bench({1: "I think </t"})
+    splitter = ReasoningSplitter(KNOWN_TAGS[0], begins_inside=True)
+    bench.add(1, params=SamplingParams(max_tokens=11), splitter=splitter)
+    bench.run()
+    assert bench.text(1) == ""
+    assert "".join(chunk.reasoning for chunk in bench.chunks[1]) == "I think </t"
+    assert bench.reason(1) is FinishReason.LENGTH
+    assert bench.usage(1).reasoning_tokens == bench.usage(1).completion_tokens == 11
 
 
 def test_prefill_gives_no_chunks() -> None:
@@ -506,8 +537,8 @@ def test_a_token_that_cannot_be_drawn_ends_its_request_and_no_other() -> None:
     assert failing in bench.runner.removed
 
 
-def test_log_probabilities_come_with_their_tokens() -> None:
-    bench = Bench({1: "ab"})
+def with_logprobs(bench: Bench) -> Bench:
+    """Let the runner tell of each token how likely it was."""
     plain = bench.runner.run
 
     def described(step: Step) -> dict[Sequence, DrawnToken | EngineError]:
@@ -520,11 +551,28 @@ def test_log_probabilities_come_with_their_tokens() -> None:
         }
 
     bench.runner.run = described  # type: ignore[method-assign]
+    return bench
+
+
+def test_log_probabilities_come_with_their_tokens() -> None:
+    bench = with_logprobs(Bench({1: "ab"}))
     bench.add(1)
     bench.run()
     entries = [entry.drawn.token_id for chunk in bench.chunks[1] for entry in chunk.logprobs]
     assert entries == bench.token_ids(1)  # none for the token that ends the turn
     assert len(entries) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [("<think>hm</think>\nYes", "Yes"), ("<th is no tag", "<th is no tag"), ("<thi", "<thi")],
+)
+def test_reasoning_has_no_log_probabilities_and_the_answer_has_all(answer: str, text: str) -> None:
+    bench = with_logprobs(Bench({1: answer}))
+    bench.add(1, splitter=ReasoningSplitter(KNOWN_TAGS[0]))
+    bench.run()
+    tokens = [entry.drawn.token_id for chunk in bench.chunks[1] for entry in chunk.logprobs]
+    assert b"".join(map(piece, tokens)).decode() == bench.text(1) == text
 
 
 def test_the_metrics_count_what_was_done() -> None:

@@ -5,17 +5,28 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from gguf import TokenType
 
 from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.constraint import GrammarCompiler
 from llmstream_cli.core.llama import Model
 from llmstream_cli.core.loaded_model import LoadedModel
+from llmstream_cli.core.reasoning import Phase
 from llmstream_cli.errors import ContextLengthError, InvalidValueError, PromptError
 from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.prompts.messages import Message
-from tests.gguf_files import LLAMA2_TEMPLATE, write_llama, write_phi2
+from tests.gguf_files import (
+    ALWAYS_THINKING_TEMPLATE,
+    CHATML_TEMPLATE,
+    LLAMA2_TEMPLATE,
+    THINKING_TEMPLATE,
+    write_llama,
+    write_phi2,
+    write_qwen3,
+)
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +228,97 @@ def test_all_grammars_are_compiled_by_one_compiler(
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(encode, range(4)))
     assert len(made) == 1
+
+
+# ---- reasoning ------------------------------------------------------------------------------
+
+HELLO = (Message("user", "Hello"),)
+EMPTY_BLOCK = "<think>\n\n</think>\n\n"
+
+
+def load(path: Path) -> LoadedModel:
+    return LoadedModel(EngineConfig(model_path=str(path)))
+
+
+def rendered(loaded: LoadedModel, **request: Any) -> str:
+    """The end of the prompt that a request becomes, control tokens left out."""
+    prompt = loaded.encode(GenerationRequest(HELLO, **request)).prompt
+    return b"".join(map(loaded.piece, prompt)).decode().partition("assistant\n")[2]
+
+
+def test_a_model_without_tags_does_not_think(loaded: LoadedModel) -> None:
+    assert not loaded.info.thinks
+    assert loaded.encode(GenerationRequest(HELLO)).splitter is None
+    assert loaded.encode(GenerationRequest(HELLO, thinking=False)).splitter is None
+    with pytest.raises(InvalidValueError, match=r"thinking is not supported by SmolLM2-135M"):
+        loaded.encode(GenerationRequest(HELLO, thinking=True))
+
+
+def test_the_template_is_told_whether_to_think(tmp_path: Path) -> None:
+    loaded = load(write_qwen3(tmp_path / "qwen3.gguf"))
+    assert loaded.info.thinks
+    assert rendered(loaded) == rendered(loaded, thinking=True) == ""
+    assert rendered(loaded, thinking=False) == EMPTY_BLOCK
+
+
+def test_the_vocabulary_alone_may_have_the_tags(tmp_path: Path) -> None:
+    assert load(write_qwen3(tmp_path / "qwen3.gguf", CHATML_TEMPLATE)).info.thinks
+
+
+def test_an_answer_begins_inside_a_block_that_the_prompt_opens(tmp_path: Path) -> None:
+    asked = load(write_qwen3(tmp_path / "qwen3.gguf"))
+    always = load(write_qwen3(tmp_path / "r1.gguf", ALWAYS_THINKING_TEMPLATE))
+    for loaded, phase in ((asked, Phase.OPENING), (always, Phase.REASONING)):
+        splitter = loaded.encode(GenerationRequest(HELLO)).splitter
+        assert splitter is not None
+        assert splitter.phase is phase
+
+
+def test_a_block_is_closed_that_shall_not_be_and_that_the_template_opens(tmp_path: Path) -> None:
+    loaded = load(write_qwen3(tmp_path / "r1.gguf", ALWAYS_THINKING_TEMPLATE))
+    assert rendered(loaded) == "<think>\n"
+    assert rendered(loaded, thinking=False) == EMPTY_BLOCK
+    splitter = loaded.encode(GenerationRequest(HELLO, thinking=False)).splitter
+    assert splitter is not None
+    assert splitter.phase is Phase.OPENING
+
+
+@pytest.mark.parametrize("template", [THINKING_TEMPLATE, ALWAYS_THINKING_TEMPLATE])
+def test_an_answer_that_has_to_follow_a_schema_does_not_think(
+    tmp_path: Path, template: str
+) -> None:
+    loaded = load(write_qwen3(tmp_path / "qwen3.gguf", template))
+    sampling = SamplingParams(json_schema="{}")
+    assert rendered(loaded, sampling=sampling) == EMPTY_BLOCK
+    assert loaded.encode(GenerationRequest(HELLO, sampling)).splitter is None
+
+
+def test_a_closed_block_has_to_fit_into_the_context(tmp_path: Path) -> None:
+    path = write_qwen3(tmp_path / "r1.gguf", ALWAYS_THINKING_TEMPLATE)
+    request = GenerationRequest(HELLO)
+    size = len(load(path).encode(request).prompt) + 1  # one for the answer
+    loaded = LoadedModel(EngineConfig(model_path=str(path), ctx_size=size))
+    assert loaded.encode(request).prompt
+    with pytest.raises(ContextLengthError):
+        loaded.encode(replace(request, thinking=False))
+
+
+def test_a_raw_prompt_is_all_answer(tmp_path: Path) -> None:
+    loaded = load(write_qwen3(tmp_path / "r1.gguf", ALWAYS_THINKING_TEMPLATE))
+    for thinking in (None, False):
+        encoded = loaded.encode(GenerationRequest(prompt="<think>\n", thinking=thinking))
+        assert encoded.splitter is None
+        assert b"".join(map(loaded.piece, encoded.prompt)) == b"<think>\n"
+
+
+def test_tags_that_are_control_tokens_are_read_as_text(tmp_path: Path) -> None:
+    template = CHATML_TEMPLATE.replace("assistant\\n' ", "assistant\\n[THINK]' ")
+    path = write_qwen3(
+        tmp_path / "magistral.gguf",
+        template,
+        tags=("[THINK]", "[/THINK]"),
+        tag_type=TokenType.CONTROL,
+    )
+    loaded = load(path)
+    assert rendered(loaded) == "[THINK]"
+    assert rendered(loaded, thinking=False) == "[THINK]\n[/THINK]\n\n"

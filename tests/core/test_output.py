@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from llmstream_cli.core.detokenizer import REPLACEMENT
 from llmstream_cli.core.output import OutputStream
+from llmstream_cli.core.reasoning import Delta, Phase, ReasoningSplitter, ReasoningTags
 from tests.core.test_detokenizer import cut
 from tests.core.test_stop import oracle
 
@@ -17,7 +18,7 @@ ALPHABET = "aéè€😀😁"
 
 def run(stops: Sequence[str], pieces: Sequence[bytes]) -> tuple[str, bool]:
     output = OutputStream(stops)
-    answer = "".join([*map(output.push, pieces), output.flush()])
+    answer = "".join(delta.text for delta in [*map(output.push, pieces), output.flush()])
     return answer, output.stopped
 
 
@@ -54,42 +55,90 @@ def test_a_multibyte_stop_string_is_found_at_every_byte_border(stop: str) -> Non
 def test_bytes_of_a_stop_string_never_come_out() -> None:
     output = OutputStream(["é😀"])
     pieces = [bytes([byte]) for byte in "aé😀b".encode()]
-    assert [output.push(piece) for piece in pieces] == ["a", *[""] * 7]
+    assert [output.push(piece).text for piece in pieces] == ["a", *[""] * 7]
     assert output.stopped
 
 
 def test_flush_returns_the_text_that_was_held_for_a_stop_string() -> None:
     output = OutputStream(["é😀"])
-    assert output.push("aé".encode()) == "a"
-    assert output.flush() == "é"
+    assert output.push("aé".encode()).text == "a"
+    assert output.flush().text == "é"
     assert not output.stopped
 
 
 def test_flush_returns_held_text_before_an_incomplete_character() -> None:
     output = OutputStream(["é😀"])
-    assert output.push("é".encode() + "😀".encode()[:3]) == ""
-    assert output.flush() == f"é{REPLACEMENT}"
+    assert output.push("é".encode() + "😀".encode()[:3]).text == ""
+    assert output.flush().text == f"é{REPLACEMENT}"
 
 
 def test_a_stop_string_may_be_completed_by_the_flush() -> None:
     output = OutputStream([f"é{REPLACEMENT}"])
-    assert output.push("aé".encode() + b"\xe2\x82") == "a"
-    assert output.flush() == ""
+    assert output.push("aé".encode() + b"\xe2\x82").text == "a"
+    assert output.flush().text == ""
     assert output.stopped
 
 
 def test_nothing_comes_out_after_a_stop_string() -> None:
     output = OutputStream(["."])
-    assert output.push(b"One. Two") == "One"
-    assert output.push(b" Three") == ""
-    assert output.push("€".encode()[:1]) == ""
-    assert output.flush() == ""
+    assert output.push(b"One. Two").text == "One"
+    assert output.push(b" Three").text == ""
+    assert output.push("€".encode()[:1]).text == ""
+    assert output.flush().text == ""
     assert output.stopped
 
 
 def test_without_stop_strings_only_incomplete_characters_wait() -> None:
     output = OutputStream([])
-    assert output.push(b"a\xe2") == "a"
-    assert output.push(b"\x82") == ""
-    assert output.push(b"\xacb") == "€b"
-    assert output.flush() == ""
+    assert output.push(b"a\xe2").text == "a"
+    assert output.push(b"\x82").text == ""
+    assert output.push(b"\xacb").text == "€b"
+    assert output.flush().text == ""
+
+
+TAGS = ReasoningTags("<think>", "</think>")
+
+
+@given(st.data(), st.sampled_from(["é.", "é. €", "a"]), st.sampled_from(["a. b", "€é. ", ""]))
+def test_a_stop_string_means_nothing_in_the_reasoning(
+    data: st.DataObject, reasoning: str, answer: str
+) -> None:
+    output = OutputStream(["."], ReasoningSplitter(TAGS))
+    pieces = data.draw(cut(f"<think>{reasoning}</think>{answer}".encode()))
+    deltas = [*map(output.push, pieces), output.flush()]
+    assert "".join(delta.reasoning for delta in deltas) == reasoning
+    assert ("".join(delta.text for delta in deltas), output.stopped) == oracle(["."], answer)
+
+
+def test_the_tokens_up_to_the_closing_tag_are_those_of_the_reasoning() -> None:
+    output = OutputStream([], ReasoningSplitter(TAGS))
+    phases = []
+    for piece in [b"<th", b"ink>", b"\n", b"hm", b"</think", b">", b"\n\n", b"Yes", b"."]:
+        output.push(piece)
+        phases.append((output.phase, output.num_reasoning_tokens))
+    assert phases == [
+        (Phase.OPENING, 0),
+        *((Phase.REASONING, count) for count in (2, 3, 4, 5)),
+        (Phase.GAP, 6),
+        (Phase.GAP, 6),
+        (Phase.ANSWER, 6),
+        (Phase.ANSWER, 6),
+    ]
+
+
+def test_a_block_in_a_single_token_is_reasoning() -> None:
+    output = OutputStream([], ReasoningSplitter(TAGS))
+    assert output.push(b"<think></think>") == Delta()
+    assert output.num_reasoning_tokens == 1
+
+
+def test_an_answer_without_a_block_has_no_reasoning_tokens() -> None:
+    output = OutputStream([], ReasoningSplitter(TAGS))
+    assert [output.push(piece).text for piece in [b" <", b"b>"]] == ["", " <b>"]
+    assert output.num_reasoning_tokens == 0
+
+
+def test_a_broken_character_at_the_end_of_the_reasoning_belongs_to_it() -> None:
+    output = OutputStream([], ReasoningSplitter(TAGS, begins_inside=True))
+    assert output.push(b"a\xe2\x82") == Delta(reasoning="a")
+    assert output.flush() == Delta(reasoning=REPLACEMENT)

@@ -21,6 +21,7 @@ from llmstream_cli.core.api import (
     FinishReason,
     GenerationRequest,
 )
+from llmstream_cli.core.llama import Model
 from llmstream_cli.core.supervised import SupervisedEngine
 from llmstream_cli.errors import (
     ContextLengthError,
@@ -47,7 +48,7 @@ from tests.core.processes import (
 )
 from tests.core.test_engine import GREEDY, PROMPTS, collect, question, text, token_ids
 from tests.core.test_engine import running as running_in_process
-from tests.gguf_files import write_llama
+from tests.gguf_files import ALWAYS_THINKING_TEMPLATE, write_llama, write_qwen3
 
 
 @pytest.fixture
@@ -134,6 +135,26 @@ def test_it_may_be_started_before_the_loop_runs(tiny_path: Path) -> None:
         await engine.aclose()
 
     asyncio.run(use())
+
+
+async def test_reasoning_goes_the_same_way(tmp_path: Path) -> None:
+    path = write_qwen3(tmp_path / "r1.gguf", ALWAYS_THINKING_TEMPLATE)
+    (closing,) = Model(str(path)).tokenize("</think>", special=True)
+    thinking = question("the of", SHORT)
+    # Its first token closes the block; the others are text of the answer.
+    answering = question("the of", replace(SHORT, logit_bias=((closing, 100.0),)))
+    async with running_in_process(path) as one, running(path) as other:
+        assert (await other.ready()).thinks
+        for request in (thinking, answering):
+            expected = await collect(one.generate(request))
+            answer = await collect(other.generate(request))
+            assert [chunk.reasoning for chunk in answer] == [chunk.reasoning for chunk in expected]
+            assert text(answer) == text(expected)
+            assert bool(text(answer)) == (request is answering)
+            usage = answer[-1].usage
+            assert usage is not None
+            expected_tokens = 1 if request is answering else usage.completion_tokens
+            assert usage.reasoning_tokens == expected_tokens
 
 
 async def test_raw_prompts_go_the_same_way(engine: SupervisedEngine) -> None:

@@ -263,7 +263,8 @@ def test_a_field_of_the_wrong_type_is_refused() -> None:
     good = json.loads(pack(Loaded(info))[4:])
     values = good[1]
     for index in range(len(values)):
-        for wrong in ([], {"a": 1}, True, ["Chunk"]):  # `ModelInfo` has no such field
+        # What no field of `ModelInfo` takes; the last but one, no field but a truth value.
+        for wrong in ([], {"a": 1}, 7 if values[index] is False else True, ["Chunk"]):
             spoilt = ["Loaded", [*values[:index], wrong, *values[index + 1 :]]]
             refused(frame(json.dumps(spoilt).encode()))
     refused(frame(json.dumps(["Loaded", values[:-1]]).encode()))

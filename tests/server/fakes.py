@@ -35,6 +35,7 @@ class FakeEngine:
 
     Attributes:
         pieces: the answer; None repeats the question.
+        reasoning: what comes before it.
         repeat: how often the pieces come.
         pause: seconds before each piece.
         error: raised after the last piece, instead of the end.
@@ -45,6 +46,7 @@ class FakeEngine:
     """
 
     pieces: Sequence[str] | None = ("one ", "two ", "three")
+    reasoning: Sequence[str] = ()
     repeat: int = 1
     pause: float = 0.0
     error: Exception | None = None
@@ -71,24 +73,26 @@ class FakeEngine:
         self.running += 1
         num_tokens = 0
         try:
-            for piece in self._answer(request):
+            for piece, reasoning in self._answer(request):
                 await asyncio.sleep(self.pause)
                 await self.gate.wait()
-                yield Chunk(piece, (num_tokens,))
+                yield Chunk(piece, (num_tokens,), reasoning=reasoning)
                 num_tokens += 1
             await self.gate.wait()
             if self.error is not None:
                 raise self.error
-            yield Chunk("", (), FinishReason.STOP, Usage(7, num_tokens, 0.1, 0.1, 3))
+            usage = Usage(7, num_tokens, 0.1, 0.1, 3, len(self.reasoning))
+            yield Chunk("", (), FinishReason.STOP, usage)
         finally:
             self.running -= 1
 
-    def _answer(self, request: GenerationRequest) -> Iterator[str]:
+    def _answer(self, request: GenerationRequest) -> Iterator[tuple[str, str]]:
+        yield from (("", piece) for piece in self.reasoning)
         pieces = self.pieces
         if pieces is None:
             pieces = request.messages[-1].content.split(" ")
         for _ in range(self.repeat):
-            yield from pieces
+            yield from ((piece, "") for piece in pieces)
 
     async def aclose(self) -> None:
         self.closed = True

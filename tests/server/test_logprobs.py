@@ -27,10 +27,10 @@ def answer(pieces: list[bytes], stops: list[str]) -> list[tuple[str, list[DrawnL
     output = OutputStream(stops)
     chunks = []
     for piece in pieces:
-        chunks.append((output.push(piece), [logprob(piece)]))
+        chunks.append((output.push(piece).text, [logprob(piece)]))
         if output.stopped:
             return chunks
-    return [*chunks, (output.flush(), [])]
+    return [*chunks, (output.flush().text, [])]
 
 
 def whole(chunks: list[tuple[str, list[DrawnLogprob]]]) -> tuple[str, list[LocatedLogprob]]:

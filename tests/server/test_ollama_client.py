@@ -50,6 +50,20 @@ def test_a_chat_whole_and_streamed(client: ollama.Client) -> None:
     assert 0 < last.eval_duration <= last.total_duration
 
 
+async def test_thinking_comes_apart_whole_and_streamed() -> None:
+    engine = FakeEngine(("Yes", "."), reasoning=("hm ", "hm"))
+    async with serving(engine) as served, ollama.AsyncClient(served.url) as client:
+        whole = await client.chat("fake", PARIS, think=True)
+        chat = await client.chat("fake", PARIS, think="high", stream=True)
+        parts = [part.message async for part in chat]
+        generated = await client.generate("fake", "Hello", think=False)
+    assert (whole.message.content, whole.message.thinking) == ("Yes.", "hm hm")
+    assert [part.thinking for part in parts if part.thinking] == ["hm ", "hm"]
+    assert [part.content for part in parts if part.content] == ["Yes", "."]
+    assert (generated.response, generated.thinking) == ("Yes.", "hm hm")
+    assert [request.thinking for request in engine.requests] == [True, True, False]
+
+
 def test_generate_whole_and_streamed(client: ollama.Client) -> None:
     asked: dict[str, Any] = {
         "model": "smollm2:latest",

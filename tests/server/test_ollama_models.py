@@ -154,3 +154,8 @@ def test_every_quantization_of_gguf_is_found_in_a_description() -> None:
         words = f"{kind} - {sizes[size]}" if size in sizes and "_K" in kind else level
         details = tag(SERVED, replace(INFO, description=f"llama 1B {words}"))["details"]
         assert details["quantization_level"] == level
+
+
+def test_a_model_that_thinks_says_so() -> None:
+    thinks = replace(INFO, thinks=True)
+    assert show(SERVED, thinks)["capabilities"] == ["completion", "thinking"]

@@ -159,9 +159,25 @@ def test_how_long_the_model_stays(given: Any, seconds: float | None) -> None:
 
 
 def test_what_changes_nothing_is_taken() -> None:
-    fields = {"keep_alive": "", "think": False, "suffix": "", "template": "", "context": []}
+    fields = {"keep_alive": "", "suffix": "", "template": "", "context": []}
     assert generate(**fields, images=[], system="", raw=False) == generate()
-    assert chat(tools=[], think=False, format="") == chat()
+    assert chat(tools=[], format="") == chat()
+
+
+@pytest.mark.parametrize(
+    ("think", "thinking"),
+    [(None, None), (True, True), (False, False), ("low", True), ("high", True)],
+)
+def test_thinking_is_on_off_or_left_to_the_model(think: object, thinking: bool | None) -> None:
+    for request in (chat(think=think), generate(think=think)):
+        assert request is not None
+        assert request.thinking is thinking
+    assert generate(raw=True, think=False) == GenerationRequest(sampling=DEFAULTS, prompt="Hello")
+
+
+def test_a_level_of_thinking_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValidationError, match="think"):
+        chat(think="deeply")
 
 
 def test_the_old_name_of_the_model_field() -> None:
@@ -172,8 +188,6 @@ def test_the_old_name_of_the_model_field() -> None:
 @pytest.mark.parametrize(
     ("given", "field"),
     [
-        ({"think": True}, "think"),
-        ({"think": "high"}, "think"),
         ({"format": "yaml"}, "format"),
         ({"format": ["json"]}, "format"),
         ({"top_logprobs": 3}, "top_logprobs"),
@@ -219,6 +233,7 @@ def test_what_a_chat_refuses(given: dict[str, Any], field: str) -> None:
         ({"context": [1, 2]}, "context"),
         ({"images": ["aGk="]}, "images"),
         ({"raw": True, "system": "Be brief."}, "system"),
+        ({"raw": True, "think": True}, "think"),
     ],
 )
 def test_what_generate_refuses(given: dict[str, Any], field: str) -> None:

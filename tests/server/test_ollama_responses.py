@@ -72,6 +72,22 @@ def test_the_lines_of_generate() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("route", "thinking", "answer"),
+    [
+        (
+            "chat",
+            '"message":{"role":"assistant","content":"","thinking":"hm"}',
+            '"message":{"role":"assistant","content":"Yes"}',
+        ),
+        ("generate", '"response":"","thinking":"hm"', '"response":"Yes"'),
+    ],
+)
+def test_thinking_has_lines_of_its_own(route: Route, thinking: str, answer: str) -> None:
+    line = LineEncoder(line_format(route)).encode(0, Chunk("Yes", (1,), reasoning="hm"))
+    assert line == f'{HEAD}{thinking},"done":false}}\n{HEAD}{answer},"done":false}}\n'.encode()
+
+
 def test_a_failure_is_the_last_line() -> None:
     failure = LineEncoder(line_format()).fail(EngineDiedError("the engine died"))
     assert failure == b'{"error":"the engine died"}\n'

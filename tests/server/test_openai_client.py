@@ -60,6 +60,28 @@ def test_a_chat(client: openai.OpenAI) -> None:
     assert 0 < answer.usage.completion_tokens <= 24
 
 
+async def test_reasoning_comes_apart_whole_and_streamed() -> None:
+    engine = FakeEngine(("Yes", "."), reasoning=("hm ", "hm"))
+    async with (
+        serving(engine) as served,
+        openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none") as client,
+    ):
+        whole = await client.chat.completions.create(model="fake", messages=PARIS)
+        chunks = await client.chat.completions.create(
+            model="fake", messages=PARIS, stream=True, reasoning_effort="none"
+        )
+        deltas = [chunk.choices[0].delta async for chunk in chunks]
+    message = whole.choices[0].message
+    assert (message.content, message.model_extra) == ("Yes.", {"reasoning_content": "hm hm"})
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens_details is not None
+    assert whole.usage.completion_tokens_details.reasoning_tokens == 2
+    assert [delta.content for delta in deltas if delta.content] == ["Yes", "."]
+    reasoning = [(delta.model_extra or {}).get("reasoning_content") for delta in deltas]
+    assert [piece for piece in reasoning if piece] == ["hm ", "hm"]
+    assert [request.thinking for request in engine.requests] == [None, False]
+
+
 def test_a_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(messages=PARIS, **GREEDY)
     chunks = list(

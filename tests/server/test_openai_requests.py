@@ -37,6 +37,31 @@ def test_without_parameters_the_servers_defaults_hold() -> None:
     assert complete() == [GenerationRequest(sampling=DEFAULTS, prompt="Once")]
 
 
+@pytest.mark.parametrize(
+    ("given", "thinking"),
+    [
+        ({}, None),
+        ({"chat_template_kwargs": {}}, None),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, True),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, False),
+        ({"chat_template_kwargs": {"thinking": False}}, False),
+        ({"chat_template_kwargs": {"enable_thinking": True}, "reasoning_effort": "none"}, True),
+        ({"reasoning_effort": "none"}, False),
+        ({"reasoning_effort": "high"}, None),
+    ],
+)
+def test_thinking_is_on_off_or_left_to_the_model(
+    given: dict[str, Any], thinking: bool | None
+) -> None:
+    (request,) = chat(**given)
+    assert request.thinking is thinking
+
+
+def test_what_else_a_template_would_be_told_is_refused() -> None:
+    with pytest.raises(ValidationError, match="tone"):
+        chat(chat_template_kwargs={"tone": "formal"})
+
+
 SAME_IN_BOTH: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"temperature": 0}, {"temperature": 0}),
     ({"top_p": 0.5, "top_k": 7, "min_p": 0.1}, {"top_p": 0.5, "top_k": 7, "min_p": 0.1}),

@@ -29,6 +29,7 @@ USAGE_BODY = {
     "completion_tokens": 3,
     "total_tokens": 15,
     "prompt_tokens_details": {"cached_tokens": 4},
+    "completion_tokens_details": {"reasoning_tokens": 0},
 }
 
 
@@ -77,6 +78,30 @@ def test_a_chat_is_a_role_the_content_and_a_reason() -> None:
     assert encoder.end() == b"data: [DONE]\n\n"
 
 
+def test_reasoning_is_a_field_of_its_own() -> None:
+    encoder = chat_encoder()
+    assert encoder.encode(0, Chunk("", (1,), reasoning="hm")) == event(
+        CHAT, choice('{"reasoning_content":"hm"}')
+    )
+    both = encoder.encode(0, Chunk("Yes", (2,), reasoning="!"))
+    assert both == event(CHAT, choice('{"reasoning_content":"!"}')) + event(
+        CHAT, choice('{"content":"Yes"}')
+    )
+
+
+def test_the_body_of_a_chat_with_reasoning() -> None:
+    usage = replace(USAGE, reasoning_tokens=2)
+    body = chat_completion(SHAPE, [Answer(text="Yes", reasoning="hm", usage=usage)])
+    assert body["choices"][0]["message"] == {
+        "role": "assistant",
+        "content": "Yes",
+        "refusal": None,
+        "reasoning_content": "hm",
+    }
+    assert body["usage"]["completion_tokens_details"] == {"reasoning_tokens": 2}
+    ChatCompletion.model_validate(body)
+
+
 def test_a_chat_with_usage_has_the_field_in_every_event() -> None:
     encoder = chat_encoder(with_usage=True)
     null = ',"usage":null'
@@ -123,6 +148,7 @@ def test_choices_are_told_apart_and_their_common_prompt_counts_once() -> None:
         "completion_tokens": 12,
         "total_tokens": 36,
         "prompt_tokens_details": {"cached_tokens": 8},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 

@@ -139,6 +139,19 @@ async def test_a_grammar_or_a_schema_reaches_the_engine() -> None:
     assert json.loads(schema.json_schema or "") == {"type": "object"}
 
 
+async def test_only_the_answer_is_sent_of_one_that_begins_with_reasoning() -> None:
+    engine = FakeEngine(["Yes", "."], reasoning=["hm ", "hm"])
+    assert (await stream(engine)).body == b"Yes."
+    await stream(engine, thinking=False)
+    assert [request.thinking for request in engine.requests] == [None, False]
+
+
+async def test_thinking_and_a_schema_exclude_each_other() -> None:
+    reply = await stream(thinking=True, json_schema={})
+    assert reply.status == 422
+    assert "thinking" in error_of(reply)["message"]
+
+
 async def test_null_and_nothing_are_the_servers_defaults() -> None:
     engine = FakeEngine()
     await stream(engine, temperature=None, stop=None, seed=None)

@@ -16,7 +16,8 @@ _CODE_INDENT = 4
 
 _RULE = re.compile(r"([-*_])(?:[ ]*\1){2,}[ ]*")
 _RULE_BEGUN = re.compile(r"([-*_])(?:[ ]*\1)*")
-_MARKER = re.compile(r"([-+*]|(\d{1,9})[.)])(?=[ ]|$)")
+_MARKER = re.compile(r"([-+*]|([0-9]{1,9})[.)])(?=[ ]|$)")
+_MARKS = frozenset("#>-+*_~`|0123456789")  # what lines begin with that are no paragraphs
 # Bounded, so that what waits for the end of its line is.
 _HEADING = re.compile(r"(#{1,6})(?:[ ]+(.{0,1000}?))??(?:[ ]+#+)?[ ]*")
 _MAX_ROW_CHARS = 2000
@@ -124,10 +125,18 @@ def read_line(state: BlockState, source: str) -> tuple[BlockState, Line]:
     return _open(state, num_matched, rest)
 
 
-def is_settled(line: Line) -> bool:
-    """Tell whether an unfinished line is of a paragraph, whatever comes behind its first word."""
-    undecided = _RULE_BEGUN.fullmatch(line.text) or _MARKER.fullmatch(line.text)
-    return line.kind is Kind.TEXT and not undecided
+def is_settled(line: Line, *, has_word: bool) -> bool:
+    """Tell whether an unfinished line is of a paragraph, whatever comes.
+
+    Args:
+        line: what it is so far.
+        has_word: whether its text has a word with white space behind it.
+    """
+    if line.kind is not Kind.TEXT or not line.text:
+        return False
+    if line.text[0] not in _MARKS:
+        return True
+    return has_word and not (_RULE_BEGUN.fullmatch(line.text) or _MARKER.fullmatch(line.text))
 
 
 def _continue(containers: tuple[Container, ...], rest: str) -> tuple[int, str]:

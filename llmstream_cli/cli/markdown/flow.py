@@ -111,6 +111,12 @@ def _units(text: str) -> Iterator[str]:
 
 def chop(text: str, width: int, first_width: int) -> Iterator[str]:
     """Cut a text into parts of at most so many cells; the first may have fewer."""
+    if text.isascii():  # one cell for each character
+        first_end = max(first_width, 1)
+        yield text[:first_end]
+        for start in range(first_end, len(text), max(width, 1)):
+            yield text[start : start + max(width, 1)]
+        return
     start = used = 0
     limit = first_width
     for position, character in enumerate(text):

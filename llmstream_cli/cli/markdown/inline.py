@@ -107,6 +107,8 @@ def certain_chars(text: str) -> int:
             end = start
         elif may_break(text, end):
             break
+        elif text.isascii():
+            end = 1 + max(text.rfind(" ", 0, end), text.rfind("\t", 0, end))
         else:
             end -= 1
     return end

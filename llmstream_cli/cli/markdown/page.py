@@ -5,6 +5,7 @@ waits in it, and a fork of the page shows how that would look if nothing came af
 """
 
 import copy
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -21,15 +22,17 @@ from llmstream_cli.cli.markdown.flow import Pen, cells, words
 from llmstream_cli.cli.markdown.highlight import Highlighter
 from llmstream_cli.cli.markdown.inline import certain_chars, read_inline
 from llmstream_cli.cli.markdown.style import BOLD, DIM, UNDERLINE, Palette, Run, combined
-from llmstream_cli.cli.markdown.table import Table, is_delimiter, put_row, put_rule
+from llmstream_cli.cli.markdown.table import Cell, Table, is_delimiter, put_row, put_rule
 
 # So that what waits is bounded. Markup that is longer is not seen as such, a longer line of code
 # has no colours, and the columns of a longer table keep their widths.
-_SEGMENT_CHARS = 2000
-_LONGEST_WORD = 500
+_SEGMENT_CHARS = 1000
+_SEGMENT_END_CHARS = 200  # in which its last word ends, or is cut
+_LONG_WORD = re.compile(r"[!-~]{400}")
 _MAX_CODE_CHARS = 400
-_MAX_TABLE_CHARS = 4000
+_MAX_TABLE_CHARS = 2000
 
+_WHITE_SPACE = re.compile(r"[ \t]")
 _RULE_CELLS = 40
 _MIN_TEXT_CELLS = 8  # that indentation leaves in a row
 
@@ -100,7 +103,7 @@ class Page:
         state, line = read_line(self._state, self._source)
         is_raw = line.kind is Kind.CODE and len(line.text) > _MAX_CODE_CHARS
         space = " " if self._source[-1] in " \t" else ""
-        if is_raw or (" " in line.text.lstrip() + space and is_settled(line)):
+        if is_raw or is_settled(line, has_word=" " in (line.text + space).lstrip(" ")):
             self._end_table()
             self._begin(line)
             self._state, self._source, self._is_raw = state, "", is_raw
@@ -121,19 +124,24 @@ class Page:
             self._rest = self._rest[count:]
 
     def _write_segments(self) -> None:
-        """Cut a long line at the first white space behind each so many characters."""
+        """Write of a long line what comes before the places where it has to be cut."""
         assert self._rest is not None
-        while self._segment + len(self._rest) > _SEGMENT_CHARS:
-            first = max(0, _SEGMENT_CHARS - self._segment)
-            last = first + _LONGEST_WORD
-            end = next(
-                (i + 1 for i in range(first, len(self._rest)) if self._rest[i] in " \t"), last
-            )
-            if min(end, last) > len(self._rest):
-                return
-            end = min(end, last)
+        while (end := self._segment_end(self._rest)) is not None:
             self._write_inline(self._rest[:end])
             self._segment, self._rest = 0, self._rest[end:]
+
+    def _segment_end(self, rest: str) -> int | None:
+        """Return where a line is to be cut; it depends on nothing but the line."""
+        ends = []
+        if long_word := _LONG_WORD.search(rest):
+            ends.append(long_word.end())
+        first = max(0, _SEGMENT_CHARS - self._segment)
+        last = first + _SEGMENT_END_CHARS
+        if space := _WHITE_SPACE.search(rest, first, last):
+            ends.append(space.end())
+        elif len(rest) >= last:
+            ends.append(last)
+        return min(ends, default=None)
 
     def _write_inline(self, text: str, style: str = "") -> None:
         runs = (
@@ -236,11 +244,11 @@ class Page:
             self._end_table()
             header = None
         if self._table is not None:
-            self._table.add(line.text)
             if self._is_frozen:
-                self._put_row(line, len(self._table.rows) - 1)
-                self._table.rows.pop()
-            elif self._table.num_chars > _MAX_TABLE_CHARS:
+                self._put_row(line, self._table.read(line.text))
+                return
+            self._table.add(line.text)
+            if self._table.num_chars > _MAX_TABLE_CHARS:
                 self._put_table(line)
                 self._is_frozen = True
         elif header is not None and is_delimiter(line.text, header.text):
@@ -251,17 +259,19 @@ class Page:
 
     def _put_table(self, line: Line) -> None:
         assert self._table is not None
-        for index in range(len(self._table.rows)):
-            self._put_row(line, index)
-
-    def _put_row(self, line: Line, index: int) -> None:
-        assert self._table is not None
         assert self._header is not None
-        self._begin(self._header if index == 0 else replace(line, num_new=0))
+        header, *rows = self._table.rows
+        self._put_row(self._header, header)
+        for row in rows:
+            self._put_row(replace(line, num_new=0), row)
+
+    def _put_row(self, line: Line, row: list[Cell]) -> None:
+        assert self._table is not None
+        self._begin(line)
         prefix_cells = sum(cells(run.text) for run in self.pen.prefix)
         columns = self._table.columns(self.pen.width - prefix_cells)
-        put_row(self.pen, self._table.rows[index], columns, self._palette)
-        if index == 0 and columns is not None:
+        put_row(self.pen, row, columns, self._palette)
+        if line is self._header and columns is not None:
             put_rule(self.pen, columns, self._palette)
         self.pen.end_row()
 

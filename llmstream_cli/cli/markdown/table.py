@@ -59,8 +59,10 @@ class Table:
         self.palette = palette
         aligned = split_row(delimiter)
         self._right = tuple(cell.endswith(":") and not cell.startswith(":") for cell in aligned)
-        self.num_chars = len(header)
-        self.rows = [self.read(header, BOLD)]
+        self._natural = [1] * len(aligned)  # widths in which no cell is broken
+        self.num_chars = 0
+        self.rows: list[list[Cell]] = []
+        self.add(header, BOLD)
 
     def read(self, source: str, style: str = "") -> list[Cell]:
         """Return a row: as many cells as the header has."""
@@ -68,10 +70,12 @@ class Table:
         texts += [""] * (len(self._right) - len(texts))
         return [self._cell(text, style) for text in texts]
 
-    def add(self, source: str) -> None:
-        """Add a row."""
+    def add(self, source: str, style: str = "") -> None:
+        """Add a row, and make room for it."""
+        row = self.read(source, style)
         self.num_chars += len(source)
-        self.rows.append(self.read(source))
+        self.rows.append(row)
+        self._natural = [*map(max, self._natural, map(_cell_width, row))]
 
     def fork(self) -> "Table":
         """Return a copy; rows that it gets are its own."""
@@ -81,7 +85,7 @@ class Table:
 
     def columns(self, width: int) -> Columns | None:
         """Return the columns that the rows need; None if they cannot fit into that width."""
-        natural = [max(map(_cell_width, column)) for column in zip(*self.rows, strict=True)]
+        natural = self._natural
         room = width - _GAP * (len(natural) - 1)
         if room < _MIN_COLUMN * len(natural) and sum(natural) > room:
             return None
@@ -145,7 +149,7 @@ def _cell_width(cell: Cell) -> int:
 
 def _shrunk(natural: Sequence[int], room: int) -> list[int]:
     """Take from the widest columns until all fit."""
-    widths = [max(width, 1) for width in natural]
+    widths = [*natural]
     while (excess := sum(widths) - room) > 0:
         widest = max(widths)
         wide = [index for index, width in enumerate(widths) if width == widest]
