@@ -68,6 +68,7 @@ _RIVALS: Mapping[str, frozenset[str]] = {
 PARAMETERS_BY_OPTION = {
     "keep_alive": "keep_alive",
     "schema": "json_schema",
+    "think": "thinking",
     "parallel": "max_seqs",
     "queue": "max_queue",
     "timeout": "timeout_seconds",

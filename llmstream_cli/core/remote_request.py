@@ -124,7 +124,18 @@ def request_body(request: GenerationRequest, model: str, owner: str) -> dict[str
             of = owner if owner in _DIALECTS else "OpenAI"
             raise InvalidValueError(f"{name} cannot be asked of this server: its API is {of}'s")
         body |= dialect[name](value)
-    return body
+    return body | _thinking(request, owner)
+
+
+def _thinking(request: GenerationRequest, owner: str) -> dict[str, Any]:
+    """Ask for reasoning, or for none, where the server passes that on to the chat template."""
+    if request.thinking is None or not request.messages:
+        return {}
+    if owner in _DIALECTS:
+        return {"chat_template_kwargs": {"enable_thinking": request.thinking}}
+    if request.thinking:
+        raise InvalidValueError("thinking cannot be asked of this server: its API is OpenAI's")
+    return {}  # to ask for none is no more than a wish
 
 
 def _asked_for(request: GenerationRequest) -> dict[str, Any]:

@@ -121,6 +121,8 @@ def test_an_answer_follows_a_grammar() -> None:
         (("--schema", "{}", "--stop", "x"), "cannot be combined"),
         (("--grammar", "root ::= ("), "grammar"),
         (("--count", "--url", "http://127.0.0.1:1"), "--count needs the model itself"),
+        (("--think",), "--think is not supported by SmolLM2-135M-Instruct"),
+        (("--raw", "--no-think"), "--raw leaves --think and --no-think to the prompt"),
         (("--raw", "-c"), "--raw goes on with no conversation"),
         (("-a", "no/such.txt"), "cannot attach no/such.txt"),
         (("--session", "a b"), "a conversation's name"),

@@ -27,6 +27,15 @@ def said(talk: Talk) -> list[tuple[str, str]]:
     return [(message.role, message.content) for message in talk.conversation.messages]
 
 
+def test_a_chat_may_ask_for_reasoning_or_for_none() -> None:
+    engine = FakeEngine()
+    with talking(engine) as talk:
+        talk.ask("first")
+        talk.setup = replace(talk.setup, think=False)
+        talk.ask("second")
+    assert [request.thinking for request in engine.requests] == [None, False]
+
+
 def test_each_turn_sees_those_before_it(capfd: pytest.CaptureFixture[str]) -> None:
     engine = FakeEngine()
     with talking(engine, conversation=Conversation("be brief")) as talk:

@@ -130,3 +130,19 @@ def test_a_schema() -> None:
 def test_a_schema_that_is_none(schema: str) -> None:
     with pytest.raises(InvalidValueError, match=r"^json_schema is no JSON"):
         sampled("", json_schema=schema)
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+@pytest.mark.parametrize("owner", ["llmstream", "llamacpp", "vllm", "sglang"])
+def test_reasoning_is_asked_of_the_template(owner: str, thinking: bool) -> None:
+    request = GenerationRequest(HELLO, unset=ALL, thinking=thinking)
+    told = request_body(request, "tiny", owner)["chat_template_kwargs"]
+    assert told == {"enable_thinking": thinking}
+
+
+def test_another_server_cannot_be_asked_for_reasoning() -> None:
+    with pytest.raises(InvalidValueError, match="thinking cannot be asked of this server"):
+        request_body(GenerationRequest(HELLO, unset=ALL, thinking=True), "tiny", "openai")
+    for thinking in (None, False):
+        request = GenerationRequest(HELLO, unset=ALL, thinking=thinking)
+        assert "chat_template_kwargs" not in request_body(request, "tiny", "openai")
