@@ -13,7 +13,7 @@ from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus, is_searching
 from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
-from prompt_toolkit.output import Output, create_output
+from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.shortcuts import CompleteStyle
 
 from llmstream_cli.cli.lines import CONTINUATION, PROMPT, Words, is_open
@@ -69,7 +69,11 @@ def _output(screen: TextIO) -> Output:
     from prompt_toolkit.output.vt100 import Vt100_Output
 
     return Vt100_Output(
-        screen, lambda: _size(screen), term=os.environ.get("TERM"), enable_cpr=False
+        screen,
+        lambda: _size(screen),
+        term=os.environ.get("TERM"),
+        default_color_depth=ColorDepth.from_env(),  # NO_COLOR for one
+        enable_cpr=False,
     )
 
 
