@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmstream_cli.core.api import EngineConfig, GenerationRequest, ModelInfo
+from llmstream_cli.core.api import EngineConfig, GenerationRequest, ModelInfo, SamplingParams
 from llmstream_cli.core.llama import Model, cpu_features
 from llmstream_cli.core.reasoning import KNOWN_TAGS, ReasoningSplitter, ReasoningTags
 from llmstream_cli.errors import InvalidValueError, PromptError
@@ -29,11 +29,13 @@ class EncodedRequest:
         constraint: its grammar or JSON schema, compiled; None without one.
         splitter: tells its reasoning from the answer; None if all that comes is answer, as where a
             constraint holds for the whole of it.
+        report_progress: see `GenerationRequest`.
     """
 
     prompt: list[int]
     constraint: "Constraint | None" = None
     splitter: ReasoningSplitter | None = None
+    report_progress: bool = False
 
 
 class LoadedModel:
@@ -101,11 +103,18 @@ class LoadedModel:
         if sampling.is_constrained and request.thinking is None:
             request = replace(request, thinking=False)
         prompt, splitter = self._settle_reasoning(request, self._encode_prompt(request))
-        if not sampling.is_constrained:
-            return EncodedRequest(prompt, splitter=splitter)
+        constraint = self._compile(sampling) if sampling.is_constrained else None
+        return EncodedRequest(
+            prompt,
+            constraint,
+            None if sampling.is_constrained else splitter,
+            request.report_progress,
+        )
+
+    def _compile(self, sampling: SamplingParams) -> "Constraint":
         with self._lock:
             grammars = self._grammars
-        return EncodedRequest(prompt, grammars.compile_grammar(sampling))
+        return grammars.compile_grammar(sampling)
 
     @cached_property
     def _grammars(self) -> "GrammarCompiler":

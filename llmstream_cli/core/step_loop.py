@@ -186,6 +186,7 @@ class StepLoop:
                 command.params,
                 encoded.constraint,
                 encoded.splitter,
+                report_progress=encoded.report_progress,
             )
         except EngineError as error:
             self._sink([(command.request_id, error)])
