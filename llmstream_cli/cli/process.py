@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 STARTED = time.perf_counter()  # imported first of all: the statistics count from here
@@ -22,10 +23,27 @@ def leave_on_interrupt() -> None:
     signal.signal(signal.SIGINT, lambda *_: _interrupted())
 
 
+def write_at_interrupt(descriptor: int, last_words: Callable[[], bytes]) -> None:
+    """Let Ctrl-C write something before it ends the process, instead of ending the line.
+
+    Args:
+        descriptor: 1 or 2, where it goes.
+        last_words: returns it; it is called wherever the process is, and must not wait for a lock.
+    """
+    _last_words[descriptor] = last_words
+
+
+def _end_line() -> bytes:
+    return b"\n" if os.isatty(1) else b""  # the terminal has shown ^C
+
+
+_last_words: dict[int, Callable[[], bytes]] = {1: _end_line}
+
+
 def _interrupted() -> NoReturn:
-    with contextlib.suppress(OSError):
-        if os.isatty(1):
-            os.write(1, b"\n")  # the terminal has shown ^C
+    for descriptor, last_words in sorted(_last_words.items(), reverse=True):  # the answer last
+        with contextlib.suppress(OSError):
+            os.write(descriptor, last_words())
     os._exit(INTERRUPTED)
 
 

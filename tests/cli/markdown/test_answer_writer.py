@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from llmstream_cli.cli.markdown import answer_writer, can_render
+from llmstream_cli.cli.markdown import answer_writer
 from llmstream_cli.cli.markdown.writer import MarkdownWriter
 from llmstream_cli.cli.terminal import AnswerWriter
 from llmstream_cli.errors import OutputError
@@ -65,21 +65,6 @@ def test_a_locale_without_unicode_gets_ascii() -> None:
     assert isinstance(writer, MarkdownWriter)
     writer.write("- yes\n")
     assert stream.bytes.getvalue() == b"* yes\r\n"
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [({}, False), ({"WT_SESSION": "1"}, True), ({"TERM_PROGRAM": "vscode"}, True)],
-)
-def test_on_windows_the_newer_terminals_render(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: bool
-) -> None:
-    for name in ("WT_SESSION", "TERM_PROGRAM", "ConEmuANSI"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("llmstream_cli.cli.markdown.os.name", "nt")
-    assert can_render(Stream(tty=True)) == expected
 
 
 def test_a_closed_output_is_refused() -> None:
