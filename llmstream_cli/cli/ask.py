@@ -3,16 +3,17 @@
 import sys
 from dataclasses import dataclass
 
-from llmstream_cli.cli.answer import Answer, receive
+from llmstream_cli.cli.answer import Answer
 from llmstream_cli.cli.engine_options import OpenEngine
+from llmstream_cli.cli.exchange import show_answer
 from llmstream_cli.cli.hint import hint_once
 from llmstream_cli.cli.process import STARTED, at_end, on_interrupt, write_last
 from llmstream_cli.cli.question import Question
 from llmstream_cli.cli.setup import Begun, Setup
-from llmstream_cli.cli.stats import print_settings, print_usage
+from llmstream_cli.cli.stats import print_usage
 from llmstream_cli.cli.views import View
 from llmstream_cli.core.api import GenerationRequest
-from llmstream_cli.errors import InvalidValueError, LLMStreamError
+from llmstream_cli.errors import InvalidValueError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,15 +94,6 @@ class Ask:
         self, opened: OpenEngine, request: GenerationRequest, answer: Answer, view: View
     ) -> None:
         try:
-            info = await opened.engine.ready()
-            answer.model = opened.name or info.name
-            if self.setup.stats and opened.found is not None:  # else they are the server's own
-                print_settings(info, request.sampling, opened.found.seconds)
-            await receive(opened.engine, request, answer, view.show)
-        except LLMStreamError:
-            if answer.text:
-                view.end(answer)
-            raise
+            await show_answer(opened, request, answer, view, stats=self.setup.stats)
         finally:
             await opened.engine.aclose()
-        view.end(answer)

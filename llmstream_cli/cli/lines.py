@@ -92,7 +92,7 @@ class PipedLines:
 
 def can_edit() -> bool:
     """Tell whether a terminal understands what an editor sends it."""
-    return os.environ.get("TERM") not in {"dumb", "unknown"}
+    return os.name == "nt" or os.environ.get("TERM", "dumb") not in {"dumb", "unknown"}
 
 
 def is_open(text: str) -> bool:

@@ -62,11 +62,11 @@ def at_end(act: Callable[[], object]) -> Iterator[None]:
             once()
 
 
-def write_last(data: bytes) -> None:
-    """Write to standard output from a signal handler, past everything that has a buffer."""
+def write_last(data: bytes, *, descriptor: int = 1) -> None:
+    """Write to standard output, or error, from a signal handler: past all that has a buffer."""
     with contextlib.suppress(OSError):
         while data:
-            data = data[os.write(1, data) :]
+            data = data[os.write(descriptor, data) :]
 
 
 @contextlib.contextmanager

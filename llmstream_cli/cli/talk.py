@@ -6,19 +6,19 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmstream_cli.cli.answer import Answer, receive
+from llmstream_cli.cli.answer import Answer
 from llmstream_cli.cli.conversation import Conversation
 from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
+from llmstream_cli.cli.exchange import show_answer
 from llmstream_cli.cli.hint import hint_once
 from llmstream_cli.cli.process import at_end, on_interrupt, write_last
 from llmstream_cli.cli.recording import Recorder
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.setup import Setup
-from llmstream_cli.cli.stats import print_settings, print_usage
+from llmstream_cli.cli.stats import print_usage
 from llmstream_cli.cli.terminal import complain
-from llmstream_cli.cli.views import View
 from llmstream_cli.core.api import FinishReason, ModelInfo
-from llmstream_cli.errors import InvalidValueError, LLMStreamError
+from llmstream_cli.errors import InvalidValueError
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,30 +140,17 @@ class Talk:
     # ---- a turn -----------------------------------------------------------------------------
 
     def _show_answer(self, question: str, answer: Answer, *, again: bool) -> None:
-        view = self.setup.view.make()
-        try:
-            with on_interrupt(lambda: write_last(view.last_words(answer))):
-                self.runner.run(self._receive(question, answer, view, again=again))
-        except KeyboardInterrupt:
-            write_last(view.last_words(answer))
-            raise
-
-    async def _receive(self, question: str, answer: Answer, view: View, *, again: bool) -> None:
-        engine = self.opened.engine
-        info = await engine.ready()
-        answer.model = self.opened.name or info.name
         setup = replace(self.setup, sampling=self.sampling)
         request = setup.request(self.conversation, question, self.opened)
         if again:
             request = replace(request, sampling=replace(request.sampling, seed=None))
-        if self.setup.stats and self.opened.found is not None:
-            print_settings(info, request.sampling, self.opened.found.seconds)
+        view = setup.view.make()
         try:
-            await receive(engine, request, answer, view.show)
-        except LLMStreamError:
-            view.end(answer)
+            with on_interrupt(lambda: write_last(view.last_words(answer))):
+                self.runner.run(show_answer(self.opened, request, answer, view, stats=setup.stats))
+        except KeyboardInterrupt:
+            write_last(view.last_words(answer))
             raise
-        view.end(answer)
 
     def _keep(self, question: str, answer: Answer, *, again: bool) -> None:
         if not answer.text:

@@ -24,10 +24,20 @@ def one_line(text: str) -> str:
     return "".join(filter(str.isprintable, " ".join(text.split())))
 
 
+def shows_sequences(stream: TextIO | None) -> bool:
+    """Tell whether a stream is a terminal that obeys control sequences."""
+    if stream is None or not stream.isatty():
+        return False
+    if os.name == "nt":  # the old console window only does when it is told to
+        return any(name in os.environ for name in ("WT_SESSION", "TERM_PROGRAM", "ConEmuANSI"))
+    return os.environ.get("TERM", "dumb") not in {"dumb", "unknown"}
+
+
 def complain(text: str) -> None:
     """Write to standard error. Nobody may listen there: the answer matters more."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed, or None
         sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def as_utf8(text: str, name: str) -> str:

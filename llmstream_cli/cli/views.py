@@ -7,14 +7,20 @@ from typing import Any, Protocol
 
 from llmstream_cli.cli.answer import Answer
 from llmstream_cli.cli.markdown import answer_writer
-from llmstream_cli.cli.reasoning import ReasoningWriter
 from llmstream_cli.cli.terminal import AnswerWriter
+from llmstream_cli.cli.thoughts import ThoughtWriter
 from llmstream_cli.core.api import Chunk, FinishReason
 from llmstream_cli.errors import InvalidValueError
 
 
 class View(Protocol):
-    """Shows one answer on standard output."""
+    """Shows one answer on standard output.
+
+    Attributes:
+        shows_reasoning: whether what the model thinks is shown as it comes.
+    """
+
+    shows_reasoning: bool
 
     def show(self, chunk: Chunk) -> None:
         """Show what has just come.
@@ -44,20 +50,20 @@ class TextView:
 
     def __init__(self, *, markdown: bool = True, reasoning: bool = True) -> None:
         self._writer = answer_writer(sys.stdout, raw=not markdown)
-        self._reasoning = ReasoningWriter() if reasoning else None
+        self._thoughts = ThoughtWriter(sys.stderr)
+        self.shows_reasoning = reasoning
 
     def show(self, chunk: Chunk) -> None:
         """Write the new text; see `View.show`."""
-        if self._reasoning is not None:
-            self._reasoning.write(chunk.reasoning)
-            if chunk.text:
-                self._reasoning.end()
+        if self.shows_reasoning:
+            self._thoughts.write(chunk.reasoning)
+        if chunk.text:
+            self._thoughts.end()
         self._writer.write(chunk.text)
 
     def end(self, answer: Answer) -> None:
         """Leave a terminal's cursor at the beginning of a line."""
-        if self._reasoning is not None:
-            self._reasoning.end()
+        self._thoughts.end()
         self._writer.end()
 
     def last_words(self, answer: Answer) -> bytes:
@@ -71,6 +77,8 @@ class JsonView:
     Raises:
         OutputError: standard output is closed.
     """
+
+    shows_reasoning = False
 
     def __init__(self) -> None:
         self._writer = AnswerWriter(sys.stdout)
@@ -93,6 +101,8 @@ class JsonLinesView:
     Raises:
         OutputError: standard output is closed.
     """
+
+    shows_reasoning = True
 
     def __init__(self) -> None:
         self._writer = AnswerWriter(sys.stdout)

@@ -153,6 +153,7 @@ class GenerationRequest:
         thinking: whether the model reasons before it answers, as its chat template's
             `enable_thinking`; None leaves it to the template. Where the answer has to follow a
             grammar or a schema it does not.
+        report_progress: send chunks that tell how far the request is before its first token.
 
     Raises:
         InvalidValueError: there are both messages and a prompt, or neither; or thinking is asked
@@ -165,6 +166,7 @@ class GenerationRequest:
     keep_alive: float | None = None
     unset: tuple[str, ...] = ()
     thinking: bool | None = None
+    report_progress: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.messages) == (self.prompt is not None):
@@ -244,6 +246,21 @@ class DrawnLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a request is that has no token yet.
+
+    Attributes:
+        num_before: requests in the queue that get a slot before it; None once it has one.
+        num_computed_tokens: tokens of the prompt that are computed, or taken from the prefix cache.
+        num_prompt_tokens: all of them.
+    """
+
+    num_before: int | None
+    num_computed_tokens: int
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """What one step added to an answer.
 
@@ -258,6 +275,8 @@ class Chunk:
             these belong to the answer.
         reasoning: new text of what the model thinks before its answer; all of it comes before the
             first of `text`, and never in it.
+        progress: where that was asked for; such a chunk has nothing else, and comes before all that
+            have.
     """
 
     text: str
@@ -266,6 +285,7 @@ class Chunk:
     usage: Usage | None = None
     logprobs: tuple[DrawnLogprob, ...] = ()
     reasoning: str = ""
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from llmstream_cli.core.api import (
     DrawnLogprob,
     EngineMetrics,
     FinishReason,
+    Progress,
     SamplingParams,
     Usage,
 )
@@ -85,6 +86,7 @@ class EngineCore:
         self._step_seconds = 0.0
         self._by_id: dict[int, _Answer] = {}
         self._by_sequence: dict[Sequence, _Answer] = {}
+        self._reporting: dict[Sequence, Progress | None] = {}  # and what was told last
 
     @property
     def has_work(self) -> bool:
@@ -99,6 +101,8 @@ class EngineCore:
         constraint: "Constraint | None" = None,
         turn_ends: tuple[str, ...] = (),
         splitter: ReasoningSplitter | None = None,
+        *,
+        report_progress: bool = False,
     ) -> None:
         """Queue a request.
 
@@ -109,6 +113,7 @@ class EngineCore:
             constraint: the grammar of `params`, compiled; None without one.
             turn_ends: texts that end the answer, besides the stop strings of `params`.
             splitter: tells the reasoning from the answer; None if there is none.
+            report_progress: let `step` tell how far the request is until it has a token.
 
         Raises:
             QueueFullError: too many requests wait already.
@@ -124,6 +129,8 @@ class EngineCore:
             raise
         answer = _Answer(request_id, sequence, OutputStream((*params.stop, *turn_ends), splitter))
         self._by_id[request_id] = self._by_sequence[sequence] = answer
+        if report_progress:
+            self._reporting[sequence] = None
 
     def cancel(self, request_id: int) -> Chunk | None:
         """End a request wherever it is; return its last chunk, None if it has ended already."""
@@ -136,6 +143,7 @@ class EngineCore:
     def step(self) -> list[tuple[int, Chunk | EngineError]]:
         """Compute one step; return the chunks of the requests that it drew a token for.
 
+        So have those that have no token yet, report their progress, and have made some.
         Where llama.cpp refuses the step, its requests end, each with an error instead of a chunk;
         so does one for which no token can be drawn. The others go on.
 
@@ -160,7 +168,10 @@ class EngineCore:
         drawn = {s: token for s, token in outcomes.items() if isinstance(token, DrawnToken)}
         self._scheduler.update(step, drawn, seconds)
         failed = [(s, error) for s, error in outcomes.items() if isinstance(error, EngineError)]
-        return [*self._chunks(drawn), *((self._fail(s), error) for s, error in failed)]
+        results: list[tuple[int, Chunk | EngineError]] = [*self._chunks(drawn)]
+        results += [(self._fail(s), error) for s, error in failed]
+        results += self._report() if self._reporting else ()
+        return results
 
     def metrics(self) -> EngineMetrics:
         """Return the state and the counters."""
@@ -187,7 +198,19 @@ class EngineCore:
 
     def _forget(self, sequence: Sequence) -> None:
         del self._by_id[self._by_sequence.pop(sequence).request_id]
+        self._reporting.pop(sequence, None)
         self._runner.remove(sequence)
+
+    def _report(self) -> Iterator[tuple[int, Chunk]]:
+        """Tell the progress of those that report it, where it is another than before."""
+        before = {sequence: index for index, sequence in enumerate(self._scheduler.waiting)}
+        for sequence, told in self._reporting.items():
+            progress = Progress(
+                before.get(sequence), sequence.num_computed_tokens, sequence.num_prompt_tokens
+            )
+            if progress != told:
+                self._reporting[sequence] = progress
+                yield self._by_sequence[sequence].request_id, Chunk("", progress=progress)
 
     def _chunks(self, drawn: Mapping[Sequence, DrawnToken]) -> Iterator[tuple[int, Chunk]]:
         now = self._clock()
@@ -195,6 +218,7 @@ class EngineCore:
             answer = self._by_sequence[sequence]
             if answer.first_token is None:
                 answer.first_token = now
+                self._reporting.pop(sequence, None)
             if not token.ends_turn:
                 answer.last_token = now
                 self._generated_tokens += 1

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmstream_cli.core.api import EngineConfig, GenerationRequest, ModelInfo
+from llmstream_cli.core.api import EngineConfig, GenerationRequest, ModelInfo, SamplingParams
 from llmstream_cli.core.llama import Model, cpu_features
 from llmstream_cli.core.reasoning import KNOWN_TAGS, ReasoningSplitter, ReasoningTags
 from llmstream_cli.errors import InvalidValueError, PromptError
@@ -31,12 +31,14 @@ class EncodedRequest:
         turn_ends: texts that end the answer, besides its own stop strings.
         splitter: tells its reasoning from the answer; None if all that comes is answer, as where a
             constraint holds for the whole of it.
+        report_progress: see `GenerationRequest`.
     """
 
     prompt: list[int]
     constraint: "Constraint | None" = None
     turn_ends: tuple[str, ...] = ()
     splitter: ReasoningSplitter | None = None
+    report_progress: bool = False
 
 
 class LoadedModel:
@@ -113,11 +115,19 @@ class LoadedModel:
             request = replace(request, thinking=False)
         prompt = self._encode_prompt(request, ctx_size=self.info.ctx_size)
         prompt, splitter = self._settle_reasoning(request, prompt)
-        if not sampling.is_constrained:
-            return EncodedRequest(prompt, turn_ends=self._turn_ends(request), splitter=splitter)
+        constraint = self._compile(sampling) if sampling.is_constrained else None
+        return EncodedRequest(
+            prompt,
+            constraint,
+            turn_ends=() if sampling.is_constrained else self._turn_ends(request),
+            splitter=None if sampling.is_constrained else splitter,
+            report_progress=request.report_progress,
+        )
+
+    def _compile(self, sampling: SamplingParams) -> "Constraint":
         with self._lock:
             grammars = self._grammars
-        return EncodedRequest(prompt, grammars.compile_grammar(sampling))
+        return grammars.compile_grammar(sampling)
 
     def count_tokens(self, request: GenerationRequest) -> int:
         """Return how many tokens the request's prompt has, be it more than the context holds.

@@ -187,6 +187,7 @@ class StepLoop:
                 encoded.constraint,
                 encoded.turn_ends,
                 encoded.splitter,
+                report_progress=encoded.report_progress,
             )
         except EngineError as error:
             self._sink([(command.request_id, error)])

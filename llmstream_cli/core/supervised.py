@@ -331,7 +331,8 @@ class SupervisedEngine:
         call = self._calls.get(request_id)
         if call is None:  # nobody waits for it any more
             return
-        call.request = None
+        if isinstance(result, LLMStreamError) or result.progress is None:
+            call.request = None  # what has been told of its progress may be told again
         if isinstance(result, LLMStreamError) or result.finish_reason is not None:
             self._end(request_id, result)
         elif call.results.qsize() < MAX_BUFFERED_CHUNKS:

@@ -34,7 +34,8 @@ def test_markdown_is_rendered(columns: int) -> None:
 
 @pytest.mark.parametrize("option", ["--no-markdown", "--raw"])
 def test_markdown_can_be_had_as_it_is(option: str) -> None:
-    with terminal(*ASK, "Fruit?", *FORCED, option) as asking:
+    # Without the line that tells what is waited for, if it takes long.
+    with terminal(*ASK, "Fruit?", *FORCED, option, shell='"$@" 2>/dev/null') as asking:
         assert asking.end() == 0
         assert asking.text == MARKDOWN.rstrip()
         assert b"\x1b" not in asking.received
@@ -60,7 +61,9 @@ def test_ctrl_c_in_a_rendered_answer_keeps_it() -> None:
         asking.wait_for("one of the most iconic")
         asking.send(CTRL_C)
         assert asking.end() == 130
-        assert "Paris is the capital of France and one of the most iconic" in asking.text
+        # The terminal shows ^C where the cursor is; what is drawn behind that is drawn again.
+        assert "Paris is the capital of France and one of the" in asking.text
+        assert "most iconic" in asking.text
         assert asking.screen.cursor.x == 0
         assert not asking.screen.cursor.hidden
 
@@ -89,3 +92,20 @@ def test_without_standard_error_the_answer_is_the_same() -> None:
     with terminal(*PARIS_ASKED, "--stats", shell='"$@" 2>/dev/null') as asking:
         assert asking.end() == 0
         assert asking.text == PARIS
+
+
+def test_a_wait_is_told_and_gone_before_the_answer() -> None:
+    with terminal(*PARIS_ASKED, "--no-markdown", "-s", "word " * 1200) as asking:
+        asking.wait_for("reading the prompt")
+        asking.wait_until(lambda: "%" in asking.text, "how far it is")
+        assert asking.end() == 0
+        assert "reading" not in asking.text
+
+
+def test_ctrl_c_in_a_wait_leaves_no_trace_of_it() -> None:
+    with terminal(*PARIS_ASKED, "-s", "word " * 2000) as asking:
+        asking.wait_for("reading the prompt")
+        asking.send(CTRL_C)
+        assert asking.end() == 130
+        assert asking.text == ""
+        assert asking.screen.cursor.x == 0

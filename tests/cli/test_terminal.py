@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstream_cli.cli import terminal
-from llmstream_cli.cli.terminal import AnswerWriter, as_utf8, complain, read_piped_input
+from llmstream_cli.cli.terminal import (
+    AnswerWriter,
+    as_utf8,
+    complain,
+    read_piped_input,
+    shows_sequences,
+)
 from llmstream_cli.errors import InvalidValueError, OutputError
 
 
@@ -135,3 +141,36 @@ def test_an_argument_is_the_text_of_its_bytes() -> None:
     assert as_utf8("größe 🇦🇹", "the question") == "größe 🇦🇹"
     with pytest.raises(InvalidValueError, match="the question is not UTF-8"):
         as_utf8("gr\udcf6\udcdfe", "the question")
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [({}, False), ({"WT_SESSION": "1"}, True), ({"TERM_PROGRAM": "vscode"}, True)],
+)
+def test_on_windows_only_the_newer_terminals_obey_sequences(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: bool
+) -> None:
+    for name in ("WT_SESSION", "TERM_PROGRAM", "ConEmuANSI"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("os.name", "nt")
+    assert shows_sequences(Stream(tty=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("term", "expected"),
+    [("xterm-256color", True), ("dumb", False), ("unknown", False), ("", True)],
+)
+def test_a_terminal_obeys_sequences_unless_it_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, term: str, expected: bool
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    assert shows_sequences(Stream(tty=True)) == expected
+    assert not shows_sequences(Stream(tty=False))
+
+
+def test_without_a_kind_of_terminal_there_are_no_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TERM", raising=False)
+    assert not shows_sequences(Stream(tty=True))
+    assert not shows_sequences(None)

@@ -1,8 +1,6 @@
 """How an answer is shown; markdown has tests of its own."""
 
-import io
 import json
-import sys
 
 import pytest
 
@@ -50,32 +48,6 @@ def test_reasoning_without_an_answer_is_ended(capfdbinary: pytest.CaptureFixture
     view = ViewOptions().make()
     view.end(received(view, CHUNKS[:1]))
     assert capfdbinary.readouterr() == (b"", b"hm\n\n")
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({"TERM": "xterm"}, "\x1b[2mhm[0m\x1b[0m\n\n"),
-        ({"TERM": "xterm", "NO_COLOR": "1"}, "hm[0m\n\n"),
-        ({"TERM": "dumb"}, "hm[0m\n\n"),
-    ],
-)
-def test_a_terminal_gets_reasoning_dimmed_and_without_controls(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str
-) -> None:
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    view = ViewOptions().make()
-    view.end(received(view, (Chunk("", reasoning="hm\x1b[0m"),)))
-    assert terminal.getvalue() == expected
 
 
 def test_json_is_one_object(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -251,6 +251,30 @@ async def test_a_model_that_has_to_think_begins_with_it_unless_it_is_told_not_to
     assert not any(chunk.reasoning for chunk in answering)
 
 
+def progress_of(chunks: Iterable[Chunk]) -> list[tuple[int, int]]:
+    """The computed tokens and all tokens of a prompt, as they were told."""
+    told = [chunk.progress for chunk in chunks if chunk.progress is not None]
+    return [(progress.num_computed_tokens, progress.num_prompt_tokens) for progress in told]
+
+
+async def test_a_long_prompt_tells_how_far_it_is(engine: InProcessEngine) -> None:
+    sampling = replace(GREEDY, max_tokens=2)
+    plain = question("word " * 200, sampling)
+    silent = await collect(engine.generate(plain))
+    request = question("words " * 200, sampling)
+    chunks = await collect(engine.generate(replace(request, report_progress=True)))
+    told = progress_of(chunks)
+    assert len(told) >= 3
+    assert told == sorted(told)
+    usage = chunks[-1].usage
+    assert usage is not None
+    assert {total for _, total in told} == {usage.prompt_tokens}
+    assert told[-1][0] < usage.prompt_tokens
+    assert progress_of(silent) == []
+    first_token = next(index for index, chunk in enumerate(chunks) if chunk.token_ids)
+    assert all(chunk.progress is None for chunk in chunks[first_token:])
+
+
 async def test_the_last_chunk_and_only_it_tells_reason_and_usage(engine: InProcessEngine) -> None:
     chunks = await collect(engine.generate(question(PROMPTS[0])))
     assert all(c.finish_reason is None and c.usage is None for c in chunks[:-1])

@@ -12,6 +12,7 @@ from llmstream_cli.core.api import (
     DrawnLogprob,
     EngineMetrics,
     FinishReason,
+    Progress,
     SamplingParams,
     TokenLogprob,
     Usage,
@@ -55,9 +56,16 @@ class Bench:
         num_tokens: int = 1,
         params: SamplingParams | None = None,
         splitter: ReasoningSplitter | None = None,
+        *,
+        report_progress: bool = False,
     ) -> None:
-        params = params or SamplingParams()
-        self.core.add(request, prompt(request, num_tokens), params, splitter=splitter)
+        self.core.add(
+            request,
+            prompt(request, num_tokens),
+            params or SamplingParams(),
+            splitter=splitter,
+            report_progress=report_progress,
+        )
 
     def steps(self, number: int) -> None:
         for _ in range(number):
@@ -147,6 +155,46 @@ def test_prefill_gives_no_chunks() -> None:
     assert bench.chunks == {}
     bench.steps(1)
     assert bench.text(1) == "a"
+
+
+def progress(bench: Bench, request: int) -> list[Progress | None]:
+    return [chunk.progress for chunk in bench.chunks[request]]
+
+
+def test_a_request_that_reports_its_progress_does_until_its_first_token() -> None:
+    bench = Bench({1: "ab"}, max_batch_tokens=4)
+    bench.add(1, 9, report_progress=True)
+    bench.run()
+    assert progress(bench, 1) == [Progress(None, 4, 9), Progress(None, 8, 9), None, None, None]
+    assert all(chunk.token_ids == () for chunk in bench.chunks[1] if chunk.progress)
+    assert bench.text(1) == "ab"
+
+
+def test_in_the_queue_progress_is_those_who_come_before() -> None:
+    bench = Bench({1: "a", 2: "a", 3: "ab"}, max_seqs=1)
+    for request in (1, 2, 3):
+        bench.add(request, report_progress=request == 3)
+    bench.run()
+    assert progress(bench, 3)[:2] == [Progress(1, 0, 1), Progress(0, 0, 1)]
+    assert progress(bench, 1) == progress(bench, 2) == [None, None]
+    assert bench.text(3) == "ab"
+
+
+def test_progress_is_told_once() -> None:
+    bench = Bench({1: "abcdef", 2: "x"}, max_seqs=1)
+    bench.add(1)
+    bench.add(2, report_progress=True)
+    bench.steps(4)
+    assert progress(bench, 2) == [Progress(0, 0, 1)]
+
+
+def test_a_request_that_is_cancelled_reports_nothing_any_more() -> None:
+    bench = Bench({1: "abc", 2: "x"}, max_seqs=1)
+    bench.add(1)
+    bench.add(2, report_progress=True)
+    bench.cancel(2)
+    bench.run()
+    assert progress(bench, 2) == [None]
 
 
 def test_max_tokens_reports_length() -> None:

@@ -46,7 +46,15 @@ from tests.core.processes import (
     state,
     until,
 )
-from tests.core.test_engine import GREEDY, PROMPTS, collect, question, text, token_ids
+from tests.core.test_engine import (
+    GREEDY,
+    PROMPTS,
+    collect,
+    progress_of,
+    question,
+    text,
+    token_ids,
+)
 from tests.core.test_engine import running as running_in_process
 from tests.gguf_files import ALWAYS_THINKING_TEMPLATE, write_llama, write_qwen3
 
@@ -155,6 +163,14 @@ async def test_reasoning_goes_the_same_way(tmp_path: Path) -> None:
             assert usage is not None
             expected_tokens = 1 if request is answering else usage.completion_tokens
             assert usage.reasoning_tokens == expected_tokens
+
+
+async def test_progress_comes_from_the_other_process(engine: SupervisedEngine) -> None:
+    request = replace(question("word " * 200, SHORT), report_progress=True)
+    chunks = await collect(engine.generate(request))
+    assert len(progress_of(chunks)) >= 3
+    assert chunks[0].progress is not None
+    assert progress_of(await collect(engine.generate(question("a " * 200, SHORT)))) == []
 
 
 async def test_raw_prompts_go_the_same_way(engine: SupervisedEngine) -> None:
@@ -322,14 +338,19 @@ async def test_killed_in_mid_stream_every_answer_ends_and_the_next_process_takes
     assert after.steps > before.steps
 
 
-async def test_a_request_without_output_is_sent_again_once(tiny_path: Path) -> None:
+@pytest.mark.parametrize("report_progress", [False, True])
+async def test_a_request_without_output_is_sent_again_once(
+    tiny_path: Path, report_progress: bool
+) -> None:
     async with running(tiny_path) as engine:
         await engine.ready()
         expected = token_ids(await collect(engine.generate(question("and to", SHORT))))
         first = Reader(engine, question("the of", ENDLESS))
         await until(lambda: bool(first.chunks))
-        queued = [Reader(engine, question("and to", SHORT)) for _ in range(3)]
+        request = replace(question("and to", SHORT), report_progress=report_progress)
+        queued = [Reader(engine, request) for _ in range(3)]
         await until(lambda: len(engine._calls) == 4)
+        await until(lambda: all(bool(reader.chunks) == report_progress for reader in queued))
         assert (engine.metrics.running, engine.metrics.waiting) == (1, 3)
         os.kill(pid(engine), signal.SIGKILL)
         await until(lambda: engine.status.state is EngineState.RESTARTING)

@@ -12,7 +12,7 @@ import codecs
 import os
 from typing import TYPE_CHECKING, TextIO
 
-from llmstream_cli.cli.terminal import AnswerWriter
+from llmstream_cli.cli.terminal import AnswerWriter, shows_sequences
 
 if TYPE_CHECKING:
     from llmstream_cli.cli.markdown.writer import MarkdownWriter
@@ -30,7 +30,7 @@ def answer_writer(stream: TextIO | None, *, raw: bool = False) -> "AnswerWriter 
     Raises:
         OutputError: it is closed.
     """
-    if raw or stream is None or not can_render(stream):
+    if raw or stream is None or not shows_sequences(stream):
         return AnswerWriter(stream)
     from llmstream_cli.cli.markdown.style import Palette
     from llmstream_cli.cli.markdown.writer import MarkdownWriter
@@ -40,12 +40,3 @@ def answer_writer(stream: TextIO | None, *, raw: bool = False) -> "AnswerWriter 
         unicode=codecs.lookup(stream.encoding).name.startswith("utf"),
     )
     return MarkdownWriter(stream, palette)
-
-
-def can_render(stream: TextIO) -> bool:
-    """Tell whether a stream is a terminal that understands control sequences."""
-    if not stream.isatty():
-        return False
-    if os.name == "nt":  # the old console window only does when it is told to
-        return any(name in os.environ for name in ("WT_SESSION", "TERM_PROGRAM", "ConEmuANSI"))
-    return os.environ.get("TERM", "dumb") not in {"dumb", "unknown"}

@@ -163,7 +163,9 @@ class Pen:
         if self.column:
             self.end_row()
         self.prefix = tuple(rest)
-        self._put_prefix(first)
+        self.fresh = True
+        self.put_text(first)
+        self.fresh = True
 
     def end_row(self) -> None:
         """Go to the next row."""

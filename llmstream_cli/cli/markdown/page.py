@@ -11,10 +11,11 @@ from dataclasses import replace
 
 from llmstream_cli.cli.markdown.blocks import (
     BlockState,
+    Container,
     Fence,
-    Item,
     Kind,
     Line,
+    Quote,
     is_settled,
     read_line,
 )
@@ -218,23 +219,26 @@ class Page:
         if self._blank and self._begun:
             self.pen.end_row()
         self._blank, self._begun = False, True
-        first, rest = [], []
-        for index, container in enumerate(line.containers):
-            is_new = index >= len(line.containers) - line.num_new
-            if isinstance(container, Item):
-                marker = container.marker if container.marker[-1] in ".)" else self._palette.bullet
-                rest.append(Run(" " * (cells(marker) + 1)))
-                first.append(Run(f"{marker} ") if is_new else rest[-1])
-            else:
-                first.append(Run(f"{self._palette.bar} ", DIM))
-                rest.append(first[-1])
-        self.pen.begin(self._clipped(first), self._clipped(rest))
+        rest = [self._margin(container) for container in line.containers]
+        num_known = len(rest) - line.num_new
+        new = [self._mark(container) for container in line.containers[num_known:]]
+        room = self.pen.width - _MIN_TEXT_CELLS
+        room_before = room - sum(cells(run.text) for run in new)
+        first = [*_clipped(rest[:num_known], room_before), *new]
+        self.pen.begin(first, _clipped(rest, room))
 
-    def _clipped(self, prefix: list[Run]) -> list[Run]:
-        """Leave out the outermost containers where the row is too narrow for all of them."""
-        while prefix and sum(cells(run.text) for run in prefix) > self.pen.width - _MIN_TEXT_CELLS:
-            del prefix[0]
-        return prefix
+    def _mark(self, container: Container) -> Run:
+        """Return what stands where a container begins."""
+        if isinstance(container, Quote):
+            return self._margin(container)
+        is_numbered = container.marker[-1] in ".)"
+        return Run(f"{container.marker if is_numbered else self._palette.bullet} ")
+
+    def _margin(self, container: Container) -> Run:
+        """Return what stands before the further rows of a container."""
+        if isinstance(container, Quote):
+            return Run(f"{self._palette.bar} ", DIM)
+        return Run(" " * cells(self._mark(container).text))
 
     # ---- tables -------------------------------------------------------------------------------
 
@@ -287,3 +291,10 @@ class Page:
         elif not frozen:
             self._put_table(header)
         self._header, self._table, self._is_frozen = None, None, False
+
+
+def _clipped(prefix: list[Run], room: int) -> list[Run]:
+    """Leave out the outermost margins where there is no room for all of them."""
+    while prefix and sum(cells(run.text) for run in prefix) > room:
+        prefix = prefix[1:]
+    return prefix
