@@ -85,8 +85,9 @@ def _help(_talk: Talk, _rest: str) -> None:
         _say(f"{command.usage:{width}}  {command.summary}")
     _say(f"{'/exit':{width}}  leave; so do /quit, /bye and Ctrl-D")
     _say("")
-    _say('Alt-Enter breaks a line, and so does Enter between """ and """. Ctrl-R searches what was')
-    _say("typed, Ctrl-X Ctrl-E opens an editor. Ctrl-C stops an answer and keeps what came of it.")
+    _say('Alt-Enter breaks a line; so does Enter, between """ and """.')
+    _say("Ctrl-R searches what was typed, Ctrl-X Ctrl-E opens an editor.")
+    _say("Ctrl-C stops an answer, and keeps what came of it.")
     _say("A space before it sends a line that begins with a slash.")
 
 
@@ -250,10 +251,10 @@ _SETTINGS: Mapping[str, type] = {
 _COMMANDS: Mapping[str, _Command] = {
     "/help": _Command("/help", "list the commands", _help),
     "/system": _Command(
-        "/system [TEXT]", f"show the system message, or set it; {_OFF} takes it back", _system
+        "/system [TEXT]", f"show the system message, or set it, or {_OFF}", _system
     ),
     "/context": _Command("/context [NAME]", "list the named system messages, or set one", _context),
-    "/set": _Command("/set [NAME VALUE]", f"show the sampling, or set it; {_OFF} takes back", _set),
+    "/set": _Command("/set [NAME VALUE]", f"show the sampling, or set it, or {_OFF}", _set),
     "/show": _Command("/show [WHAT]", "show model, system, sampling, usage, messages", _show),
     "/model": _Command("/model [NAME]", "show the model, or go on with another", _model),
     "/undo": _Command("/undo", "take back the last question and its answer", _undo),

@@ -71,6 +71,8 @@ class Talk:
                 complain("stopped before the answer; /retry asks again\n")
         if answer.finish_reason is not None:
             self._tell_end(answer)
+        if self.typed:
+            complain("\n")  # a person tells the turns apart
 
     def retry(self) -> None:
         """Ask the last question again, and draw its answer with another seed.

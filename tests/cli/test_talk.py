@@ -48,7 +48,7 @@ def test_each_turn_sees_those_before_it(capfd: pytest.CaptureFixture[str]) -> No
         Message("user", "second"),
     )
     assert said(talk)[-1] == ("assistant", ANSWER)
-    assert capfd.readouterr() == (ANSWER + ANSWER, "")
+    assert capfd.readouterr() == (ANSWER + ANSWER, "\n\n")
 
 
 def test_answers_to_lines_of_a_pipe_end_in_a_line_break(capfd: pytest.CaptureFixture[str]) -> None:
