@@ -14,7 +14,11 @@ _TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-_FILES = ("docs.css", "icon.svg", "page.css", "page.js")
+_FOLDER = files(__package__) / "static"
+# The pages have routes of their own; all else they load from the folder, by name.
+_FILES = frozenset(
+    file.name for file in _FOLDER.iterdir() if file.name.rpartition(".")[2] in _TYPES.keys() - {"html"}
+)
 
 # Nothing inline, nothing from elsewhere, in no frame: text that a model wrote cannot become code.
 _POLICY = (
@@ -25,7 +29,7 @@ _POLICY = (
 
 @cache
 def _file(name: str) -> bytes:
-    return (files(__package__) / "static" / name).read_bytes()
+    return (_FOLDER / name).read_bytes()
 
 
 def page_routes(description: dict[str, Any]) -> Blueprint:
