@@ -59,6 +59,7 @@ export class Answer extends EventTarget {
     try {
       await stream(this.#body, id, this.#abort.signal, (text, model) => {
         this.message.model = model;
+        if (!this.message.text) this.#tell("Answering");
         this.message.text += text;
         this.dispatchEvent(new Event("text"));
       });

@@ -69,7 +69,7 @@ class Server extends EventTarget {
   #looking = null;
 
   watch() {
-    document.addEventListener("visibilitychange", () => document.hidden || this.look());
+    document.addEventListener("visibilitychange", () => this.#lookIfSeen());
     window.addEventListener("online", () => this.look());
     return this.look();
   }
@@ -80,9 +80,14 @@ class Server extends EventTarget {
       this.#looking = null;
       clearTimeout(this.#timer);
       const pause = GOOD.has(this.state) || this.state === "locked" ? READY_PAUSE : WAITING_PAUSE;
-      this.#timer = setTimeout(() => document.hidden || this.look(), pause);
+      this.#timer = setTimeout(() => this.#lookIfSeen(), pause);
     });
     return this.#looking;
+  }
+
+  // Nobody sees the state of a page that is hidden, but a message may wait for the server.
+  #lookIfSeen() {
+    if (!document.hidden || !this.isGood) this.look();
   }
 
   async #look() {

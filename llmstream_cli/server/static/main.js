@@ -32,13 +32,11 @@ function describe(message) {
   const actions = { copy: "Copy" };
   if (message.role === "user") actions.edit = "Edit";
   else actions.again = message.ended === "failed" ? "Retry" : "Regenerate";
-  const isUnfinished = message.ended === null && !isRunning;
   return {
     isRunning,
     note: isRunning ? answer.note : "",
     actions: answer ? { copy: "Copy" } : actions,
     versions: answer ? [] : siblings(messages, message),
-    ...(isUnfinished && { note: "not finished" }),
   };
 }
 
@@ -164,16 +162,20 @@ function noteDraft() {
   }
 }
 
+let opening = ""; // the last that was asked for, as opening takes a moment
+
 // Opens a conversation; one that does not exist is a new one.
 async function open(id) {
+  opening = id;
   const found = id ? await store.conversation(id) : undefined;
+  const stored = found ? await store.messages(id) : new Map();
+  if (opening !== id) return;
+  messages = stored;
   if (found) {
-    messages = await store.messages(id);
     const own = answers.get(id)?.message;
     if (own) messages.set(own.id, own);
     conversation = found;
   } else {
-    messages = new Map();
     conversation = newConversation(conversation.settings);
     if (id) history.replaceState(null, "", location.pathname);
   }
@@ -190,13 +192,23 @@ async function open(id) {
 function startNew() {
   if (location.hash) location.hash = ""; // which opens it
   else open("");
-  query.focus();
+  focusQuery();
+}
+
+// Where a keyboard would cover half of the screen, it waits until it is wanted.
+function focusQuery() {
+  if (matchMedia("(hover: hover)").matches) query.focus();
 }
 
 async function noteChange(id) {
   if ((id === null || id === conversation.id) && messages.size) {
     const found = await store.conversation(conversation.id);
-    if (!found) return open("");
+    if (!found) {
+      const typed = query.value;
+      await open("");
+      query.value ||= typed;
+      return noteDraft();
+    }
     const own = answers.get(found.id)?.message;
     const stored = await store.messages(found.id);
     if (own) stored.set(own.id, own);
@@ -292,6 +304,7 @@ const ACTIONS = {
     // What failed without a word makes room; anything else stays, as another version.
     const isEmpty = message.ended === "failed" && !message.text;
     respond(question, isEmpty ? message : newMessage(conversation.id, question.id, "assistant"));
+    focusQuery();
   },
   choose: (_, button) => {
     const chosen = messages.get(button.dataset.version);
@@ -328,13 +341,15 @@ function askKey(reason) {
   return askingKey;
 }
 
-function changeSettings() {
+function changeSettings(id, settings) {
+  if (conversation.id === id) conversation.settings = settings;
+  keep(store.change(id, { settings }));
   showChanged();
-  if (messages.size) keep(store.change(conversation.id, { settings: conversation.settings }));
 }
 
 function openSettings() {
-  fillSettings(conversation.settings, changeSettings);
+  const { id, settings } = conversation;
+  fillSettings(settings, () => changeSettings(id, settings));
   byId("settings").showModal();
 }
 
@@ -475,10 +490,12 @@ function listen() {
   on("nav-open", "click", () => toggleNav(true));
   on("nav-close", "click", closeNav);
   on("settings-open", "click", openSettings);
-  on("state", "click", () => server.state === "locked" && askKey(server.reason));
+  on("skip", "click", (event) => {
+    event.preventDefault(); // or the address would name a conversation
+    query.focus();
+  });
   on("model", "change", () => {
-    conversation.settings.model = byId("model").value;
-    changeSettings();
+    changeSettings(conversation.id, { ...conversation.settings, model: byId("model").value });
     showServer();
   });
   on("theme", "change", setTheme);
@@ -514,6 +531,8 @@ async function start() {
     store = new MemoryStore();
     tell("This browser keeps nothing for this page: conversations last until it is closed.");
   }
+  const [latest] = await store.conversations();
+  conversation = newConversation(latest?.settings);
   store.addEventListener("change", ({ detail }) => noteChange(detail));
   server.addEventListener("change", showServer);
   listen();

@@ -46,7 +46,7 @@ function parseBlock(lines, at, depth) {
   const heading = HEADING.exec(line);
   if (heading) {
     const text = line.slice(heading[0].length).trim().replace(/(?:^|(?<![ \t])[ \t]+)#+$/, "");
-    return [node(`h${heading[1].length}`, parseInline(text)), at + 1];
+    return [node(headingTag(heading[1].length), parseInline(text)), at + 1];
   }
   if (RULE.test(line)) return [node("hr"), at + 1];
   if (depth < MAX_DEPTH) {
@@ -54,6 +54,11 @@ function parseBlock(lines, at, depth) {
     if (ITEM.test(line)) return parseList(lines, at, depth);
   }
   return startsTable(lines, at) ? parseTable(lines, at) : parseParagraph(lines, at);
+}
+
+// The page itself and its messages have the first two levels.
+function headingTag(level) {
+  return `h${Math.min(level + 2, 6)}`;
 }
 
 function parseFence(lines, at, [, indent, marks, info]) {
@@ -177,7 +182,7 @@ function parseParagraph(lines, at) {
     const underline = UNDERLINE.exec(lines[end]);
     if (underline) {
       const text = lines.slice(at, end).join("\n");
-      return [node(underline[1] ? "h1" : "h2", parseInline(text)), end + 1];
+      return [node(headingTag(underline[1] ? 1 : 2), parseInline(text)), end + 1];
     }
     if (!continuesText(lines, end)) break;
   }

@@ -62,7 +62,7 @@ function makeField(name, schema, settings, onChange) {
   const bounds = isNumber && maximum < 1e9 ? ` From ${minimum} to ${maximum}.` : "";
   const lines = type === "array" ? " One on a line." : "";
   return element("div", { class: `option ${isNumber ? "" : "wide"}` },
-    element("label", { for: attrs.id }, name.replaceAll("_", " ")),
+    element("label", { for: attrs.id }, `${name[0].toUpperCase()}${name.slice(1).replaceAll("_", " ")}`),
     input,
     element("small", { id: `hint-${name}` }, `${schema.description ?? ""}${lines}${bounds}`));
 }

@@ -44,7 +44,13 @@ class MessageView {
 const seconds = (value) => `${value < 10 ? value.toFixed(2) : value.toFixed(0)} s`;
 const ENDINGS = { stop: "complete", length: "ended by its limit of tokens", cancelled: "stopped" };
 
-function describeStats({ stats = {}, model, ended }) {
+function describeEnd({ stats = {}, ended }) {
+  if (ended === null) return "not finished";
+  return ended === "complete" ? (ENDINGS[stats.finish_reason] ?? ended) : ended;
+}
+
+function describeStats(message) {
+  const { stats = {}, model } = message;
   const parts = [];
   const { generated_tokens: tokens, tokens_per_second: speed, prompt_tokens: prompt } = stats;
   if (model) parts.push(model);
@@ -54,7 +60,7 @@ function describeStats({ stats = {}, model, ended }) {
     parts.push(`first after ${seconds(stats.first_token_seconds)}`);
   }
   if (prompt !== undefined) parts.push(`prompt ${prompt}, ${stats.cached_tokens ?? 0} of it cached`);
-  const ending = ended === "complete" ? (ENDINGS[stats.finish_reason] ?? "complete") : ended;
+  const ending = describeEnd(message);
   if (ending && ending !== "failed") parts.push(ending);
   return parts.join(" \u00b7 ");
 }
