@@ -250,6 +250,7 @@ class InlineParser {
     this.text = text;
     this.at = 0;
     this.stack = [{ mark: "", count: 0, children: [] }];
+    this.lastTarget = text.lastIndexOf("](");
     this.ticks = null; // where backticks stand, by the length of their run
   }
 
@@ -349,7 +350,7 @@ class InlineParser {
     let count = length;
     for (let level = this.stack.length - 1; level > 0 && count; level -= 1) {
       const frame = this.stack[level];
-      if (frame.mark.includes("[")) break; // emphasis does not reach out of a link's text
+      if (frame.mark.includes("[") && !frame.isOff) break; // it may become a link, which goes first
       if (frame.mark !== mark) continue;
       const isOdd = (canOpen || frame.canClose) && (frame.length + length) % 3 === 0;
       if (isOdd && (frame.length % 3 || length % 3) && mark !== "~") continue; // rules 9 and 10
@@ -367,7 +368,8 @@ class InlineParser {
   }
 
   open(mark, length) {
-    if (this.stack.length > MAX_OPEN) return this.push(mark, length);
+    const canClose = this.at < this.lastTarget;
+    if (!canClose || this.stack.length > MAX_OPEN) return this.push(mark, length);
     this.stack.push({ mark, count: 1, children: [] });
     this.at += length;
     return undefined;
@@ -378,7 +380,7 @@ class InlineParser {
     if (level < 0) return this.push("]", 1);
     this.collapse(level + 1);
     const target = matchAt(TARGET, this.text, this.at + 1);
-    if (!target) {
+    if (!target || this.stack[level].isOff) {
       this.collapse(level);
       return this.push("]", 1);
     }
@@ -386,6 +388,8 @@ class InlineParser {
     const address = (target[1] ?? target[2]).replace(/\\([!-/:-@[-`{-~])/g, "$1");
     const isImage = mark === "![";
     const inner = children.length || !isImage ? children : ["unnamed"];
+    // No link stands in another.
+    if (!isImage) for (const frame of this.stack) frame.isOff ||= frame.mark === "[";
     this.link(isImage ? ["image: ", ...inner] : inner, address);
     this.at += 1 + target[0].length;
     return undefined;
