@@ -121,7 +121,7 @@ def new_context(
     engine: FakeEngine, defaults: SamplingParams | None = None, **settings: Any
 ) -> ServerContext:
     model = ServedModel(("fake", "alias"), engine, 0, defaults or SamplingParams())
-    return ServerContext(ServedModels([model]), ServerSettings(port=0, **settings))
+    return ServerContext(ServedModels([model]), ServerSettings(**{"port": 0, **settings}))
 
 
 @contextlib.asynccontextmanager

@@ -139,8 +139,8 @@ async function keep(work) {
 }
 
 function tell(text) {
-  byId("banner").hidden = false;
-  byId("banner").textContent = text;
+  byId("notice").hidden = false;
+  byId("notice").firstChild.textContent = text;
 }
 
 function readDraft(id) {
@@ -167,32 +167,36 @@ let opening = ""; // the last that was asked for, as opening takes a moment
 // Opens a conversation; one that does not exist is a new one.
 async function open(id) {
   opening = id;
-  const found = id ? await store.conversation(id) : undefined;
-  const stored = found ? await store.messages(id) : new Map();
+  const found = await store.conversation(id);
+  const stored = await store.messages(id);
   if (opening !== id) return;
-  messages = stored;
-  if (found) {
-    const own = answers.get(id)?.message;
-    if (own) messages.set(own.id, own);
-    conversation = found;
-  } else {
-    conversation = newConversation(conversation.settings);
-    if (id) history.replaceState(null, "", location.pathname);
+  if (!found) {
+    startNew();
+    return;
   }
-  query.value = readDraft(found ? id : "");
+  const own = answers.get(id)?.message;
+  if (own) stored.set(own.id, own);
+  enter(found, stored);
+}
+
+function startNew() {
+  opening = "";
+  if (location.hash) history.pushState(null, "", location.pathname);
+  enter(newConversation(conversation.settings), new Map());
+  focusQuery();
+}
+
+function enter(entered, itsMessages) {
+  conversation = entered;
+  messages = itsMessages;
+  query.value = readDraft(messages.size ? conversation.id : "");
   fit(query);
   view.clear();
   show();
   showServer();
   view.scrollToEnd();
   toggleNav(false);
-  await showList();
-}
-
-function startNew() {
-  if (location.hash) location.hash = ""; // which opens it
-  else open("");
-  focusQuery();
+  showList();
 }
 
 // Where a keyboard would cover half of the screen, it waits until it is wanted.
@@ -205,7 +209,7 @@ async function noteChange(id) {
     const found = await store.conversation(conversation.id);
     if (!found) {
       const typed = query.value;
-      await open("");
+      startNew();
       query.value ||= typed;
       return noteDraft();
     }
@@ -487,6 +491,7 @@ function listen() {
   on("stop", "click", () => answers.get(conversation.id)?.stop());
   on("new", "click", startNew);
   on("search", "input", showList);
+  on("notice-close", "click", () => (byId("notice").hidden = true));
   on("nav-open", "click", () => toggleNav(true));
   on("nav-close", "click", closeNav);
   on("settings-open", "click", openSettings);
@@ -520,7 +525,8 @@ function listen() {
     button.addEventListener("click", () => button.closest("dialog").close());
   }
   document.addEventListener("keydown", pressed);
-  window.addEventListener("hashchange", () => open(location.hash.slice(1)));
+  const followAddress = () => (location.hash ? open(location.hash.slice(1)) : startNew());
+  window.addEventListener("hashchange", followAddress);
 }
 
 async function start() {
@@ -536,7 +542,8 @@ async function start() {
   store.addEventListener("change", ({ detail }) => noteChange(detail));
   server.addEventListener("change", showServer);
   listen();
-  await open(location.hash.slice(1));
+  if (location.hash) await open(location.hash.slice(1));
+  else enter(conversation, messages);
   await server.watch();
   if (server.state === "locked") askKey(server.reason);
 }
