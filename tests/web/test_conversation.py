@@ -272,6 +272,7 @@ async def test_an_answer_goes_on_while_another_conversation_is_read(tabs: Tabs) 
         engine.gate.set()
         await until(lambda: engine.running == 0)
         await chat.titles.first.click()
+        await expect(chat.questions).to_have_text(["two"])
         assert await chat.ended() == "two"
 
 

@@ -228,7 +228,7 @@ async function noteChange(id) {
 
 // ---- asking and answering -----------------------------------------------------------------
 
-async function ask(text, parent) {
+function ask(text, parent) {
   const { id } = conversation;
   if (answers.has(id)) return;
   const isNew = !messages.size;
@@ -237,10 +237,10 @@ async function ask(text, parent) {
   if (isNew) {
     conversation.title = titleFrom(text);
     conversation.leaf = question.id;
-    await keep(store.add([{ conversation, messages: [question] }]));
+    keep(store.add([{ conversation, messages: [question] }]));
     history.replaceState(null, "", `#${id}`);
   }
-  await respond(question, newMessage(id, question.id, "assistant"));
+  respond(question, newMessage(id, question.id, "assistant"));
 }
 
 // Lets the model answer a question, in the message that is given.
