@@ -149,7 +149,7 @@ export function sleep(milliseconds, signal) {
 
 // ---- answers --------------------------------------------------------------------------------
 
-// Asks once. Calls `onText` with each part of the answer; returns the model's name.
+// Asks once. Calls `onText` with each part of the answer and the model's name.
 export async function stream(body, id, signal, onText) {
   const response = await request("/token_stream", {
     method: "POST",
@@ -158,12 +158,14 @@ export async function stream(body, id, signal, onText) {
     signal,
   });
   const model = response.headers.get("X-Model");
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  // Not through a TextDecoderStream: where the connection breaks, it drops what it still holds.
+  const reader = response.body.getReader();
+  const decoder = new TextDecoder();
   try {
     for (;;) {
       const { done, value } = await reader.read();
-      if (done) return model;
-      onText(value, model);
+      if (done) return;
+      onText(decoder.decode(value, { stream: true }), model);
     }
   } catch (error) {
     if (signal.aborted) throw signal.reason;
