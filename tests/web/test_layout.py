@@ -225,6 +225,10 @@ async def test_a_conversation_by_keyboard_alone(tabs: Tabs) -> None:
         await expect(chat.questions).to_have_text(["one\ntwo"])
         await press("Alt+ArrowUp")
         await expect(chat.questions).to_have_text(["three"])
+        await chat.button("This conversation").press("Enter")
+        await expect(chat.button("Rename")).to_be_visible()
+        await press("Escape")
+        await expect(chat.button("Rename")).to_be_hidden()
         await press("Control+Shift+S")
         await expect(chat.page.get_by_label("System message")).to_be_focused()
 

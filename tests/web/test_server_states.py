@@ -148,7 +148,7 @@ async def test_a_server_that_goes_and_comes_back(tabs: Tabs) -> None:
         "the connection to the server was lost"
     )
     await expect(chat.state).to_have_text("Not reachable")
-    await expect(chat.banner).to_contain_text("the server cannot be reached")
+    await expect(chat.banner).to_contain_text("The server cannot be reached")
     await chat.send("second")
     await expect(chat.note).to_contain_text("sent when it is back")
     await chat.page.fill("#query", "third, half typed")
@@ -166,7 +166,7 @@ async def test_a_key_is_asked_for_and_kept_for_the_session(tabs: Tabs) -> None:
         profile = await tabs.profile()
         chat = await tabs.open(served.url, profile)
         key = chat.page.get_by_label("API key")
-        await expect(chat.page.locator("#key-reason")).to_contain_text("a key is needed")
+        await expect(chat.page.locator("#key-reason")).to_have_text("Whoever started it has one.")
         await key.fill("wrong")
         await key.press("Enter")
         await expect(chat.state).to_have_text("Needs a key")

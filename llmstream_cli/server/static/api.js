@@ -29,6 +29,10 @@ function readKey() {
 
 let key = readKey(); // of this tab and its session alone
 
+export function hasKey() {
+  return key !== "";
+}
+
 export function setKey(value) {
   key = value;
   try {
@@ -96,7 +100,7 @@ class Server extends EventTarget {
       this.#set(this.status.state, this.status.reason);
     } catch (error) {
       if (error.status === 401) this.#set("locked", error.message);
-      else this.#set("down", error.status ? error.message : "the server cannot be reached");
+      else this.#set("down", error.status ? error.message : "The server cannot be reached");
     }
   }
 

@@ -1,7 +1,7 @@
 // The page: puts the conversation, the server and what the user does together.
 
 import { Answer } from "./answer.js";
-import { server, setKey } from "./api.js";
+import { hasKey, server, setKey } from "./api.js";
 import {
   fromJson, fromMarkdown, newConversation, newestLeaf, newMessage, pathTo, requestBody, siblings,
   titleFrom, toJson, toMarkdown,
@@ -105,8 +105,9 @@ function showServer() {
   byId("state").title = [model?.name, model?.ctx_size && `context of ${model.ctx_size} tokens`, reason]
     .filter(Boolean).join(", ");
   byId("state").lastChild.textContent = isBusy ? `Busy, ${model.waiting} waiting` : (STATES[state] ?? state);
-  const text = state === "locked" || server.isGood || state === "unknown" ? ""
-    : `${STATES[state]}: ${reason || "no reason is known"}. This page goes on by itself when it is back.`;
+  const isCalm = server.isGood || state === "locked" || state === "unknown";
+  const text = isCalm ? "" : `${state === "down" ? "" : `${STATES[state] ?? state}: `}${reason || "not ready"}.`
+    + " This page goes on by itself when it can.";
   if (byId("banner").textContent !== text) byId("banner").textContent = text;
   byId("banner").hidden = !text;
   if (!status) return;
@@ -334,7 +335,7 @@ function confirmed(id) {
 let askingKey = null; // one dialog, however many wait for the key
 
 function askKey(reason) {
-  byId("key-reason").textContent = reason;
+  byId("key-reason").textContent = hasKey() ? reason : "Whoever started it has one.";
   askingKey ??= confirmed("key-dialog").then((isGiven) => {
     askingKey = null;
     if (isGiven) setKey(byId("key").value);
@@ -431,9 +432,8 @@ function step(by) {
 
 function pressed(event) {
   const inField = event.target.closest("input, textarea, select");
-  const inDialog = document.querySelector("dialog[open]");
   const ctrl = event.ctrlKey || event.metaKey;
-  if (inDialog) return;
+  if (document.querySelector("dialog[open], :popover-open")) return; // they have keys of their own
   let act = null;
   if (event.key === "Escape" && byId("nav").classList.contains("open")) act = closeNav;
   else if (event.key === "Escape") act = () => answers.get(conversation.id)?.stop();

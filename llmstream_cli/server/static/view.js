@@ -54,7 +54,7 @@ function describeStats(message) {
   const parts = [];
   const { generated_tokens: tokens, tokens_per_second: speed, prompt_tokens: prompt } = stats;
   if (model) parts.push(model);
-  if (tokens !== undefined) parts.push(`${tokens} tokens`);
+  if (tokens !== undefined) parts.push(`${tokens} ${tokens === 1 ? "token" : "tokens"}`);
   if (speed) parts.push(`${speed.toFixed(1)} tokens/s`);
   if (stats.first_token_seconds !== undefined) {
     parts.push(`first after ${seconds(stats.first_token_seconds)}`);
