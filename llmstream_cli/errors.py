@@ -6,7 +6,10 @@
     ├── PromptError               400     1   no prompt can be made of the messages
     │   └── ContextLengthError    400     1   the prompt does not fit into the context
     ├── ModelError                500     1   the model cannot be used
-    │   └── ModelNotFoundError    404     1   there is no model of that name
+    │   ├── ModelNotFoundError    404     1   there is no model of that name
+    │   ├── DownloadError         502     1   the model cannot be downloaded
+    │   │   └── UnreachableError  503     1   the Hub does not answer
+    │   └── NoRoomError           507     1   the disk or the memory is too small for the model
     ├── EngineError               500     1   the engine failed while it generated
     │   ├── EngineClosedError     503     1   the engine is closed and takes no request
     │   ├── EngineNotReadyError   503     1   the engine is loading, or being started again
@@ -25,7 +28,8 @@
     │   ├── MediaTypeError        415     1   its body is not said to be JSON
     │   └── BusyError             503     1   the server takes no more of them now
     ├── ListenError               500     1   the server cannot listen as it should
-    └── OutputError               500     1   the answer cannot be written
+    ├── OutputError               500     1   the answer cannot be written
+    └── ConfigError               500     2   the configuration file says what it cannot say
 
 The message of each is one line that a person can act on: a command prints it as it is, a server
 sends it as it is. Anything else that escapes is a bug and keeps its traceback.
@@ -88,6 +92,24 @@ class ModelNotFoundError(ModelError):
     """No model goes by that name."""
 
     status = 404
+
+
+class DownloadError(ModelError):
+    """The model's files could not be downloaded, or not as they are meant to be."""
+
+    status = 502
+
+
+class UnreachableError(DownloadError):
+    """The Hub does not answer, or only that it cannot now."""
+
+    status = 503
+
+
+class NoRoomError(ModelError):
+    """The model is larger than the room for it on the disk or in memory."""
+
+    status = 507
 
 
 class EngineError(LLMStreamError):
@@ -195,6 +217,12 @@ class ListenError(LLMStreamError):
 
 class OutputError(LLMStreamError):
     """The answer cannot be written to where it should go."""
+
+
+class ConfigError(LLMStreamError):
+    """The configuration file cannot be read, or says what it cannot say."""
+
+    exit_code = 2
 
 
 def twin(error: LLMStreamError) -> LLMStreamError:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import llmstream_cli
-from llmstream_cli.cli import options
+from llmstream_cli.cli import models_app, options
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.terminal import complain, discard_output
 from llmstream_cli.core.api import EngineConfig, SamplingParams
@@ -17,6 +17,7 @@ from llmstream_cli.errors import LLMStreamError
 app = typer.Typer(
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
+app.add_typer(models_app.app, name="models")
 
 _OPTIONS = {
     "max_seqs": "parallel",
@@ -98,8 +99,13 @@ def ask(
         ),
     ] = None,
     features: options.Features = None,
-    model: options.ModelFile = None,
+    model: options.Model = None,
+    file: options.RepoFile = None,
+    tokenizer: options.Tokenizer = None,
     system: options.System = None,
+    context: options.Context = None,
+    template: options.Template = None,
+    raw: options.Raw = False,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
@@ -117,6 +123,7 @@ def ask(
 ) -> int:
     """Turn the options into settings, and ask."""
     from llmstream_cli.cli.ask import Ask
+    from llmstream_cli.models.resolve import ModelChoice
 
     sampling = SamplingOptions(
         temperature=temperature,
@@ -131,9 +138,11 @@ def ask(
     )
     return Ask(
         words=query or [],
-        features=features,
-        model=model,
+        model=ModelChoice(preset=features, model=model, file=file, tokenizer=tokenizer),
         system=system,
+        context=context,
+        template=template,
+        raw=raw,
         sampling=sampling,
         ctx_size=ctx_size,
         threads=threads,
@@ -150,7 +159,7 @@ def ask(
 )
 def serve(
     features: options.Features = None,
-    model: options.ModelFile = None,
+    model: options.Model = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 3030,
     certfile: options.CertFile = None,
@@ -164,6 +173,7 @@ def serve(
     queue: options.Queue = 64,
     timeout: options.Timeout = 1800.0,
     drain: options.Drain = 20.0,
+    template: options.Template = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
@@ -208,6 +218,7 @@ def serve(
     return Serve(
         features=features,
         model=model,
+        template=template,
         sampling=sampling,
         parallel=parallel,
         queue=queue,
@@ -228,7 +239,7 @@ def serve(
 )
 def bench(
     features: options.Features = None,
-    model: options.ModelFile = None,
+    model: options.Model = None,
     url: options.Url = None,
     url_model: options.UrlModel = None,
     api_key: options.ApiKey = None,

@@ -25,7 +25,7 @@ from llmstream_cli.cli.terminal import AnswerWriter, complain, discard_output
 from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.errors import EngineError, InvalidValueError, LLMStreamError
-from llmstream_cli.models.resolve import resolve
+from llmstream_cli.models.resolve import ModelChoice, resolve
 from llmstream_cli.prompts.messages import Message
 
 PrefixOption = Literal["distinct", "shared", "both"]
@@ -153,7 +153,7 @@ class Bench:
                 raise InvalidValueError(f"--{name} must be between {low} and {high}")
 
     def _in_process(self) -> tuple[Report, OpenTarget]:
-        path = str(resolve(preset=self.features, path=self.model).path)
+        path = str(resolve(ModelChoice(preset=self.features, model=self.model)).path)
         ctx_size = self._enough_context() if self.ctx_size is None else self.ctx_size
         threads = default_threads() if self.threads is None else self.threads
 

@@ -29,15 +29,55 @@ def _sampling(*flags: str, help: str, name: str) -> OptionInfo:  # noqa: A002  (
 
 
 Features = Annotated[
-    str | None, _model("--features", "-f", metavar="NAME", help="A model by its name: smollm2.")
+    str | None,
+    _model(
+        "--features", "-f", metavar="NAME", help="A model by its name; see `llmstream models list`."
+    ),
 ]
-ModelFile = Annotated[
-    str | None, _model("--model", "-m", metavar="FILE", help="A model by its .gguf file.")
+Model = Annotated[
+    str | None,
+    _model(
+        "--model",
+        "-m",
+        metavar="FILE|REPO",
+        help="A model by its .gguf file, or on the Hugging Face Hub: user/repo, user/repo:Q8_0.",
+    ),
+]
+RepoFile = Annotated[
+    str | None, _model("--file", metavar="NAME", help="The file of the repository in --model.")
+]
+Tokenizer = Annotated[
+    str | None,
+    _model(
+        "--tokenizer",
+        metavar="FILE|REPO",
+        help="The tokenizer.json for weights in candle's layout.",
+    ),
 ]
 
 System = Annotated[
     str | None,
     _prompt("--system", "-s", metavar="TEXT", help="The system message: who answers, and how."),
+]
+Context = Annotated[
+    str | None,
+    _prompt(
+        "--context",
+        metavar="NAME",
+        help="A system message by its name: general, classifier, sql, math, or your own.",
+    ),
+]
+Template = Annotated[
+    str | None,
+    _prompt(
+        "--template",
+        metavar="NAME|FILE",
+        help="How the conversation is written down: a prompt format by its name, or a Jinja file.",
+        show_default="as the model's file says",
+    ),
+]
+Raw = Annotated[
+    bool, _prompt("--raw", help="Continue the text as it is, without any prompt format.")
 ]
 
 Temperature = Annotated[

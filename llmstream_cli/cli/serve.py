@@ -8,17 +8,19 @@ import shlex
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmstream_cli.cli.process import leave_on_interrupt
+from llmstream_cli.cli.prompt import known_contexts, preset_format, read_template
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.stats import print_settings
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.core.api import Engine, EngineConfig
 from llmstream_cli.core.supervised import SupervisedEngine
 from llmstream_cli.errors import InvalidValueError, ListenError
-from llmstream_cli.models.resolve import ResolvedModel, resolve
+from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.exchange import JsonFormatter
 from llmstream_cli.server.guards import is_loopback
@@ -35,6 +37,7 @@ class Serve:
 
     features: str | None
     model: str | None
+    template: str | None
     sampling: SamplingOptions
     parallel: int
     queue: int
@@ -53,7 +56,9 @@ class Serve:
         if (self.settings.certfile is None) != (self.settings.keyfile is None):
             raise InvalidValueError("--certfile and --keyfile belong together; give both")
         _check_exposure(self.settings, self.insecure_no_key)
-        found = resolve(preset=self.features, path=self.model)
+        contexts = known_contexts()
+        chat_format = None if self.template is None else read_template(self.template)
+        found = resolve(ModelChoice(preset=self.features, model=self.model))
         config = EngineConfig(
             model_path=str(found.path),
             ctx_size=self.ctx_size,
@@ -61,16 +66,20 @@ class Serve:
             gpu_layers=self.gpu_layers,
             max_seqs=self.parallel,
             max_queue=self.queue,
+            chat_format=chat_format,
+            default_chat_format=preset_format(found.chat_format),
         )
         _set_up_log(self.log_json)
-        return asyncio.run(self._serve(config, found))
+        return asyncio.run(self._serve(config, found, contexts))
 
-    async def _serve(self, config: EngineConfig, found: ResolvedModel) -> int:
+    async def _serve(
+        self, config: EngineConfig, found: ResolvedModel, contexts: Mapping[str, str]
+    ) -> int:
         engine = _start_engine(config, verbose=self.verbose)
         names = tuple(dict.fromkeys((found.name, found.path.stem)))
         created = int(found.path.stat().st_mtime)
         model = ServedModel(names, engine, created, self.sampling.over(found.sampling))
-        server = Server(ServerContext(ServedModels([model]), self.settings))
+        server = Server(ServerContext(ServedModels([model]), self.settings, contexts))
         told = _stop_on_signals()
         try:
             await server.start()  # which says `loading` at once

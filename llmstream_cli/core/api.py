@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.prompts.messages import Message
 
 MAX_STOP_STRINGS = 16
@@ -248,7 +249,8 @@ class ModelInfo:
         num_parameters: weights.
         size_bytes: of the weights, in memory.
         metadata: the GGUF file's own keys and values as text, arrays left out.
-        chat_template: Jinja source of the file's chat template, if it has one.
+        chat_template: Jinja source of the chat template in force, if there is one.
+        chat_format: the name of the format that the template is from; None if it is the file's own.
     """
 
     name: str
@@ -262,6 +264,7 @@ class ModelInfo:
     size_bytes: int = 0
     metadata: dict[str, str] = field(default_factory=dict)
     chat_template: str | None = None
+    chat_format: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +282,8 @@ class EngineConfig:
         max_seqs: requests that generate at once; each has `ctx_size` tokens of its own. With one,
             memory is taken as the conversation grows; with more, at the start.
         max_queue: requests that wait for their turn; one more is refused.
+        chat_format: how conversations are written down, whatever the file says.
+        default_chat_format: how they are if the file has no chat template.
     """
 
     model_path: str
@@ -288,6 +293,8 @@ class EngineConfig:
     max_batch_tokens: int = 64
     max_seqs: int = 1
     max_queue: int = 256
+    chat_format: ChatFormat | None = None
+    default_chat_format: ChatFormat | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (

@@ -81,6 +81,7 @@ class EngineCore:
         prompt: list[int],
         params: SamplingParams,
         constraint: "Constraint | None" = None,
+        turn_ends: tuple[str, ...] = (),
     ) -> None:
         """Queue a request.
 
@@ -89,6 +90,7 @@ class EngineCore:
             prompt: token ids, fewer than the context holds.
             params: how to sample and when to stop.
             constraint: the grammar of `params`, compiled; None without one.
+            turn_ends: texts that end the answer, besides the stop strings of `params`.
 
         Raises:
             QueueFullError: too many requests wait already.
@@ -102,7 +104,7 @@ class EngineCore:
         except Exception:  # whatever it is, the request must leave nothing behind
             self._scheduler.finish(sequence, FinishReason.CANCELLED)
             raise
-        answer = _Answer(request_id, sequence, OutputStream(params.stop))
+        answer = _Answer(request_id, sequence, OutputStream((*params.stop, *turn_ends)))
         self._by_id[request_id] = self._by_sequence[sequence] = answer
 
     def cancel(self, request_id: int) -> Chunk | None:

@@ -25,10 +25,12 @@ class EncodedRequest:
     Attributes:
         prompt: token ids, fewer than the context holds.
         constraint: its grammar or JSON schema, compiled; None without one.
+        turn_ends: texts that end the answer, besides its own stop strings.
     """
 
     prompt: list[int]
-    constraint: "Constraint | None"
+    constraint: "Constraint | None" = None
+    turn_ends: tuple[str, ...] = ()
 
 
 class LoadedModel:
@@ -51,7 +53,9 @@ class LoadedModel:
             raise InvalidValueError(
                 f"ctx_size is {config.ctx_size}, and the model was trained with {ctx_train}"
             )
-        template = self.model.chat_template
+        own = self.model.chat_template
+        self._format = config.chat_format or (config.default_chat_format if own is None else None)
+        template = own if self._format is None else self._format.template
         self.info = ModelInfo(
             name=Path(config.model_path).stem,
             description=self.model.description,
@@ -64,14 +68,20 @@ class LoadedModel:
             size_bytes=self.model.size_bytes,
             metadata=self.model.metadata(),
             chat_template=None if len(template or "") > _MAX_TEMPLATE_CHARS else template,
+            chat_format=None if self._format is None else self._format.name,
         )
 
     @cached_property
     def _template(self) -> "ChatTemplate":
         from llmstream_cli.prompts.template import ChatTemplate
 
+        if self._format is not None:
+            return ChatTemplate(self._format.template)
         if self.model.chat_template is None:
-            raise PromptError(f"{self.info.name} has no chat template: it does not chat")
+            raise PromptError(
+                f"{self.info.name} has no chat template: name one with --template, or send it text "
+                "to continue as it is (ask --raw, /v1/completions, /api/generate with raw)"
+            )
         return ChatTemplate(self.model.chat_template)
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
@@ -86,10 +96,15 @@ class LoadedModel:
         self._check_vocabulary(token for token, _ in sampling.logit_bias)
         prompt = self._encode_prompt(request)
         if sampling.grammar is None and sampling.json_schema is None:
-            return EncodedRequest(prompt, None)
+            return EncodedRequest(prompt, turn_ends=self._turn_ends(request))
         with self._lock:
             grammars = self._grammars
         return EncodedRequest(prompt, grammars.compile_grammar(sampling))
+
+    def _turn_ends(self, request: GenerationRequest) -> tuple[str, ...]:
+        if self._format is None or request.prompt is not None or request.sampling.ignore_eos:
+            return ()
+        return self._format.stop
 
     @cached_property
     def _grammars(self) -> "GrammarCompiler":

@@ -180,7 +180,13 @@ class StepLoop:
     def _submit(self, core: EngineCore, command: _Submit) -> None:
         try:
             encoded = command.encoded
-            core.add(command.request_id, encoded.prompt, command.params, encoded.constraint)
+            core.add(
+                command.request_id,
+                encoded.prompt,
+                command.params,
+                encoded.constraint,
+                encoded.turn_ends,
+            )
         except EngineError as error:
             self._sink([(command.request_id, error)])
         except Exception as error:  # noqa: BLE001  (a bug; no other request has to do with it)

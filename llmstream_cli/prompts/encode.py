@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from llmstream_cli.errors import ContextLengthError, PromptError
-from llmstream_cli.prompts.messages import Message
-from llmstream_cli.prompts.template import ChatTemplate
+from llmstream_cli.prompts.messages import Message, fold_system
+from llmstream_cli.prompts.template import ChatTemplate, chat_variables
 from llmstream_cli.prompts.tokenizer import ControlToken, Tokenizer
 
 # Masks come from a plane of Unicode that no standard assigns.
@@ -28,6 +28,8 @@ def encode_chat(
 ) -> list[int]:
     """Render messages for the assistant to continue, and tokenize them.
 
+    Where the template has no place for a system message, it goes before the user's next text.
+
     Returns:
         Token ids, the model's leading token included once; fewer than `ctx_size`.
 
@@ -35,15 +37,17 @@ def encode_chat(
         ContextLengthError: there would be more.
         PromptError: the template refuses the messages.
     """
+    _refuse_what_cannot_fit(tokenizer, [message.content for message in messages], ctx_size)
+    if any(message.role == "system" for message in messages) and not template.takes_system_role:
+        messages = fold_system(messages)
     contents = [message.content for message in messages]
-    _refuse_what_cannot_fit(tokenizer, contents, ctx_size)
     if _names_control_token(tokenizer, contents):
         tokens = list(_encode_masked(tokenizer, template, messages))
     else:
         tokens = tokenizer.tokenize(_render(tokenizer, template, messages), special=True)
     tokens = _with_leading_token(tokenizer, tokens)
     if not tokens:
-        raise PromptError("the model's chat template makes an empty prompt of these messages")
+        raise PromptError("the chat template makes an empty prompt of these messages")
     return check_tokens(tokens, ctx_size=ctx_size)
 
 
@@ -99,14 +103,7 @@ def _refuse_what_cannot_fit(tokenizer: Tokenizer, contents: Sequence[str], ctx_s
 
 def _render(tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message]) -> str:
     return template.render(
-        {
-            "messages": [{"role": m.role, "content": m.content} for m in messages],
-            "add_generation_prompt": True,
-            "bos_token": tokenizer.bos_token,
-            "eos_token": tokenizer.eos_token,
-            "tools": None,
-            "documents": None,
-        }
+        chat_variables(messages, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
     )
 
 

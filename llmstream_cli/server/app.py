@@ -43,7 +43,7 @@ def create_app(context: ServerContext) -> Quart:
     app.config["MAX_CONTENT_LENGTH"] = context.settings.max_body_bytes
     Guards(context.settings).attach(app)
     for blueprint in (
-        token_stream_routes(context.models),
+        token_stream_routes(context),
         openai_routes(context.models),
         ollama_routes(context.models),
         status_routes(context),

@@ -1,5 +1,6 @@
 """What all handlers of one application share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ class ServerContext:
     Attributes:
         models: what is served.
         settings: how.
+        contexts: system messages that requests can name.
         metrics: what has been counted and measured.
         draining: the server was told to stop, and takes no new request.
         generations: what is being generated for somebody.
@@ -31,6 +33,7 @@ class ServerContext:
 
     models: ServedModels
     settings: ServerSettings
+    contexts: Mapping[str, str] = field(default_factory=dict)
     metrics: Metrics = field(init=False)
     draining: bool = False
     generations: "set[Generation]" = field(default_factory=set)

@@ -37,6 +37,7 @@ class ServerStatus(BaseModel):
     state: EngineState | Literal["draining"] = Field(description="As /ready says it.")
     reason: str
     models: list[ModelStatus] = Field(description="The default first.")
+    contexts: list[str] = Field(description="Names that `context` of /token_stream can have.")
 
 
 async def _describe(model: ServedModel) -> ModelStatus:
@@ -67,6 +68,7 @@ def status_routes(context: ServerContext) -> Blueprint:
                 state=ready.status,
                 reason=ready.reason,
                 models=[await _describe(model) for model in context.models.models],
+                contexts=list(context.contexts),
             )
         )
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,10 +118,14 @@ class Served:
 
 
 def new_context(
-    engine: FakeEngine, defaults: SamplingParams | None = None, **settings: Any
+    engine: FakeEngine,
+    defaults: SamplingParams | None = None,
+    contexts: Mapping[str, str] | None = None,
+    **settings: Any,
 ) -> ServerContext:
     model = ServedModel(("fake", "alias"), engine, 0, defaults or SamplingParams())
-    return ServerContext(ServedModels([model]), ServerSettings(**{"port": 0, **settings}))
+    settings = {"port": 0, **settings}
+    return ServerContext(ServedModels([model]), ServerSettings(**settings), contexts or {})
 
 
 @contextlib.asynccontextmanager

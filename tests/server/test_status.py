@@ -34,7 +34,9 @@ async def get(served: Served, path: str, *headers: str) -> Any:
 async def test_the_status_tells_of_models_and_defaults() -> None:
     metrics = EngineMetrics(slots=4, running=3, waiting=2)
     defaults = SamplingParams(temperature=0.5, stop=("END",), seed=7)
-    async with serving(FakeEngine(metrics=metrics), defaults=defaults) as served:
+    contexts = {"sql": "You write SQL.", "math": "You prove."}
+    engine = FakeEngine(metrics=metrics)
+    async with serving(engine, defaults=defaults, contexts=contexts) as served:
         status = await get(served, "/status")
     (model,) = status["models"]
     assert status["version"] == llmstream_cli.__version__
@@ -44,6 +46,7 @@ async def test_the_status_tells_of_models_and_defaults() -> None:
     assert model["sampling"]["temperature"] == 0.5
     assert model["sampling"]["stop"] == ["END"]
     assert model["sampling"]["seed"] == 7
+    assert status["contexts"] == ["sql", "math"]
 
 
 async def test_the_status_of_a_server_that_loads() -> None:
@@ -61,7 +64,7 @@ def test_defaults_are_fields_of_a_request_for_them() -> None:
         top_k=7, logit_bias=((5, -1.5),), json_schema='{"type":"object"}', max_tokens=9
     )
     asked = TokenStreamRequest.model_validate({"query": "?", **as_fields(sampling)})
-    assert asked.generation(SamplingParams(top_k=1, min_p=0.5)).sampling == sampling
+    assert asked.generation(SamplingParams(top_k=1, min_p=0.5), {}).sampling == sampling
 
 
 @pytest.mark.parametrize("path", ["/status", "/requests/mine"])

@@ -143,6 +143,25 @@ async def test_the_settings_are_sent_and_can_be_reset(tabs: Tabs) -> None:
         assert engine.requests[-1].sampling.temperature == 0.2
 
 
+async def test_a_context_is_chosen_by_name(tabs: Tabs) -> None:
+    engine = FakeEngine()
+    async with serving(engine, contexts={"sql": "You write SQL.", "math": "You prove."}) as served:
+        chat = await tabs.open(served.url)
+        await chat.page.click("#settings-open")
+        system = chat.page.get_by_label("System message")
+        await system.fill("Be brief.")
+        await chat.page.get_by_label("Context").select_option("sql")
+        await expect(system).to_be_disabled()  # the API takes one of them
+        await chat.button("Done").click()
+        await chat.ask("?")
+        assert contents(engine.requests[-1]) == ["You write SQL.", "?"]
+        await chat.button("Settings, 1 changed").click()
+        await chat.page.get_by_label("Context").select_option("the message below")
+        await chat.button("Done").click()
+        await chat.ask("!")
+        assert contents(engine.requests[-1])[0] == "Be brief."
+
+
 async def test_every_option_of_the_api_is_there(tabs: Tabs) -> None:
     async with serving() as served:
         chat = await tabs.open(served.url)

@@ -73,8 +73,8 @@ export function requestBody(settings, path) {
   }
   const body = { query: path.at(-1).text, ...settings.options };
   if (messages.length) body.messages = messages;
-  if (settings.system.trim()) body.system = settings.system;
   if (settings.context) body.context = settings.context;
+  else if (settings.system.trim()) body.system = settings.system;
   if (settings.model) body.model = settings.model;
   return body;
 }

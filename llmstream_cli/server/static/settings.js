@@ -102,16 +102,18 @@ function fillContexts(settings, onChange) {
   const contexts = server.status?.contexts ?? [];
   const select = byId("context");
   byId("context-row").hidden = !contexts.length;
-  select.replaceChildren(element("option", { value: "" }, "none"),
+  select.replaceChildren(element("option", { value: "" }, "the message below"),
     ...contexts.map((name) => element("option", { value: name }, name)));
   select.value = settings.context ?? "";
+  byId("system").disabled = Boolean(select.value);
   select.onchange = () => {
     settings.context = select.value || null;
+    byId("system").disabled = Boolean(select.value);
     onChange();
   };
 }
 
 // Returns how many settings differ from the server's.
 export function countChanged({ system, context, options }) {
-  return Object.keys(options).length + Boolean(system.trim()) + Boolean(context);
+  return Object.keys(options).length + Boolean(context || system.trim());
 }
