@@ -66,7 +66,7 @@ class RequestProgress(BaseModel):
     id: str = Field(description="What the response's X-Request-Id says.")
     state: RequestState
     position: int | None = Field(None, description="In the queue, from 1; while it is queued.")
-    prompt_tokens: int | None = Field(None, description="Known when the answer has ended.")
+    prompt_tokens: int | None = Field(None, description="Known when an answer has come to its end.")
     cached_tokens: int | None = Field(None, description="Those of them that were not computed.")
     generated_tokens: int
     seconds: float = Field(description="Since the request, or from it to its end.")
@@ -139,14 +139,14 @@ class ProgressRegistry:
                 f"{KEPT_SECONDS / 60:g} minutes"
             )
         now = self.clock() if progress.ended is None else progress.ended
-        ended_well = progress.ended is not None and progress.finish_reason is not None
+        is_counted = progress.prompt_tokens > 0  # a prompt has a token at least
         state, position = self._state(progress)
         return RequestProgress(
             id=request_id,
             state=state,
             position=position,
-            prompt_tokens=progress.prompt_tokens if ended_well else None,
-            cached_tokens=progress.cached_tokens if ended_well else None,
+            prompt_tokens=progress.prompt_tokens if is_counted else None,
+            cached_tokens=progress.cached_tokens if is_counted else None,
             generated_tokens=progress.generated_tokens,
             seconds=now - progress.started,
             first_token_seconds=_between(progress.started, progress.first_token),

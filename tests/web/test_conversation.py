@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from typing import Any
 
 import pytest
 from playwright.async_api import expect
@@ -213,10 +214,9 @@ async def test_what_is_exported_can_be_imported(tabs: Tabs, kind: str) -> None:
             await chat.button(f"Export as {kind}").click()
         path = await (await download.value).path()
         name = (await download.value).suggested_filename
+        file: Any = {"name": name, "mimeType": "text/plain", "buffer": path.read_bytes()}
         other = await tabs.open(served.url)  # another browser
-        await other.page.set_input_files(
-            "#file", {"name": name, "mimeType": "text/plain", "buffer": path.read_bytes()}
-        )
+        await other.page.set_input_files("#file", file)
         await expect(other.titles).to_have_text(["one"])
         await expect(other.questions).to_have_text(["one\n\ntwo"])
         assert await other.answer.locator(".body").inner_html() == shown
@@ -238,7 +238,7 @@ async def test_all_conversations_are_exported(tabs: Tabs) -> None:
 async def test_another_file_is_refused(tabs: Tabs, content: str) -> None:
     async with serving() as served:
         chat = await tabs.open(served.url)
-        file = {"name": "x.json", "mimeType": "application/json", "buffer": content.encode()}
+        file: Any = {"name": "x.json", "mimeType": "application/json", "buffer": content.encode()}
         await chat.page.set_input_files("#file", file)
         await expect(chat.notice).to_contain_text("x.json cannot be imported")
         await expect(chat.titles).to_have_count(0)

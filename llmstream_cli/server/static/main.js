@@ -120,6 +120,7 @@ function showServer() {
     select.replaceChildren(...names.map((name) => element("option", { value: name }, name)));
   }
   select.value = model?.name ?? "";
+  byId("name").textContent = select.hidden ? model.name : "";
   if (byId("welcome") && model) byId("welcome").firstChild.textContent = `Ask ${model.name}`;
 }
 
