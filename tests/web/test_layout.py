@@ -2,9 +2,8 @@
 
 import functools
 import json
-import shutil
-import subprocess
 from collections.abc import Callable, Coroutine
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -20,21 +19,9 @@ SIZES = [(320, 568), (390, 844), (768, 1024), (1280, 800), (3840, 2160)]
 
 
 @pytest.fixture(scope="session")
-def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The source of axe-core, fetched with npm as it is configured."""
-    npm = shutil.which("npm")
-    assert npm, "the accessibility tests fetch axe-core with npm: apt-get install npm"
-    folder = tmp_path_factory.mktemp("axe")
-    command = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "axe-core@4"]
-    done = subprocess.run(
-        [*command, "--prefix", str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, f"npm cannot fetch axe-core: {done.stderr}"
-    return (folder / "node_modules/axe-core/axe.min.js").read_text()
+def axe() -> str:
+    """The source of axe-core."""
+    return (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
 
 
 async def findings(chat: Chat, axe: str) -> list[str]:

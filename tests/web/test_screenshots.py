@@ -21,7 +21,7 @@ from tests.server.fakes import FakeEngine, Served, serving
 from tests.web.browser import TIMEOUT, Chat, Tabs
 from tests.web.texts import SHOWCASE
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+in_session = pytest.mark.asyncio(loop_scope="session")
 
 DOCS = Path(__file__).parents[2] / "docs"
 MAX_BYTES = 100_000
@@ -71,12 +71,14 @@ async def take(chat: Chat, folder: Path, name: str) -> None:
     assert not await chat.page.evaluate("document.documentElement.scrollWidth > innerWidth")
 
 
+@in_session
 async def test_a_conversation(tabs: Tabs, folder: Path) -> None:
     async with showing(engine(pause=0.002)) as served:
         chat = await tabs.open(served.url, viewport=DESKTOP)
         await with_others(chat)
         await take(chat, folder, "welcome")
         await chat.ask(QUESTION)
+        await chat.page.locator("#log").evaluate("one => one.scrollTo(0, 0)")
         await take(chat, folder, "conversation")
         await chat.button("Regenerate").click()
         await chat.ended()
@@ -89,6 +91,7 @@ async def test_a_conversation(tabs: Tabs, folder: Path) -> None:
         await take(chat, folder, "settings")
 
 
+@in_session
 async def test_an_answer_on_its_way_in_the_dark(tabs: Tabs, folder: Path) -> None:
     running = engine(pause=0.05)
     async with showing(running) as served:
@@ -112,6 +115,7 @@ async def test_an_answer_on_its_way_in_the_dark(tabs: Tabs, folder: Path) -> Non
         await chat.ended()
 
 
+@in_session
 async def test_a_server_that_has_gone(tabs: Tabs, folder: Path) -> None:
     async with showing(engine(pause=0.05)) as served:
         chat = await tabs.open(served.url, viewport=DESKTOP)
@@ -122,6 +126,7 @@ async def test_a_server_that_has_gone(tabs: Tabs, folder: Path) -> None:
     await take(chat, folder, "down")
 
 
+@in_session
 async def test_a_key_is_wanted(tabs: Tabs, folder: Path) -> None:
     async with showing(engine(), api_keys=("right",)) as served:
         chat = await tabs.open(served.url, viewport=DESKTOP, color_scheme="dark")
@@ -129,8 +134,9 @@ async def test_a_key_is_wanted(tabs: Tabs, folder: Path) -> None:
         await take(chat, folder, "key")
 
 
+@in_session
 async def test_a_phone(tabs: Tabs, folder: Path) -> None:
-    async with showing(engine()) as served:
+    async with showing(engine(pause=0.004)) as served:
         chat = await tabs.open(served.url, viewport=PHONE, has_touch=True, is_mobile=True)
         await with_others(chat)
         await chat.ask(QUESTION)
@@ -140,7 +146,7 @@ async def test_a_phone(tabs: Tabs, folder: Path) -> None:
         await take(chat, folder, "phone-list")
 
 
-async def test_the_documentation_shows_each_of_them() -> None:
+def test_the_documentation_shows_each_of_them() -> None:
     shown = re.findall(r"\((web/[\w-]+\.png)\)", (DOCS / "web.md").read_text())
     assert sorted(shown) == sorted(f"web/{path.name}" for path in (DOCS / "web").iterdir())
     taken = re.findall(r'take\(chat, folder, "([\w-]+)"\)', Path(__file__).read_text())

@@ -35,7 +35,7 @@ function describe(message) {
   return {
     isRunning,
     note: isRunning ? answer.note : "",
-    actions: answer ? { copy: "Copy" } : actions,
+    actions: isRunning ? {} : answer ? { copy: "Copy" } : actions,
     versions: answer ? [] : siblings(messages, message),
   };
 }
