@@ -9,6 +9,7 @@ import typer
 
 import llmstream_cli
 from llmstream_cli.cli import models_app, options
+from llmstream_cli.cli.model_order import ModelOrderCommand, model_choices
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.terminal import complain, discard_output
 from llmstream_cli.core.api import EngineConfig, SamplingParams
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.add_typer(models_app.app, name="models")
 
 _OPTIONS = {
+    "keep_alive": "keep_alive",
     "max_seqs": "parallel",
     "max_queue": "queue",
     "timeout_seconds": "timeout",
@@ -153,13 +155,17 @@ def ask(
 
 
 @app.command(
-    help="Serve a model over HTTP: plain text streams, and a page to try it."
+    cls=ModelOrderCommand,
+    help="Serve models over HTTP: plain text streams, and a page to try it."
+    "\n\nThe first model is loaded at the start; others when a request asks for them, as far as "
+    "--memory goes."
     "\n\nStandard output gets the server's URL, standard error the log. The first Ctrl-C or "
-    "SIGTERM lets answers end for --drain seconds; the second Ctrl-C leaves at once."
+    "SIGTERM lets answers end for --drain seconds; the second Ctrl-C leaves at once.",
 )
 def serve(
-    features: options.Features = None,
-    model: options.Model = None,
+    context: typer.Context,
+    features: options.ServedFeatures = None,
+    model: options.ServedModelFiles = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 3030,
     certfile: options.CertFile = None,
@@ -173,6 +179,8 @@ def serve(
     queue: options.Queue = 64,
     timeout: options.Timeout = 1800.0,
     drain: options.Drain = 20.0,
+    memory: options.MaxMemory = None,
+    keep_alive: options.KeepAlive = None,
     template: options.Template = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
@@ -191,6 +199,9 @@ def serve(
 ) -> int:
     """Turn the options into settings, and serve."""
     from llmstream_cli.cli.serve import Serve, read_keys
+    from llmstream_cli.cli.served_models import Residence
+    from llmstream_cli.models.sizes import parse_size
+    from llmstream_cli.server.keep_alive import keep_alive_seconds
     from llmstream_cli.server.settings import ServerSettings
 
     sampling = SamplingOptions(
@@ -215,9 +226,13 @@ def serve(
         timeout_seconds=timeout,
         drain_seconds=drain,
     )
+    residence = Residence(
+        max_bytes=None if memory is None else parse_size(memory),
+        keep_alive=None if keep_alive is None else keep_alive_seconds(keep_alive),
+    )
     return Serve(
-        features=features,
-        model=model,
+        models=model_choices(context),
+        residence=residence,
         template=template,
         sampling=sampling,
         parallel=parallel,

@@ -1,7 +1,6 @@
 """`llmstream models show`: what a model is, from its preset and from the head of its file."""
 
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping
@@ -10,9 +9,7 @@ from pathlib import Path
 
 from llmstream_cli.cli.model_files import NamedModel, find_file, named_model
 from llmstream_cli.cli.terminal import without_controls
-from llmstream_cli.models.gguf_format import GGUFHeader
-from llmstream_cli.models.gguf_header import read_header
-from llmstream_cli.models.quants import part_names
+from llmstream_cli.models.file_facts import FileFacts, read_facts
 from llmstream_cli.models.sizes import human_size
 
 _COUNTS = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
@@ -37,31 +34,17 @@ class Show:
         return 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _FileFacts:
-    """What a file says of itself; each attribute is a field of `--json`."""
-
-    architecture: str | None
-    full_name: str | None
-    num_parameters: int
-    weight_types: Mapping[str, int]
-    ctx_size: int | None
-    chat_template: str | None
-    licence: str | None
-
-
 def _facts(model: NamedModel) -> dict[str, object]:
     """Gather the fields of `--json`; what is unknown is null."""
     path = find_file(model)
-    paths = _parts(path) if path is not None else ()
-    headers = [read_header(part) for part in paths]
+    facts = read_facts(path) if path is not None else None
     return {
         "name": model.name,
         "downloaded": path is not None,
         "path": os.fspath(path) if path is not None else None,
-        "size_bytes": sum(header.file_size for header in headers) or _size_of_preset(model),
+        "size_bytes": facts.file_bytes if facts is not None else _size_of_preset(model),
         **_origin(model, path),
-        **_model_facts(model, _read(headers) if headers else None),
+        **_model_facts(model, facts),
         **_preset_facts(model),
     }
 
@@ -75,17 +58,11 @@ def _origin(model: NamedModel, path: Path | None) -> dict[str, object]:
     return {"package": None, "repo": repo, "file": file}
 
 
-def _parts(path: Path) -> tuple[Path, ...]:
-    """Return all files of a model, of which some may not be there; the first of them must."""
-    rest = part_names(path.name)[1:]
-    return (path, *(part for part in map(path.with_name, rest) if part.is_file()))
-
-
 def _size_of_preset(model: NamedModel) -> int | None:
     return model.preset.size_bytes if model.preset is not None else None
 
 
-def _model_facts(model: NamedModel, facts: _FileFacts | None) -> dict[str, object]:
+def _model_facts(model: NamedModel, facts: FileFacts | None) -> dict[str, object]:
     """Return what the file says, else what the preset does."""
     preset = model.preset
     known: dict[str, object] = {
@@ -116,33 +93,6 @@ def _preset_facts(model: NamedModel) -> dict[str, object]:
         "stop": list(preset.stop) if preset is not None else [],
         "memory_bytes": preset.memory_bytes() if preset is not None else None,
     }
-
-
-def _read(headers: list[GGUFHeader]) -> _FileFacts:
-    """Read what the first part says, and count the weights of all."""
-    metadata = headers[0].metadata
-    architecture = _text(headers[0], "general.architecture")
-    ctx_size = metadata.get(f"{architecture}.context_length")
-    sizes: dict[str, int] = {}
-    num_parameters = 0
-    for header in headers:
-        for tensor in header.tensors.values():
-            num_parameters += math.prod(tensor.shape)
-            sizes[tensor.type.name] = sizes.get(tensor.type.name, 0) + tensor.size
-    return _FileFacts(
-        architecture=architecture,
-        full_name=_text(headers[0], "general.name"),
-        num_parameters=num_parameters,
-        weight_types=dict(sorted(sizes.items(), key=lambda item: -item[1])),
-        ctx_size=ctx_size if isinstance(ctx_size, int) else None,
-        chat_template=_text(headers[0], "tokenizer.chat_template"),
-        licence=_text(headers[0], "general.license"),
-    )
-
-
-def _text(header: GGUFHeader, key: str) -> str | None:
-    value = header.metadata.get(key)
-    return value if isinstance(value, str) and value else None
 
 
 def as_lines(facts: Mapping[str, object]) -> str:

@@ -43,6 +43,26 @@ Model = Annotated[
         help="A model by its .gguf file, or on the Hugging Face Hub: user/repo, user/repo:Q8_0.",
     ),
 ]
+ServedFeatures = Annotated[
+    list[str] | None,
+    _model(
+        "--features",
+        "-f",
+        metavar="NAME",
+        help="A model by its name; may be repeated, and mixed with --model. The first is the one "
+        "that answers requests which name none.",
+    ),
+]
+ServedModelFiles = Annotated[
+    list[str] | None,
+    _model(
+        "--model",
+        "-m",
+        metavar="FILE|REPO",
+        help="A model by its .gguf file, or on the Hugging Face Hub: user/repo, user/repo:Q8_0; "
+        "may be repeated.",
+    ),
+]
 RepoFile = Annotated[
     str | None, _model("--file", metavar="NAME", help="The file of the repository in --model.")
 ]
@@ -296,6 +316,25 @@ Timeout = Annotated[
 Drain = Annotated[
     float,
     _load("--drain", metavar="SECONDS", help="How long answers may go on after a signal to stop."),
+]
+
+MaxMemory = Annotated[
+    str | None,
+    _load(
+        "--memory",
+        metavar="SIZE",
+        help="What all loaded models may take together, as 8G.",
+        show_default="what is available at the start but for a tenth of the machine's",
+    ),
+]
+KeepAlive = Annotated[
+    str | None,
+    _load(
+        "--keep-alive",
+        metavar="TIME",
+        help="Unload a model that nobody has asked for so long: 300, 5m, 1h; 0 at once; -1 never.",
+        show_default="never for the first model, 5m for the others",
+    ),
 ]
 
 SlotCtxSize = Annotated[

@@ -1,7 +1,7 @@
 """What the skins know of an engine: requests, chunks, and the protocol that every engine speaks."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -140,6 +140,8 @@ class GenerationRequest:
         sampling: how to draw and when to stop.
         prompt: continue this instead of `messages`, as it is: text, in which control tokens are
             read, or token ids.
+        keep_alive: how many seconds the model stays loaded after this and later answers, where
+            requests load it (see `Residency`); infinite is for good, None as before.
 
     Raises:
         InvalidValueError: there are both messages and a prompt, or neither.
@@ -148,10 +150,13 @@ class GenerationRequest:
     messages: tuple[Message, ...] = ()
     sampling: SamplingParams = SamplingParams()
     prompt: str | tuple[int, ...] | None = None
+    keep_alive: float | None = None
 
     def __post_init__(self) -> None:
         if bool(self.messages) == (self.prompt is not None):
             raise InvalidValueError("a request has either messages or a prompt")
+        if self.keep_alive is not None and not self.keep_alive >= 0:
+            raise InvalidValueError("keep_alive must not be negative")
 
 
 class FinishReason(StrEnum):
@@ -347,10 +352,26 @@ class EngineMetrics:
     restarts: int = 0
     rss_bytes: int = 0
 
+    def after(self, past: "EngineMetrics") -> "EngineMetrics":
+        """Return this state, with the counters of an engine that came before added to its own."""
+        counted = {name: getattr(past, name) + getattr(self, name) for name in _COUNTERS}
+        return replace(self, **counted)
+
+
+_COUNTERS = (
+    "prompt_tokens",
+    "cached_tokens",
+    "generated_tokens",
+    "steps",
+    "step_seconds",
+    "restarts",
+)
+
 
 class EngineState(StrEnum):
     """Whether an engine can generate."""
 
+    IDLE = "idle"  # not loaded; a request loads it
     LOADING = "loading"
     READY = "ready"
     RESTARTING = "restarting"  # it died, and is being started again
@@ -403,3 +424,44 @@ class Engine(Protocol):
 
     async def aclose(self) -> None:
         """Stop what runs, release the model, and refuse further requests."""
+
+
+class Residency(Protocol):
+    """When the model of an engine is in memory, where requests load it: see `core.pool`."""
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """The model, if it is loaded; to ask neither loads it nor keeps it."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes of the memory for models; 0 while it is not loaded."""
+
+    @property
+    def loads(self) -> int:
+        """How often it was loaded."""
+
+    @property
+    def load_seconds(self) -> float:
+        """How long all its loads took together."""
+
+    @property
+    def unloads(self) -> int:
+        """How often it was unloaded."""
+
+    @property
+    def expires_seconds(self) -> float:
+        """Seconds until it is unloaded if nobody asks; infinite for never."""
+
+    async def load(self, keep_alive: float | None = None) -> ModelInfo:
+        """Wait until the model is loaded; the time begins anew that it stays loaded.
+
+        Args:
+            keep_alive: as of a `GenerationRequest`.
+
+        Raises:
+            LLMStreamError: as `Engine.generate`.
+        """
+
+    def unload(self) -> None:
+        """Unload the model as soon as it answers no request."""

@@ -10,9 +10,9 @@ DEFAULT_CTX_SIZE = 8192
 
 # The program itself, its libraries, and llama.cpp's buffers for a step: 67 MB measured with a
 # vocabulary of 49,000 tokens; they grow with the vocabulary and the width of the model.
-_OVERHEAD_BYTES = 200_000_000
+OVERHEAD_BYTES = 200_000_000
 
-_BYTES_PER_ELEMENT = 2  # the KV cache holds half-precision numbers
+KV_ELEMENT_BYTES = 2  # the KV cache holds half-precision numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class KVShape:
     @property
     def bytes_per_token(self) -> int:
         """Memory for the keys and values of a token."""
-        return 2 * self.layers * self.kv_heads * self.head_size * _BYTES_PER_ELEMENT
+        return 2 * self.layers * self.kv_heads * self.head_size * KV_ELEMENT_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,4 +138,4 @@ class Preset:
             ctx_size: tokens of the conversation; None is what it may have by default.
         """
         tokens = min(self.ctx_size, ctx_size or DEFAULT_CTX_SIZE)
-        return self.size_bytes + tokens * self.kv.bytes_per_token + _OVERHEAD_BYTES
+        return self.size_bytes + tokens * self.kv.bytes_per_token + OVERHEAD_BYTES

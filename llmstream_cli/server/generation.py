@@ -12,16 +12,11 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
 
-from llmstream_cli.core.api import Chunk, Engine, EngineState, GenerationRequest
-from llmstream_cli.errors import (
-    BusyError,
-    EngineNotReadyError,
-    LLMStreamError,
-    SlowReaderError,
-    TimeLimitError,
-)
+from llmstream_cli.core.api import Chunk, GenerationRequest
+from llmstream_cli.errors import BusyError, LLMStreamError, SlowReaderError, TimeLimitError
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.exchange import current_exchange
+from llmstream_cli.server.served import ServedModel
 
 # What may wait for a slow reader. A chunk counts a little more than its text.
 _MAX_WAITING_BYTES = 4 * 1024 * 1024
@@ -35,33 +30,33 @@ class Generation:
 
     Args:
         context: the server's.
-        engine: generates.
+        served: the model that generates.
         requests: one for each answer.
 
     Raises:
         BusyError: the server is about to stop.
-        EngineNotReadyError: the engine cannot generate now.
     """
 
     def __init__(
-        self, context: ServerContext, engine: Engine, requests: Sequence[GenerationRequest]
+        self, context: ServerContext, served: ServedModel, requests: Sequence[GenerationRequest]
     ) -> None:
         if context.draining:
             raise BusyError("the server is shutting down")
-        status = engine.status
-        if status.state is not EngineState.READY:
-            raise EngineNotReadyError(status.reason or f"the model is {status.state}")
         self._context = context
         self._queue: asyncio.Queue[_Item] = asyncio.Queue()
         self._waiting_bytes = 0
         self._unfinished = len(requests)
         self._deadline = asyncio.get_running_loop().time() + context.settings.timeout_seconds
         self._tasks = [
-            asyncio.create_task(self._read(index, engine.generate(request)))
+            asyncio.create_task(self._read(index, served.engine.generate(request)))
             for index, request in enumerate(requests)
         ]
+        self._model = served.name
         self._exchange = current_exchange()
-        self._progress = context.requests.begin(self._exchange.request_id, engine, len(requests))
+        self._exchange.model = served.name
+        self._progress = context.requests.begin(
+            self._exchange.request_id, served.engine, len(requests)
+        )
         self._started = time.perf_counter()
         self._last_tokens: dict[int, float] = {}
         context.generations.add(self)
@@ -121,10 +116,11 @@ class Generation:
         self._exchange.generated_tokens += len(chunk.token_ids)
         now, last = time.perf_counter(), self._last_tokens.get(index)
         self._last_tokens[index] = now
+        metrics = self._context.metrics
         if last is None:
-            self._context.metrics.first_token_seconds.observe(now - self._started)
+            metrics.first_token_seconds.labels(self._model).observe(now - self._started)
         else:
-            self._context.metrics.token_gap_seconds.observe(now - last)
+            metrics.token_gap_seconds.labels(self._model).observe(now - last)
 
     async def _first(self, wait_seconds: float | None) -> _Item:
         now = asyncio.get_running_loop().time()

@@ -1,7 +1,8 @@
 """What clients send to the Ollama routes, and the generation requests that it makes.
 
 The fields are those of Ollama's API reference. A field that would change the answer and is not
-supported is refused; one that says how to load a model has no effect, because it is loaded.
+supported is refused; one that says how to load a model has no effect, because that is decided when
+the server starts.
 """
 
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from llmstream_cli.core.api import GenerationRequest, SamplingParams
-from llmstream_cli.errors import InvalidFieldError
+from llmstream_cli.errors import InvalidFieldError, InvalidValueError
 from llmstream_cli.prompts.messages import Message, Role
 from llmstream_cli.server.dialect import (
     JSON_OBJECT,
@@ -21,6 +22,7 @@ from llmstream_cli.server.dialect import (
     schema_text,
     seed_param,
 )
+from llmstream_cli.server.keep_alive import keep_alive_seconds
 
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 _NO_BOUND = {-1, -2}  # of num_predict: without end, and until the context is full
@@ -94,7 +96,7 @@ class _GenerationFields(_Fields):
     options: OllamaOptions | None = None
     format: Any = None
     think: bool | str | None = None
-    keep_alive: Any = None  # the model stays loaded
+    keep_alive: float | str | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
@@ -102,6 +104,20 @@ class _GenerationFields(_Fields):
     def streams(self) -> bool:
         """Whether to answer line by line, which is what a client gets that does not say."""
         return self.stream is not False
+
+    @property
+    def keep_alive_seconds(self) -> float | None:
+        """How long the model stays loaded from now on; None leaves that as it is.
+
+        Raises:
+            InvalidFieldError: it is no duration.
+        """
+        if self.keep_alive is None or self.keep_alive == "":
+            return None
+        try:
+            return keep_alive_seconds(self.keep_alive)
+        except InvalidValueError as error:
+            raise _refusal("keep_alive", str(error)) from error
 
     def _sampling(self, defaults: SamplingParams) -> SamplingParams:
         if self.think not in (None, False):
@@ -136,7 +152,7 @@ class ChatRequest(_GenerationFields):
     tools: list[Any] | None = None
 
     def generation_request(self, defaults: SamplingParams) -> GenerationRequest | None:
-        """Return the request; None if the client only wants the model to be loaded.
+        """Return the request; None if the client only wants the model to be loaded or unloaded.
 
         Raises:
             InvalidValueError: a value is out of its bounds, or asks for what there is not.
@@ -148,7 +164,9 @@ class ChatRequest(_GenerationFields):
             _message(message, f"messages.{index}")
             for index, message in enumerate(self.messages or ())
         )
-        return GenerationRequest(messages, sampling) if messages else None
+        if not messages:
+            return None
+        return GenerationRequest(messages, sampling, keep_alive=self.keep_alive_seconds)
 
 
 class GenerateRequest(_GenerationFields):
@@ -163,7 +181,7 @@ class GenerateRequest(_GenerationFields):
     images: list[Any] | None = None
 
     def generation_request(self, defaults: SamplingParams) -> GenerationRequest | None:
-        """Return the request; None if the client only wants the model to be loaded.
+        """Return the request; None if the client only wants the model to be loaded or unloaded.
 
         Raises:
             InvalidValueError: a value is out of its bounds, or asks for what there is not.
@@ -172,10 +190,12 @@ class GenerateRequest(_GenerationFields):
         sampling = self._sampling(defaults)
         if not self.prompt:
             return None
+        keep_alive = self.keep_alive_seconds
         if self.raw:
-            return GenerationRequest(sampling=sampling, prompt=self.prompt)
+            return GenerationRequest(sampling=sampling, prompt=self.prompt, keep_alive=keep_alive)
         system = (Message("system", self.system),) if self.system else ()
-        return GenerationRequest((*system, Message("user", self.prompt)), sampling)
+        messages = (*system, Message("user", self.prompt))
+        return GenerationRequest(messages, sampling, keep_alive=keep_alive)
 
     def _refuse_unsupported(self) -> None:
         if self.suffix:

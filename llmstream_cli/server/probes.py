@@ -18,26 +18,35 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether requests would be answered now.
+    """Whether requests that name no model would be answered now.
 
     Attributes:
         status: `ready`, or why not.
         reason: the same for a person; empty when ready.
+        models: the state of each model.
     """
 
     status: EngineState | Literal["draining"]
     reason: str = ""
+    models: dict[str, EngineState]
+
+
+_ANSWERING = {EngineState.READY, EngineState.IDLE}
 
 
 def readiness(context: ServerContext) -> Readiness:
-    """Return the state of the server, and of the first engine that is not ready."""
+    """Return the state of the server, which is that of its default model.
+
+    A model that is idle counts as ready: a request loads it.
+    """
+    models = {model.name: model.engine.status.state for model in context.models.models}
     if context.draining:
-        return Readiness(status="draining", reason="the server is shutting down")
-    for model in context.models.models:
-        status = model.engine.status
-        if status.state is not EngineState.READY:
-            return Readiness(status=status.state, reason=status.reason)
-    return Readiness(status=EngineState.READY)
+        reason = "the server is shutting down"
+        return Readiness(status="draining", reason=reason, models=models)
+    default = context.models.default.engine.status
+    if default.state in _ANSWERING:
+        return Readiness(status=EngineState.READY, models=models)
+    return Readiness(status=default.state, reason=default.reason, models=models)
 
 
 def probe_routes(context: ServerContext) -> Blueprint:

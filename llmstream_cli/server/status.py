@@ -41,13 +41,12 @@ class ServerStatus(BaseModel):
 
 
 async def _describe(model: ServedModel) -> ModelStatus:
-    status, metrics = model.engine.status, model.engine.metrics
-    ready = status.state is EngineState.READY
+    status, metrics, info = model.engine.status, model.engine.metrics, await model.loaded()
     return ModelStatus(
         name=model.name,
         state=status.state,
         reason=status.reason,
-        ctx_size=(await model.engine.ready()).ctx_size if ready else None,
+        ctx_size=None if info is None else info.ctx_size,
         sampling=as_fields(model.sampling),
         slots=metrics.slots,
         running=metrics.running,

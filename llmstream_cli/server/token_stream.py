@@ -214,7 +214,7 @@ def token_stream_routes(server: ServerContext) -> Blueprint:
         asked = await read_model(TokenStreamRequest)
         model = server.models.find(asked.model)
         request = asked.generation(model.sampling, server.contexts)
-        response = await stream(model.engine, [request], PlainText())
+        response = await stream(model, [request], PlainText())
         response.headers["X-Model"] = model.name
         return response
 

@@ -19,7 +19,7 @@ from llmstream_cli.core.api import (
     SamplingParams,
     Usage,
 )
-from llmstream_cli.errors import LLMStreamError
+from llmstream_cli.errors import EngineNotReadyError, LLMStreamError
 from llmstream_cli.server.app import create_app
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.listener import Listener
@@ -65,6 +65,8 @@ class FakeEngine:
         return ModelInfo("fake", "a fake", 1024, 0.0, {})
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
+        if self.status.state is not EngineState.READY:
+            raise EngineNotReadyError(self.status.reason)
         self.requests.append(request)
         self.running += 1
         num_tokens = 0
@@ -107,6 +109,11 @@ class Served:
     app: Quart
     context: ServerContext
     listener: Listener
+
+    @property
+    def model(self) -> ServedModel:
+        """The model that the engine is of."""
+        return self.context.models.default
 
     @property
     def port(self) -> int:

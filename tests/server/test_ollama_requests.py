@@ -148,7 +148,7 @@ def test_without_a_prompt_there_is_only_a_model_to_load() -> None:
 
 
 def test_what_changes_nothing_is_taken() -> None:
-    fields = {"keep_alive": "5m", "think": False, "suffix": "", "template": "", "context": []}
+    fields = {"keep_alive": "", "think": False, "suffix": "", "template": "", "context": []}
     assert generate(**fields, images=[], system="", raw=False) == generate()
     assert chat(tools=[], think=False, keep_alive=-1, format="") == chat()
 

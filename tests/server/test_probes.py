@@ -49,7 +49,11 @@ async def test_ready_tells_the_engines_state(state: EngineState, status: int) ->
     engine = FakeEngine(status=EngineStatus(state, "why"))
     reply = await get("/ready", engine)
     assert reply.status == status
-    assert json.loads(reply.body) == {"status": state, "reason": "why" if status != 200 else ""}
+    assert json.loads(reply.body) == {
+        "status": state,
+        "reason": "why" if status != 200 else "",
+        "models": {"fake": state},
+    }
     assert (await get("/health", engine)).status == 200
 
 
@@ -102,11 +106,11 @@ async def test_the_metrics_count_requests_and_ask_the_engine() -> None:
         for family in text_string_to_metric_families(reply.body.decode())
         for sample in family.samples
     }
-    assert values["llmstream_requests_total", "/token_stream", "200", "complete"] == 1
-    assert values["llmstream_requests_total", "/token_stream", "422", "complete"] == 1
-    assert values["llmstream_requests_total", "404", "complete", "unmatched"] == 2
-    assert values["llmstream_first_token_seconds_count",] == 1
-    assert values["llmstream_token_gap_seconds_count",] == 2
+    assert values["llmstream_requests_total", "/token_stream", "200", "complete", "fake"] == 1
+    assert values["llmstream_requests_total", "", "/token_stream", "422", "complete"] == 1
+    assert values["llmstream_requests_total", "", "404", "complete", "unmatched"] == 2
+    assert values["llmstream_first_token_seconds_count", "fake"] == 1
+    assert values["llmstream_token_gap_seconds_count", "fake"] == 2
     assert values["llmstream_engine_running", "fake"] == 2
     assert values["llmstream_engine_generated_tokens_total", "fake"] == 99
     assert values["llmstream_engine_restarts_total", "fake"] == 1
@@ -124,7 +128,7 @@ async def logged(data: bytes, engine: FakeEngine, caplog: pytest.LogCaptureFixtu
 
 async def test_a_request_has_one_line_with_its_tokens(caplog: pytest.LogCaptureFixture) -> None:
     (line,) = await logged(post(BODY, "X-Request-Id: my-id"), FakeEngine(), caplog)
-    pattern = r"POST /token_stream 200 complete \d+\.\d{3}s 7\+3 tokens 127\.0\.0\.1 my-id"
+    pattern = r"POST /token_stream 200 complete \d+\.\d{3}s 7\+3 tokens fake 127\.0\.0\.1 my-id"
     assert re.fullmatch(pattern, line)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from playwright.async_api import expect
 
-from llmstream_cli.core.api import GenerationRequest
+from llmstream_cli.core.api import EngineState, EngineStatus, GenerationRequest
+from llmstream_cli.server.served import ServedModel, ServedModels
 from llmstream_cli.server.token_stream import TokenStreamRequest
 from tests.server.fakes import FakeEngine, serving, until
 from tests.web.browser import TIMEOUT, Tabs
@@ -161,6 +162,25 @@ async def test_a_context_is_chosen_by_name(tabs: Tabs) -> None:
         await chat.button("Done").click()
         await chat.ask("!")
         assert contents(engine.requests[-1])[0] == "Be brief."
+
+
+async def test_a_model_is_chosen_where_there_are_several(tabs: Tabs) -> None:
+    engine = FakeEngine()
+    other = FakeEngine(("other",), status=EngineStatus(EngineState.IDLE))
+    async with serving(engine) as served:
+        served.context.models = ServedModels(
+            [ServedModel(("first",), engine, 0), ServedModel(("second",), other, 0)]
+        )
+        chat = await tabs.open(served.url)
+        model = chat.page.get_by_label("Model")
+        await expect(model.locator("option")).to_have_text(["first", "second (idle)"])
+        await expect(model).to_have_value("first")
+        await model.select_option("second")
+        assert await chat.ask("?") == "other"
+        await expect(chat.note).to_contain_text("second")
+        await chat.reload()
+        await expect(model).to_have_value("second", timeout=TIMEOUT)
+        assert not engine.requests
 
 
 async def test_every_option_of_the_api_is_there(tabs: Tabs) -> None:

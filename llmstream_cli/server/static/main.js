@@ -112,16 +112,21 @@ function showServer() {
   byId("banner").hidden = !text;
   if (!status) return;
   byId("version").textContent = `llmstream ${status.version}`;
-  const names = status.models.map(({ name }) => name);
-  const select = byId("model");
-  select.hidden = names.length < 2;
-  if (select.dataset.names !== names.join()) {
-    select.dataset.names = names.join();
-    select.replaceChildren(...names.map((name) => element("option", { value: name }, name)));
-  }
-  select.value = model?.name ?? "";
-  byId("name").textContent = select.hidden ? model.name : "";
+  showModels(status.models, model);
   if (byId("welcome") && model) byId("welcome").firstChild.textContent = `Ask ${model.name}`;
+}
+
+function showModels(models, chosen) {
+  const select = byId("model");
+  select.hidden = models.length < 2;
+  byId("name").textContent = select.hidden ? chosen.name : "";
+  const labels = models.map(({ name, state }) => (state === "ready" ? name : `${name} (${state})`));
+  if (select.dataset.labels !== labels.join()) {
+    select.dataset.labels = labels.join();
+    select.replaceChildren(...labels.map((label, place) =>
+      element("option", { value: models[place].name }, label)));
+  }
+  select.value = chosen.name;
 }
 
 function announce(text) {

@@ -1,0 +1,38 @@
+"""`--features` and `--model` of one command line, in the order in which they were given.
+
+Parsers collect the values of each option by itself, which loses the order between the two.
+"""
+
+from typing import TYPE_CHECKING
+
+import typer
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from llmstream_cli.models.resolve import ModelChoice
+
+_KEY = f"{__name__}.choices"
+_OPTIONS = {"features": "preset", "model": "model"}
+
+
+class ModelOrderCommand(TyperCommand):
+    """A command that notes the order; `model_choices` returns it."""
+
+    def parse_args(  # type: ignore[override]  # Typer makes contexts of its own type alone
+        self, ctx: typer.Context, args: list[str]
+    ) -> list[str]:
+        """Parse twice: for the order, and as ever."""
+        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        remaining = {name: iter(values.get(name) or ()) for name in _OPTIONS}
+        ctx.meta[_KEY] = [
+            (param.name, next(remaining[param.name])) for param in order if param.name in remaining
+        ]
+        return super().parse_args(ctx, args)
+
+
+def model_choices(ctx: typer.Context) -> "tuple[ModelChoice, ...]":
+    """Return the models that were named; the default where none was."""
+    from llmstream_cli.models.resolve import ModelChoice
+
+    chosen = [ModelChoice(**{_OPTIONS[name]: value}) for name, value in ctx.meta[_KEY]]
+    return tuple(chosen) or (ModelChoice(),)
