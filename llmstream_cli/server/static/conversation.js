@@ -171,7 +171,7 @@ export function fromMarkdown(text) {
   }
   if (!turns.length) throw new Error("the file has no turns that this page has exported");
   for (const { role, lines } of turns) {
-    const content = lines.join("\n").replace(/^\n|\n\n?$/g, "");
+    const content = lines.slice(lines[0] ? 0 : 1, lines.at(-1) ? undefined : -1).join("\n");
     if (role === "system") conversation.settings.system = content;
     else messages.push(newMessage(conversation.id, conversation.leaf, role, content));
     conversation.leaf = messages.at(-1)?.id ?? null;
