@@ -35,8 +35,8 @@ function describe(message) {
   return {
     isRunning,
     note: isRunning ? answer.note : "",
-    actions: isRunning ? {} : answer ? { copy: "Copy" } : actions,
-    versions: answer ? [] : siblings(messages, message),
+    actions: isRunning ? {} : actions,
+    versions: siblings(messages, message),
   };
 }
 
@@ -51,6 +51,7 @@ function show() {
   const isRunning = answers.has(conversation.id);
   byId("send").hidden = isRunning;
   byId("stop").hidden = !isRunning;
+  byId("log").classList.toggle("busy", isRunning); // with which most actions are out of sight
   byId("title").textContent = conversation.title || "New conversation";
   document.title = conversation.title ? `${conversation.title} \u2013 llmstream` : "llmstream";
   byId("more").hidden = !path.length;

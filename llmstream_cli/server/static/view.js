@@ -13,6 +13,7 @@ class MessageView {
 
   constructor(message) {
     this.message = message;
+    this.key = ""; // of what the actions were made
     this.isUser = message.role === "user";
     this.body = element("div", { class: this.isUser ? "body" : "body markdown" });
     this.note = element("p", { class: "note" });
@@ -124,14 +125,14 @@ export class View {
     const text = isRunning ? note || "Sent" : describeStats(message);
     if (view.note.textContent !== text) view.note.textContent = text;
     view.note.hidden = view.isUser;
+    const key = JSON.stringify([message.error, versions.map(({ id }) => id), actions]);
+    if (view.key === key) return; // the buttons stay, and the focus on them
+    view.key = key;
     const pieces = message.error ? [element("p", { class: "error" }, message.error)] : [];
     if (versions.length > 1) pieces.push(this.#chooser(versions, message));
     for (const [action, label] of Object.entries(actions)) {
       pieces.push(element("button", { type: "button", class: "quiet", "data-action": action }, label));
     }
-    const key = JSON.stringify([message.error, versions.map(({ id }) => id), actions]);
-    if (view.actions.dataset.key === key) return; // keeps the focus where it is
-    view.actions.dataset.key = key;
     view.actions.replaceChildren(...pieces);
   }
 
