@@ -8,6 +8,7 @@ const calls = {
   path: ({ messages, leaf }) => module.pathTo(new Map(messages.map((one) => [one.id, one])), leaf),
   leaf: ({ messages, message }) =>
     module.newestLeaf(new Map(messages.map((one) => [one.id, one])), message),
+  thought: (text) => module.partThought(text),
   title: (text) => module.titleFrom(text),
   markdown: ({ conversation, path }) =>
     module.fromMarkdown(module.toMarkdown(conversation, path))[0],

@@ -115,6 +115,19 @@ async def test_regenerate_keeps_the_other_answer(tabs: Tabs) -> None:
         await expect(chat.answer.locator(".body")).to_have_text("one")
 
 
+async def test_what_a_model_thinks_stands_apart(tabs: Tabs) -> None:
+    engine = FakeEngine(("<thi", "nk>\nLet me", " see.\n", "</think>", "\n\n**Yes**"))
+    async with serving(engine) as served:
+        chat = await tabs.open(served.url)
+        assert await chat.ask("?") == "Yes"
+        thought = chat.answer.locator("details")
+        await expect(thought.locator("p")).to_be_hidden()
+        await thought.get_by_text("Reasoning").click()
+        await expect(thought.locator("p")).to_have_text("Let me see.")
+        await chat.ask("And?")
+        assert contents(engine.requests[-1]) == ["?", "**Yes**", "And?"]
+
+
 async def test_the_settings_are_sent_and_can_be_reset(tabs: Tabs) -> None:
     engine = FakeEngine()
     async with serving(engine) as served:

@@ -59,6 +59,30 @@ def test_a_question_without_an_answer_is_left_out(worker: Worker) -> None:
     assert body(worker, unanswered) == {"query": "two"}
 
 
+def test_what_a_model_thought_is_not_sent_again(worker: Worker) -> None:
+    thought = "<think>Hm.</think>\n\ntwo"
+    path = [message("q1", None, "one"), message("a1", "q1", thought), message("q2", "a1", "three")]
+    assert body(worker, path)["messages"][1] == {"role": "assistant", "content": "two"}
+    unfinished = [path[0], message("a1", "q1", "<think>Hm"), path[2]]
+    assert body(worker, unfinished) == {"query": "three"}
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "answer"),
+    [
+        ("plain", "", "plain"),
+        ("<think>\nHm.\n</think>\n\nYes", "Hm.", "Yes"),
+        ("\n<think>Hm", "Hm", ""),
+        ("<think></think>Yes", "", "Yes"),
+        ("A <think> tag</think>", "", "A <think> tag</think>"),
+    ],
+)
+def test_a_thought_comes_first_and_in_a_tag(
+    worker: Worker, text: str, thought: str, answer: str
+) -> None:
+    assert call(worker, "thought", text) == {"thought": thought, "answer": answer}
+
+
 def test_settings_are_fields_of_the_request(worker: Worker) -> None:
     path = [message("q", None, "?")]
     told = body(worker, path, system="Be brief.", model="m", options={"top_k": 3, "stop": ["x"]})

@@ -40,24 +40,12 @@ CORPUS = [
     f"`<script>{RUN}</script>` **<script>{RUN}</script>** &lt;script&gt;{RUN}&lt;/script&gt;",
     f"</div></article></main><script>{RUN}</script><!-- --><![CDATA[<script>{RUN}</script>",
     f"</textarea><script>{RUN}</script></title><script>{RUN}</script>{{{{7*7}}}}${{{RUN}}}",
+    f"<think><script>{RUN}</script><img src={ELSEWHERE}/a.png></think><b>x</b>",
     "\u202e\u2066gnp.exe \u0000 \ufeff \U000e0041 \u2028",
 ]
-ALLOWED = {
-    "A",
-    "ARTICLE",
-    "B",
-    "BLOCKQUOTE",
-    "BR",
-    "BUTTON",
-    "CODE",
-    "DEL",
-    "DIV",
-    "EM",
-    "H2",
-    "H3",
-}
-ALLOWED |= {"H4", "H5", "H6", "HR", "LI", "OL", "P", "PRE", "SPAN", "STRONG", "TABLE", "TBODY"}
-ALLOWED |= {"TD", "TH", "THEAD", "TR", "UL", "SVG", "USE"}
+ALLOWED = {"A", "ARTICLE", "B", "BLOCKQUOTE", "BR", "BUTTON", "CODE", "DEL", "DETAILS", "DIV"}
+ALLOWED |= {"EM", "H2", "H3", "H4", "H5", "H6", "HR", "I", "LI", "OL", "P", "PRE", "SPAN"}
+ALLOWED |= {"STRONG", "SUMMARY", "SVG", "TABLE", "TBODY", "TD", "TH", "THEAD", "TR", "UL", "USE"}
 
 
 async def check(chat: Chat) -> None:
@@ -67,7 +55,7 @@ async def check(chat: Chat) -> None:
             [one.tagName.toUpperCase(), one.getAttributeNames(), one.getAttribute("href")])"""
     )
     for tag, names, href in found:
-        assert tag in ALLOWED | {"I"}
+        assert tag in ALLOWED
         assert not [name for name in names if name.startswith("on") or name in {"src", "style"}]
         assert href is None or re.match(r"(https?|mailto):|#", href)
     assert await chat.page.title() != "ran"

@@ -61,15 +61,22 @@ export function newestLeaf(messages, message) {
   return leaf.id;
 }
 
+// Parts what a reasoning model thinks, which it writes first and in a tag, from what it answers.
+export function partThought(text) {
+  const [all = "", thought = ""] = /^\s*<think>([\s\S]*?)(?:<\/think>\s*|$)/.exec(text) ?? [];
+  return { thought: thought.trim(), answer: text.slice(all.length) };
+}
+
 // Returns the body of a request for the answer to the last message of a path. Questions without
 // an answer are left out: many models' templates want the roles to take turns.
 export function requestBody(settings, path) {
   const messages = [];
   for (let at = 1; at < path.length - 1; at += 1) {
-    const [question, answer] = [path[at - 1], path[at]];
-    if (question.role !== "user" || answer.role !== "assistant" || !answer.text.trim()) continue;
+    const [question, reply] = [path[at - 1], path[at]];
+    const { answer } = partThought(reply.text);
+    if (question.role !== "user" || reply.role !== "assistant" || !answer.trim()) continue;
     messages.push({ role: "user", content: question.text });
-    messages.push({ role: "assistant", content: answer.text });
+    messages.push({ role: "assistant", content: answer });
   }
   const body = { query: path.at(-1).text, ...settings.options };
   if (messages.length) body.messages = messages;

@@ -3,7 +3,7 @@
 import { Answer } from "./answer.js";
 import { hasKey, server, setKey } from "./api.js";
 import {
-  fromJson, fromMarkdown, newConversation, newestLeaf, newMessage, pathTo, requestBody, siblings,
+  fromJson, fromMarkdown, newConversation, newestLeaf, newMessage, partThought, pathTo, requestBody, siblings,
   titleFrom, toJson, toMarkdown,
 } from "./conversation.js";
 import { element } from "./render.js";
@@ -41,6 +41,8 @@ function describe(message) {
 }
 
 function show() {
+  const last = messages.get(conversation.leaf);
+  if (last) conversation.leaf = newestLeaf(messages, last); // another tab may have gone on from it
   const path = pathTo(messages, conversation.leaf);
   if (path.length) {
     byId("welcome")?.remove();
@@ -212,26 +214,36 @@ function focusQuery() {
   if (matchMedia("(hover: hover)").matches) query.focus();
 }
 
+// Another tab has changed a conversation, or several of them.
 async function noteChange(id) {
-  if ((id === null || id === conversation.id) && messages.size) {
-    const found = await store.conversation(conversation.id);
-    if (!found) {
-      const typed = query.value;
-      startNew();
-      query.value ||= typed;
-      return noteDraft();
-    }
-    const own = answers.get(found.id)?.message;
-    const stored = await store.messages(found.id);
-    if (own) stored.set(own.id, own);
-    const goesOn = pathTo(stored, found.leaf).some((message) => message.id === conversation.leaf);
-    const leaf = goesOn && !own ? found.leaf : conversation.leaf;
-    messages = stored;
-    conversation = { ...found, leaf };
-    if (!view.isEditing) show();
-    for (const message of pathTo(messages, leaf)) view.grow(message);
+  const current = conversation;
+  if ((id === null || id === current.id) && messages.size) {
+    const found = await store.conversation(current.id);
+    const stored = await store.messages(current.id);
+    if (current.id !== conversation.id) return;
+    if (!found) leaveDeleted();
+    else takeOver(found, stored);
   }
-  return showList();
+  showList();
+}
+
+function leaveDeleted() {
+  const typed = query.value;
+  startNew();
+  query.value ||= typed;
+  noteDraft();
+}
+
+// What this tab has not written yet stays, and so does the place in the tree.
+function takeOver(found, stored) {
+  const own = answers.get(found.id)?.message;
+  for (const message of stored.values()) {
+    if (message.id !== own?.id) messages.set(message.id, message);
+  }
+  conversation = { ...found, leaf: conversation.leaf };
+  if (view.isEditing) return;
+  show();
+  for (const message of pathTo(messages, conversation.leaf)) view.grow(message);
 }
 
 // ---- asking and answering -----------------------------------------------------------------
@@ -295,7 +307,7 @@ let spoken = { id: "", length: 0, time: 0 };
 function speak(message) {
   if (message.conversation !== conversation.id) return;
   if (spoken.id !== message.id) spoken = { id: message.id, length: 0, time: Date.now() };
-  const fresh = message.text.slice(spoken.length);
+  const fresh = partThought(message.text).answer.slice(spoken.length);
   if (message.ended) {
     const ending = message.error || { complete: "The answer is complete." }[message.ended] || "Stopped.";
     announce(`${fresh} ${ending}`);
@@ -308,7 +320,7 @@ function speak(message) {
 }
 
 const ACTIONS = {
-  copy: (message, button) => view.copy(button, message.text),
+  copy: (message, button) => view.copy(button, partThought(message.text).answer),
   edit: (message) => view.edit(message, (text) => ask(text, message.parent)),
   again: (message) => {
     const question = messages.get(message.parent);

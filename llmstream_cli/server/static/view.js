@@ -1,13 +1,15 @@
 // The messages of a conversation as elements. What the model writes is drawn once a frame at
 // most, however fast it comes.
 
+import { partThought } from "./conversation.js";
 import { MarkdownStream } from "./markdown.js";
 import { copy, element, icon, patch } from "./render.js";
 
 const AT_END = 8; // pixels from the end that still count as the end
 
 class MessageView {
-  #text = "";
+  #text = ""; // what the body shows
+  #thoughtLength = 0;
   #blocks = [];
   #stream = new MarkdownStream();
 
@@ -16,28 +18,36 @@ class MessageView {
     this.key = ""; // of what the actions were made
     this.isUser = message.role === "user";
     this.body = element("div", { class: this.isUser ? "body" : "body markdown" });
+    this.thought = element("details", { hidden: true },
+      element("summary", {}, "Reasoning"), document.createElement("p"));
     this.note = element("p", { class: "note" });
     this.actions = element("div", { class: "actions" });
     this.element = element("article", { class: message.role, "data-id": message.id },
       element("h2", { class: "offscreen" }, this.isUser ? "You" : "Answer"),
-      this.body, this.note, this.actions);
+      ...(this.isUser ? [] : [this.thought]), this.body, this.note, this.actions);
   }
 
   draw() {
-    const { text } = this.message;
-    if (text === this.#text) return;
     if (this.isUser) {
-      this.body.textContent = text;
-    } else {
-      if (!text.startsWith(this.#text)) {
-        this.#stream = new MarkdownStream();
-        this.#text = "";
-      }
-      this.#stream.push(text.slice(this.#text.length));
-      const blocks = this.#stream.blocks();
-      patch(this.body, this.#blocks, blocks);
-      this.#blocks = blocks;
+      this.body.textContent = this.message.text;
+      return;
     }
+    const { thought, answer: text } = partThought(this.message.text);
+    this.thought.hidden = !thought;
+    if (thought.length !== this.#thoughtLength) this.thought.lastChild.textContent = thought;
+    this.#thoughtLength = thought.length;
+    if (text !== this.#text) this.#drawAnswer(text);
+  }
+
+  #drawAnswer(text) {
+    if (!text.startsWith(this.#text)) {
+      this.#stream = new MarkdownStream();
+      this.#text = "";
+    }
+    this.#stream.push(text.slice(this.#text.length));
+    const blocks = this.#stream.blocks();
+    patch(this.body, this.#blocks, blocks);
+    this.#blocks = blocks;
     this.#text = text;
   }
 }
