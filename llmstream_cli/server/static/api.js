@@ -1,6 +1,7 @@
 // The server, as the page sees it: its state, and answers by `fetch` from /token_stream.
 
 import { randomId } from "./conversation.js";
+import { recall, remember } from "./memory.js";
 
 const READY_PAUSE = 15_000; // milliseconds between two looks at the server
 const WAITING_PAUSE = 1_500;
@@ -19,15 +20,7 @@ export class ServerError extends Error {
 // The answer broke off after it had begun.
 export class CutError extends Error {}
 
-function readKey() {
-  try {
-    return sessionStorage.getItem("key") ?? "";
-  } catch {
-    return "";
-  }
-}
-
-let key = readKey(); // of this tab and its session alone
+let key = recall("sessionStorage", "key"); // of this tab and its session alone
 
 export function hasKey() {
   return key !== "";
@@ -35,11 +28,7 @@ export function hasKey() {
 
 export function setKey(value) {
   key = value;
-  try {
-    sessionStorage.setItem("key", value);
-  } catch {
-    // Storage is switched off: the key lasts as long as the page.
-  }
+  remember("sessionStorage", "key", value);
 }
 
 async function request(path, options = {}) {

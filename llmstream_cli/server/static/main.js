@@ -1,21 +1,23 @@
 // The page: puts the conversation, the server and what the user does together.
 
 import { Answer } from "./answer.js";
-import { hasKey, server, setKey } from "./api.js";
+import { server } from "./api.js";
 import {
-  fromJson, fromMarkdown, newConversation, newestLeaf, newMessage, partThought, pathTo, requestBody, siblings,
-  titleFrom, toJson, toMarkdown,
+  fromJson, fromMarkdown, newConversation, newestLeaf, newMessage, partThought, pathTo, requestBody,
+  siblings, titleFrom, toJson, toMarkdown,
 } from "./conversation.js";
+import { recall, remember } from "./memory.js";
 import { element } from "./render.js";
 import { countChanged, fillSettings } from "./settings.js";
+import { speak } from "./speech.js";
+import { showServer } from "./state.js";
 import { MemoryStore, Store } from "./store.js";
+import { announce, askKey, byId, confirmed, download, setTheme, tell } from "./ui.js";
 import { fit, View } from "./view.js";
 
 const SAVE_PAUSE = 1_000; // milliseconds between two writes of a growing answer
-const SPEAK_PAUSE = 4_000; // between two announcements of what has come
 const EXAMPLES = ["Where is Paris?", "Write a haiku about rain.", "Explain recursion to a child."];
 
-const byId = (id) => document.getElementById(id);
 const query = byId("query");
 const view = new View(byId("log"), byId("to-end"));
 const answers = new Map(); // those on their way, by the conversation's id
@@ -76,6 +78,8 @@ function welcome() {
     element("div", { class: "examples" }, ...examples));
 }
 
+const showState = () => showServer(conversation.settings.model);
+
 function showChanged() {
   const count = countChanged(conversation.settings);
   byId("changed").hidden = !count;
@@ -95,47 +99,6 @@ async function showList() {
   byId("conversations").replaceChildren(...items);
 }
 
-const STATES = {
-  unknown: "Connecting", ready: "Ready", idle: "Ready", loading: "Loading", down: "Not reachable",
-  locked: "Needs a key", restarting: "Restarting", failed: "Failed", draining: "Shutting down",
-};
-
-function showServer() {
-  const { status, state, reason } = server;
-  const model = server.model(conversation.settings.model);
-  const isBusy = server.isGood && model?.waiting > 0;
-  byId("state").dataset.state = isBusy ? "busy" : state;
-  byId("state").title = [model?.name, model?.ctx_size && `context of ${model.ctx_size} tokens`, reason]
-    .filter(Boolean).join(", ");
-  byId("state").lastChild.textContent = isBusy ? `Busy, ${model.waiting} waiting` : (STATES[state] ?? state);
-  const isCalm = server.isGood || state === "locked" || state === "unknown";
-  const text = isCalm ? "" : `${state === "down" ? "" : `${STATES[state] ?? state}: `}${reason || "not ready"}.`
-    + " This page goes on by itself when it can.";
-  if (byId("banner").textContent !== text) byId("banner").textContent = text;
-  byId("banner").hidden = !text;
-  if (!status) return;
-  byId("version").textContent = `llmstream ${status.version}`;
-  showModels(status.models, model);
-  if (byId("welcome") && model) byId("welcome").firstChild.textContent = `Ask ${model.name}`;
-}
-
-function showModels(models, chosen) {
-  const select = byId("model");
-  select.hidden = models.length < 2;
-  byId("name").textContent = select.hidden ? chosen.name : "";
-  const labels = models.map(({ name, state }) => (state === "ready" ? name : `${name} (${state})`));
-  if (select.dataset.labels !== labels.join()) {
-    select.dataset.labels = labels.join();
-    select.replaceChildren(...labels.map((label, place) =>
-      element("option", { value: models[place].name }, label)));
-  }
-  select.value = chosen.name;
-}
-
-function announce(text) {
-  byId("live").textContent = text;
-}
-
 // ---- conversations --------------------------------------------------------------------------
 
 // Writes, and says so where the browser does not let it.
@@ -148,28 +111,12 @@ async function keep(work) {
   }
 }
 
-function tell(text) {
-  byId("notice").hidden = false;
-  byId("notice").firstChild.textContent = text;
-}
-
-function readDraft(id) {
-  try {
-    return sessionStorage.getItem(`draft ${id}`) ?? "";
-  } catch {
-    return "";
-  }
-}
+// What is typed belongs to its conversation, and outlives a reload.
+const draftName = () => `draft ${messages.size ? conversation.id : ""}`;
 
 function noteDraft() {
   fit(query);
-  try {
-    const name = `draft ${messages.size ? conversation.id : ""}`;
-    if (query.value) sessionStorage.setItem(name, query.value);
-    else sessionStorage.removeItem(name);
-  } catch {
-    // Storage is full or switched off: the text stays in its box.
-  }
+  remember("sessionStorage", draftName(), query.value);
 }
 
 let opening = ""; // the last that was asked for, as opening takes a moment
@@ -199,11 +146,11 @@ function startNew() {
 function enter(entered, itsMessages) {
   conversation = entered;
   messages = itsMessages;
-  query.value = readDraft(messages.size ? conversation.id : "");
+  query.value = recall("sessionStorage", draftName());
   fit(query);
   view.clear();
   show();
-  showServer();
+  showState();
   view.scrollToEnd();
   toggleNav(false);
   showList();
@@ -280,7 +227,7 @@ async function respond(question, message) {
   let saved = Date.now();
   answer.addEventListener("text", () => {
     if (isShown()) view.grow(message);
-    speak(message);
+    if (isShown()) speak(message);
     if (Date.now() - saved < SAVE_PAUSE) return;
     saved = Date.now();
     save();
@@ -295,28 +242,10 @@ async function respond(question, message) {
   if (isShown()) {
     view.grow(message);
     show();
+    speak(message);
   }
-  speak(message);
   await showList();
   server.look();
-}
-
-let spoken = { id: "", length: 0, time: 0 };
-
-// Announces whole sentences, now and then, and the end.
-function speak(message) {
-  if (message.conversation !== conversation.id) return;
-  if (spoken.id !== message.id) spoken = { id: message.id, length: 0, time: Date.now() };
-  const fresh = partThought(message.text).answer.slice(spoken.length);
-  if (message.ended) {
-    const ending = message.error || { complete: "The answer is complete." }[message.ended] || "Stopped.";
-    announce(`${fresh} ${ending}`);
-  } else if (Date.now() - spoken.time > SPEAK_PAUSE) {
-    const length = Math.max(...[". ", "! ", "? ", "\n"].map((end) => fresh.lastIndexOf(end))) + 1;
-    if (!length) return;
-    announce(fresh.slice(0, length));
-    spoken = { id: message.id, length: spoken.length + length, time: Date.now() };
-  }
 }
 
 const ACTIONS = {
@@ -341,30 +270,6 @@ const ACTIONS = {
 
 // ---- dialogs --------------------------------------------------------------------------------
 
-// Shows a dialog; resolves to whether it was confirmed.
-function confirmed(id) {
-  const dialog = byId(id);
-  dialog.returnValue = "";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok"), { once: true });
-  });
-}
-
-let askingKey = null; // one dialog, however many wait for the key
-
-function askKey(reason) {
-  byId("key-reason").textContent = hasKey() ? reason : "Whoever started it has one.";
-  askingKey ??= confirmed("key-dialog").then((isGiven) => {
-    askingKey = null;
-    if (isGiven) setKey(byId("key").value);
-    byId("key").value = "";
-    if (isGiven) server.look();
-    return isGiven;
-  });
-  return askingKey;
-}
-
 function changeSettings(id, settings) {
   if (conversation.id === id) conversation.settings = settings;
   keep(store.change(id, { settings }));
@@ -375,12 +280,6 @@ function openSettings() {
   const { id, settings } = conversation;
   fillSettings(settings, () => changeSettings(id, settings));
   byId("settings").showModal();
-}
-
-function download(name, type, text) {
-  const url = URL.createObjectURL(new Blob([text], { type }));
-  element("a", { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
 const fileName = () => (conversation.title || "conversation").replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60);
@@ -488,20 +387,6 @@ function send(event) {
   ask(text, conversation.leaf);
 }
 
-function readTheme() {
-  const { theme } = document.documentElement.dataset;
-  byId("theme").value = theme;
-}
-
-function setTheme() {
-  document.documentElement.dataset.theme = byId("theme").value;
-  try {
-    localStorage.setItem("theme", byId("theme").value);
-  } catch {
-    // Storage is switched off: the theme lasts as long as the page.
-  }
-}
-
 function listen() {
   const on = (id, event, act) => byId(id).addEventListener(event, act);
   on("composer", "submit", send);
@@ -520,9 +405,9 @@ function listen() {
   });
   on("model", "change", () => {
     changeSettings(conversation.id, { ...conversation.settings, model: byId("model").value });
-    showServer();
+    showState();
   });
-  on("theme", "change", setTheme);
+  on("theme", "change", () => setTheme(byId("theme").value));
   on("import", "click", () => byId("file").click());
   on("file", "change", async () => {
     const [file] = byId("file").files;
@@ -549,7 +434,7 @@ function listen() {
 }
 
 async function start() {
-  readTheme();
+  byId("theme").value = document.documentElement.dataset.theme;
   try {
     store = await Store.open();
   } catch {
@@ -559,7 +444,7 @@ async function start() {
   const [latest] = await store.conversations();
   conversation = newConversation(latest?.settings);
   store.addEventListener("change", ({ detail }) => noteChange(detail));
-  server.addEventListener("change", showServer);
+  server.addEventListener("change", showState);
   listen();
   if (location.hash) await open(location.hash.slice(1));
   else enter(conversation, messages);

@@ -3,10 +3,9 @@
 
 import { fetchJson, server } from "./api.js";
 import { element } from "./render.js";
+import { byId } from "./ui.js";
 
 const NOT_SAMPLING = new Set(["query", "messages", "system", "context", "model"]);
-
-const byId = (id) => document.getElementById(id);
 
 function kindOf(schema) {
   const types = (schema.anyOf ?? [schema]).filter(({ type }) => type !== "null");
