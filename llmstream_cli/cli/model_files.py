@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llmstream_cli.models import candle, hub
 from llmstream_cli.models.hub import CachedModel
+from llmstream_cli.models.own_preset import OWN_PRESETS
 from llmstream_cli.models.preset import CandleFile, Preset
 from llmstream_cli.models.presets import PRESETS, find_preset
 from llmstream_cli.models.progress import Progress
@@ -38,6 +39,10 @@ def named_model(text: str) -> NamedModel:
         ModelNotFoundError: nothing can be called that.
     """
     match parse_reference(text):
+        case PresetName(name) if own := OWN_PRESETS.get(name.lower()):
+            if isinstance(own.source, LocalFile):
+                return NamedModel(own.name, file=own.source.path)
+            return NamedModel(own.name, _preset_of(own.source.repo, own.source.file), own.source)
         case PresetName(name):
             preset = find_preset(name)
             return NamedModel(preset.name, preset, on_hub(preset))

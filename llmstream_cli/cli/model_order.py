@@ -6,7 +6,8 @@ Parsers collect the values of each option by itself, which loses the order betwe
 from typing import TYPE_CHECKING
 
 import typer
-from typer.core import TyperCommand
+
+from llmstream_cli.cli.settings import SettingsCommand
 
 if TYPE_CHECKING:
     from llmstream_cli.models.resolve import ModelChoice
@@ -15,7 +16,7 @@ _KEY = f"{__name__}.choices"
 _OPTIONS = {"features": "preset", "model": "model"}
 
 
-class ModelOrderCommand(TyperCommand):
+class ModelOrderCommand(SettingsCommand):
     """A command that notes the order; `model_choices` returns it."""
 
     def parse_args(  # type: ignore[override]  # Typer makes contexts of its own type alone
@@ -31,8 +32,10 @@ class ModelOrderCommand(TyperCommand):
 
 
 def model_choices(ctx: typer.Context) -> "tuple[ModelChoice, ...]":
-    """Return the models that were named; the default where none was."""
+    """Return the models that were named; else those that are kept, else the default."""
     from llmstream_cli.models.resolve import ModelChoice
 
-    chosen = [ModelChoice(**{_OPTIONS[name]: value}) for name, value in ctx.meta[_KEY]]
+    kept = [(name, value) for name in _OPTIONS for value in ctx.params[name] or ()]
+    named = ctx.meta[_KEY] or kept
+    chosen = [ModelChoice(**{_OPTIONS[name]: value}) for name, value in named]
     return tuple(chosen) or (ModelChoice(),)

@@ -103,9 +103,10 @@ def serve_models(
                 describe=functools.partial(_describe, candidate),
             )
         )
+    models = ServedModels(served)
     if several:
         _announce_others(candidates[1:], max_bytes)
-    return ServedModels(served)
+    return models
 
 
 def _candidate(found: ResolvedModel, config: EngineConfig, *, fits_ctx: bool) -> _Candidate:

@@ -70,8 +70,8 @@ class _Pool(Protocol):
 class PooledEngine:
     """An engine that is there when it is asked; implements `core.api.Engine` and `Residency`.
 
-    While the model is being loaded for a request, requests wait. While it is being loaded because
-    `start` was called, they are refused with `EngineNotReadyError`, as by any engine.
+    While the model is being loaded for a request, requests wait. While it is being launched, that
+    is loaded because `start` was called, they are refused with `EngineNotReadyError`.
 
     Args:
         pool: that this belongs to; it makes these objects.
@@ -304,7 +304,7 @@ class PooledEngine:
         self._task = asyncio.create_task(work)
 
     async def _load(self) -> None:
-        _log.info("loading %s", self.name)
+        self._tell("loading %s", self.name)
         started = asyncio.get_running_loop().time()
         try:
             self._engine = self._factory()
@@ -317,8 +317,13 @@ class PooledEngine:
             self._fail(EngineError(f"{self.name} could not be loaded: {error!r}"))
         else:
             seconds = asyncio.get_running_loop().time() - started
-            _log.info("loaded %s in %.3f seconds", self.name, seconds)
+            self._tell("loaded %s in %.3f seconds", self.name, seconds)
             self._begin(info, seconds)
+
+    def _tell(self, message: str, *values: object, level: int = logging.INFO) -> None:
+        """Log what comes of a load, unless it is a launch, of which whoever launched it tells."""
+        if not self._launching:
+            _log.log(level, message, *values)
 
     def _begin(self, info: ModelInfo, seconds: float) -> None:
         """Take requests."""
@@ -337,7 +342,7 @@ class PooledEngine:
         """Note why the model cannot be used, for all who wait and who will ask soon."""
         if isinstance(error, InvalidValueError) and not self._launching:
             error = ModelError(f"cannot load {self.name}: {error}")  # no value of the request's
-        _log.warning("%s cannot be used: %s", self.name, error)
+        self._tell("%s cannot be used: %s", self.name, error, level=logging.WARNING)
         self._failure = error
         self._retry_at = asyncio.get_running_loop().time() + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
@@ -352,7 +357,8 @@ class PooledEngine:
         self._change(Phase.UNLOADING, self._close_engine())
 
     def _unload(self, why: str) -> None:
-        _log.info("unloading %s: %s", self.name, why)
+        if not self._closed:
+            _log.info("unloading %s: %s", self.name, why)
         self._stop_timer()
         self.unloads += 1
         self._change(Phase.UNLOADING, self._close_engine())

@@ -14,8 +14,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from llmstream_cli.errors import DownloadError, InvalidValueError, ModelError, ModelNotFoundError
+from llmstream_cli.models.own_preset import OWN_PRESETS, OwnPreset
 from llmstream_cli.models.preset import CandleFile, Preset
 from llmstream_cli.models.presets import DEFAULT_PRESET, PRESETS, find_preset
 from llmstream_cli.models.progress import Progress, Silent
@@ -68,6 +70,7 @@ class ResolvedModel:
         name: what the model goes by: a preset's name, or the file's without its ending.
         seconds: how long it took to find it.
         preset: the preset whose file it is, wherever it lies.
+        own: the user's own preset that named it.
         vouched: it came with an installed package, or has been loaded before and not changed
             since. Another file can abort the process that loads it.
     """
@@ -76,17 +79,29 @@ class ResolvedModel:
     name: str
     seconds: float
     preset: Preset | None = None
+    own: OwnPreset | None = None
     vouched: bool = False
 
     @property
-    def sampling(self) -> Mapping[str, float]:
-        """What the model's authors advise, by the names of the sampling parameters."""
-        return {} if self.preset is None else self.preset.sampling
+    def sampling(self) -> Mapping[str, Any]:
+        """What suits the model, by the names of the sampling parameters.
+
+        A preset of the user's own goes over what the model's authors advise.
+        """
+        advised = {} if self.preset is None else self.preset.sampling
+        return advised if self.own is None else {**advised, **self.own.advice}
 
     @property
     def chat_format(self) -> str | None:
         """The name of the prompt format for a file without a chat template."""
+        if self.own is not None and self.own.chat_format is not None:
+            return self.own.chat_format
         return None if self.preset is None else self.preset.chat_format
+
+    @property
+    def ctx_size(self) -> int | None:
+        """Tokens of context that the user's own preset has for it, if it has any."""
+        return None if self.own is None else self.own.ctx_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +133,12 @@ def resolve(
     """
     started = time.perf_counter()
     choice, progress = choice or ModelChoice(), progress or Silent()
-    found = _find(choice, progress, any_size)
+    own = _own_preset(choice)
+    if own is None:
+        found = _find(choice, progress, any_size)
+    else:
+        choice = replace(choice, tokenizer=choice.tokenizer or own.tokenizer)
+        found = replace(_find_file(own.source, progress, any_size), name=own.name)
     path = found.path
     vouched = found.packaged or has_loaded(path)
     if not vouched:
@@ -129,8 +149,22 @@ def resolve(
         name=found.name,
         seconds=time.perf_counter() - started,
         preset=found.preset,
+        own=own,
         vouched=vouched,
     )
+
+
+def _own_preset(choice: ModelChoice) -> OwnPreset | None:
+    """Return the preset of the user's own that is chosen, if one is."""
+    if not OWN_PRESETS:
+        return None
+    name = choice.preset or DEFAULT_PRESET
+    if choice.model is not None:
+        reference = parse_reference(choice.model)
+        if not isinstance(reference, PresetName):
+            return None
+        name = reference.name
+    return OWN_PRESETS.get(name.lower())
 
 
 def _find(choice: ModelChoice, progress: Progress, any_size: bool) -> _Found:
@@ -143,10 +177,15 @@ def _find(choice: ModelChoice, progress: Progress, any_size: bool) -> _Found:
     if isinstance(reference, LocalFile):
         if choice.file is not None:
             raise InvalidValueError(f"--file names a file of a repository; {choice.model} is none")
+    elif choice.file is not None:
+        reference = replace(reference, file=choice.file)
+    return _find_file(reference, progress, any_size)
+
+
+def _find_file(reference: LocalFile | HubModel, progress: Progress, any_size: bool) -> _Found:
+    if isinstance(reference, LocalFile):
         path = reference.path
     else:
-        if choice.file is not None:
-            reference = replace(reference, file=choice.file)
         path = _from_hub(reference, progress, any_size)
     preset_of_it = _BY_FILE.get(path.name.lower())
     return _Found(path, model_name(path), preset_of_it)

@@ -9,7 +9,7 @@ import re
 from llmstream_cli.errors import InvalidValueError
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_NUMBER = r"\d{1,15}(?:\.\d{0,9})?"
+_NUMBER = r"[0-9]{1,15}(?:\.[0-9]{0,9})?"
 _BARE = re.compile(_NUMBER)
 _PART = re.compile(rf"({_NUMBER})({'|'.join(_UNITS)})")
 _PARTS = re.compile(rf"(?:{_PART.pattern})+")

@@ -9,6 +9,7 @@ from llmstream_cli.core.api import EngineState
 from llmstream_cli.server import metrics
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.openapi import Operation, Reply
+from llmstream_cli.server.served import ServedModel
 
 
 class Health(BaseModel):
@@ -31,22 +32,25 @@ class Readiness(BaseModel):
     models: dict[str, EngineState]
 
 
-_ANSWERING = {EngineState.READY, EngineState.IDLE}
-
-
 def readiness(context: ServerContext) -> Readiness:
-    """Return the state of the server, which is that of its default model.
-
-    A model that is idle counts as ready: a request loads it.
-    """
+    """Return the state of the server, which is that of its default model."""
     models = {model.name: model.engine.status.state for model in context.models.models}
     if context.draining:
         reason = "the server is shutting down"
         return Readiness(status="draining", reason=reason, models=models)
-    default = context.models.default.engine.status
-    if default.state in _ANSWERING:
+    default = context.models.default
+    if _answers(default):
         return Readiness(status=EngineState.READY, models=models)
-    return Readiness(status=default.state, reason=default.reason, models=models)
+    status = default.engine.status
+    return Readiness(status=status.state, reason=status.reason, models=models)
+
+
+def _answers(model: ServedModel) -> bool:
+    """Tell whether a request would be answered, if only after a while: it loads an idle model."""
+    state = model.engine.status.state
+    if state is EngineState.LOADING:  # requests wait, but for the first time
+        return model.residency is not None and model.residency.loads > 0
+    return state in {EngineState.READY, EngineState.IDLE}
 
 
 def probe_routes(context: ServerContext) -> Blueprint:

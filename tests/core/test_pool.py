@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import math
+from collections.abc import AsyncGenerator
 
 import pytest
 
-from llmstream_cli.core.api import EngineState, GenerationRequest
+from llmstream_cli.core.api import Chunk, EngineState, GenerationRequest
 from llmstream_cli.core.pool import EnginePool
 from llmstream_cli.core.pooled_engine import Phase, PooledEngine
 from llmstream_cli.errors import (
@@ -280,11 +281,11 @@ async def test_an_answer_that_fails_gives_its_lease_back() -> None:
     await turns()
     assert (engine.running, models[0].leases) == (0, 0)
 
-    async def dies(request: GenerationRequest) -> None:
+    async def dies(request: GenerationRequest) -> AsyncGenerator[Chunk]:
+        yield Chunk("a", (1,))
         raise EngineDiedError("died")
-        yield
 
-    engine.generate = dies  # type: ignore[method-assign, assignment]
+    engine.generate = dies  # type: ignore[method-assign]
     assert isinstance((await answered(models[0])).error, EngineDiedError)
     assert (models[0].leases, models.open) == (0, [0])
 
