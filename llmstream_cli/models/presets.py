@@ -171,7 +171,6 @@ _TABLE = (
         quality=15,
         chat_format="llama2",
         sampling=_LLAMA_SAMPLING,
-        stop=("</s>",),
     ),
     Preset(
         name="tinyllama",
@@ -187,7 +186,6 @@ _TABLE = (
         kv=KVShape(layers=22, kv_heads=4, head_size=64),
         quality=7,
         sampling={"temperature": 0.7, "top_k": 50, "top_p": 0.95},
-        stop=("</s>",),
     ),
     Preset(
         name="mistral",
@@ -227,7 +225,6 @@ _TABLE = (
         kv=KVShape(layers=32, kv_heads=32, head_size=80),
         quality=11,
         chat_format="instruct",
-        stop=("<|endoftext|>", "\nInstruct:"),
     ),
     Preset(
         name="puffin",
@@ -244,7 +241,6 @@ _TABLE = (
         quality=2,
         chat_format="puffin",
         sampling=_PUFFIN_SAMPLING,
-        stop=("\nUSER:",),
     ),
     Preset(
         name="puffin-q80",
@@ -261,7 +257,6 @@ _TABLE = (
         quality=3,
         chat_format="puffin",
         sampling=_PUFFIN_SAMPLING,
-        stop=("\nUSER:",),
     ),
     Preset(
         name="phi-hermes",
@@ -277,7 +272,6 @@ _TABLE = (
         kv=_PHI_1_5,
         quality=4,
         chat_format="alpaca",
-        stop=("\n### Instruction:",),
     ),
     Preset(
         name="lfm2-350m",
