@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 from typer.core import TyperCommand
 
+from llmstream_cli.errors import InvalidValueError
+
 if TYPE_CHECKING:
     from llmstream_cli.models.resolve import ModelChoice
 
@@ -30,9 +32,25 @@ class ModelOrderCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-def model_choices(ctx: typer.Context) -> "tuple[ModelChoice, ...]":
-    """Return the models that were named; the default where none was."""
+def model_choices(
+    ctx: typer.Context, *, file: str | None, tokenizer: str | None
+) -> "tuple[ModelChoice, ...]":
+    """Return the models that were named; the default where none was.
+
+    Args:
+        ctx: of the command.
+        file: what was said of the only model; see `ModelChoice`.
+        tokenizer: the same.
+
+    Raises:
+        InvalidValueError: so much was said of more than one.
+    """
     from llmstream_cli.models.resolve import ModelChoice
 
-    chosen = [ModelChoice(**{_OPTIONS[name]: value}) for name, value in ctx.meta[_KEY]]
-    return tuple(chosen) or (ModelChoice(),)
+    named = [{_OPTIONS[name]: value} for name, value in ctx.meta[_KEY]] or [{}]
+    if len(named) > 1 and (file, tokenizer) != (None, None):
+        raise InvalidValueError(
+            "--file and --tokenizer go with one model; of several, name the file in --model, and "
+            "put its tokenizer beside it"
+        )
+    return tuple(ModelChoice(**names, file=file, tokenizer=tokenizer) for names in named)
