@@ -189,7 +189,7 @@ def _check_disk(
     if needed > free:
         raise NoRoomError(
             f"{model} needs {human_size(needed)} more and {folder.path.parent} has "
-            f"{human_size(free)} free: make room, set HF_HOME to a folder elsewhere"
+            f"{human_size(free)} free: make room, or set HF_HOME to a folder elsewhere"
             f"{_smaller(listing, free)}"
         )
 
