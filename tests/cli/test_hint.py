@@ -100,7 +100,7 @@ def test_a_machine_for_no_better_model_gets_no_hint(
 
 @pytest.mark.usefixtures("state")
 @pytest.mark.parametrize(("tokens_per_second", "name"), [(1000.0, "qwen3-4b"), (16.0, "lfm2-350m")])
-def test_it_names_what_is_fast_enough_here(
+def test_where_nothing_was_measured_the_answer_tells_what_is_fast_enough(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tokens_per_second: float,
@@ -109,6 +109,7 @@ def test_it_names_what_is_fast_enough_here(
     monkeypatch.setattr(
         "llmstream_cli.models.machine.memory", lambda: Memory(64_000_000_000, 60_000_000_000)
     )
+    monkeypatch.setattr("llmstream_cli.cli.speed.remembered_speed", lambda: None)
     hint_on_a_terminal(monkeypatch, tokens_per_second)
     assert f"models pull {name}`" in capsys.readouterr().err
 
