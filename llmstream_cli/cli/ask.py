@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 from llmstream_cli.cli.find_model import find_model
-from llmstream_cli.cli.hint import hint_once
 from llmstream_cli.cli.process import STARTED
 from llmstream_cli.cli.prompt import context_message, preset_format, read_template
 from llmstream_cli.cli.sampling import SamplingOptions
@@ -97,6 +96,8 @@ def _run(ask: Ask, request: GenerationRequest, config: EngineConfig, found: Reso
 
     usage = asyncio.run(_answer(ask, engine, request, found, writer))
     writer.end()
+    from llmstream_cli.cli.hint import hint_once  # when nobody waits any more
+
     hint_once(found, 0.0 if usage is None else usage.tokens_per_second)
     return 0
 
