@@ -1,5 +1,6 @@
 """Fixtures that many tests share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +17,15 @@ settings.load_profile("llmstream")
 
 @pytest.fixture(scope="session", autouse=True)
 def no_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep out of the user's folders, subprocesses too; the one hint has been given."""
+    """Keep out of the user's folders and settings, subprocesses too; the one hint is given."""
     folder = tmp_path_factory.mktemp("home")
     hinted = folder / "state" / "llmstream" / "hinted"
     hinted.parent.mkdir(parents=True)
     hinted.touch()
     with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("LLMSTREAM_")]:
+            patch.delenv(name)
+        patch.setenv("LLMSTREAM_CONFIG", "")
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         patch.setenv("LLMSTREAM_CACHE", str(folder / "cache"))
         patch.setenv("HF_HOME", str(folder / "huggingface"))

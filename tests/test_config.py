@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,15 @@ from hypothesis import strategies as st
 from platformdirs import user_config_path
 
 from llmstream_cli import config
-from llmstream_cli.config import MAX_BYTES, Config, load_config, parse_config
+from llmstream_cli.config import (
+    MAX_BYTES,
+    Config,
+    History,
+    config_path,
+    history_path,
+    load_config,
+    parse_config,
+)
 from llmstream_cli.errors import ConfigError
 
 CONTEXTS = """\
@@ -72,9 +79,42 @@ def test_a_file_that_is_named_and_not_there_is_an_error(
         load_config()
 
 
-def test_an_empty_variable_names_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_is_no_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = config_path()
+    assert path is not None
+    path.parent.mkdir(parents=True)
+    path.write_text(CONTEXTS)
+    assert load_config().contexts
     monkeypatch.setenv("LLMSTREAM_CONFIG", "")
+    assert config_path() is None
     assert load_config() == Config()
+
+
+@pytest.mark.parametrize("xdg", ["", "  ", "/somewhere"])
+def test_the_usual_place_is_that_of_platformdirs(
+    home: Path, monkeypatch: pytest.MonkeyPatch, xdg: str
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", xdg)
+    folder = user_config_path("llmstream", appauthor=False)
+    assert config_path() == folder / "config.toml"
+
+
+def test_a_home_that_is_not_known_is_left_as_it_stands(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMSTREAM_CONFIG", "~nobody-of-that-name/x.toml")
+    with pytest.raises(ConfigError, match=r"names ~nobody-of-that-name/x\.toml, and there is no"):
+        load_config()
+
+
+@pytest.mark.parametrize(("mode", "is_private"), [(0o600, True), (0o644, False), (0o640, False)])
+def test_a_file_tells_whether_others_can_read_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch, mode: int, is_private: bool
+) -> None:
+    (home / "x.toml").write_text("")
+    (home / "x.toml").chmod(mode)
+    monkeypatch.setenv("LLMSTREAM_CONFIG", str(home / "x.toml"))
+    assert load_config().is_private is is_private
 
 
 @pytest.mark.parametrize(
@@ -112,20 +152,30 @@ def test_a_file_of_the_largest_size_and_windows_line_ends_is_read(
 
 
 def test_every_setting_has_a_reader_and_every_reader_a_setting() -> None:
-    assert list(config._READERS) == [field.name for field in fields(Config)]
+    about_the_file = {"path", "text", "is_private"}
+    assert {*config._READERS} == {*Config._fields} - about_the_file
 
 
 def test_an_empty_file_says_nothing() -> None:
-    assert parse_config("", Path("my.toml")) == Config()
+    assert parse_config("", Path("my.toml")) == Config(path=Path("my.toml"))
 
 
 @pytest.mark.parametrize(
     ("text", "line", "complaint"),
     [
-        ('context = "x"', 1, "there is no setting 'context'; did you mean contexts?"),
-        ("\n\nzzz = 1", 3, "there is no setting 'zzz'; known: contexts"),
-        ("[[zzz]]\na = 1", 1, "there is no setting 'zzz'; known: contexts"),
-        ("# one\n[contexts]\n[other.table]", 3, "there is no setting 'other'; known: contexts"),
+        ('context = "x"', 1, "there is no table 'context'; did you mean contexts?"),
+        ("\n\nzzz = 1", 3, "there is no table 'zzz'; known: defaults, ask, chat, serve"),
+        ("[[zzz]]\na = 1", 1, "there is no table 'zzz'; known: defaults"),
+        ("# one\n[contexts]\n[zzz.table]", 3, "there is no table 'zzz'; known: defaults"),
+        ("defaults = 5", 1, "defaults has to be a table of lines name = value"),
+        ("[[serve]]\nport = 1", 1, "serve has to be a table of lines name = value"),
+        ("presets = 5", 1, "presets has to be tables [presets.NAME]"),
+        ("[presets]\na = 5", 2, "the preset a has to be a table"),
+        ("[presets.'a b']", 1, "the preset 'a b' needs a name of 1 to 64 letters"),
+        ("[history]\n\nenable = true", 3, "there is no setting 'enable'; did you mean enabled?"),
+        ("[history]\nenabled = 1", 2, "enabled has to be true or false"),
+        ("[history]\npath = ''", 2, "path has to be the name of a file"),
+        ("history = 1", 1, "history has to be a table"),
         ("contexts = 5", 1, 'contexts has to be a table of lines name = "text"'),
         ("[[contexts]]", 1, 'contexts has to be a table of lines name = "text"'),
         ("[contexts]\na = 1", 2, "the context a has to be text"),
@@ -145,12 +195,21 @@ def test_what_cannot_be_said_has_its_line(text: str, line: int, complaint: str) 
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("[contexts\n", 1), ('[contexts]\na = "b', 2), ("[contexts]\na = 1\na = 2", 3)],
+    [
+        ("a = 1\na = 2", 2),
+        ("[contexts\n", 1),
+        ('[contexts]\na = "b', 2),
+        ("[contexts]\na = 1\na = 2", 3),
+    ],
 )
 def test_what_is_no_toml_has_its_line(text: str, line: int) -> None:
     message = refusal(text)
     assert message.startswith("my.toml is not TOML: ")
     assert f"line {line}," in message
+
+
+def test_a_number_without_end_is_refused() -> None:
+    assert refusal("a = " + "1" * 20_000).startswith("my.toml is not TOML: ")
 
 
 def test_what_nests_without_end_is_refused() -> None:
@@ -177,11 +236,45 @@ def test_the_line_is_right_whatever_stands_around_it(
     assert f"line {line}: " in refusal(f"{text}\nwrong = [ 1, # one\n 2,\n]\n{after}")
 
 
-def test_asking_without_a_context_reads_no_configuration(tmp_path: Path) -> None:
+def test_history_is_kept_in_the_folder_for_data_unless_the_file_says_otherwise(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
+    usual = history_path(Config())
+    assert usual is not None
+    assert usual.is_relative_to(home)
+    said = parse_config('[history]\npath = "~/h.db"', Path("my.toml"))
+    assert said.history == History(path=home / "h.db")
+    assert history_path(said) == home / "h.db"
+    off = parse_config("[history]\nenabled = false", Path("my.toml"))
+    assert history_path(off) is None
+    monkeypatch.setenv("LLMSTREAM_HISTORY", "~/other.db")
+    assert history_path(off) == home / "other.db"
+    monkeypatch.setenv("LLMSTREAM_HISTORY", "OFF")
+    assert history_path(said) is None
+
+
+def test_a_value_has_its_place(home: Path) -> None:
+    said = parse_config("[serve]\n# here\nport = 1\n", Path("my.toml"))
+    assert said.serve == {"port": 1}
+    assert said.place("serve", "port") == "my.toml, line 3"
+    assert said.says("serve", "port")
+    assert not said.says("serve", "host")
+    assert not said.says("ask", "port")
+
+
+def test_without_a_file_nothing_is_imported_to_read_one() -> None:
     script = (
-        "import sys, llmstream_cli.cli.app, llmstream_cli.cli.ask, llmstream_cli.core.engine\n"
+        "import sys\n"
+        "from llmstream_cli.cli.app import run\n"
+        "run(['ask', '-m', '/nowhere.gguf', 'x'])\n"
         "print(*sys.modules, sep='\\n')"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    late = {"llmstream_cli.config", "platformdirs", "tomllib", "jinja2"}
-    assert not late & set(done.stdout.decode().split())
+    environment = {**os.environ, "XDG_CONFIG_HOME": "/nowhere"}
+    del environment["LLMSTREAM_CONFIG"]
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, check=True
+    )
+    loaded = set(done.stdout.decode().split())
+    assert "llmstream_cli.models.resolve" in loaded  # it came so far
+    assert not {"platformdirs", "tomllib", "jinja2", "pydantic"} & loaded

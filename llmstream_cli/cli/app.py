@@ -2,32 +2,23 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Annotated
 
 import typer
 
 import llmstream_cli
-from llmstream_cli.cli import models_app, options
+from llmstream_cli.cli import config_app, models_app, options
 from llmstream_cli.cli.model_order import ModelOrderCommand, model_choices
 from llmstream_cli.cli.sampling import SamplingOptions
+from llmstream_cli.cli.settings import SettingsCommand, name_option, settings_commands
 from llmstream_cli.cli.terminal import complain, discard_output
-from llmstream_cli.core.api import EngineConfig, SamplingParams
 from llmstream_cli.errors import LLMStreamError
 
 app = typer.Typer(
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
 app.add_typer(models_app.app, name="models")
-
-_OPTIONS = {
-    "keep_alive": "keep_alive",
-    "max_seqs": "parallel",
-    "max_queue": "queue",
-    "timeout_seconds": "timeout",
-    "drain_seconds": "drain",
-}
-_PARAMETERS = {field.name for type_ in (SamplingParams, EngineConfig) for field in fields(type_)}
+app.add_typer(config_app.app, name="config")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -40,28 +31,27 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:  # an unknown option, a value of the wrong type
         return _fail(error.format_message(), error.exit_code)
     except LLMStreamError as error:
-        return _fail(_name_option(str(error)), error.exit_code)
-    except (BrokenPipeError, SystemExit):  # `| head -1` has all it wanted; Typer exits for that
-        discard_output()
-        return 0
+        return _fail(name_option(str(error)), error.exit_code)
+    except (BrokenPipeError, SystemExit) as error:
+        return _left(error)
     except OSError as error:
         discard_output()
         return _fail(f"cannot write: {error.strerror}", 1)
     return code or 0
 
 
+def _left(error: BaseException) -> int:
+    """Return the exit code when a reader has left, or Typer has told a shell what it asked."""
+    if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+        return error.code if isinstance(error.code, int) else 0
+    discard_output()  # `| head -1` has all it wanted
+    return 0
+
+
 def _fail(message: str, code: int) -> int:
     one_line = " ".join(message.split())
     complain("llmstream: " + "".join(filter(str.isprintable, one_line)) + "\n")
     return code
-
-
-def _name_option(message: str) -> str:
-    """Call a parameter by its option: `max_tokens must …` becomes `--max-tokens must …`."""
-    name, _, rest = message.partition(" ")
-    if name not in _PARAMETERS | _OPTIONS.keys():
-        return message
-    return f"--{_OPTIONS.get(name, name).replace('_', '-')} {rest}"
 
 
 def _show_version(value: bool) -> None:
@@ -86,10 +76,11 @@ def top(
 
 
 @app.command(
+    cls=SettingsCommand,
     help="Ask one question and stream the answer."
     "\n\nOnly the answer goes to standard output. With no model named, the embedded SmolLM2 "
     "answers: it has 135 million parameters and proves the installation; a larger model "
-    "answers well."
+    "answers well.",
 )
 def ask(
     query: Annotated[
@@ -250,9 +241,10 @@ def serve(
 
 
 @app.command(
+    cls=SettingsCommand,
     help="Measure how fast a model answers, for one reader and for many."
     "\n\nA number of streams ask at once: distinct prompts, or such as share a long prefix. With "
-    "--url it measures any server that speaks the OpenAI API by the same means."
+    "--url it measures any server that speaks the OpenAI API by the same means.",
 )
 def bench(
     features: options.Features = None,
@@ -293,3 +285,15 @@ def bench(
         threads=threads,
         json=json,
     ).run()
+
+
+@app.command(
+    help="Examine this installation and this machine, and tell what to do about what is wrong."
+    "\n\nIt loads the embedded model and asks the Hugging Face Hub for an answer. The exit code "
+    "is 1 if something does not work."
+)
+def doctor(context: typer.Context, json: options.Json = False) -> int:
+    """Turn the options into settings, and examine."""
+    from llmstream_cli.cli.doctor import Doctor
+
+    return Doctor(commands=settings_commands(context), json=json).run()

@@ -48,7 +48,7 @@ class Ask:
         found = find_model(self.model)
         config = EngineConfig(
             model_path=str(found.path),
-            ctx_size=self.ctx_size,
+            ctx_size=found.ctx_size if self.ctx_size is None else self.ctx_size,
             threads=self.threads,
             gpu_layers=self.gpu_layers,
             chat_format=chat_format,

@@ -6,8 +6,8 @@ Parsers collect the values of each option by itself, which loses the order betwe
 from typing import TYPE_CHECKING
 
 import typer
-from typer.core import TyperCommand
 
+from llmstream_cli.cli.settings import SettingsCommand
 from llmstream_cli.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _KEY = f"{__name__}.choices"
 _OPTIONS = {"features": "preset", "model": "model"}
 
 
-class ModelOrderCommand(TyperCommand):
+class ModelOrderCommand(SettingsCommand):
     """A command that notes the order; `model_choices` returns it."""
 
     def parse_args(  # type: ignore[override]  # Typer makes contexts of its own type alone
@@ -33,9 +33,9 @@ class ModelOrderCommand(TyperCommand):
 
 
 def model_choices(
-    ctx: typer.Context, *, file: str | None, tokenizer: str | None
+    ctx: typer.Context, *, file: str | None = None, tokenizer: str | None = None
 ) -> "tuple[ModelChoice, ...]":
-    """Return the models that were named; the default where none was.
+    """Return the models that were named; else those that are kept, else the default.
 
     Args:
         ctx: of the command.
@@ -47,7 +47,8 @@ def model_choices(
     """
     from llmstream_cli.models.resolve import ModelChoice
 
-    named = [{_OPTIONS[name]: value} for name, value in ctx.meta[_KEY]] or [{}]
+    kept = [(name, value) for name in _OPTIONS for value in ctx.params[name] or ()]
+    named = [{_OPTIONS[name]: value} for name, value in ctx.meta[_KEY] or kept] or [{}]
     if len(named) > 1 and (file, tokenizer) != (None, None):
         raise InvalidValueError(
             "--file and --tokenizer go with one model; of several, name the file in --model, and "

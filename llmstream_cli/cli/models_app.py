@@ -5,14 +5,29 @@ from typing import Annotated
 
 import typer
 
-from llmstream_cli.cli import options
+from llmstream_cli.cli import complete, options
 
 app = typer.Typer()
 
 _NAME_FORMS = "A preset, user/repo, user/repo:QUANT or user/repo/FILE.gguf."
 
 Names = Annotated[
-    list[str], typer.Argument(metavar="NAME...", help=_NAME_FORMS, show_default=False)
+    list[str],
+    typer.Argument(
+        metavar="NAME...",
+        help=_NAME_FORMS,
+        show_default=False,
+        autocompletion=complete.models,
+    ),
+]
+CachedNames = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="NAME...",
+        help=_NAME_FORMS,
+        show_default=False,
+        autocompletion=complete.cached_models,
+    ),
 ]
 
 
@@ -21,9 +36,14 @@ Names = Annotated[
     help="Models: which there are, which suit this machine, which are here.",
 )
 def top(context: typer.Context) -> None:
-    """Without a command, help."""
+    """Without a command, help; with one, the user's own names of models."""
     if context.invoked_subcommand is None:
         sys.stdout.write(context.get_help() + "\n")
+        return
+    from llmstream_cli.cli.own_presets import register_own_presets
+    from llmstream_cli.config import load_config
+
+    register_own_presets(load_config())
 
 
 @app.command(name="list", help="List the presets, and what is in the Hugging Face cache.")
@@ -62,7 +82,12 @@ def pull(
 def show(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help=f"{_NAME_FORMS} Or a file.", show_default=False),
+        typer.Argument(
+            metavar="NAME",
+            help=f"{_NAME_FORMS} Or a file.",
+            show_default=False,
+            autocompletion=complete.models,
+        ),
     ],
     json: options.Json = False,
 ) -> int:
@@ -77,7 +102,7 @@ def show(
     "\n\nIt tells what it would delete, and asks."
 )
 def remove(
-    names: Names,
+    names: CachedNames,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
     """Turn the options into settings, and delete."""

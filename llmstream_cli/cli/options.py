@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 from typer.models import OptionInfo
 
+from llmstream_cli.cli import complete
 from llmstream_cli.core.api import SamplingParams
 
 _DEFAULTS = SamplingParams()
@@ -31,7 +32,11 @@ def _sampling(*flags: str, help: str, name: str) -> OptionInfo:  # noqa: A002  (
 Features = Annotated[
     str | None,
     _model(
-        "--features", "-f", metavar="NAME", help="A model by its name; see `llmstream models list`."
+        "--features",
+        "-f",
+        metavar="NAME",
+        help="A model by its name; see `llmstream models list`.",
+        autocompletion=complete.presets,
     ),
 ]
 Model = Annotated[
@@ -41,6 +46,7 @@ Model = Annotated[
         "-m",
         metavar="FILE|REPO",
         help="A model by its .gguf file, or on the Hugging Face Hub: user/repo, user/repo:Q8_0.",
+        autocompletion=complete.models,
     ),
 ]
 ServedFeatures = Annotated[
@@ -51,6 +57,7 @@ ServedFeatures = Annotated[
         metavar="NAME",
         help="A model by its name; may be repeated, and mixed with --model. The first is the one "
         "that answers requests which name none.",
+        autocompletion=complete.presets,
     ),
 ]
 ServedModelFiles = Annotated[
@@ -61,6 +68,7 @@ ServedModelFiles = Annotated[
         metavar="FILE|REPO",
         help="A model by its .gguf file, or on the Hugging Face Hub: user/repo, user/repo:Q8_0; "
         "may be repeated.",
+        autocompletion=complete.models,
     ),
 ]
 RepoFile = Annotated[
@@ -85,6 +93,7 @@ Context = Annotated[
         "--context",
         metavar="NAME",
         help="A system message by its name: general, classifier, sql, math, or your own.",
+        autocompletion=complete.contexts,
     ),
 ]
 Template = Annotated[
@@ -94,6 +103,7 @@ Template = Annotated[
         metavar="NAME|FILE",
         help="How the conversation is written down: a prompt format by its name, or a Jinja file.",
         show_default="as the model's file says",
+        autocompletion=complete.templates,
     ),
 ]
 Raw = Annotated[
@@ -211,8 +221,7 @@ ApiKey = Annotated[
     _server(
         "--api-key",
         metavar="KEY",
-        envvar="LLMSTREAM_API_KEY",
-        help="The server's key; in the environment, other users of the machine do not see it.",
+        help="The server's key; in the variable LLMSTREAM_API_KEY, other users do not see it.",
     ),
 ]
 
@@ -277,9 +286,8 @@ ServerKeys = Annotated[
     _access(
         "--api-key",
         metavar="KEY",
-        envvar="LLMSTREAM_API_KEY",
-        help="A key that requests have to bear; may be repeated. In the environment, other users "
-        "of the machine do not see it.",
+        help="A key that requests have to bear; may be repeated. In the variable "
+        "LLMSTREAM_API_KEY, other users of the machine do not see it.",
     ),
 ]
 ApiKeyFile = Annotated[

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from llmstream_cli.core.api import SamplingParams
 
@@ -27,11 +28,11 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         self.over({})  # now: finding the model may take long
 
-    def over(self, advised: Mapping[str, float]) -> SamplingParams:
+    def over(self, advised: Mapping[str, Any]) -> SamplingParams:
         """Return the parameters: what the user said, else what is advised, else the defaults.
 
         Args:
             advised: values by the names of `SamplingParams`, of the model's authors.
         """
-        said = {name: value for name, value in asdict(self).items() if value is not None}
+        said = {name: value for name, value in asdict(self).items() if value not in {None, ()}}
         return SamplingParams(**{**advised, **said})

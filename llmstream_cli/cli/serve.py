@@ -73,7 +73,7 @@ class Serve:
     def _config(self, found: ResolvedModel, chat_format: ChatFormat | None) -> EngineConfig:
         return EngineConfig(
             model_path=str(found.path),
-            ctx_size=self.ctx_size,
+            ctx_size=found.ctx_size if self.ctx_size is None else self.ctx_size,
             threads=self.threads,
             gpu_layers=self.gpu_layers,
             max_seqs=self.parallel,

@@ -154,6 +154,7 @@ def _bench(probe: Probe) -> tuple[float, float] | None:
             [*command, *_BENCH.split()],
             stdin=subprocess.DEVNULL,
             capture_output=True,
+            env=_without_settings(),
             timeout=_BENCH_TIMEOUT,
             check=True,
         )
@@ -164,3 +165,13 @@ def _bench(probe: Probe) -> tuple[float, float] | None:
     except (OSError, subprocess.SubprocessError, ValueError, LookupError, TypeError):
         return None
     return (decode, prefill) if decode and prefill > 0 else None
+
+
+def _without_settings() -> dict[str, str]:
+    """Return the environment for a process that has only the options it is given."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("LLMSTREAM_") or name == "LLMSTREAM_CACHE"
+    }
+    return {**kept, "LLMSTREAM_CONFIG": ""}

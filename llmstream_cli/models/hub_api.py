@@ -86,6 +86,25 @@ class HubClient:
             _refuse_token(self.host)
         self._token = _token() if is_safe else None
 
+    @property
+    def has_token(self) -> bool:
+        """Whether requests bear a token."""
+        return self._token is not None
+
+    def reach(self, seconds: float) -> None:
+        """Ask for an answer of any kind, without the token.
+
+        Raises:
+            UnreachableError: none came within the time.
+        """
+        import httpx2
+        from huggingface_hub import get_session
+
+        try:
+            get_session().head(self._endpoint, headers=_IDENTITY, timeout=seconds)
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise UnreachableError(f"{self.host} cannot be reached: {one_line(error)}") from error
+
     def list_files(self, model: HubModel) -> Listing:
         """List the files of the model's repository at its revision.
 

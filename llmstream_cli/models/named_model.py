@@ -1,8 +1,9 @@
 """Which model a word of the user's means, before anyone has looked whether it is here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llmstream_cli.models.own_preset import OWN_PRESETS, OwnPreset
 from llmstream_cli.models.preset import Preset
 from llmstream_cli.models.presets import PRESETS, find_preset
 from llmstream_cli.models.reference import HubModel, LocalFile, PresetName, parse_reference
@@ -21,6 +22,7 @@ class NamedModel:
     Attributes:
         name: the preset's name, or the word as it was typed.
         preset: the preset that was named, by its own name or by its file on the Hub.
+        own: the user's own preset that was named.
         hub: where it is on the Hub; None for a file that is not from there.
         file: a file on this machine: the one that was named, or what an installed package carries
             of the preset that was named.
@@ -30,11 +32,18 @@ class NamedModel:
     preset: Preset | None = None
     hub: HubModel | None = None
     file: Path | None = None
+    own: OwnPreset | None = None
 
     @property
-    def goes_by_preset(self) -> bool:
-        """Whether it was named by a preset's own name."""
-        return self.preset is not None and self.name == self.preset.name
+    def is_called(self) -> bool:
+        """Whether it was named by the name of a preset, not by where it is."""
+        is_ours = self.preset is not None and self.name == self.preset.name
+        return is_ours or self.own is not None
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The tokenizer that the user's own preset names, if it does."""
+        return None if self.own is None else self.own.tokenizer
 
     @property
     def is_packaged(self) -> bool:
@@ -50,11 +59,25 @@ def named_model(text: str) -> NamedModel:
     """
     match parse_reference(text):
         case PresetName(name):
-            return preset_model(find_preset(name))
+            return called_model(name)
         case LocalFile(path):
             return NamedModel(text, file=path)
         case HubModel() as model:
             return hub_model(text, model)
+
+
+def called_model(name: str) -> NamedModel:
+    """Return the model of the preset of that name; the user's own win.
+
+    Raises:
+        ModelNotFoundError: there is none.
+    """
+    own = OWN_PRESETS.get(name.lower())
+    if own is None:
+        return preset_model(find_preset(name))
+    if isinstance(own.source, LocalFile):
+        return NamedModel(own.name, file=own.source.path, own=own)
+    return replace(hub_model(own.name, own.source), own=own)
 
 
 def preset_model(preset: Preset) -> NamedModel:

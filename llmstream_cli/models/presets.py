@@ -8,6 +8,7 @@ what a model was trained for, not a measurement.
 import difflib
 
 from llmstream_cli.errors import ModelNotFoundError
+from llmstream_cli.models.own_preset import OWN_PRESETS
 from llmstream_cli.models.preset import CandleFile, HubFile, KVShape, PackagedFile, Preset
 
 _CANDLE_REPO = "lmz/candle-quantized-phi"
@@ -315,15 +316,17 @@ def find_preset(name: str) -> Preset:
     if preset is not None:
         return preset
     meant = _near_names(name)
-    hint = f"did you mean {_alternatives(meant)}?" if meant else f"known: {', '.join(PRESETS)}"
+    known = ", ".join((*OWN_PRESETS, *PRESETS))
+    hint = f"did you mean {_alternatives(meant)}?" if meant else f"known: {known}"
     raise ModelNotFoundError(f"no model is called {name!r}; {hint}")
 
 
 def _near_names(name: str) -> list[str]:
     """Return the names that begin with what was typed, else the nearest, else none."""
     typed = name.lower()
-    completed = [known for known in PRESETS if typed and known.startswith(typed)]
-    return completed or difflib.get_close_matches(typed, PRESETS, n=1)
+    known = (*OWN_PRESETS, *PRESETS)
+    completed = [name for name in known if typed and name.startswith(typed)]
+    return completed or difflib.get_close_matches(typed, known, n=1)
 
 
 def _alternatives(names: list[str]) -> str:

@@ -14,17 +14,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from llmstream_cli.errors import DownloadError, InvalidValueError, ModelError, ModelNotFoundError
 from llmstream_cli.models.named_model import (
     NamedModel,
+    called_model,
     hub_model,
     named_model,
-    preset_model,
     preset_of_file,
 )
+from llmstream_cli.models.own_preset import OwnPreset
 from llmstream_cli.models.preset import CandleFile, Preset
-from llmstream_cli.models.presets import DEFAULT_PRESET, find_preset
+from llmstream_cli.models.presets import DEFAULT_PRESET
 from llmstream_cli.models.progress import Progress, Silent
 from llmstream_cli.models.reference import HubModel
 from llmstream_cli.models.trust import has_loaded
@@ -69,6 +71,7 @@ class ResolvedModel:
         name: what the model goes by: a preset's name, or the file's without its ending.
         seconds: how long it took to find it.
         preset: the preset whose file it is, wherever it lies.
+        own: the user's own preset that named it.
         vouched: it came with an installed package, or has been loaded before and not changed
             since. Another file can abort the process that loads it.
     """
@@ -77,17 +80,29 @@ class ResolvedModel:
     name: str
     seconds: float
     preset: Preset | None = None
+    own: OwnPreset | None = None
     vouched: bool = False
 
     @property
-    def sampling(self) -> Mapping[str, float]:
-        """What the model's authors advise, by the names of the sampling parameters."""
-        return {} if self.preset is None else self.preset.sampling
+    def sampling(self) -> Mapping[str, Any]:
+        """What suits the model, by the names of the sampling parameters.
+
+        A preset of the user's own goes over what the model's authors advise.
+        """
+        advised = {} if self.preset is None else self.preset.sampling
+        return advised if self.own is None else {**advised, **self.own.advice}
 
     @property
     def chat_format(self) -> str | None:
         """The name of the prompt format for a file without a chat template."""
+        if self.own is not None and self.own.chat_format is not None:
+            return self.own.chat_format
         return None if self.preset is None else self.preset.chat_format
+
+    @property
+    def ctx_size(self) -> int | None:
+        """Tokens of context that the user's own preset has for it, if it has any."""
+        return None if self.own is None else self.own.ctx_size
 
 
 def resolve(
@@ -113,15 +128,16 @@ def resolve(
     source = model.file or _from_hub(model, progress, any_size)
     path, vouched = source, model.is_packaged or has_loaded(source)
     if not vouched:
-        path = _loadable(source, model.preset, choice.tokenizer, progress)
+        path = _loadable(source, model, choice.tokenizer, progress)
         vouched = has_loaded(path)
     if choice.tokenizer is not None and path == source:
         progress.note(f"{path.name} has a vocabulary of its own; --tokenizer is not needed")
     return ResolvedModel(
         path=path,
-        name=model.name if model.goes_by_preset else model_name(source),
+        name=model.name if model.is_called else model_name(source),
         seconds=time.perf_counter() - started,
         preset=model.preset or preset_of_file(source),
+        own=model.own,
         vouched=vouched,
     )
 
@@ -141,7 +157,7 @@ def find_repacked_copy(source: Path, preset: Preset) -> Path | None:
     """Return what was repacked for llama.cpp from a preset's file in candle's layout, if it was."""
     from llmstream_cli.models.candle import find_repacked
 
-    tokenizer = _own_tokenizer(source, preset)
+    tokenizer = _usual_tokenizer(source, preset)
     if isinstance(tokenizer, HubModel):
         tokenizer = _cached(tokenizer)
     return None if tokenizer is None else find_repacked(source, tokenizer)
@@ -162,16 +178,16 @@ def fetch(model: NamedModel, progress: Progress, *, any_size: bool = False) -> P
     """
     assert model.hub is not None
     source = _download(model.hub, progress, any_size)
-    return _loadable(source, model.preset, None, progress)
+    return _loadable(source, model, None, progress)
 
 
 def _named(choice: ModelChoice) -> NamedModel:
     if choice.model is None:
-        return preset_model(find_preset(DEFAULT_PRESET if choice.preset is None else choice.preset))
+        return called_model(DEFAULT_PRESET if choice.preset is None else choice.preset)
     model = named_model(choice.model)
     if choice.file is None:
         return model
-    if model.hub is None or model.goes_by_preset:
+    if model.hub is None or model.is_called:
         raise InvalidValueError(f"--file names a file of a repository; {choice.model} is none")
     if model.hub.file is not None or model.hub.quant is not None:
         raise InvalidValueError(f"{choice.model} names a file already; leave it or --file out")
@@ -208,9 +224,7 @@ def _download(wanted: HubModel, progress: Progress, any_size: bool) -> Path:
     return hub.fetch(wanted, progress, max_bytes_in_memory=most)[0]
 
 
-def _loadable(
-    source: Path, preset: Preset | None, tokenizer: str | None, progress: Progress
-) -> Path:
+def _loadable(source: Path, model: NamedModel, tokenizer: str | None, progress: Progress) -> Path:
     """Check a file; return it or, if it is in candle's layout, its copy in llama.cpp's."""
     from llmstream_cli.models.gguf_check import VOCABULARY, check_header
     from llmstream_cli.models.gguf_header import read_header
@@ -221,14 +235,15 @@ def _loadable(
         from llmstream_cli.models.candle_layout import is_candle
 
         if is_candle(header):
-            return repacked(source, _tokenizer(source, preset, tokenizer, progress), progress)
+            named = tokenizer or model.tokenizer
+            return repacked(source, _tokenizer(source, model.preset, named, progress), progress)
     check_header(source, header)
     return source
 
 
 def _tokenizer(source: Path, preset: Preset | None, named: str | None, progress: Progress) -> Path:
     """Find the vocabulary that belongs to weights without one."""
-    found = _named_tokenizer(named) if named is not None else _own_tokenizer(source, preset)
+    found = _named_tokenizer(named) if named is not None else _usual_tokenizer(source, preset)
     if found is None:
         raise ModelError(
             f"{source} has no vocabulary; name its tokenizer with --tokenizer FILE.json, "
@@ -239,7 +254,7 @@ def _tokenizer(source: Path, preset: Preset | None, named: str | None, progress:
     return found
 
 
-def _own_tokenizer(source: Path, preset: Preset | None) -> Path | HubModel | None:
+def _usual_tokenizer(source: Path, preset: Preset | None) -> Path | HubModel | None:
     """Return the preset's tokenizer, beside the file or on the Hub; else the only one beside it."""
     preset = preset or preset_of_file(source)
     origin = preset.source if preset is not None else None

@@ -99,7 +99,9 @@ def test_a_machine_for_no_better_model_gets_no_hint(
 
 
 @pytest.mark.usefixtures("state")
-@pytest.mark.parametrize(("tokens_per_second", "name"), [(1000.0, "qwen3-4b"), (16.0, "granite-350m")])
+@pytest.mark.parametrize(
+    ("tokens_per_second", "name"), [(1000.0, "qwen3-4b"), (16.0, "granite-350m")]
+)
 def test_where_nothing_was_measured_the_answer_tells_what_is_fast_enough(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -17,7 +17,7 @@ def test_a_preset_is_its_file_on_the_hub() -> None:
     model = named_model("Mistral")
     assert model == preset_model(MISTRAL)
     assert model.hub == HubModel(MISTRAL.source.repo, file=MISTRAL.source.file)
-    assert model.goes_by_preset
+    assert model.is_called
     assert not model.is_packaged
 
 
@@ -31,7 +31,7 @@ def test_a_preset_s_address_means_the_preset_but_no_package() -> None:
     model = named_model(AT_SMOLLM2)
     assert model.preset is PRESETS["smollm2"]
     assert model.file is None
-    assert not model.goes_by_preset
+    assert not model.is_called
     assert not model.is_packaged
 
 
