@@ -170,7 +170,8 @@ def _delete(copies: list[CachedModel], repacked: list[Path]) -> None:
             raise ModelError(f"cannot remove {path}: {error.strerror}") from error
         _tell_removed(str(path), size)
     for copy in copies:
-        _tell_removed(f"{copy.repo}/{copy.file}", hub.remove(copy))
+        whose = "" if copy.ours else ", which another program had put there"
+        _tell_removed(f"{copy.repo}/{copy.file}{whose}", hub.remove(copy))
 
 
 def _tell_removed(what: str, num_bytes: int) -> None:

@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -168,6 +169,19 @@ def test_no_weight_is_touched(tmp_path: Path, tokenizer: Path, kind: GGMLQuantiz
     assert sorted(map(repr, after.values())) == sorted(
         repr(value) for name, value in before.items() if name != "a.inv_freq"
     )
+
+
+def test_a_large_model_takes_little_memory(tmp_path: Path, tokenizer: Path) -> None:
+    large = Shape(width=512, feed_forward=4096, layers=3)
+    source = write_model(tmp_path / "source.gguf", large, GGMLQuantizationType.F32)
+    assert source.stat().st_size > 50_000_000
+    tracemalloc.start()
+    try:
+        repack(source, tokenizer, tmp_path / "model.gguf", Silent())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8_000_000
 
 
 # --- The same vocabulary ---
