@@ -16,6 +16,7 @@
     │   ├── EngineDiedError       503     1   the engine's process died while it generated
     │   ├── QueueFullError        429     1   too many requests wait already
     │   ├── StepRefusedError      500     1   llama.cpp refused a step; the engine goes on
+    │   ├── UpstreamError         502     1   the server that generates for us failed
     │   ├── TimeLimitError        504     1   the answer took longer than it may
     │   └── SlowReaderError       500     1   the client does not take its answer
     ├── RequestError              400     1   an HTTP request cannot be understood
@@ -27,6 +28,9 @@
     │   ├── BodyTooLargeError     413     1   its body is longer than it may be
     │   ├── MediaTypeError        415     1   its body is not said to be JSON
     │   └── BusyError             503     1   the server takes no more of them now
+    ├── HistoryError              500     1   the kept conversations cannot be read or written
+    │   └── SessionNotFoundError  404     1   none of them has that name or number
+    ├── EditorError               500     1   the editor failed, or left no question
     ├── ListenError               500     1   the server cannot listen as it should
     ├── OutputError               500     1   the answer cannot be written
     └── ConfigError               500     2   the configuration file says what it cannot say
@@ -147,6 +151,12 @@ class StepRefusedError(EngineError):
     """llama.cpp refused to compute a step, or lacks memory for it, and is as it was before."""
 
 
+class UpstreamError(EngineError):
+    """Another server, to which the request was passed on, refused, failed, or cannot be reached."""
+
+    status = 502
+
+
 class TimeLimitError(EngineError):
     """The answer took longer than the server lets one take."""
 
@@ -209,6 +219,20 @@ class BusyError(RequestError):
     """The server takes no more requests, or connections, now."""
 
     status = 503
+
+
+class HistoryError(LLMStreamError):
+    """The file of kept conversations cannot be used; it is left as it is."""
+
+
+class SessionNotFoundError(HistoryError):
+    """No kept conversation goes by that name or number."""
+
+    status = 404
+
+
+class EditorError(LLMStreamError):
+    """The editor could not be run, failed, or left no text."""
 
 
 class ListenError(LLMStreamError):

@@ -9,6 +9,7 @@ from hypothesis import settings
 
 from llmstream_cli.models.presets import PRESETS
 from tests.hub_server import HubServer
+from tests.server.process import running_server
 
 # A busy machine is no reason to fail: no test of this project measures time.
 settings.register_profile("llmstream", deadline=None)
@@ -29,6 +30,7 @@ def no_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         patch.setenv("LLMSTREAM_CACHE", str(folder / "cache"))
         patch.setenv("HF_HOME", str(folder / "huggingface"))
+        patch.setenv("LLMSTREAM_HISTORY", str(folder / "history.db"))
         yield
 
 
@@ -68,3 +70,11 @@ def hub(own_caches: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer
     with HubServer().running() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         yield server
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server that runs the real model, without a path."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    with running_server(log, "--parallel", "4", "--threads", "1") as url:
+        yield url

@@ -239,6 +239,7 @@ def test_the_line_is_right_whatever_stands_around_it(
 def test_history_is_kept_in_the_folder_for_data_unless_the_file_says_otherwise(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("LLMSTREAM_HISTORY", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
     usual = history_path(Config())
     assert usual is not None

@@ -177,7 +177,8 @@ class Bench:
         return Report(self._parameters(seed, ctx_size, threads), url=None), open_target
 
     def _at_url(self, url: str) -> tuple[Report, OpenTarget]:
-        from llmstream_cli.cli.bench_client import OpenAIClient, base_url
+        from llmstream_cli.cli.bench_client import OpenAIClient
+        from llmstream_cli.core.upstream import base_url
 
         def open_target(_streams: int) -> Target:
             return OpenAIClient(

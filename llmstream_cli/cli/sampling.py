@@ -1,7 +1,7 @@
 """The sampling options of a command, over what suits the model."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from llmstream_cli.core.api import SamplingParams
@@ -34,5 +34,13 @@ class SamplingOptions:
         Args:
             advised: values by the names of `SamplingParams`, of the model's authors.
         """
-        said = {name: value for name, value in asdict(self).items() if value not in {None, ()}}
-        return SamplingParams(**{**advised, **said})
+        return SamplingParams(**{**advised, **self._said()})
+
+    @property
+    def unset(self) -> tuple[str, ...]:
+        """The parameters that the user did not set; see `GenerationRequest.unset`."""
+        said = self._said()
+        return tuple(field.name for field in fields(SamplingParams) if field.name not in said)
+
+    def _said(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value not in (None, ())}

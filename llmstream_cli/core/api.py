@@ -142,6 +142,9 @@ class GenerationRequest:
             read, or token ids.
         keep_alive: how many seconds the model stays loaded after this and later answers, where
             requests load it (see `Residency`); infinite is for good, None as before.
+        unset: names of the parameters in `sampling` that nobody asked for. An engine that passes
+            the request on leaves them to the other server; one that generates itself takes the
+            values that stand there.
 
     Raises:
         InvalidValueError: there are both messages and a prompt, or neither.
@@ -151,6 +154,7 @@ class GenerationRequest:
     sampling: SamplingParams = SamplingParams()
     prompt: str | tuple[int, ...] | None = None
     keep_alive: float | None = None
+    unset: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if bool(self.messages) == (self.prompt is not None):
@@ -226,10 +230,15 @@ class Chunk:
 
     Attributes:
         text: new text; empty while a character or a possible stop string is incomplete.
-        token_ids: the tokens drawn, in order; their text may come in a later chunk.
-        logprobs: one for each of `token_ids` where they were asked for, else empty.
+        token_ids: the tokens drawn, in order; their text may come in a later chunk. Another server
+            does not tell them.
         finish_reason: set on the last chunk and only there.
-        usage: set on the last chunk and only there.
+        usage: set on the last chunk and only there; None where another server does not tell.
+        logprobs: where they were asked for, one for each token of the answer: those of its
+            reasoning have none. They come with their tokens, or later where it was not certain that
+            these belong to the answer.
+        reasoning: new text of what the model thinks before its answer; all of it comes before the
+            first of `text`, and never in it.
     """
 
     text: str
@@ -237,14 +246,15 @@ class Chunk:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     logprobs: tuple[DrawnLogprob, ...] = ()
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A loaded model.
+    """A loaded model. Another server's model has zeros where that server does not tell.
 
     Attributes:
-        name: the file's name without its ending.
+        name: the file's name without its ending, or what another server calls it.
         description: architecture, size and quantization, as llama.cpp words them.
         ctx_size: the most tokens that prompt and answer may have together.
         load_seconds: how long loading took.

@@ -17,8 +17,8 @@ from llmstream_cli.cli.bench import parse_streams
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.models.presets import PRESETS
 from tests.candle_files import write_model, write_tokenizer
-from tests.cli.fake_openai import Reply, answer_events, answer_json, serving, story
 from tests.cli.test_ask import COMMAND, HEAVY, TIMEOUT, llmstream, modules_loaded_by
+from tests.fake_openai import Reply, answer_events, answer_json, serving, story
 
 BENCH = [*COMMAND, "bench"]
 TINY = ("--prompt-tokens", "32", "--max-tokens", "4", "--repeat", "1")
@@ -232,7 +232,10 @@ async def test_failed_requests_are_counted_and_told() -> None:
         arguments = ("--url", server.url, "--streams", "2", *TINY)
         code, output, complaints = await bench(*arguments)
     assert code == 1
-    assert complaints == "llmstream: 1 requests failed, first: HTTP 500: on [31m fire\n"
+    assert (
+        complaints
+        == "llmstream: 1 requests failed, first: the server failed (HTTP 500: on [31m fire)\n"
+    )
     assert [row[-1] for row in rows(output)] == ["errors", "1", "0"]
 
 
@@ -241,7 +244,9 @@ async def test_a_server_that_only_fails_is_one_line() -> None:
     async with serving(refusal) as server:
         code, output, complaints = await bench("--url", server.url, "--streams", "2", *TINY)
     assert (code, output) == (1, "")
-    assert complaints == "llmstream: HTTP 401: the key *** is wrong\n"
+    assert complaints == (
+        "llmstream: the server does not take this API key (HTTP 401: the key *** is wrong)\n"
+    )
     assert len(server.requests) == 2  # it was not tried again
 
 
@@ -319,7 +324,7 @@ URL = ("--url", "http://127.0.0.1:1")
         (("--url-model", "tiny"), 2, "--url-model needs --url"),
         (("--threads", "1", *URL), 2, "not with --url"),
         (("--ctx-size", "100", *URL), 2, "not with --url"),
-        (("--url", "ftp://127.0.0.1"), 2, "--url must be like http://127.0.0.1:8080"),
+        (("--url", "ftp://127.0.0.1"), 2, "URL must be like http://127.0.0.1:8080"),
         (("--api-key", "a b", *URL), 2, "the API key has characters that no key can have"),
         (URL, 1, "cannot connect to http://127.0.0.1:1"),
         (("--url-model", "tiny", *URL), 1, "cannot connect to http://127.0.0.1:1"),
