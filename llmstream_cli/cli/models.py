@@ -175,7 +175,7 @@ def _delete(copies: list[CachedModel], repacked: list[Path]) -> None:
 
 
 def _tell_removed(what: str, num_bytes: int) -> None:
-    freed = f"{human_size(num_bytes)} set free" if num_bytes else "another revision keeps it"
+    freed = f"{human_size(num_bytes)} set free" if num_bytes else "another name or revision has it"
     sys.stdout.write(f"removed {without_controls(what)}: {freed}\n")
 
 
