@@ -158,6 +158,8 @@ def serve(
     context: typer.Context,
     features: options.ServedFeatures = None,
     model: options.ServedModelFiles = None,
+    file: options.RepoFile = None,
+    tokenizer: options.Tokenizer = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 3030,
     certfile: options.CertFile = None,
@@ -223,7 +225,7 @@ def serve(
         keep_alive=None if keep_alive is None else keep_alive_seconds(keep_alive),
     )
     return Serve(
-        models=model_choices(context),
+        models=model_choices(context, file=file, tokenizer=tokenizer),
         residence=residence,
         template=template,
         sampling=sampling,
@@ -248,6 +250,9 @@ def serve(
 def bench(
     features: options.Features = None,
     model: options.Model = None,
+    file: options.RepoFile = None,
+    tokenizer: options.Tokenizer = None,
+    template: options.Template = None,
     url: options.Url = None,
     url_model: options.UrlModel = None,
     api_key: options.ApiKey = None,
@@ -263,10 +268,11 @@ def bench(
 ) -> int:
     """Turn the options into a benchmark, and run it."""
     from llmstream_cli.cli.bench import Bench
+    from llmstream_cli.models.resolve import ModelChoice
 
     return Bench(
-        features=features,
-        model=model,
+        model=ModelChoice(preset=features, model=model, file=file, tokenizer=tokenizer),
+        template=template,
         url=url,
         url_model=url_model,
         api_key=api_key,

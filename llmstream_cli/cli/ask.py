@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 
 from llmstream_cli.cli.find_model import find_model
-from llmstream_cli.cli.hint import hint_once
 from llmstream_cli.cli.process import STARTED
 from llmstream_cli.cli.prompt import context_message, preset_format, read_template
 from llmstream_cli.cli.sampling import SamplingOptions
@@ -18,7 +17,7 @@ from llmstream_cli.cli.terminal import (
     read_piped_input,
     without_controls,
 )
-from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest
+from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest, Usage
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel
 from llmstream_cli.prompts.messages import Message
@@ -95,9 +94,11 @@ def _run(ask: Ask, request: GenerationRequest, config: EngineConfig, found: Reso
     engine.start()
     import asyncio  # while the model loads
 
-    asyncio.run(_answer(ask, engine, request, found, writer))
+    usage = asyncio.run(_answer(ask, engine, request, found, writer))
     writer.end()
-    hint_once(found)
+    from llmstream_cli.cli.hint import hint_once  # when nobody waits any more
+
+    hint_once(found, 0.0 if usage is None else usage.tokens_per_second)
     return 0
 
 
@@ -107,7 +108,7 @@ async def _answer(
     request: GenerationRequest,
     found: ResolvedModel,
     writer: AnswerWriter,
-) -> None:
+) -> Usage | None:
     first_token_seconds: float | None = None
     try:
         async with contextlib.aclosing(engine.generate(request)) as chunks:
@@ -122,3 +123,4 @@ async def _answer(
     if ask.stats and chunk.usage is not None and chunk.finish_reason is not None:
         writer.end()
         print_usage(chunk.usage, chunk.finish_reason, first_token_seconds)
+    return chunk.usage
