@@ -42,6 +42,11 @@ class Answer:
         """What the model thought before it."""
         return "".join(self._reasoning)
 
+    @property
+    def tokens_per_second(self) -> float:
+        """How fast it came; 0.0 where that is unknown."""
+        return 0.0 if self.usage is None else self.usage.tokens_per_second
+
     def add(self, chunk: Chunk) -> None:
         """Take the next chunk."""
         if self.first_token_seconds is None and (chunk.token_ids or chunk.text or chunk.reasoning):

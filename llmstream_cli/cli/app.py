@@ -185,7 +185,7 @@ app.command("chat", cls=SettingsCommand, help=chat_app.HELP)(chat_app.chat)
 
 @app.command(
     cls=ModelOrderCommand,
-    help="Serve models over HTTP: plain text streams, and a page to try it."
+    help="Serve models over HTTP: plain text streams, OpenAI's and Ollama's APIs, a page."
     "\n\nThe first model is loaded at the start; others when a request asks for them, as far as "
     "--memory goes."
     "\n\nStandard output gets the server's URL, standard error the log. The first Ctrl-C or "
@@ -195,6 +195,8 @@ def serve(
     context: typer.Context,
     features: options.ServedFeatures = None,
     model: options.ServedModelFiles = None,
+    file: options.RepoFile = None,
+    tokenizer: options.Tokenizer = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 3030,
     certfile: options.CertFile = None,
@@ -260,7 +262,7 @@ def serve(
         keep_alive=None if keep_alive is None else keep_alive_seconds(keep_alive),
     )
     return Serve(
-        models=model_choices(context),
+        models=model_choices(context, file=file, tokenizer=tokenizer),
         residence=residence,
         template=template,
         sampling=sampling,
@@ -285,6 +287,9 @@ def serve(
 def bench(
     features: options.Features = None,
     model: options.Model = None,
+    file: options.RepoFile = None,
+    tokenizer: options.Tokenizer = None,
+    template: options.Template = None,
     url: options.Url = None,
     url_model: options.UrlModel = None,
     api_key: options.ApiKey = None,
@@ -300,10 +305,11 @@ def bench(
 ) -> int:
     """Turn the options into a benchmark, and run it."""
     from llmstream_cli.cli.bench import Bench
+    from llmstream_cli.models.resolve import ModelChoice
 
     return Bench(
-        features=features,
-        model=model,
+        model=ModelChoice(preset=features, model=model, file=file, tokenizer=tokenizer),
+        template=template,
         url=url,
         url_model=url_model,
         api_key=api_key,

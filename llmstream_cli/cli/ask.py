@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from llmstream_cli.cli.answer import Answer
 from llmstream_cli.cli.engine_options import OpenEngine
 from llmstream_cli.cli.exchange import show_answer
-from llmstream_cli.cli.hint import hint_once
 from llmstream_cli.cli.process import STARTED, at_end, on_interrupt, write_last
 from llmstream_cli.cli.question import Question
 from llmstream_cli.cli.setup import Begun, Setup
@@ -87,7 +86,9 @@ class Ask:
         if self.setup.stats:
             print_usage(answer)
         if begun.opened.found is not None:
-            hint_once(begun.opened.found)
+            from llmstream_cli.cli.hint import hint_once  # when nobody waits any more
+
+            hint_once(begun.opened.found, answer.tokens_per_second)
         return 0
 
     async def _receive(

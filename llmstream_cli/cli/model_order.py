@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from llmstream_cli.cli.settings import SettingsCommand
+from llmstream_cli.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from llmstream_cli.models.resolve import ModelChoice
@@ -31,11 +32,26 @@ class ModelOrderCommand(SettingsCommand):
         return super().parse_args(ctx, args)
 
 
-def model_choices(ctx: typer.Context) -> "tuple[ModelChoice, ...]":
-    """Return the models that were named; else those that are kept, else the default."""
+def model_choices(
+    ctx: typer.Context, *, file: str | None = None, tokenizer: str | None = None
+) -> "tuple[ModelChoice, ...]":
+    """Return the models that were named; else those that are kept, else the default.
+
+    Args:
+        ctx: of the command.
+        file: what was said of the only model; see `ModelChoice`.
+        tokenizer: the same.
+
+    Raises:
+        InvalidValueError: so much was said of more than one.
+    """
     from llmstream_cli.models.resolve import ModelChoice
 
     kept = [(name, value) for name in _OPTIONS for value in ctx.params[name] or ()]
-    named = ctx.meta[_KEY] or kept
-    chosen = [ModelChoice(**{_OPTIONS[name]: value}) for name, value in named]
-    return tuple(chosen) or (ModelChoice(),)
+    named = [{_OPTIONS[name]: value} for name, value in ctx.meta[_KEY] or kept] or [{}]
+    if len(named) > 1 and (file, tokenizer) != (None, None):
+        raise InvalidValueError(
+            "--file and --tokenizer go with one model; of several, name the file in --model, and "
+            "put its tokenizer beside it"
+        )
+    return tuple(ModelChoice(**names, file=file, tokenizer=tokenizer) for names in named)

@@ -1,24 +1,22 @@
 """`llmstream models pull` and `remove`: what is on this machine, and what no longer."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmstream_cli.cli.model_files import (
-    NamedModel,
-    fetch_file,
-    find_copies,
-    find_repacked_copies,
-    named_model,
-)
 from llmstream_cli.cli.progress import make_progress
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.errors import InvalidValueError, ModelError, ModelNotFoundError, NoRoomError
 from llmstream_cli.models import hub
 from llmstream_cli.models.hub import CachedModel
 from llmstream_cli.models.machine import memory
-from llmstream_cli.models.preset import Preset
+from llmstream_cli.models.named_model import NamedModel, named_model, preset_of_repo
+from llmstream_cli.models.preset import CandleFile, Preset
 from llmstream_cli.models.presets import PRESETS
+from llmstream_cli.models.quants import choose, part_names
+from llmstream_cli.models.reference import HubModel
+from llmstream_cli.models.resolve import fetch, find_repacked_copy
 from llmstream_cli.models.sizes import human_size
 
 _LEAST_CTX_SIZE = 512  # tokens of context, below which a model is of little use
@@ -42,19 +40,17 @@ class Pull:
         return 0
 
     def _pull(self, model: NamedModel) -> Path:
-        if model.file is not None:
+        if model.hub is None:
             raise ModelNotFoundError(
                 f"{model.name} is a file, which needs no download: use it with --model {model.name}"
             )
-        if model.preset is not None:
-            packaged = model.preset.packaged_file()
-            if packaged is not None and not self.force:
+        if not self.force:
+            if model.file is not None:
                 complain(f"{model.name} is here already: a package has brought it\n")
-                return packaged
-            if not self.force:
+                return model.file
+            if model.preset is not None:
                 _check_memory(model.preset)
-        most = None if self.force else memory().total
-        return fetch_file(model, make_progress(), max_bytes_in_memory=most)
+        return fetch(model, make_progress(), any_size=self.force)
 
 
 def _check_memory(preset: Preset) -> None:
@@ -88,7 +84,7 @@ class Remove:
         copies: list[CachedModel] = []
         for name in self.names:
             copies += [copy for copy in _copies_of(named_model(name)) if copy not in copies]
-        repacked = list(find_repacked_copies(copies))
+        repacked = list(_find_repacked(copies))
         if not self.yes and not _agreed(copies, repacked):
             complain("nothing is deleted\n")
             return 1
@@ -97,11 +93,11 @@ class Remove:
 
 
 def _copies_of(model: NamedModel) -> list[CachedModel]:
-    if model.file is not None:
+    if model.hub is None:
         raise ModelNotFoundError(
             f"{model.name} is a file of yours and in no cache: delete it yourself"
         )
-    copies = find_copies(model)
+    copies = _find_copies(model.hub)
     if copies:
         return copies
     if model.preset is not None and model.preset.packaged is not None:
@@ -111,6 +107,29 @@ def _copies_of(model: NamedModel) -> list[CachedModel]:
             f"`pip uninstall {package}` removes the package that carries a file of it"
         )
     raise ModelNotFoundError(f"no download of {model.name} is in the cache")
+
+
+def _find_copies(wanted: HubModel) -> list[CachedModel]:
+    """Return what the Hugging Face cache has of a model, in all revisions."""
+    first = part_names(wanted.file)[0] if wanted.file is not None else None
+    return [
+        copy
+        for copy in hub.list_cached()
+        if copy.repo == wanted.repo
+        and first in {None, copy.file}
+        and (wanted.quant is None or choose([copy.file], wanted.quant) is not None)
+        and (wanted.revision is None or copy.revision.startswith(wanted.revision))
+    ]
+
+
+def _find_repacked(copies: list[CachedModel]) -> Iterator[Path]:
+    """Find what was repacked for llama.cpp from files in candle's layout."""
+    for copy in copies:
+        preset = preset_of_repo(copy.repo, copy.file)
+        if preset is not None and isinstance(preset.source, CandleFile) and copy.complete:
+            repacked = find_repacked_copy(copy.paths[0], preset)
+            if repacked is not None:
+                yield repacked
 
 
 def _agreed(copies: list[CachedModel], repacked: list[Path]) -> bool:
@@ -151,11 +170,12 @@ def _delete(copies: list[CachedModel], repacked: list[Path]) -> None:
             raise ModelError(f"cannot remove {path}: {error.strerror}") from error
         _tell_removed(str(path), size)
     for copy in copies:
-        _tell_removed(f"{copy.repo}/{copy.file}", hub.remove(copy))
+        whose = "" if copy.ours else ", which another program had put there"
+        _tell_removed(f"{copy.repo}/{copy.file}{whose}", hub.remove(copy))
 
 
 def _tell_removed(what: str, num_bytes: int) -> None:
-    freed = f"{human_size(num_bytes)} set free" if num_bytes else "another revision keeps it"
+    freed = f"{human_size(num_bytes)} set free" if num_bytes else "another name or revision has it"
     sys.stdout.write(f"removed {without_controls(what)}: {freed}\n")
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmstream_cli.cli import speed as machine_speed
-from llmstream_cli.cli.model_files import NamedModel, find_file, on_hub
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.models import hub
@@ -17,8 +16,10 @@ from llmstream_cli.models.fit import Assessment, Speed, assess, recommend
 from llmstream_cli.models.hub import CachedModel
 from llmstream_cli.models.hub_cache import hub_folder
 from llmstream_cli.models.machine import Memory, free_disk, memory
+from llmstream_cli.models.named_model import preset_model
 from llmstream_cli.models.preset import CandleFile, Preset
 from llmstream_cli.models.presets import PRESETS
+from llmstream_cli.models.resolve import find_here
 from llmstream_cli.models.sizes import human_size
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class List:
 def _survey(*, measure: bool) -> Survey:
     paths = {}
     for preset in PRESETS.values():
-        path = find_file(NamedModel(preset.name, preset, on_hub(preset)))
+        path = find_here(preset_model(preset))
         if path is not None:
             paths[preset.name] = path
     found, free, speed = memory(), free_disk(hub_folder()), _speed(paths, measure=measure)

@@ -5,12 +5,13 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from llmstream_cli.cli.model_files import NamedModel, find_file, named_model
 from llmstream_cli.cli.terminal import without_controls
 from llmstream_cli.models.file_facts import FileFacts, read_facts
+from llmstream_cli.models.named_model import NamedModel, named_model
+from llmstream_cli.models.resolve import find_here
 from llmstream_cli.models.sizes import human_size
+from llmstream_cli.prompts.formats import FORMATS
 
 _COUNTS = ((1e9, "B"), (1e6, "M"), (1e3, "k"))
 _MAX_VALUE_CHARS = 200  # of what a file says of itself
@@ -36,24 +37,24 @@ class Show:
 
 def _facts(model: NamedModel) -> dict[str, object]:
     """Gather the fields of `--json`; what is unknown is null."""
-    path = find_file(model)
+    path = find_here(model)
     facts = read_facts(path) if path is not None else None
     return {
         "name": model.name,
         "downloaded": path is not None,
         "path": os.fspath(path) if path is not None else None,
         "size_bytes": facts.file_bytes if facts is not None else _size_of_preset(model),
-        **_origin(model, path),
+        **_origin(model),
         **_model_facts(model, facts),
         **_preset_facts(model),
     }
 
 
-def _origin(model: NamedModel, path: Path | None) -> dict[str, object]:
+def _origin(model: NamedModel) -> dict[str, object]:
     """Return where the file comes from, or would: a package or a repository of the Hub."""
-    preset = model.preset
-    if preset is not None and preset.packaged is not None and path == preset.packaged_file():
-        return {"package": preset.packaged.package, "repo": None, "file": preset.packaged.file}
+    packaged = model.preset.packaged if model.preset is not None else None
+    if packaged is not None and model.is_packaged:
+        return {"package": packaged.package, "repo": None, "file": packaged.file}
     repo, file = (model.hub.repo, model.hub.file) if model.hub is not None else (None, None)
     return {"package": None, "repo": repo, "file": file}
 
@@ -86,11 +87,12 @@ def _model_facts(model: NamedModel, facts: FileFacts | None) -> dict[str, object
 
 def _preset_facts(model: NamedModel) -> dict[str, object]:
     preset = model.preset
+    chat_format = preset.chat_format if preset is not None else None
     return {
         "summary": f"{preset.title}: {preset.summary}" if preset is not None else None,
-        "chat_format": preset.chat_format if preset is not None else None,
+        "chat_format": chat_format,
         "sampling": dict(preset.sampling) if preset is not None else {},
-        "stop": list(preset.stop) if preset is not None else [],
+        "stop": list(FORMATS[chat_format].stop) if chat_format is not None else [],
         "memory_bytes": preset.memory_bytes() if preset is not None else None,
     }
 

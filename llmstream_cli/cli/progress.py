@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _STEP_PERCENT = 10  # between two plain lines
+_FIGURES_WIDTH = 45  # columns of a terminal for the figures, and the shortest bar
+_MIN_NAME_WIDTH = 12
 
 
 def make_progress() -> Progress:
@@ -87,7 +89,9 @@ class BarProgress:
         self._bar = _make_bar(self._stream)
         # An unknown total has no end; Rich then shows that something moves.
         self._task = self._bar.add_task(
-            without_controls(what), total=total_bytes or None, completed=done_bytes
+            _shortened(without_controls(what), self._bar.console.width - _FIGURES_WIDTH),
+            total=total_bytes or None,
+            completed=done_bytes,
         )
         self._bar.start()
 
@@ -111,9 +115,15 @@ class BarProgress:
             self._bar.console.print(plain, markup=False, highlight=False, soft_wrap=True)
 
 
+def _shortened(what: str, width: int) -> str:
+    width = max(width, _MIN_NAME_WIDTH)
+    return what if len(what) <= width else what[: width - 1] + "…"
+
+
 def _make_bar(stream: TextIO) -> "Bar":
     from rich import progress
     from rich.console import Console
+    from rich.table import Column
 
     class VisibleCursor(Console):
         """Never hides the cursor: Ctrl-C leaves at once, and nobody would show it again."""
@@ -124,10 +134,10 @@ def _make_bar(stream: TextIO) -> "Bar":
     console: Console = VisibleCursor(file=stream)
     return progress.Progress(
         progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(compact=True),
+        progress.BarColumn(),  # gives way first where the terminal is narrow
+        progress.DownloadColumn(table_column=Column(no_wrap=True)),
+        progress.TransferSpeedColumn(table_column=Column(no_wrap=True)),
+        progress.TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
         console=console,
         redirect_stdout=False,  # it carries the answer, and is none of the bar's business
         redirect_stderr=False,

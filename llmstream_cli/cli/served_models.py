@@ -14,6 +14,7 @@ from llmstream_cli.models.file_facts import FileFacts, read_facts
 from llmstream_cli.models.machine import memory
 from llmstream_cli.models.resolve import ResolvedModel
 from llmstream_cli.models.sizes import human_size
+from llmstream_cli.models.trust import note_loaded
 from llmstream_cli.server.served import ServedModel, ServedModels
 
 KEEP_ALIVE_SECONDS = 300.0
@@ -91,6 +92,7 @@ def serve_models(
             needed_bytes=candidate.needed_bytes,
             keep_alive=keep_alive if residence.keep_alive is None else residence.keep_alive,
             max_requests=candidate.config.max_seqs + candidate.config.max_queue,
+            on_load=functools.partial(_vouch, found),
         )
         served.append(
             ServedModel(
@@ -121,6 +123,11 @@ def _make_engine(config: EngineConfig, prefix: str, *, verbose: bool) -> Supervi
         complain(without_controls(prefix + text))  # it quotes the file, which anyone may have made
 
     return SupervisedEngine(config, log=log if verbose else None)
+
+
+def _vouch(found: ResolvedModel) -> None:
+    if not found.vouched:
+        note_loaded(found.path)
 
 
 def _default_max_bytes(first_bytes: int) -> int:

@@ -147,6 +147,8 @@ def _bench(probe: Probe) -> tuple[float, float] | None:
     A process of its own: whatever the model does to it, this one goes on.
     """
     command = [sys.executable, "-m", "llmstream_cli", "bench", "--model", str(probe.path)]
+    if probe.preset.chat_format is not None:
+        command += ["--template", probe.preset.chat_format]
     try:
         done = subprocess.run(  # noqa: S603  (this program, with no words of others)
             [*command, *_BENCH.split()],

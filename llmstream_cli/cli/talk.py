@@ -10,7 +10,6 @@ from llmstream_cli.cli.answer import Answer
 from llmstream_cli.cli.conversation import Conversation
 from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
 from llmstream_cli.cli.exchange import show_answer
-from llmstream_cli.cli.hint import hint_once
 from llmstream_cli.cli.process import at_end, on_interrupt, write_last
 from llmstream_cli.cli.recording import Recorder
 from llmstream_cli.cli.sampling import SamplingOptions
@@ -173,7 +172,9 @@ class Talk:
                 "/undo takes back the last turn, /clear begins anew\n"
             )
         if self.typed and self.opened.found is not None:
-            hint_once(self.opened.found)
+            from llmstream_cli.cli.hint import hint_once  # when nobody waits any more
+
+            hint_once(self.opened.found, answer.tokens_per_second)
         if not self.typed and not answer.text.endswith("\n"):
             sys.stdout.write("\n")
             sys.stdout.flush()

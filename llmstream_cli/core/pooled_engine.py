@@ -80,6 +80,7 @@ class PooledEngine:
         needed_bytes: what it will take, as far as that is known.
         keep_alive: seconds until it is unloaded if nobody asks.
         max_requests: that it may answer at once and that may wait for it, together.
+        on_load: is called each time when the model has been loaded.
 
     Attributes:
         name: for the log.
@@ -101,6 +102,7 @@ class PooledEngine:
         needed_bytes: int,
         keep_alive: float,
         max_requests: float,
+        on_load: Callable[[], None],
     ) -> None:
         self.name = name
         self.phase = Phase.ABSENT
@@ -115,6 +117,7 @@ class PooledEngine:
         self._estimated_bytes = needed_bytes
         self._usual_keep_alive = self._keep_alive = keep_alive
         self._max_requests = max_requests
+        self._on_load = on_load
         self._engine: Engine | None = None
         self._info: ModelInfo | None = None
         self._task: asyncio.Task[None] | None = None  # loads, or unloads
@@ -318,6 +321,7 @@ class PooledEngine:
         else:
             seconds = asyncio.get_running_loop().time() - started
             self._tell("loaded %s in %.3f seconds", self.name, seconds)
+            self._on_load()
             self._begin(info, seconds)
 
     def _tell(self, message: str, *values: object, level: int = logging.INFO) -> None:

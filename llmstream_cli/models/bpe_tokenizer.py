@@ -65,10 +65,10 @@ class _UnfitError(Exception):
 
 
 def _read_json(path: Path) -> Any:
-    with opened(path) as (file, _):
-        data = file.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
-        raise _UnfitError(f"it has more than {_MAX_BYTES >> 20} MiB")
+    with opened(path) as (file, size):
+        if size > _MAX_BYTES:
+            raise _UnfitError(f"it has more than {_MAX_BYTES >> 20} MiB")
+        data = file.read(size)  # with a bound to spare, Python would set that much memory aside
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:

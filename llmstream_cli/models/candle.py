@@ -27,6 +27,7 @@ from llmstream_cli.models.gguf_header import opened, read_header
 from llmstream_cli.models.gguf_writer import Writable, encode_header
 from llmstream_cli.models.machine import free_disk
 from llmstream_cli.models.progress import Progress
+from llmstream_cli.models.sizes import human_size
 
 __all__ = ["find_repacked", "is_candle", "repack", "repacked"]
 
@@ -174,8 +175,8 @@ def _check_room(target: Path, size: int) -> None:
     free = free_disk(target.parent)
     if free < size:
         raise NoRoomError(
-            f"the repacked model needs {size / 1e6:.0f} MB, and {target.parent} has room for "
-            f"{free / 1e6:.0f} MB: free some, or set LLMSTREAM_CACHE to another folder"
+            f"the repacked model needs {human_size(size)} and {target.parent} has "
+            f"{human_size(free)} free: make room, or set LLMSTREAM_CACHE to a folder elsewhere"
         )
 
 
@@ -219,8 +220,8 @@ def _told_of(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise NoRoomError(
-                f"the disk of {target.parent} is full: free some room, or set LLMSTREAM_CACHE to "
-                "another folder"
+                f"the disk of {target.parent} is full: make room, or set LLMSTREAM_CACHE to a "
+                "folder elsewhere"
             ) from error
         raise ModelError(f"cannot write {target}: {error.strerror}") from error
 
@@ -272,7 +273,7 @@ def _copy(
 def _read_back(path: Path, sums: Mapping[str, int], progress: Progress) -> None:
     """Check that a written file is what llama.cpp takes, and holds the bytes that were copied."""
     header = check_gguf(path)
-    progress.begin("checking it", sum(tensor.size for tensor in header.tensors.values()))
+    progress.begin("checking the copy", sum(tensor.size for tensor in header.tensors.values()))
     try:
         with opened(path) as (file, _):
             for name, tensor in header.tensors.items():

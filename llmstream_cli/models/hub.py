@@ -96,7 +96,7 @@ def _fetch(
         _check_disk(model, fresh, folder, listing)
     for file in missing:
         _download(model, file, folder, listing, client, progress)
-    _remember(model, first, fresh)
+    _remember(model, first, missing, fresh)
     with contextlib.suppress(OSError):  # a cache that can only be read serves as well
         folder.set_commit(model.revision, listing.commit)
     return tuple(folder.pointer(listing.commit, file.path) for file in files)
@@ -127,13 +127,18 @@ def _download(
         raise DownloadError(f"cannot write to {folder.path}: {error.strerror}") from error
 
 
-def _remember(model: HubModel, first: str, fresh: "Sequence[RepoFile]") -> None:
+def _remember(
+    model: HubModel, first: str, linked: "Sequence[RepoFile]", fresh: "Sequence[RepoFile]"
+) -> None:
+    """Note what is ours: what was downloaded, and new names for what had been."""
     record = DownloadRecord.read(model.repo)
+    had_been = record.etags.values()
+    ours = {file.path: file.etag for file in linked if file in fresh or file.etag in had_been}
     choice = None
     if model.file is None and record.choice(model.revision, model.quant) != first:
         choice = model.revision, model.quant, first
-    if fresh or choice:
-        DownloadRecord.add(model.repo, {file.path: file.etag for file in fresh}, choice)
+    if ours or choice:
+        DownloadRecord.add(model.repo, ours, choice)
 
 
 def _pick(model: HubModel, listing: "Listing") -> str:
@@ -189,7 +194,7 @@ def _check_disk(
     if needed > free:
         raise NoRoomError(
             f"{model} needs {human_size(needed)} more and {folder.path.parent} has "
-            f"{human_size(free)} free: make room, set HF_HOME to a folder elsewhere"
+            f"{human_size(free)} free: make room, or set HF_HOME to a folder elsewhere"
             f"{_smaller(listing, free)}"
         )
 

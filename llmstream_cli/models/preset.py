@@ -104,7 +104,6 @@ class Preset:
         quality: its rank among the presets by general reputation; the best has the highest.
         chat_format: the prompt format's name; None takes the template in the file.
         sampling: what its authors advise, by the names of the sampling parameters.
-        stop: strings that end an answer.
     """
 
     name: str
@@ -120,7 +119,6 @@ class Preset:
     quality: int
     chat_format: str | None = None
     sampling: Mapping[str, float] = field(default_factory=dict)
-    stop: tuple[str, ...] = ()
 
     def packaged_file(self) -> Path | None:
         """Return the file of the model that an installed package carries, if there is one."""

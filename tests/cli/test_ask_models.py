@@ -217,7 +217,10 @@ def test_a_file_is_tried_in_a_process_of_its_own_once(own_caches: Path, tmp_path
     assert "is incomplete" in refusal("-m", str(path), "hi")
 
 
-def test_a_file_that_aborts_its_process_is_one_line(own_caches: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [("ask", "hi"), ("bench", "--streams", "1")])
+def test_a_file_that_aborts_its_process_is_one_line(
+    own_caches: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
     """The checks know of no such file; so they are left out here."""
     path = write_llama(tmp_path / "llama.gguf")
     the, had = "\N{LOWER ONE EIGHTH BLOCK}the".encode(), "\N{LOWER ONE EIGHTH BLOCK}had".encode()
@@ -228,7 +231,7 @@ import sys
 from llmstream_cli.models import gguf_check
 gguf_check.check_header = lambda *_: None
 from llmstream_cli.cli.app import run
-sys.exit(run(["ask", "-m", {str(path)!r}, "hi"]))
+sys.exit(run([*{command!r}, "-m", {str(path)!r}]))
 """
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -14,6 +14,7 @@ from llmstream_cli.models.resolve import ResolvedModel
 from tests.cli.model_commands import on_a_terminal
 
 QUESTION = ("ask", "Where is Paris?", "-t", "0", "-n", "4")
+FAST = 150.0  # tokens per second
 HINT = re.compile(r"\r\nllmstream: .*`llmstream models pull ([\w.-]+)` .*\r\n$")
 
 
@@ -22,10 +23,10 @@ def state(home: Path) -> Path:
     return home / "state" / "llmstream"
 
 
-def hint_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def hint_on_a_terminal(monkeypatch: pytest.MonkeyPatch, tokens_per_second: float = FAST) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(sys.stderr, "isatty", lambda: True)
-        hint.hint_once(found())
+        hint.hint_once(found(), tokens_per_second)
 
 
 def found() -> ResolvedModel:
@@ -61,7 +62,7 @@ def test_it_is_remembered(
 
 
 def test_a_pipe_gets_no_hint(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    hint.hint_once(found())
+    hint.hint_once(found(), FAST)
     assert capsys.readouterr().err == ""
     assert not state.exists()
 
@@ -95,3 +96,29 @@ def test_a_machine_for_no_better_model_gets_no_hint(
     hint_on_a_terminal(monkeypatch)
     assert capsys.readouterr().err == ""
     assert not state.exists()  # a better machine may come
+
+
+@pytest.mark.usefixtures("state")
+@pytest.mark.parametrize(
+    ("tokens_per_second", "name"), [(1000.0, "qwen3-4b"), (16.0, "granite-350m")]
+)
+def test_where_nothing_was_measured_the_answer_tells_what_is_fast_enough(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tokens_per_second: float,
+    name: str,
+) -> None:
+    monkeypatch.setattr(
+        "llmstream_cli.models.machine.memory", lambda: Memory(64_000_000_000, 60_000_000_000)
+    )
+    monkeypatch.setattr("llmstream_cli.cli.speed.remembered_speed", lambda: None)
+    hint_on_a_terminal(monkeypatch, tokens_per_second)
+    assert f"models pull {name}`" in capsys.readouterr().err
+
+
+def test_an_answer_too_short_to_tell_brings_no_hint(
+    state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hint_on_a_terminal(monkeypatch, 0.0)
+    assert capsys.readouterr().err == ""
+    assert not state.exists()  # the next answer may be longer

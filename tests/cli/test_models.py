@@ -256,6 +256,8 @@ def test_what_another_program_downloaded_is_said_to_be_so(
     child.read()
     child.close()
     assert len(files_of(home / "huggingface")) == 1
+    done = models("remove", REPO, "--yes")
+    assert "tiny.gguf, which another program had put there: " in done.stdout
 
 
 @pytest.mark.parametrize(

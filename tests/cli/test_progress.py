@@ -107,12 +107,12 @@ def test_a_closed_standard_error_stops_no_work() -> None:
 # ---- a terminal -----------------------------------------------------------------------------
 
 
-def on_a_terminal(**environment: str) -> str:
+def on_a_terminal(columns: int = 100, **environment: str) -> str:
     child = pexpect.spawn(
         sys.executable,
         ["-c", SCRIPT],
         env={**os.environ, **environment},
-        dimensions=(24, 100),
+        dimensions=(24, columns),
         timeout=TIMEOUT,
         encoding="utf-8",
     )
@@ -128,6 +128,12 @@ def test_a_terminal_gets_a_bar() -> None:
     assert "2.0/2.0 MB" in shown
     assert "half of it is here\r\n" in shown
     assert "0.5/1.0 kB" in shown  # a bar of its own for the second piece of work
+
+
+def test_a_narrow_terminal_gets_whole_figures() -> None:
+    shown = on_a_terminal(60, TERM="xterm-256color")
+    assert "downloading" in shown
+    assert "2.0/2.0 MB" in shown
 
 
 def test_a_name_cannot_style_the_bar() -> None:

@@ -17,6 +17,8 @@ import ollama
 import openai
 import pytest
 
+from llmstream_cli.models.trust import has_loaded
+from tests.candle_files import write_model, write_tokenizer
 from tests.cli.test_serve import PARIS, TIMEOUT, Running, ask, body, failed, running
 from tests.gguf_files import write_gemma3, write_lfm2, write_llama
 
@@ -149,6 +151,8 @@ def test_two_models_of_the_same_name_are_an_error(files: Path, tmp_path: Path) -
         (["--memory", "1M"], 1, "smollm2 needs 0."),
         (["-f", "smollm2", "-f", "smolm2"], 1, "no model is called 'smolm2'"),
         (["-f", "smollm2", "-m"], 2, ""),
+        (["-f", "smollm2", "--file", "m.gguf"], 2, "--file names a file of a repository"),
+        (["-f", "smollm2", "-m", "a/b", "--file", "m.gguf"], 2, "--file and --tokenizer go with"),
     ],
 )
 def test_a_server_that_cannot_start_says_why(arguments: list[str], code: int, message: str) -> None:
@@ -156,6 +160,26 @@ def test_a_server_that_cannot_start_says_why(arguments: list[str], code: int, me
     assert (got, stderr.splitlines()[-1].startswith(f"llmstream: {message}")) == (code, True), (
         stderr
     )
+
+
+def test_a_tokenizer_can_be_named_for_weights_without_one(own_caches: Path) -> None:
+    weights, tokenizer = own_caches / "weights.gguf", own_caches / "vocabulary.json"
+    write_model(weights)
+    write_tokenizer(tokenizer)
+    named = ("-m", str(weights), "--tokenizer", str(tokenizer), "--template", "vicuna")
+    with running(*named, *SMALL) as server:
+        server.wait_until_ready()
+        ask(server.url, "hi", max_tokens=2)
+
+
+def test_what_has_been_loaded_is_vouched_for(files: Path, own_caches: Path) -> None:
+    default, other = files / "tiny-llama.gguf", files / "tiny-lfm.gguf"
+    with running("-m", str(default), "-m", str(other), *SMALL) as server:
+        server.wait_until_ready()
+        assert has_loaded(default)
+        assert not has_loaded(other)
+        assert ask(server.url, "the of", model="tiny-lfm")
+        assert has_loaded(other)
 
 
 def test_a_model_that_does_not_fit_is_refused_when_it_is_asked_for(files: Path) -> None:

@@ -49,6 +49,14 @@ def test_ours_and_others_are_told_apart(hub: HubServer) -> None:
     assert others.revision == "a" * 40
 
 
+def test_another_name_for_what_is_ours_is_ours(hub: HubServer) -> None:
+    names = ("a-Q4_K_M.gguf", "b-Q8_0.gguf")
+    hub.add(REPO, dict.fromkeys(names, b"the same"))
+    for name in names:
+        fetch(HubModel(REPO, file=name), Silent())
+    assert [(model.file, model.ours) for model in list_cached()] == [(n, True) for n in names]
+
+
 def test_a_file_that_another_program_replaced_is_not_ours(hub: HubServer) -> None:
     hub.add(REPO, {FILE: gguf(1)})
     fetch(HubModel(REPO), Silent())

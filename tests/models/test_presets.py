@@ -71,7 +71,7 @@ def test_an_empty_name_is_answered_with_all() -> None:
 @each_preset
 def test_sampling_can_be_sampled_with(preset: Preset) -> None:
     """Values are within the bounds of parameters that exist, so a preset never fails a request."""
-    params = SamplingParams(**dict(preset.sampling), stop=preset.stop)  # type: ignore[arg-type]
+    params = SamplingParams(**dict(preset.sampling))  # type: ignore[arg-type]
     advised = {name: getattr(params, name) for name in preset.sampling}
     assert advised == preset.sampling
 

@@ -5,8 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from llmstream_cli.errors import LLMStreamError, ModelError, ModelNotFoundError
+from llmstream_cli.errors import (
+    InvalidValueError,
+    LLMStreamError,
+    ModelError,
+    ModelNotFoundError,
+)
 from llmstream_cli.models.resolve import ModelChoice, resolve
+from tests.candle_files import write_model
+from tests.models.progress_log import ProgressLog
+
+NOT_NEEDED = "--tokenizer is not needed"
 
 
 def test_without_a_name_the_embedded_model_is_found(model_path: Path) -> None:
@@ -81,3 +90,35 @@ def test_a_file_that_cannot_be_read_is_refused(
             patch.setattr(Path, method, refuse)
             with pytest.raises(LLMStreamError, match=r"cannot read .*Permission denied"):
                 resolve(ModelChoice(model=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("model", "file", "complaint"),
+    [
+        ("smollm2", "m.gguf", "smollm2 is none"),
+        ("./m.gguf", "m.gguf", "m.gguf is none"),
+        ("user/repo:Q8_0", "m.gguf", "user/repo:Q8_0 names a file already"),
+        ("user/repo/n.gguf", "m.gguf", "user/repo/n.gguf names a file already"),
+        ("user/repo", "README.md", "README.md is none"),
+    ],
+)
+def test_a_file_belongs_to_a_repository(
+    own_caches: Path, model: str, file: str, complaint: str
+) -> None:
+    with pytest.raises(InvalidValueError, match=complaint):
+        resolve(ModelChoice(model=model, file=file))
+
+
+@pytest.mark.parametrize("name", ["none.json", "folder/none.json", "./a/b/c", "/none"])
+def test_a_missing_tokenizer_is_not_looked_for_on_the_hub(
+    own_caches: Path, tmp_path: Path, name: str
+) -> None:
+    model = write_model(tmp_path / "weights.gguf")
+    with pytest.raises(ModelNotFoundError, match=f"there is no tokenizer file {name}"):
+        resolve(ModelChoice(model=str(model), tokenizer=name))
+
+
+def test_a_tokenizer_that_is_not_needed_is_told_of(model_path: Path) -> None:
+    progress = ProgressLog()
+    resolve(ModelChoice(tokenizer="none.json"), progress)
+    assert progress.notes == [f"{model_path.name} has a vocabulary of its own; {NOT_NEEDED}"]

@@ -55,6 +55,18 @@ def test_a_file_in_its_place_is_not_known_even_with_its_times(
     assert not has_loaded(model)
 
 
+def test_all_parts_of_a_model_count(record: Path, tmp_path: Path) -> None:
+    first, second = (tmp_path / f"m-0000{number}-of-00002.gguf" for number in (1, 2))
+    for part in (first, second):
+        part.write_bytes(b"GGUF and more")
+    note_loaded(first)
+    assert has_loaded(first)
+    second.write_bytes(b"GGUF and less")
+    assert not has_loaded(first)
+    second.unlink()
+    assert not has_loaded(first)
+
+
 def test_a_missing_file_is_not_known(record: Path, model: Path) -> None:
     note_loaded(model.with_name("none"))
     assert not has_loaded(model.with_name("none"))
