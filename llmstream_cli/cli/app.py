@@ -148,7 +148,7 @@ def ask(
 
 @app.command(
     cls=ModelOrderCommand,
-    help="Serve models over HTTP: plain text streams, and a page to try it."
+    help="Serve models over HTTP: plain text streams, OpenAI's and Ollama's APIs, a page."
     "\n\nThe first model is loaded at the start; others when a request asks for them, as far as "
     "--memory goes."
     "\n\nStandard output gets the server's URL, standard error the log. The first Ctrl-C or "

@@ -54,6 +54,9 @@ class Generation:
         self._model = served.name
         self._exchange = current_exchange()
         self._exchange.model = served.name
+        self._progress = context.requests.begin(
+            self._exchange.request_id, served.engine, len(requests)
+        )
         self._started = time.perf_counter()
         self._last_tokens: dict[int, float] = {}
         context.generations.add(self)
@@ -64,12 +67,13 @@ class Generation:
     def cancel(self) -> None:
         """Stop generating; the engine does within one step. Void when called again."""
         self._context.generations.discard(self)
+        self._context.requests.end(self._exchange.request_id, self._progress)
         for task in self._tasks:
             task.cancel()
 
     def fail(self, error: LLMStreamError) -> None:
         """Let the reader's next call raise this error, after the chunks that came before it."""
-        self._queue.put_nowait(error)
+        self._put_error(error)
 
     async def chunks(self, wait_seconds: float | None = None) -> list[tuple[int, Chunk]]:
         """Return what has come since the last call, at least one chunk; nothing at the end.
@@ -98,8 +102,13 @@ class Generation:
             self._unfinished -= chunk.finish_reason is not None
         return found
 
+    def _put_error(self, error: Exception) -> None:
+        self._context.requests.note_error(self._progress, error)
+        self._queue.put_nowait(error)
+
     def _measure(self, index: int, chunk: Chunk) -> None:
         """Note the times of a chunk's tokens, and count them for the log's line."""
+        self._context.requests.note_chunk(self._progress, chunk)
         if chunk.usage is not None:
             self._exchange.prompt_tokens += chunk.usage.prompt_tokens
         if not chunk.token_ids:
@@ -131,7 +140,9 @@ class Generation:
 
     def _too_long(self) -> TimeLimitError:
         seconds = self._context.settings.timeout_seconds
-        return TimeLimitError(f"the answer took longer than {seconds:g} seconds")
+        error = TimeLimitError(f"the answer took longer than {seconds:g} seconds")
+        self._context.requests.note_error(self._progress, error)
+        return error
 
     async def _read(self, index: int, chunks: AsyncGenerator[Chunk]) -> None:
         try:
@@ -143,7 +154,7 @@ class Generation:
                         raise SlowReaderError("the client does not read its answer")
                     self._queue.put_nowait((index, chunk))
         except Exception as error:  # noqa: BLE001  (whoever waits for the answer raises it)
-            self._queue.put_nowait(error)
+            self._put_error(error)
 
 
 def _size(chunk: Chunk) -> int:

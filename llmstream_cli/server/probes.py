@@ -59,12 +59,12 @@ def probe_routes(context: ServerContext) -> Blueprint:
 
     @blueprint.get("/health")
     async def health() -> Response:
-        return _json(Health(), 200)
+        return model_response(Health())
 
     @blueprint.get("/ready")
     async def ready() -> Response:
         found = readiness(context)
-        return _json(found, 200 if found.status is EngineState.READY else 503)
+        return model_response(found, 200 if found.status is EngineState.READY else 503)
 
     @blueprint.get("/metrics")
     async def scrape() -> Response:
@@ -73,7 +73,8 @@ def probe_routes(context: ServerContext) -> Blueprint:
     return blueprint
 
 
-def _json(body: BaseModel, status: int) -> Response:
+def model_response(body: BaseModel, status: int = 200) -> Response:
+    """Return the response that is a model as JSON, and true for now only."""
     response = Response(body.model_dump_json(), status, content_type="application/json")
     response.headers["Cache-Control"] = "no-store"
     return response

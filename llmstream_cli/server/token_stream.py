@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -143,6 +144,22 @@ class TokenStreamRequest(BaseModel):
         if self.json_schema is not None:
             given["json_schema"] = schema_text(self.json_schema)
         return sampling_params(defaults, given, client_names={})
+
+
+def as_fields(sampling: SamplingParams) -> dict[str, Any]:
+    """Return parameters as the fields of a request that asks for them; None is left out."""
+    fields = {
+        name: value
+        for name, value in dataclasses.asdict(sampling).items()
+        if name in TokenStreamRequest.model_fields and value not in (None, ())
+    }
+    if sampling.stop:
+        fields["stop"] = list(sampling.stop)
+    if sampling.logit_bias:
+        fields["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias}
+    if sampling.json_schema is not None:
+        fields["json_schema"] = json.loads(sampling.json_schema)
+    return fields
 
 
 def _find_context(name: str, contexts: Mapping[str, str]) -> str:

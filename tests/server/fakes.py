@@ -131,7 +131,8 @@ def new_context(
     **settings: Any,
 ) -> ServerContext:
     model = ServedModel(("fake", "alias"), engine, 0, defaults or SamplingParams())
-    return ServerContext(ServedModels([model]), ServerSettings(port=0, **settings), contexts or {})
+    settings = {"port": 0, **settings}
+    return ServerContext(ServedModels([model]), ServerSettings(**settings), contexts or {})
 
 
 @contextlib.asynccontextmanager
