@@ -447,11 +447,13 @@ def test_ctrl_c_twice_is_ctrl_c() -> None:
 
 
 def spawn(*arguments: str) -> "pexpect.spawn[str]":
+    """A command on a terminal that gets no control sequences; `test_ask_terminal` has others."""
     return pexpect.spawn(
         sys.executable,
-        [*COMMAND[1:], "ask", "-t", "0", "--no-markdown", *arguments],
+        [*COMMAND[1:], "ask", "-t", "0", *arguments],
         timeout=TIMEOUT,
         encoding="utf-8",
+        env={**os.environ, "TERM": "dumb"},
     )
 
 

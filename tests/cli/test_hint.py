@@ -19,7 +19,8 @@ HINT = re.compile(r"\r\nllmstream: .*`llmstream models pull ([\w.-]+)` .*\r\n$")
 
 
 @pytest.fixture
-def state(home: Path) -> Path:
+def state(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TERM", "dumb")  # neither markdown nor a line that tells what is waited for
     return home / "state" / "llmstream"
 
 
