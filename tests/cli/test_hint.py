@@ -30,6 +30,11 @@ def hint_on_a_terminal(monkeypatch: pytest.MonkeyPatch, tokens_per_second: float
         hint.hint_once(found(), tokens_per_second)
 
 
+def shown_to(*arguments: str) -> str:
+    """Run a command on a terminal, one on which no wait can be shown; return what is there."""
+    return str(on_a_terminal(*arguments, term="dumb").read())
+
+
 def found() -> ResolvedModel:
     return ResolvedModel(
         path=Path("m.gguf"), name="smollm2", seconds=0.0, preset=PRESETS["smollm2"]
@@ -37,17 +42,17 @@ def found() -> ResolvedModel:
 
 
 def test_the_first_answer_on_a_terminal_is_followed_by_the_hint(state: Path) -> None:
-    first = on_a_terminal(*QUESTION).read()
+    first = shown_to(*QUESTION)
     match = HINT.search(first)
     assert match is not None, first
     assert match[1] in PRESETS
     assert first.startswith("Paris is the capital")
-    assert on_a_terminal(*QUESTION).read() == "Paris is the capital\r\n"
+    assert shown_to(*QUESTION) == "Paris is the capital\r\n"
 
 
 def test_another_model_brings_no_hint(state: Path, model_path: Path, tmp_path: Path) -> None:
     (tmp_path / "own.gguf").symlink_to(model_path)
-    shown = on_a_terminal(*QUESTION, "--model", str(tmp_path / "own.gguf")).read()
+    shown = shown_to(*QUESTION, "--model", str(tmp_path / "own.gguf"))
     assert shown == "Paris is the capital\r\n"
     assert not state.exists()
 
