@@ -108,16 +108,17 @@ async def open_settings(chat: Chat) -> None:
     await expect(chat.page.locator(".option").first).to_be_visible()
 
 
-async def open_shortcuts(chat: Chat) -> None:
-    await chat.button("Shortcuts").click()
-
-
 async def open_menu(chat: Chat) -> None:
     await chat.button("This conversation").click()
 
 
 async def edit(chat: Chat) -> None:
     await chat.button("Edit").click()
+
+
+async def rename(chat: Chat) -> None:
+    await chat.button("This conversation").click()
+    await chat.button("Rename").click()
 
 
 async def start_new(chat: Chat) -> None:
@@ -128,9 +129,7 @@ States = Callable[[Chat], Coroutine[Any, Any, None]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(
-    "state", [do_nothing, open_settings, open_shortcuts, open_menu, edit, start_new]
-)
+@pytest.mark.parametrize("state", [do_nothing, open_settings, open_menu, edit, start_new, rename])
 async def test_axe_finds_nothing(tabs: Tabs, axe: str, state: States, scheme: Any) -> None:
     async with serving(FakeEngine((SHOWCASE,))) as served:
         chat = await answered(tabs, served.url, color_scheme=scheme, bypass_csp=True)
@@ -154,8 +153,8 @@ async def test_axe_finds_nothing_where_a_key_is_wanted(tabs: Tabs, axe: str) -> 
         assert not await findings(chat, axe)
 
 
-async def test_what_is_said_comes_in_sentences_and_not_in_tokens(tabs: Tabs) -> None:
-    engine = FakeEngine(("A word. ",), repeat=60, pause=0.1)
+async def test_an_answer_is_said_once_and_not_in_tokens(tabs: Tabs) -> None:
+    engine = FakeEngine(("A word. ",), repeat=60, pause=0.02)
     async with serving(engine) as served:
         chat = await tabs.open(served.url)
         await chat.page.evaluate(
@@ -168,11 +167,8 @@ async def test_what_is_said_comes_in_sentences_and_not_in_tokens(tabs: Tabs) -> 
         )
         await chat.ask("?")
         said = json.loads(await chat.page.evaluate("JSON.stringify(said)"))
-    assert 3 <= len(said) <= 6
     assert said[0] == "The answer is on its way."
-    assert all(text.strip().endswith(".") for text in said)
-    assert said[-1].endswith("The answer is complete.")
-    assert "".join(said).count("A word.") == 60
+    assert said[1:] == ["A word. " * 60 + " The answer is complete."]
 
 
 # ---- keyboard ---------------------------------------------------------------------------------
@@ -195,28 +191,23 @@ async def test_a_conversation_by_keyboard_alone(tabs: Tabs) -> None:
         await expect(chat.page.get_by_label("Edit your message")).to_be_focused()
         await press("Escape")
         await expect(chat.button("Edit")).to_be_focused()
-        await press("?")
-        await expect(chat.page.locator("#shortcuts")).to_be_visible()
-        await press("Escape")
         await press("/")
         await expect(query).to_be_focused()
-        await press("?")  # in the box it is a character
-        await expect(query).to_have_value("?")
+        await press("/")  # in the box it is a character
+        await expect(query).to_have_value("/")
         await press("Backspace")
         await press("Control+Shift+O")
         await expect(chat.page.locator("#welcome")).to_be_visible()
         await chat.page.keyboard.type("three")
         await press("Enter")
         assert await chat.ended() == "three"
-        await press("Alt+ArrowDown")
+        await chat.titles.last.press("Enter")
         await expect(chat.questions).to_have_text(["one\ntwo"])
-        await press("Alt+ArrowUp")
-        await expect(chat.questions).to_have_text(["three"])
         await chat.button("This conversation").press("Enter")
         await expect(chat.button("Rename")).to_be_visible()
         await press("Escape")
         await expect(chat.button("Rename")).to_be_hidden()
-        await press("Control+Shift+S")
+        await chat.button("Settings").press("Enter")
         await expect(chat.page.get_by_label("System message")).to_be_focused()
 
 
