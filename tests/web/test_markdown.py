@@ -72,7 +72,6 @@ def test_blocks_and_text(worker: Worker, text: str, expected: str) -> None:
         ),
         ("- a\n    - b", "<ul><li><p>a</p><ul><li><p>b</p></li></ul></li></ul>"),
         ("- a\n  ```\n  x\n  ```\n- b", "<ul><li><p>a</p><pre>x</pre></li><li><p>b</p></li></ul>"),
-        ("- [x] a", "<ul><li><p>\u2611 a</p></li></ul>"),
         ("in 2024. It", "<p>in 2024. It</p>"),
         ("It was\n2024. Then", "<p>It was<br>2024. Then</p>"),
     ],

@@ -3,8 +3,7 @@
 import { askKey, CutError, progressOf, server, stream } from "./api.js";
 import { randomId, readStats } from "./conversation.js";
 
-const FIRST_LOOK = 400; // milliseconds until the first look at how far the request has come
-const NEXT_LOOK = 2_000;
+const LOOK_PAUSE = 1_000; // milliseconds between two looks at how far the request has come
 const MAX_WAIT = 15; // seconds, whatever a full queue's Retry-After says
 const MAX_UNREACHED = 3; // while the server seems to be well
 
@@ -17,7 +16,7 @@ function sleep(milliseconds, signal) {
 }
 
 // Events: `text` when the message has grown, `note` when what there is to say of it has changed.
-// When `run` returns, `message.ended` tells how it ended: complete, stopped, cut or failed.
+// At the end `message.ended` is complete, stopped, cut or failed.
 export class Answer extends EventTarget {
   note = "";
   #progress = null;
@@ -81,8 +80,8 @@ export class Answer extends EventTarget {
 
   // Looks at how far the request has come until told to stop.
   async #look(id, signal) {
-    for (let pause = FIRST_LOOK; ; pause = NEXT_LOOK) {
-      await sleep(pause, signal);
+    for (;;) {
+      await sleep(LOOK_PAUSE, signal);
       this.#progress = await progressOf(id, signal);
       if (!signal.aborted) this.#tell(this.#describe());
     }
@@ -99,24 +98,26 @@ export class Answer extends EventTarget {
   // Notes what became of the request; after a stop the server takes a moment to know it itself.
   async #settle(id) {
     for (let tries = 0; tries < 5; tries += 1) {
-      const found = await progressOf(id, AbortSignal.timeout(3_000));
-      if (!found) return;
-      this.#progress = found;
-      this.message.stats = readStats(found);
-      if (found.state === "ended") return;
+      this.#progress = await progressOf(id, AbortSignal.timeout(3_000)) ?? this.#progress;
+      if (this.#progress?.state === "ended") break;
       await sleep(200, AbortSignal.timeout(5_000));
     }
+    this.message.stats = readStats(this.#progress ?? {});
   }
 
   // Waits until it is worth to ask again; returns false where it never will be.
   async #recover(error) {
     this.#tries += 1;
     if (this.#abort.signal.aborted) return false;
-    if (error.status === 401) {
-      this.#tell("The server wants a key");
-      return askKey(error.message);
+    if (error.status === 401) return askKey(error.message);
+    if (error.status === 429) {
+      let left = Math.min(Math.max(error.retryAfter, 2 ** (this.#tries - 1)), MAX_WAIT);
+      for (; left > 0; left -= 1) {
+        this.#tell(`The server is busy: ${error.message}. Asking again in ${left} s.`);
+        await sleep(1_000, this.#abort.signal);
+      }
+      return true;
     }
-    if (error.status === 429) return this.#countDown(error);
     const isAway = error instanceof TypeError; // so fetch says that it reached nobody
     if (!isAway && error.status !== 503) return false;
     await server.look();
@@ -129,27 +130,14 @@ export class Answer extends EventTarget {
     return true;
   }
 
-  async #countDown({ message, retryAfter }) {
-    const seconds = Math.min(Math.ceil(Math.max(retryAfter, 2 ** (this.#tries - 1))), MAX_WAIT);
-    for (let left = seconds; left > 0; left -= 1) {
-      this.#tell(`The server is busy: ${message}. Asking again in ${left} s.`);
-      await sleep(1_000, this.#abort.signal);
-    }
-    return true;
-  }
-
   #explain(error) {
     const { message } = this;
+    const why = this.#progress?.error ?? "the connection to the server was lost";
     message.ended = "failed";
-    message.error = error.message;
-    if (this.#abort.signal.aborted) {
-      Object.assign(message, { ended: "stopped", error: "" });
-    } else if (error instanceof CutError) {
-      const why = this.#progress?.error ?? "the connection to the server was lost";
+    message.error = error instanceof TypeError ? "The server cannot be reached." : error.message;
+    if (this.#abort.signal.aborted) Object.assign(message, { ended: "stopped", error: "" });
+    else if (error instanceof CutError) {
       Object.assign(message, { ended: "cut", error: `The answer broke off: ${why}.` });
-      server.look();
-    } else if (error instanceof TypeError) {
-      message.error = "The server cannot be reached.";
     }
   }
 }

@@ -1,10 +1,9 @@
 // The server, as the page sees it: its state, and answers by `fetch` from /token_stream.
 
-import { ask, recall, remember } from "./dom.js";
+import { ask } from "./dom.js";
 
 const READY_PAUSE = 15_000; // milliseconds between two looks at the server
 const WAITING_PAUSE = 1_500;
-const LOOK_TIMEOUT = 10_000;
 
 export class ServerError extends Error {
   constructor(status, message, retryAfter) {
@@ -17,7 +16,16 @@ export class ServerError extends Error {
 // The answer broke off after it had begun.
 export class CutError extends Error {}
 
-let key = recall("sessionStorage", "key"); // of this tab and its session alone
+// The key is kept in this tab and for its session alone, if the browser lets the page do that.
+function session(work) {
+  try {
+    return work(sessionStorage);
+  } catch {
+    return null;
+  }
+}
+
+let key = session((storage) => storage.getItem("key"));
 let askingKey = null; // one dialog, however many wait for the key
 
 // Asks for the key; resolves to whether it was given.
@@ -29,7 +37,7 @@ export function askKey(reason) {
       askingKey = null;
       if (given === null) return false;
       key = given;
-      remember("sessionStorage", "key", key);
+      session((storage) => storage.setItem("key", key));
       server.look();
       return true;
     });
@@ -51,8 +59,8 @@ export async function fetchJson(path, signal) {
   return (await request(path, { signal })).json();
 }
 
-// Looks at the server from time to time, and tells by `change` events. `state` is what /status
-// says, or `down`, or `locked` where it wants a key.
+// Looks at the server now and then, and tells by `change` events. `state` is what /status says,
+// or `down`, or `locked` where it wants a key.
 class Server extends EventTarget {
   state = "unknown";
   reason = "";
@@ -74,7 +82,7 @@ class Server extends EventTarget {
 
   async #look() {
     try {
-      this.status = await fetchJson("/status", AbortSignal.timeout(LOOK_TIMEOUT));
+      this.status = await fetchJson("/status", AbortSignal.timeout(10_000));
       Object.assign(this, { state: this.status.state, reason: this.status.reason });
     } catch (error) {
       this.state = error.status === 401 ? "locked" : "down";

@@ -58,7 +58,7 @@ export function requestBody(settings, asked) {
   return body;
 }
 
-// ---- files ----------------------------------------------------------------------------------
+// Files
 
 export function toJson(conversations) {
   return JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 2);

@@ -14,7 +14,7 @@ export function element(tag, attrs = {}, ...children) {
   return made;
 }
 
-// ---- the tree of markdown.js ----------------------------------------------------------------
+// The tree of markdown.js
 
 function codeBlock({ attrs: { language }, children: [text] }) {
   const label = language ? `Code in ${language}` : "Code";
@@ -54,7 +54,7 @@ export function patch(parent, before, after) {
   });
 }
 
-// ---- what the page says and asks ------------------------------------------------------------
+// What the page says and asks
 
 // Says something to screen readers.
 export function announce(text) {
@@ -88,12 +88,6 @@ export function ask({ title, text = "", label, value = "", type = "text", action
   });
 }
 
-// Makes a text area as high as its text.
-export function fit(area) {
-  area.style.height = "auto";
-  area.style.height = `${area.scrollHeight + 2}px`;
-}
-
 export function download(name, text) {
   const url = URL.createObjectURL(new Blob([text]));
   element("a", { href: url, download: name }).click();
@@ -117,22 +111,4 @@ export async function copy(text, button) {
   }
   button.textContent = isDone ? "Copied" : "Not copied";
   setTimeout(() => (button.textContent = label), 1_500);
-}
-
-// Small things that the browser keeps for the page: `localStorage` or, for the session of a tab,
-// `sessionStorage`. Where it is full or switched off, nothing is kept.
-export function recall(storage, name) {
-  try {
-    return window[storage].getItem(name) ?? "";
-  } catch {
-    return "";
-  }
-}
-
-export function remember(storage, name, value) {
-  try {
-    window[storage].setItem(name, value);
-  } catch {
-    // See above.
-  }
 }

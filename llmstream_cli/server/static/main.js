@@ -6,24 +6,25 @@ import {
   fromJson, fromMarkdown, newConversation, newMessage, partThought, requestBody, titleFrom, toJson,
   toMarkdown,
 } from "./conversation.js";
-import { announce, ask, byId, copy, download, element, fit, recall, remember, tell } from "./dom.js";
+import { announce, ask, byId, copy, download, element, tell } from "./dom.js";
 import { countChanged, fillSettings } from "./settings.js";
 import { showServer } from "./state.js";
 import { Store } from "./store.js";
-import { isSend, View } from "./view.js";
+import { View } from "./view.js";
 
 const SAVE_PAUSE = 1_000; // milliseconds between two writes of a growing answer
+const ENDINGS = { complete: "The answer is complete.", stopped: "Stopped." }; // as they are said
+const HINT = byId("hint").textContent;
 
 const query = byId("query");
 const view = new View();
 const store = new Store();
 const answers = new Map(); // those on their way, by the conversation's id
 
-const ENDINGS = { complete: "The answer is complete.", stopped: "Stopped." }; // as they are said
-
 let conversation = newConversation();
+let edited = null; // the message that the box replaces, if any
 
-// ---- what is shown --------------------------------------------------------------------------
+// What is shown
 
 function describe(message) {
   const answer = answers.get(conversation.id);
@@ -50,18 +51,33 @@ function show() {
   byId("stop").hidden = !isRunning;
   byId("log").classList.toggle("busy", isRunning); // with which most actions are out of sight
   byId("title").textContent = title || "New conversation";
-  document.title = title ? `${title} \u2013 llmstream` : "llmstream";
+  document.title = title || "llmstream";
   byId("more").hidden = !messages.length;
   const count = countChanged(settings);
-  byId("changed").textContent = count || "";
-  byId("settings-open").setAttribute("aria-label", count ? `Settings, ${count} changed` : "Settings");
+  byId("settings-open").textContent = `\u2699\ufe0e${count || ""}`;
+  byId("settings-open").ariaLabel = count ? `Settings, ${count} changed` : "Settings";
   showServer(settings.model);
   byId("conversations").replaceChildren(...store.list().map(({ id, title: name }) =>
     element("li", {}, element("a", { href: `#${id}`, "aria-current": id === conversation.id && "page" },
       name || "Untitled", answers.has(id) ? element("i", { title: "answering" }) : ""))));
 }
 
-// ---- conversations --------------------------------------------------------------------------
+// Makes the box as high as its text.
+function fit() {
+  query.style.height = "auto";
+  query.style.height = `${query.scrollHeight + 2}px`;
+}
+
+// Puts a text into the box, which may be a message to edit.
+function fill(text, message = null) {
+  edited = message;
+  query.value = text;
+  byId("hint").textContent = message ? "Enter replaces the message and what follows, Esc cancels." : HINT;
+  byId("composer").classList.toggle("editing", message);
+  fit();
+}
+
+// Conversations
 
 // Writes, and says so where the browser does not let it.
 function keep(work) {
@@ -74,28 +90,20 @@ function change(id, work) {
   else if (id === conversation.id) work(conversation);
 }
 
-function noteDraft() {
-  fit(query);
-  remember("sessionStorage", "draft", query.value);
-}
-
 // Opens what the address names; else, a new conversation.
 function followAddress() {
-  enter(store.get(location.hash.slice(1)) ?? newConversation(conversation.settings));
+  conversation = store.get(location.hash.slice(1)) ?? newConversation(conversation.settings);
+  if (edited) fill("");
+  view.clear();
+  toggleNav(false);
+  show();
+  view.scrollToEnd();
 }
 
 function startNew() {
   if (location.hash) history.pushState(null, "", location.pathname);
   followAddress();
   focusQuery();
-}
-
-function enter(entered) {
-  conversation = entered;
-  view.clear();
-  toggleNav(false);
-  show();
-  view.scrollToEnd();
 }
 
 // Where a keyboard would cover half of the screen, it waits until it is wanted.
@@ -112,31 +120,28 @@ function noteChange(id) {
     if (place < 0) answer.stop();
     else found.messages[place] = answer.message;
   }
-  if (id === conversation.id) {
-    if (!found) return startNew();
-    conversation = found;
-    if (byId("log").querySelector("form")) return undefined; // of a message that is being edited
-  }
+  if (id === conversation.id && !found) return startNew();
+  if (id === conversation.id) conversation = found;
   return show();
 }
 
-// ---- asking and answering -------------------------------------------------------------------
+// Asking and answering
 
-// Asks at the end, or in the place of a message that was edited, and of all that follows it.
-function send(text, edited) {
+// Asks at the end, or in the place of the message that is edited, and of all that follows it.
+function send(text) {
   const { id } = conversation;
-  if (answers.has(id)) return;
   const [question, message] = [newMessage("user", text), newMessage("assistant")];
-  message.ended = null;
+  const replaced = edited?.id;
   if (!store.get(id)) {
     conversation.title = titleFrom(text);
     keep(store.add(conversation));
     history.replaceState(null, "", `#${id}`);
   }
   change(id, ({ messages }) => {
-    const place = messages.findIndex((one) => one.id === edited?.id);
+    const place = messages.findIndex((one) => one.id === replaced);
     messages.splice(place < 0 ? messages.length : place, Infinity, question, message);
   });
+  fill("");
   respond(message);
 }
 
@@ -161,11 +166,12 @@ async function respond(message) {
     save();
   });
   answer.addEventListener("note", () => isShown() && view.refresh(message, describe(message)));
+  const run = answer.run();
   save();
   show();
   view.scrollToEnd();
   announce("The answer is on its way.");
-  await answer.run();
+  await run;
   answers.delete(id);
   save();
   show();
@@ -179,7 +185,10 @@ async function respond(message) {
 const ACTIONS = {
   copy: ({ text }, button) => copy(partThought(text).answer, button),
   copyCode: (_, button) => copy(button.closest(".code").querySelector("code").textContent, button),
-  edit: (message) => view.edit(message, (text) => send(text, message)),
+  edit: (message) => {
+    fill(message.text, message);
+    query.focus();
+  },
   again: (message) => {
     if (answers.has(conversation.id) || conversation.messages.at(-2)?.role !== "user") return;
     respond(message);
@@ -187,7 +196,7 @@ const ACTIONS = {
   },
 };
 
-// ---- the menu, files and settings -----------------------------------------------------------
+// The menu, files and settings
 
 function openSettings() {
   const { id } = conversation;
@@ -199,7 +208,7 @@ function openSettings() {
   byId("settings").showModal();
 }
 
-const fileName = () => conversation.title.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 60);
+const fileName = () => conversation.title.replace(/[^\p{L}\p{N}]+/gu, "-");
 
 const MENU = {
   rename: async () => {
@@ -234,93 +243,74 @@ async function importFile({ target }) {
   target.value = "";
 }
 
-// ---- what the user does ---------------------------------------------------------------------
+// What the user does
 
 function toggleNav(isOpen) {
+  const wasOpen = byId("nav").classList.contains("open");
   byId("nav").classList.toggle("open", isOpen);
   byId("nav-open").setAttribute("aria-expanded", isOpen);
   byId("main").inert = isOpen;
   if (isOpen) byId("nav-close").focus();
+  else if (wasOpen) byId("nav-open").focus();
 }
 
-function closeNav() {
-  toggleNav(false);
-  byId("nav-open").focus();
+function escape() {
+  if (byId("nav").classList.contains("open")) toggleNav(false);
+  else if (edited) fill("");
+  else answers.get(conversation.id)?.stop();
 }
-
-const stop = () => answers.get(conversation.id)?.stop();
 
 function pressed(event) {
   if (document.querySelector("dialog[open], :popover-open")) return; // they have keys of their own
-  const inField = event.target.closest("input, textarea, select");
+  const { key, code, shiftKey, target } = event;
   const ctrl = event.ctrlKey || event.metaKey;
-  let act = null;
-  if (event.key === "Escape") act = byId("nav").classList.contains("open") ? closeNav : stop;
-  else if (ctrl && event.shiftKey && event.code === "KeyO") act = startNew;
-  else if (!inField && !ctrl && event.key === "/") act = () => query.focus();
-  if (!act) return;
-  event.preventDefault();
-  act();
-}
-
-function pressedInQuery(event) {
-  const last = conversation.messages.findLast(({ role }) => role === "user");
-  if (isSend(event)) byId("composer").requestSubmit();
-  else if (event.key !== "ArrowUp" || query.value || !last || answers.has(conversation.id)) return;
-  else ACTIONS.edit(last);
+  if (key === "Escape") escape();
+  else if (ctrl && shiftKey && code === "KeyO") startNew();
+  else if (target === query && key === "Enter" && !shiftKey && !event.isComposing) submit(event);
+  else return;
   event.preventDefault();
 }
 
-function submitted(event) {
+function submit(event) {
   event.preventDefault();
   const text = query.value.trim();
-  if (!text || answers.has(conversation.id)) return;
-  query.value = "";
-  noteDraft();
-  send(text);
+  if (text && !answers.has(conversation.id)) send(text);
+}
+
+function clicked({ target }) {
+  const button = target.closest("[data-action]");
+  const id = button?.closest("article").dataset.id;
+  const message = conversation.messages.find((one) => one.id === id);
+  if (message) ACTIONS[button.dataset.action](message, button);
 }
 
 function listen() {
-  const on = (id, event, act) => byId(id).addEventListener(event, act);
-  on("composer", "submit", submitted);
-  on("query", "input", noteDraft);
-  on("query", "keydown", pressedInQuery);
-  on("stop", "click", stop);
-  on("new", "click", startNew);
-  on("notice-close", "click", () => (byId("notice").hidden = true));
-  on("nav-open", "click", () => toggleNav(true));
-  on("nav-close", "click", closeNav);
-  on("settings-open", "click", openSettings);
-  on("model", "change", ({ target: { value } }) => {
+  const on = (id, act, event = "click") => byId(id).addEventListener(event, act);
+  on("composer", submit, "submit");
+  on("query", fit, "input");
+  on("stop", () => answers.get(conversation.id)?.stop());
+  on("new", startNew);
+  on("notice-close", () => (byId("notice").hidden = true));
+  on("nav-open", () => toggleNav(true));
+  on("nav-close", () => toggleNav(false));
+  on("settings-open", openSettings);
+  on("model", ({ target: { value } }) => {
     change(conversation.id, ({ settings }) => (settings.model = value));
     show();
-  });
-  on("theme", "change", ({ target: { value } }) => {
-    document.documentElement.dataset.theme = value;
-    remember("localStorage", "theme", value);
-  });
-  on("import", "click", () => byId("file").click());
-  on("file", "change", importFile);
-  on("export-all", "click", () => download("llmstream-conversations.json", toJson(store.list())));
-  on("menu", "click", ({ target }) => {
+  }, "change");
+  on("import", () => byId("file").click());
+  on("file", importFile, "change");
+  on("export-all", () => download("llmstream-conversations.json", toJson(store.list())));
+  on("menu", ({ target }) => {
     byId("menu").hidePopover();
     MENU[target.dataset.menu]?.();
   });
-  on("log", "click", ({ target }) => {
-    const button = target.closest("[data-action]");
-    const id = button?.closest("article").dataset.id;
-    const message = conversation.messages.find((one) => one.id === id);
-    if (message) ACTIONS[button.dataset.action](message, button);
-  });
+  on("log", clicked);
   document.addEventListener("keydown", pressed);
   window.addEventListener("hashchange", followAddress);
-  window.addEventListener("online", () => server.look());
 }
 
 async function start() {
-  byId("theme").value = document.documentElement.dataset.theme;
-  query.value = recall("sessionStorage", "draft");
-  fit(query);
   try {
     await store.open();
   } catch {

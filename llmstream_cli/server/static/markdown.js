@@ -6,26 +6,20 @@ const MAX_DEPTH = 16; // of quotes and lists in each other; deeper ones are text
 
 const node = (tag, children = [], attrs = {}) => ({ tag, attrs, children });
 
-// ---- in a line ------------------------------------------------------------------------------
+// In a line
 
-// A mark of emphasis stands before a word and after one; in a word, an underscore is none.
-const within = (name, mark, char) =>
-  String.raw`${mark}(?![\s${char}])(?<${name}>[^]{1,2000}?)(?<![\s\\])${mark}(?![${char}])`;
-const outside = (mark) => String.raw`(?<![\p{L}\p{N}_])${mark}(?![\p{L}\p{N}_])`;
+// Marks of emphasis stand before a word and after one, and underscores in none.
 const INLINE = new RegExp([
   /\\(?<escaped>[!-\/:-@[-`\{-~])/.source,
   /(?<!`)(?<ticks>`+)(?!`)(?<code>[^]{1,5000}?)(?<!`)\k<ticks>(?!`)/.source,
-  within("both", "\\*{3}", "*"),
-  within("strong", "\\*{2}", "*"),
-  within("em", "(?<!\\*)\\*", "*"),
-  outside(within("strong2", "__", "_")),
-  outside(within("em2", "(?<!_)_", "_")),
-  within("del", "~~", "~"),
+  String.raw`(?<mark>(?<char>[*~]|(?<![\p{L}\p{N}_])_)\k<char>{0,2})(?!\s|\k<char>)` +
+    String.raw`(?<marked>[^]{1,2000}?)(?<![\s\\]|\s[*_~])\k<mark>(?!\k<char>|(?<=_)[\p{L}\p{N}])`,
   /(?<image>!?)\[(?<label>(?:[^[\]]|\[[^[\]]{0,500}\]){0,1000})\]/.source +
     /\((?<target>(?:[^\s()]|\([^\s()]{0,500}\)){1,2000})(?: +"[^"]{0,500}")? *\)/.source,
-  /(?<!\w)(?<bare>https?:\/\/[^\s<>[\]`|\\]{1,2000})/.source,
-  /(?<lineBreak>(?<! ) {0,100}(?:\n|<br *\/?>) *)/.source,
+  /(?<!\w)(?<bare>https?:\/\/[^\s<>[\]`|\\]{0,2000}[^\s<>[\]`|\\.,:;"'*_~!?()])/.source,
+  /(?<! ) {0,100}(?:\n|<br *\/?>) */.source,
 ].join("|"), "gu");
+const TAGS = { "*": ["em"], "**": ["strong"], "***": ["strong", "em"], "~~": ["del"] };
 const SCHEMES = new Set(["http:", "https:", "mailto:"]);
 
 // A link, or the text alone where the address is none to follow: a script, a file, a relative one.
@@ -35,33 +29,20 @@ function link(children, address) {
   return [node("a", children, { href: url.href, rel: "noopener noreferrer", target: "_blank" })];
 }
 
-function bareLink(found, isLinked) {
-  const trailing = found.includes("(") ? /[.,:;"'*_~!?]+$/ : /[.,:;"'*_~!?)]+$/;
-  const address = found.replace(trailing, "");
-  const rest = found.slice(address.length);
-  return isLinked ? [found] : [...link([address], address), rest];
-}
-
-// An image is a link, too: to load it would tell its server who reads what.
-function labelled({ image, label, target }, isLinked) {
+function toNodes({ escaped, code, mark, marked, image, label, target, bare }, isLinked) {
+  if (escaped) return [escaped];
+  if (code) return [node("code", [code.replace(/^ (.*[^ ].*) $/s, "$1").replaceAll("\n", " ")])];
+  if (mark) {
+    const wrap = (children, tag) => [node(tag, children)];
+    const tags = TAGS[mark.replaceAll("_", "*")];
+    return tags?.reduce(wrap, inline(marked, isLinked)) ?? [mark, ...inline(marked, isLinked), mark];
+  }
+  if (bare) return isLinked ? [bare] : link([bare], bare);
+  if (label === undefined) return [node("br")];
+  // An image is a link, too: to load it would tell its server who reads what.
   const text = inline(label || (image ? "unnamed" : target), true);
   const children = image ? ["image: ", ...text] : text;
   return isLinked ? children : link(children, target);
-}
-
-function toNodes(groups, isLinked) {
-  const { escaped, code, both, del, lineBreak, bare, label } = groups;
-  const strong = groups.strong ?? groups.strong2;
-  const em = groups.em ?? groups.em2;
-  if (escaped) return [escaped];
-  if (lineBreak) return [node("br")];
-  if (code) return [node("code", [code.replace(/^ (.*[^ ].*) $/s, "$1").replaceAll("\n", " ")])];
-  if (both) return [node("em", [node("strong", inline(both, isLinked))])];
-  if (strong) return [node("strong", inline(strong, isLinked))];
-  if (em) return [node("em", inline(em, isLinked))];
-  if (del) return [node("del", inline(del, isLinked))];
-  if (label === undefined) return bareLink(bare, isLinked);
-  return labelled(groups, isLinked);
 }
 
 function inline(text, isLinked = false) {
@@ -74,7 +55,7 @@ function inline(text, isLinked = false) {
   return [...out, text.slice(end)].filter((child) => child !== "");
 }
 
-// ---- blocks ---------------------------------------------------------------------------------
+// Blocks
 
 const FENCE = /^( *)(`{3,}|~{3,})([^`]*)$/;
 const HEADING = /^ {0,3}(#{1,6})(?: +|$)/;
@@ -125,7 +106,7 @@ function parseBlock(lines, at, depth) {
   return [node("p", inline(lines.slice(at, end).join("\n").trim())), end];
 }
 
-// Returns the end of the lines that go on with the first, none of which is blank.
+// Returns the end of the lines that go on with the first.
 function endOf(lines, at, goesOn) {
   let end = at + 1;
   while (end < lines.length && lines[end].trim() && goesOn(lines[end], end)) end += 1;
@@ -160,9 +141,7 @@ function parseList(lines, at, depth) {
     } else if (item && isOrdered(item[2]) === isOrdered(first)) {
       outer = indent;
       margin = indent + item[2].length + 1;
-      const task = { "[ ] ": "\u2610 ", "[x] ": "\u2611 ", "[X] ": "\u2611 " };
-      const text = line.slice(margin);
-      items.push([text.replace(/^\[[ xX]\] /, (box) => task[box])]);
+      items.push([line.slice(margin)]);
     } else {
       break;
     }
@@ -199,7 +178,7 @@ function parseTable(lines, at) {
   return [node("div", [node("table", parts)], scroll), end];
 }
 
-// ---- whole and in parts ---------------------------------------------------------------------
+// Whole and in parts
 
 const linesOf = (text) => text.replaceAll("\t", "    ").split("\n");
 

@@ -1,5 +1,5 @@
-// The settings of a conversation. The form of the sampling options is made of the API's own
-// description, so it has each of them, with its bounds and what it does.
+// The settings of a conversation. The fields of the sampling options are made of the API's own
+// description: each is there, with its bounds and what it does.
 
 import { fetchJson, server } from "./api.js";
 import { byId, element } from "./dom.js";
@@ -14,8 +14,7 @@ function kindOf(schema) {
 // Returns the text of a value in its field.
 function show(value, type) {
   if (value === undefined || value === null) return "";
-  if (type === "object") return JSON.stringify(value);
-  return type === "array" ? [value].flat().join("\n") : String(value);
+  return type === "object" ? JSON.stringify(value) : [value].flat().join("\n");
 }
 
 // Returns the value of a text; undefined is the server's default.
@@ -48,9 +47,8 @@ function makeField(name, schema, settings, onChange) {
     input.setCustomValidity("");
     if (!input.reportValidity()) return;
     try {
-      const value = type === "boolean" ? input.checked : read(input.value, type);
-      if (value === undefined) delete settings.options[name];
-      else settings.options[name] = value;
+      settings.options[name] = type === "boolean" ? input.checked : read(input.value, type);
+      if (settings.options[name] === undefined) delete settings.options[name];
       onChange();
     } catch {
       input.setCustomValidity("This is to be a JSON object.");

@@ -14,14 +14,13 @@ export function showServer(name) {
   const model = server.model(name);
   const isBusy = isGood && model?.waiting > 0;
   byId("state").dataset.state = isBusy ? "busy" : state;
-  byId("state").lastChild.textContent = isBusy ? `Busy, ${model.waiting} waiting` : (STATES[state] ?? state);
+  byId("state").lastChild.textContent = isBusy ? `Busy, ${model.waiting} waiting` : STATES[state];
   const isCalm = isGood || state === "locked" || state === "unknown";
-  const what = state === "down" ? reason : `${STATES[state] ?? state}: ${reason}`;
+  const what = state === "down" ? reason : `${STATES[state]}: ${reason}`;
   const text = isCalm ? "" : `${what}. This page goes on by itself when it can.`;
   if (byId("banner").textContent !== text) byId("banner").textContent = text;
   byId("banner").hidden = !text;
   if (!model) return;
-  byId("version").textContent = `llmstream ${status.version}`;
   byId("model").hidden = false;
   byId("model").title = `context of ${model.ctx_size} tokens`;
   byId("model").replaceChildren(...status.models.map((one) =>

@@ -2,7 +2,7 @@
 // most, however fast it comes.
 
 import { partThought } from "./conversation.js";
-import { byId, element, fit, patch } from "./dom.js";
+import { byId, element, patch } from "./dom.js";
 import { MarkdownStream } from "./markdown.js";
 
 const AT_END = 8; // pixels from the end that still count as the end
@@ -11,10 +11,10 @@ class MessageView {
   #text = ""; // what the body shows
   #blocks = [];
   #stream = new MarkdownStream();
+  key = ""; // of what the actions were made
 
   constructor({ id, role }) {
     const isUser = role === "user";
-    this.actionsKey = ""; // of what the actions were made
     this.body = element("div", { class: isUser ? "body" : "body markdown" });
     this.thought = element("details", { hidden: "" },
       element("summary", {}, "Reasoning"), element("p"));
@@ -32,9 +32,9 @@ class MessageView {
       return;
     }
     const { thought, answer } = partThought(text);
+    const shown = this.thought.lastChild;
     this.thought.hidden = !thought;
-    if (this.thought.lastChild.textContent !== thought) this.thought.lastChild.textContent = thought;
-    if (answer === this.#text) return;
+    if (shown.textContent !== thought) shown.textContent = thought;
     if (!answer.startsWith(this.#text)) {
       this.#stream = new MarkdownStream();
       this.#text = "";
@@ -47,19 +47,18 @@ class MessageView {
   }
 }
 
-const seconds = (value) => `${value.toFixed(value < 10 ? 2 : 0)} s`;
 const ENDINGS = { length: "ended by its limit of tokens", cancelled: "stopped" };
 
 function describeStats({ stats = {}, model, ended }) {
   const { generated_tokens: tokens, tokens_per_second: speed, prompt_tokens: prompt } = stats;
-  const { first_token_seconds: first, cached_tokens: cached, finish_reason: reason } = stats;
-  const ending = ended === "complete" ? (ENDINGS[reason] ?? ended) : ended;
+  const { first_token_seconds: first, cached_tokens: cached } = stats;
+  const ending = ended === "complete" ? (ENDINGS[stats.finish_reason] ?? ended) : ended;
   return [
     model,
-    tokens !== undefined && `${tokens} ${tokens === 1 ? "token" : "tokens"}`,
+    tokens >= 0 && `${tokens} tokens`,
     speed && `${speed.toFixed(1)} tokens/s`,
-    first !== undefined && `first after ${seconds(first)}`,
-    prompt !== undefined && `prompt ${prompt}, ${cached ?? 0} of it cached`,
+    first >= 0 && `first after ${first.toFixed(2)} s`,
+    prompt && `prompt ${prompt}, ${cached ?? 0} of it cached`,
     ended === null ? "not finished" : ending !== "failed" && ending,
   ].filter(Boolean).join(" \u00b7 ");
 }
@@ -67,7 +66,6 @@ function describeStats({ stats = {}, model, ended }) {
 // Shows one conversation at a time.
 export class View {
   #log = byId("log");
-  #toEnd = byId("to-end");
   #views = new Map(); // by the message's id
   #dirty = new Set();
   #frame = 0;
@@ -76,7 +74,6 @@ export class View {
 
   constructor() {
     this.#log.addEventListener("scroll", () => this.#noteScroll(), { passive: true });
-    this.#toEnd.addEventListener("click", () => this.scrollToEnd());
     new ResizeObserver(() => this.#isPinned && this.scrollToEnd()).observe(this.#log);
   }
 
@@ -109,11 +106,10 @@ export class View {
     const view = this.#views.get(message.id);
     if (!view) return;
     view.element.classList.toggle("running", isRunning);
-    const text = isRunning ? note || "Sent" : describeStats(message);
-    if (view.note.textContent !== text) view.note.textContent = text;
+    view.note.textContent = isRunning ? note || "Sent" : describeStats(message);
     const key = JSON.stringify([message.error, actions]);
-    if (view.actionsKey === key) return; // the buttons stay, and the focus on them
-    view.actionsKey = key;
+    if (view.key === key) return; // the buttons stay, and the focus on them
+    view.key = key;
     const buttons = Object.entries(actions).map(([action, label]) =>
       element("button", { type: "button", class: "quiet", "data-action": action }, label));
     const error = message.error ? [element("p", { class: "error" }, message.error)] : [];
@@ -128,45 +124,11 @@ export class View {
       for (const id of this.#dirty) this.#views.get(id)?.draw();
       this.#dirty.clear();
       if (this.#isPinned) this.scrollToEnd();
-      else this.#toEnd.hidden = false;
     });
-  }
-
-  // Puts a form in the place of a message's text; calls `send` with what was written.
-  edit(message, send) {
-    const { body, element: article } = this.#views.get(message.id);
-    const area = element("textarea", { "aria-label": "Edit your message", input: () => fit(area) });
-    area.value = message.text;
-    const close = () => {
-      form.replaceWith(body);
-      article.querySelector("[data-action=edit]")?.focus();
-    };
-    const submit = (event) => {
-      event.preventDefault();
-      if (!area.value.trim()) return;
-      close();
-      send(area.value.trim());
-    };
-    const keydown = (event) => {
-      if (event.key === "Escape") close();
-      else if (!isSend(event)) return;
-      else submit(event);
-      event.stopPropagation();
-    };
-    const form = element("form", { class: "edit", submit, keydown },
-      area,
-      element("div", { class: "row end" },
-        element("small", {}, "What follows is replaced."),
-        element("button", { type: "button", click: close }, "Cancel"),
-        element("button", { class: "primary" }, "Send")));
-    body.replaceWith(form);
-    fit(area);
-    area.focus();
   }
 
   scrollToEnd() {
     this.#isPinned = true;
-    this.#toEnd.hidden = true;
     this.#log.scrollTop = this.#log.scrollHeight;
   }
 
@@ -175,10 +137,5 @@ export class View {
     if (scrollHeight - clientHeight - scrollTop <= AT_END) this.#isPinned = true;
     else if (scrollTop < this.#lastTop) this.#isPinned = false;
     this.#lastTop = scrollTop;
-    this.#toEnd.hidden = this.#isPinned;
   }
 }
-
-// Enter sends, where it neither breaks the line nor chooses a character.
-export const isSend = (event) =>
-  event.key === "Enter" && !event.shiftKey && !event.isComposing && event.target.matches("textarea");
