@@ -1,7 +1,6 @@
 """A conversation on the page: ask, answer, stop, edit, again, and what is kept of it."""
 
 import asyncio
-import json
 import re
 from typing import Any
 
@@ -252,18 +251,6 @@ async def test_what_is_exported_can_be_imported(tabs: Tabs, kind: str) -> None:
         await expect(other.titles).to_have_text(["one"])
         await expect(other.questions).to_have_text(["one\n\ntwo"])
         assert await other.answer.locator(".body").inner_html() == shown
-
-
-async def test_all_conversations_are_exported(tabs: Tabs) -> None:
-    async with serving(FakeEngine(None)) as served:
-        chat = await tabs.open(served.url)
-        await chat.ask("one")
-        await chat.button("New conversation").click()
-        await chat.ask("two")
-        async with chat.page.expect_download() as download:
-            await chat.button("Export all").click()
-        file = json.loads((await (await download.value).path()).read_text())
-    assert [one["title"] for one in file["conversations"]] == ["two", "one"]
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format": "llmstream conversations"}'])

@@ -100,8 +100,8 @@ def test_settings_are_fields_of_the_request(worker: Worker) -> None:
         ("Why?", "Why?"),
         ("  one\ntwo", "one"),
         ("x" * 60, "x" * 60),
-        ("x" * 61, "x" * 59 + "\u2026"),
-        ("word " * 30, ("word " * 30)[:59].rstrip() + "\u2026"),
+        ("x" * 61, "x" * 60),
+        ("word " * 30, ("word " * 12).rstrip()),
     ],
 )
 def test_a_title_is_the_first_line(worker: Worker, text: str, title: str) -> None:

@@ -5,7 +5,6 @@ import { randomId, readStats } from "./conversation.js";
 
 const LOOK_PAUSE = 1_000; // milliseconds between two looks at how far the request has come
 const MAX_WAIT = 15; // seconds, whatever a full queue's Retry-After says
-const MAX_UNREACHED = 3; // while the server seems to be well
 
 function sleep(milliseconds, signal) {
   return new Promise((resolve, reject) => {
@@ -15,9 +14,8 @@ function sleep(milliseconds, signal) {
   });
 }
 
-// Events: `text` when the message has grown, `note` when what there is to say of it has changed.
 // At the end `message.ended` is complete, stopped, cut or failed.
-export class Answer extends EventTarget {
+export class Answer {
   note = "";
   #progress = null;
   #body;
@@ -25,9 +23,8 @@ export class Answer extends EventTarget {
   #hasBegun = false; // until when an older answer stays
   #tries = 0;
 
-  constructor(message, body) {
-    super();
-    this.message = message;
+  constructor(message, body, onText, onNote) {
+    Object.assign(this, { message, onText, onNote });
     this.#body = body;
   }
 
@@ -47,7 +44,7 @@ export class Answer extends EventTarget {
 
   #tell(note) {
     this.note = note;
-    this.dispatchEvent(new Event("note"));
+    this.onNote();
   }
 
   // Asks once; returns whether there is nothing more to try.
@@ -75,10 +72,9 @@ export class Answer extends EventTarget {
     }
     this.#hasBegun = true;
     this.message.text += text;
-    this.dispatchEvent(new Event("text"));
+    this.onText();
   }
 
-  // Looks at how far the request has come until told to stop.
   async #look(id, signal) {
     for (;;) {
       await sleep(LOOK_PAUSE, signal);
@@ -121,7 +117,7 @@ export class Answer extends EventTarget {
     const isAway = error instanceof TypeError; // so fetch says that it reached nobody
     if (!isAway && error.status !== 503) return false;
     await server.look();
-    if (server.state === "failed" || (isAway && server.isGood && this.#tries >= MAX_UNREACHED)) return false;
+    if (server.state === "failed") return false;
     this.#tell(isAway
       ? "The server cannot be reached. The message is sent when it is back."
       : `Not ready: ${error.message}. The message is sent when it is.`);
@@ -134,7 +130,7 @@ export class Answer extends EventTarget {
     const { message } = this;
     const why = this.#progress?.error ?? "the connection to the server was lost";
     message.ended = "failed";
-    message.error = error instanceof TypeError ? "The server cannot be reached." : error.message;
+    message.error = error.message;
     if (this.#abort.signal.aborted) Object.assign(message, { ended: "stopped", error: "" });
     else if (error instanceof CutError) {
       Object.assign(message, { ended: "cut", error: `The answer broke off: ${why}.` });

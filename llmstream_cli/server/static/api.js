@@ -13,10 +13,9 @@ export class ServerError extends Error {
   }
 }
 
-// The answer broke off after it had begun.
 export class CutError extends Error {}
 
-// The key is kept in this tab and for its session alone, if the browser lets the page do that.
+// Of this tab alone, and where the browser lets the page keep something.
 function session(work) {
   try {
     return work(sessionStorage);
@@ -28,7 +27,6 @@ function session(work) {
 let key = session((storage) => storage.getItem("key"));
 let askingKey = null; // one dialog, however many wait for the key
 
-// Asks for the key; resolves to whether it was given.
 export function askKey(reason) {
   const text = key ? reason : "Whoever started it has one.";
   const title = "This server wants a key";
@@ -68,7 +66,6 @@ class Server extends EventTarget {
   #timer = null;
   #looking = null;
 
-  // Looks now; returns when the state is known.
   look() {
     this.#looking ??= this.#look().finally(() => {
       this.#looking = null;
@@ -103,7 +100,6 @@ class Server extends EventTarget {
 
 export const server = new Server();
 
-// Asks once. Calls `onText` with each part of the answer and the model's name.
 export async function stream(body, id, signal, onText) {
   const response = await request("/token_stream", {
     method: "POST",
@@ -127,7 +123,6 @@ export async function stream(body, id, signal, onText) {
   }
 }
 
-// Returns how far a request has come, or null where the server cannot tell.
 export function progressOf(id, signal) {
   return fetchJson(`/requests/${id}`, signal).catch(() => null);
 }

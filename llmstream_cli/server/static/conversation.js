@@ -2,6 +2,7 @@
 
 const MAX_TITLE = 60;
 const FORMAT = "llmstream conversations";
+const OTHER = "this page has not exported it";
 
 export function randomId() {
   // Not `randomUUID`, which pages that came over plain HTTP do not have.
@@ -28,10 +29,7 @@ export function newConversation(given) {
 
 export const newMessage = (role, text = "") => ({ id: randomId(), role, text });
 
-export function titleFrom(text) {
-  const line = text.trim().split("\n", 1)[0].trim();
-  return line.length > MAX_TITLE ? `${line.slice(0, MAX_TITLE - 1).trimEnd()}\u2026` : line;
-}
+export const titleFrom = (text) => text.trim().split("\n", 1)[0].slice(0, MAX_TITLE).trim();
 
 // Parts what a reasoning model thinks, which it writes first and in a tag, from what it answers.
 export function partThought(text) {
@@ -58,8 +56,6 @@ export function requestBody(settings, asked) {
   return body;
 }
 
-// Files
-
 export function toJson(conversations) {
   return JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 2);
 }
@@ -67,10 +63,9 @@ export function toJson(conversations) {
 const isText = (value) => typeof value === "string";
 const isPlain = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
-const NUMBERS = ["prompt_tokens", "cached_tokens", "generated_tokens", "tokens_per_second"];
-NUMBERS.push("first_token_seconds");
+const NUMBERS = ["prompt_tokens", "cached_tokens", "generated_tokens", "tokens_per_second",
+  "first_token_seconds"];
 
-// Returns what the page shows of how a request went.
 export function readStats(given) {
   const stats = {};
   for (const name of NUMBERS) if (Number.isFinite(given[name])) stats[name] = given[name];
@@ -79,7 +74,7 @@ export function readStats(given) {
 }
 
 function readMessage(given) {
-  const isGood = isPlain(given) && ["user", "assistant"].includes(given.role) && isText(given.text);
+  const isGood = ["user", "assistant"].includes(given?.role) && isText(given.text);
   if (!isGood) throw new Error("a message lacks its role or text");
   const message = newMessage(given.role, given.text);
   if (isText(given.model)) message.model = given.model;
@@ -90,9 +85,7 @@ function readMessage(given) {
 // Returns the conversations of a file, each with new ids, so that no import replaces anything.
 export function fromJson(text) {
   const file = JSON.parse(text);
-  if (!isPlain(file) || file.format !== FORMAT || !Array.isArray(file.conversations)) {
-    throw new Error("this is no file of conversations that this page has exported");
-  }
+  if (file?.format !== FORMAT || !Array.isArray(file.conversations)) throw new Error(OTHER);
   return file.conversations.map((given) => {
     if (!Array.isArray(given?.messages)) throw new Error("a conversation lacks its messages");
     const conversation = newConversation(given.settings);
@@ -103,8 +96,8 @@ export function fromJson(text) {
   });
 }
 
-// In Markdown a comment stands before each turn. A line of a text that looks like one is marked
-// by a backslash, as are those that are marked already.
+// In Markdown a comment stands before each turn. A line that looks like one gets a backslash, as
+// do those that have one.
 const TURN = /^<!-- llmstream: (system|user|assistant) -->$/;
 
 export function toMarkdown({ title, settings, messages }) {
@@ -126,7 +119,7 @@ export function fromMarkdown(text) {
     else if (turns.length) turns.at(-1).lines.push(line.replace(/^\\(?=\\*<!-- llmstream: )/, ""));
     else if (line.startsWith("# ")) conversation.title = line.slice(2, 202).trim();
   }
-  if (!turns.length) throw new Error("the file has no turns that this page has exported");
+  if (!turns.length) throw new Error(OTHER);
   for (const { role, lines } of turns) {
     const content = lines.slice(lines[0] ? 0 : 1, lines.at(-1) ? undefined : -1).join("\n");
     if (role === "system") conversation.settings.system = content;

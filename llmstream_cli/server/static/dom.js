@@ -3,7 +3,6 @@
 
 export const byId = (id) => document.getElementById(id);
 
-// Makes an element; an attribute that is a function listens to the event of that name.
 export function element(tag, attrs = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attrs)) {
@@ -14,14 +13,11 @@ export function element(tag, attrs = {}, ...children) {
   return made;
 }
 
-// The tree of markdown.js
-
 function codeBlock({ attrs: { language }, children: [text] }) {
-  const label = language ? `Code in ${language}` : "Code";
   return element("div", { class: "code" },
     element("div", { class: "row bar" }, element("span", {}, language),
-      element("button", { type: "button", class: "quiet", "data-action": "copyCode" }, "Copy code")),
-    element("pre", { tabindex: "0", role: "region", "aria-label": label },
+      element("button", { class: "quiet", "data-action": "copyCode" }, "Copy code")),
+    element("pre", { tabindex: "0", role: "region", "aria-label": `${language} code` },
       element("code", {}, document.createTextNode(text))));
 }
 
@@ -54,14 +50,10 @@ export function patch(parent, before, after) {
   });
 }
 
-// What the page says and asks
-
-// Says something to screen readers.
 export function announce(text) {
   byId("live").textContent = text;
 }
 
-// Says something to everybody, until it is dismissed.
 export function tell(text) {
   byId("notice").hidden = false;
   byId("notice").firstChild.textContent = text;

@@ -8,12 +8,14 @@ import {
 } from "./conversation.js";
 import { announce, ask, byId, copy, download, element, tell } from "./dom.js";
 import { countChanged, fillSettings } from "./settings.js";
-import { showServer } from "./state.js";
 import { Store } from "./store.js";
 import { View } from "./view.js";
 
 const SAVE_PAUSE = 1_000; // milliseconds between two writes of a growing answer
-const ENDINGS = { complete: "The answer is complete.", stopped: "Stopped." }; // as they are said
+const STATES = {
+  unknown: "Connecting", ready: "Ready", idle: "Ready", loading: "Loading", down: "Not reachable",
+  locked: "Needs a key", restarting: "Restarting", failed: "Failed", draining: "Shutting down",
+};
 const HINT = byId("hint").textContent;
 
 const query = byId("query");
@@ -24,13 +26,11 @@ const answers = new Map(); // those on their way, by the conversation's id
 let conversation = newConversation();
 let edited = null; // the message that the box replaces, if any
 
-// What is shown
-
 function describe(message) {
   const answer = answers.get(conversation.id);
   const actions = { copy: "Copy" };
-  if (message.role === "user") actions.edit = "Edit";
-  else if (message === conversation.messages.at(-1)) {
+  if (message.role === "user" && !answer) actions.edit = "Edit";
+  else if (message === conversation.messages.at(-1) && !answer) {
     actions.again = message.ended === "failed" ? "Retry" : "Regenerate";
   }
   const isRunning = answer?.message === message;
@@ -45,11 +45,10 @@ function show() {
     view.show(messages, describe);
   } else {
     view.clear(element("div", { id: "welcome" }, element("h2", {}, "Ask something"),
-      element("p", {}, "The model runs on this server. Conversations stay in this browser.")));
+      element("p", {}, "Conversations stay in this browser.")));
   }
   byId("send").hidden = isRunning;
   byId("stop").hidden = !isRunning;
-  byId("log").classList.toggle("busy", isRunning); // with which most actions are out of sight
   byId("title").textContent = title || "New conversation";
   document.title = title || "llmstream";
   byId("more").hidden = !messages.length;
@@ -59,38 +58,40 @@ function show() {
   showServer(settings.model);
   byId("conversations").replaceChildren(...store.list().map(({ id, title: name }) =>
     element("li", {}, element("a", { href: `#${id}`, "aria-current": id === conversation.id && "page" },
-      name || "Untitled", answers.has(id) ? element("i", { title: "answering" }) : ""))));
+      name || "Untitled"))));
 }
 
-// Makes the box as high as its text.
-function fit() {
-  query.style.height = "auto";
-  query.style.height = `${query.scrollHeight + 2}px`;
+function showServer(name) {
+  const { status, state, reason, isGood } = server;
+  const model = server.model(name);
+  const isBusy = isGood && model?.waiting > 0;
+  byId("state").dataset.state = isBusy ? "busy" : state;
+  byId("state").lastChild.textContent = isBusy ? `Busy, ${model.waiting} waiting` : STATES[state];
+  const text = `${STATES[state]}: ${reason}. This page goes on by itself when it can.`;
+  if (byId("banner").textContent !== text) byId("banner").textContent = text;
+  byId("banner").hidden = isGood || state === "locked" || state === "unknown";
+  if (!model) return;
+  byId("model").hidden = false;
+  byId("model").replaceChildren(...status.models.map((one) =>
+    element("option", { value: one.name }, one.state === "ready" ? one.name : `${one.name} (${one.state})`)));
+  byId("model").value = model.name;
 }
 
-// Puts a text into the box, which may be a message to edit.
 function fill(text, message = null) {
   edited = message;
   query.value = text;
   byId("hint").textContent = message ? "Enter replaces the message and what follows, Esc cancels." : HINT;
-  byId("composer").classList.toggle("editing", message);
-  fit();
 }
 
-// Conversations
-
-// Writes, and says so where the browser does not let it.
 function keep(work) {
-  return work.catch((error) => tell(`This browser could not keep the conversation: ${error.message}.`));
+  return work.catch((error) => tell(`The browser could not keep this: ${error.message}.`));
 }
 
-// Changes a conversation, which may be one that is not kept yet.
 function change(id, work) {
   if (store.get(id)) keep(store.change(id, work));
   else if (id === conversation.id) work(conversation);
 }
 
-// Opens what the address names; else, a new conversation.
 function followAddress() {
   conversation = store.get(location.hash.slice(1)) ?? newConversation(conversation.settings);
   if (edited) fill("");
@@ -125,8 +126,6 @@ function noteChange(id) {
   return show();
 }
 
-// Asking and answering
-
 // Asks at the end, or in the place of the message that is edited, and of all that follows it.
 function send(text) {
   const { id } = conversation;
@@ -145,11 +144,9 @@ function send(text) {
   respond(message);
 }
 
-// Lets the model answer the question that stands before a message, in that message.
 async function respond(message) {
   const { id, settings, messages } = conversation;
   const asked = messages.slice(0, messages.indexOf(message));
-  const answer = new Answer(message, requestBody(settings, asked));
   const updated = Date.now();
   const isShown = () => conversation.id === id;
   const save = () => change(id, (kept) => {
@@ -158,14 +155,15 @@ async function respond(message) {
     kept.updated = updated;
   });
   let saved = updated;
-  answers.set(id, answer);
-  answer.addEventListener("text", () => {
+  const onText = () => {
     if (isShown()) view.grow(message);
     if (Date.now() - saved < SAVE_PAUSE) return;
     saved = Date.now();
     save();
-  });
-  answer.addEventListener("note", () => isShown() && view.refresh(message, describe(message)));
+  };
+  const onNote = () => isShown() && view.refresh(message, describe(message));
+  const answer = new Answer(message, requestBody(settings, asked), onText, onNote);
+  answers.set(id, answer);
   const run = answer.run();
   save();
   show();
@@ -177,7 +175,7 @@ async function respond(message) {
   show();
   if (isShown()) {
     view.grow(message); // and stays at its end
-    announce(`${partThought(message.text).answer} ${message.error || ENDINGS[message.ended]}`);
+    announce(`${partThought(message.text).answer} ${message.error || `Answer ${message.ended}.`}`);
   }
   server.look();
 }
@@ -190,13 +188,11 @@ const ACTIONS = {
     query.focus();
   },
   again: (message) => {
-    if (answers.has(conversation.id) || conversation.messages.at(-2)?.role !== "user") return;
+    if (conversation.messages.at(-2)?.role !== "user") return; // a file may have it so
     respond(message);
     focusQuery();
   },
 };
-
-// The menu, files and settings
 
 function openSettings() {
   const { id } = conversation;
@@ -221,7 +217,7 @@ const MENU = {
   json: () => download(`${fileName()}.json`, toJson([conversation])),
   remove: async () => {
     const { id, title } = conversation;
-    const text = `\u201c${title}\u201d is gone for good then, in this browser. The server keeps none.`;
+    const text = `${title} is then gone for good.`;
     if ((await ask({ title: "Delete the conversation?", text, action: "Delete" })) === null) return;
     answers.get(id)?.stop();
     keep(store.delete(id));
@@ -243,8 +239,6 @@ async function importFile({ target }) {
   target.value = "";
 }
 
-// What the user does
-
 function toggleNav(isOpen) {
   const wasOpen = byId("nav").classList.contains("open");
   byId("nav").classList.toggle("open", isOpen);
@@ -262,10 +256,8 @@ function escape() {
 
 function pressed(event) {
   if (document.querySelector("dialog[open], :popover-open")) return; // they have keys of their own
-  const { key, code, shiftKey, target } = event;
-  const ctrl = event.ctrlKey || event.metaKey;
+  const { key, shiftKey, target } = event;
   if (key === "Escape") escape();
-  else if (ctrl && shiftKey && code === "KeyO") startNew();
   else if (target === query && key === "Enter" && !shiftKey && !event.isComposing) submit(event);
   else return;
   event.preventDefault();
@@ -287,7 +279,6 @@ function clicked({ target }) {
 function listen() {
   const on = (id, act, event = "click") => byId(id).addEventListener(event, act);
   on("composer", submit, "submit");
-  on("query", fit, "input");
   on("stop", () => answers.get(conversation.id)?.stop());
   on("new", startNew);
   on("notice-close", () => (byId("notice").hidden = true));
@@ -300,7 +291,6 @@ function listen() {
   }, "change");
   on("import", () => byId("file").click());
   on("file", importFile, "change");
-  on("export-all", () => download("llmstream-conversations.json", toJson(store.list())));
   on("menu", ({ target }) => {
     byId("menu").hidePopover();
     MENU[target.dataset.menu]?.();
@@ -314,7 +304,7 @@ async function start() {
   try {
     await store.open();
   } catch {
-    tell("This browser keeps nothing for this page: conversations last until it is closed.");
+    tell("This browser keeps nothing: conversations last until it is closed.");
   }
   conversation = newConversation(store.list()[0]?.settings);
   store.addEventListener("change", ({ detail }) => noteChange(detail));

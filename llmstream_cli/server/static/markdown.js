@@ -1,12 +1,9 @@
-// Markdown, as models write it, to a tree of plain values: a string is text, anything else is
-// { tag, attrs, children }. Pure; dom.js makes elements of it. Raw HTML stays text, a line break
-// stays one. All that repeats is bounded, so that no text takes long.
+// Markdown, as models write it, to a tree of strings and { tag, attrs, children }, of which dom.js
+// makes elements. Raw HTML stays text. All that repeats is bounded, so that no text takes long.
 
 const MAX_DEPTH = 16; // of quotes and lists in each other; deeper ones are text
 
 const node = (tag, children = [], attrs = {}) => ({ tag, attrs, children });
-
-// In a line
 
 // Marks of emphasis stand before a word and after one, and underscores in none.
 const INLINE = new RegExp([
@@ -31,7 +28,7 @@ function link(children, address) {
 
 function toNodes({ escaped, code, mark, marked, image, label, target, bare }, isLinked) {
   if (escaped) return [escaped];
-  if (code) return [node("code", [code.replace(/^ (.*[^ ].*) $/s, "$1").replaceAll("\n", " ")])];
+  if (code) return [node("code", [code.replace(/^ (.+) $/s, "$1").replaceAll("\n", " ")])];
   if (mark) {
     const wrap = (children, tag) => [node(tag, children)];
     const tags = TAGS[mark.replaceAll("_", "*")];
@@ -55,8 +52,6 @@ function inline(text, isLinked = false) {
   return [...out, text.slice(end)].filter((child) => child !== "");
 }
 
-// Blocks
-
 const FENCE = /^( *)(`{3,}|~{3,})([^`]*)$/;
 const HEADING = /^ {0,3}(#{1,6})(?: +|$)/;
 const RULE = /^ {0,3}([-*_]) *(?:\1 *){2,}$/;
@@ -67,7 +62,6 @@ const BLOCKS = [FENCE, HEADING, RULE, QUOTE, /^ *(?:[-*+]|1[.)]) +\S/];
 
 const startsBlock = (line) => BLOCKS.some((pattern) => pattern.test(line));
 
-// Returns the blocks of some lines, and the line that each begins with.
 function parseBlocks(lines, depth) {
   const blocks = [];
   const starts = [];
@@ -106,7 +100,6 @@ function parseBlock(lines, at, depth) {
   return [node("p", inline(lines.slice(at, end).join("\n").trim())), end];
 }
 
-// Returns the end of the lines that go on with the first.
 function endOf(lines, at, goesOn) {
   let end = at + 1;
   while (end < lines.length && lines[end].trim() && goesOn(lines[end], end)) end += 1;
@@ -119,8 +112,7 @@ function parseFence(lines, at, [, indent, marks, info]) {
   let end = at + 1;
   while (end < lines.length && !closing.test(lines[end])) end += 1;
   const code = lines.slice(at + 1, end).map((line) => line.replace(margin, ""));
-  const language = info.trim().split(" ", 1)[0].slice(0, 40);
-  return [node("pre", [code.join("\n")], { language }), end + 1];
+  return [node("pre", [code.join("\n")], { language: info.trim().split(" ", 1)[0] }), end + 1];
 }
 
 function parseList(lines, at, depth) {
@@ -178,14 +170,6 @@ function parseTable(lines, at) {
   return [node("div", [node("table", parts)], scroll), end];
 }
 
-// Whole and in parts
-
-const linesOf = (text) => text.replaceAll("\t", "    ").split("\n");
-
-export function parseMarkdown(text) {
-  return parseBlocks(linesOf(text.replaceAll("\r\n", "\n")), 0).blocks;
-}
-
 // Markdown that arrives in parts. Blocks that cannot change any more are parsed once: those
 // followed by a block of which two whole lines have come, as a table takes two to be known.
 export class MarkdownStream {
@@ -196,9 +180,8 @@ export class MarkdownStream {
     this.#rest = (this.#rest + text).replaceAll("\r\n", "\n");
   }
 
-  // Returns the blocks so far; a settled one is the same object each time.
   blocks() {
-    const lines = linesOf(this.#rest);
+    const lines = this.#rest.replaceAll("\t", "    ").split("\n");
     const { blocks, starts } = parseBlocks(lines, 0);
     let count = blocks.length - 1;
     while (count > 0 && starts[count] > lines.length - 3) count -= 1;

@@ -1,5 +1,4 @@
-// The settings of a conversation. The fields of the sampling options are made of the API's own
-// description: each is there, with its bounds and what it does.
+// The settings dialog; its sampling options are made of the API's own description of itself.
 
 import { fetchJson, server } from "./api.js";
 import { byId, element } from "./dom.js";
@@ -11,7 +10,6 @@ function kindOf(schema) {
   return types.find(({ type }) => type === "array") ?? types[0] ?? {};
 }
 
-// Returns the text of a value in its field.
 function show(value, type) {
   if (value === undefined || value === null) return "";
   return type === "object" ? JSON.stringify(value) : [value].flat().join("\n");
@@ -24,15 +22,15 @@ function read(text, type) {
   if (type === "array") return text.split("\n").filter(Boolean);
   if (type !== "object") return text;
   const value = JSON.parse(text);
-  if (Object.prototype.toString.call(value) !== "[object Object]") throw new TypeError();
+  if (!value || value.constructor !== Object) throw new TypeError();
   return value;
 }
 
-function makeInput(attrs, { type, minimum, maximum }) {
+function makeInput(attrs, { type, minimum: min, maximum: max }) {
   if (type === "boolean") return element("input", { ...attrs, type: "checkbox" });
-  if (type !== "number" && type !== "integer") return element("textarea", { ...attrs, rows: 2 });
-  const step = type === "integer" ? 1 : "any";
-  return element("input", { ...attrs, type: "number", min: minimum, max: maximum, step });
+  if (type === "integer") return element("input", { ...attrs, type: "number", min, max });
+  if (type === "number") return element("input", { ...attrs, type, min, max, step: "any" });
+  return element("textarea", { ...attrs, rows: 2 });
 }
 
 function makeField(name, schema, settings, onChange) {
@@ -54,15 +52,15 @@ function makeField(name, schema, settings, onChange) {
       input.setCustomValidity("This is to be a JSON object.");
     }
   });
-  const bounds = maximum < 1e9 ? ` From ${minimum} to ${maximum}.` : "";
-  const hint = `${schema.description ?? ""}${type === "array" ? " One on a line." : ""}${bounds}`;
+  const bounds = maximum < 1e9 ? `From ${minimum} to ${maximum}.` : "";
+  const hint = [schema.description, type === "array" && "One on a line.", bounds].filter(Boolean).join(" ");
   return element("div", { class: "option" },
     element("label", { for: input.id }, name[0].toUpperCase() + name.slice(1).replaceAll("_", " ")),
     input,
     element("small", { id: `hint-${name}` }, hint));
 }
 
-// Fills the dialog. `settings` is changed in place, and `onChange` is called after each change.
+// Fills the dialog. Each change is made in `settings`, before `onChange` is called.
 export async function fillSettings(settings, onChange) {
   const [system, context, options] = ["system", "context", "options"].map(byId);
   const contexts = server.status?.contexts ?? [];
@@ -96,7 +94,6 @@ export async function fillSettings(settings, onChange) {
   }
 }
 
-// Returns how many settings differ from the server's.
 export function countChanged({ system, context, options }) {
   return Object.keys(options).length + Boolean(context || system.trim());
 }

@@ -1,13 +1,13 @@
 // The conversations, in memory and each a record of the browser's IndexedDB. A change is made to
-// the record as it is then, in one transaction: two tabs never undo each other's writes. Other
-// tabs hear of each change, and read the record again.
+// the record as it is then, in one transaction: tabs never undo each other's writes. The others
+// hear of it, and read the record again.
 
 const NAME = "conversations";
 
 function result(request) {
   return new Promise((resolve, reject) => {
-    request.addEventListener("success", () => resolve(request.result));
-    request.addEventListener("error", () => reject(request.error));
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
   });
 }
 
@@ -21,16 +21,12 @@ export class Store extends EventTarget {
   // Throws where the browser has no database: the store then lasts as long as the page.
   async open() {
     const request = indexedDB.open("llmstream", 1);
-    const create = () => request.result.createObjectStore(NAME, { keyPath: "id" });
-    request.addEventListener("upgradeneeded", create);
+    request.onupgradeneeded = () => request.result.createObjectStore(NAME, { keyPath: "id" });
     this.#database = await result(request);
-    // A later version of this page, in another tab, has to change the database.
-    this.#database.addEventListener("versionchange", () => this.#database.close());
     this.#channel.addEventListener("message", ({ data }) => this.#refresh(data));
     for (const one of await result(this.#records("readonly").getAll())) this.#all.set(one.id, one);
   }
 
-  // The conversations, that of the latest change first.
   list() {
     return [...this.#all.values()].sort((one, other) => other.updated - one.updated);
   }
@@ -70,8 +66,8 @@ export class Store extends EventTarget {
     this.#writes += 1;
     const records = this.#records("readwrite");
     const committed = new Promise((resolve, reject) => {
-      records.transaction.addEventListener("complete", resolve);
-      records.transaction.addEventListener("abort", () => reject(records.transaction.error));
+      records.transaction.oncomplete = resolve;
+      records.transaction.onabort = () => reject(records.transaction.error);
     });
     await Promise.all([work(records), committed]);
     this.#channel.postMessage(id);

@@ -63,18 +63,15 @@ function describeStats({ stats = {}, model, ended }) {
   ].filter(Boolean).join(" \u00b7 ");
 }
 
-// Shows one conversation at a time.
 export class View {
   #log = byId("log");
   #views = new Map(); // by the message's id
-  #dirty = new Set();
   #frame = 0;
   #isPinned = true; // the end stays in sight while the answer grows
   #lastTop = 0;
 
   constructor() {
     this.#log.addEventListener("scroll", () => this.#noteScroll(), { passive: true });
-    new ResizeObserver(() => this.#isPinned && this.scrollToEnd()).observe(this.#log);
   }
 
   // Shows messages; those that are shown already stay as they are.
@@ -101,7 +98,6 @@ export class View {
     this.#log.replaceChildren(...instead);
   }
 
-  // Shows what belongs to a message besides its text.
   refresh(message, { note, actions, isRunning }) {
     const view = this.#views.get(message.id);
     if (!view) return;
@@ -111,18 +107,15 @@ export class View {
     if (view.key === key) return; // the buttons stay, and the focus on them
     view.key = key;
     const buttons = Object.entries(actions).map(([action, label]) =>
-      element("button", { type: "button", class: "quiet", "data-action": action }, label));
+      element("button", { class: "quiet", "data-action": action }, label));
     const error = message.error ? [element("p", { class: "error" }, message.error)] : [];
     view.actions.replaceChildren(...error, ...buttons);
   }
 
-  // The message has grown.
   grow(message) {
-    this.#dirty.add(message.id);
     this.#frame ||= requestAnimationFrame(() => {
       this.#frame = 0;
-      for (const id of this.#dirty) this.#views.get(id)?.draw();
-      this.#dirty.clear();
+      this.#views.get(message.id)?.draw();
       if (this.#isPinned) this.scrollToEnd();
     });
   }

@@ -1,0 +1,14 @@
+"""The page stays small: readable files, together under 60 kB."""
+
+from tests.web.node import STATIC
+
+MAX_BYTES = 60_000
+
+
+def test_the_page_is_under_60_kilobytes() -> None:
+    files = [path for path in STATIC.iterdir() if not path.name.startswith("docs.")]
+    assert {path.suffix for path in files} == {".html", ".css", ".js", ".svg"}
+    assert sum(path.stat().st_size for path in files) < MAX_BYTES
+    for path in files:  # not by putting all on one line
+        lines = path.read_text("utf-8").splitlines()
+        assert max(map(len, lines)) <= 140, path.name
