@@ -9,6 +9,7 @@ def test_the_page_is_under_60_kilobytes() -> None:
     files = [path for path in STATIC.iterdir() if not path.name.startswith("docs.")]
     assert {path.suffix for path in files} == {".html", ".css", ".js", ".svg"}
     assert sum(path.stat().st_size for path in files) < MAX_BYTES
-    for path in files:  # not by putting all on one line
-        lines = path.read_text("utf-8").splitlines()
-        assert max(map(len, lines)) <= 140, path.name
+    for path in files:  # and readable: not by putting all on a few lines
+        assert path.suffix == ".svg" or max(map(len, path.read_text().splitlines())) <= 140, (
+            path.name
+        )
