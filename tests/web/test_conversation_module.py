@@ -33,6 +33,11 @@ def assistant(text: str) -> dict[str, Any]:
     return {"role": "assistant", "text": text}
 
 
+def asks(query: str) -> dict[str, Any]:
+    """What is in every request."""
+    return {"query": query, "include_reasoning": True}
+
+
 def body(worker: Worker, asked: list[dict[str, Any]], **settings: Any) -> Any:
     return call(worker, "body", {"settings": SETTINGS | settings, "asked": asked})
 
@@ -41,13 +46,13 @@ def body(worker: Worker, asked: list[dict[str, Any]], **settings: Any) -> Any:
 
 
 def test_a_first_question_is_all_of_its_request(worker: Worker) -> None:
-    assert body(worker, [user("Why?")]) == {"query": "Why?"}
+    assert body(worker, [user("Why?")]) == asks("Why?")
 
 
 def test_the_turns_before_it_are_its_messages(worker: Worker) -> None:
     asked = [user("one"), assistant("two"), user("three")]
     assert body(worker, asked) == {
-        "query": "three",
+        **asks("three"),
         "messages": [
             {"role": "user", "content": "one"},
             {"role": "assistant", "content": "two"},
@@ -57,9 +62,9 @@ def test_the_turns_before_it_are_its_messages(worker: Worker) -> None:
 
 def test_a_question_without_an_answer_is_left_out(worker: Worker) -> None:
     asked = [user("one"), assistant(" "), user("three")]
-    assert body(worker, asked) == {"query": "three"}
+    assert body(worker, asked) == asks("three")
     unanswered = [user("one"), user("two")]
-    assert body(worker, unanswered) == {"query": "two"}
+    assert body(worker, unanswered) == asks("two")
 
 
 def test_what_a_model_thought_is_not_sent_again(worker: Worker) -> None:
@@ -67,7 +72,7 @@ def test_what_a_model_thought_is_not_sent_again(worker: Worker) -> None:
     asked = [user("one"), assistant(thought), user("three")]
     assert body(worker, asked)["messages"][1] == {"role": "assistant", "content": "two"}
     unfinished = [asked[0], assistant("<think>Hm"), asked[2]]
-    assert body(worker, unfinished) == {"query": "three"}
+    assert body(worker, unfinished) == asks("three")
 
 
 @pytest.mark.parametrize(
@@ -89,9 +94,10 @@ def test_a_thought_comes_first_and_in_a_tag(
 def test_settings_are_fields_of_the_request(worker: Worker) -> None:
     asked = [user("?")]
     told = body(worker, asked, system="Be brief.", model="m", options={"top_k": 3, "stop": ["x"]})
-    assert told == {"query": "?", "top_k": 3, "stop": ["x"], "system": "Be brief.", "model": "m"}
+    options = {"top_k": 3, "stop": ["x"]}
+    assert told == {**asks("?"), **options, "system": "Be brief.", "model": "m"}
     told = body(worker, asked, system="Be brief.", context="sql")
-    assert told == {"query": "?", "context": "sql"}  # the API takes one of them
+    assert told == {**asks("?"), "context": "sql"}  # the API takes one of them
 
 
 @pytest.mark.parametrize(

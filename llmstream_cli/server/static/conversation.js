@@ -48,7 +48,7 @@ export function requestBody(settings, asked) {
     messages.push({ role: "user", content: question.text });
     messages.push({ role: "assistant", content: answer });
   }
-  const body = { query: asked.at(-1).text, ...settings.options };
+  const body = { query: asked.at(-1).text, include_reasoning: true, ...settings.options };
   if (messages.length) body.messages = messages;
   if (settings.context) body.context = settings.context;
   else if (settings.system.trim()) body.system = settings.system;
