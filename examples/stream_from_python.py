@@ -11,13 +11,13 @@ import sys
 
 from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.engine import InProcessEngine
-from llmstream_cli.models.resolve import resolve
+from llmstream_cli.models.resolve import ModelChoice, resolve
 from llmstream_cli.prompts.messages import Message
 
 
 async def main(path: str | None) -> None:
     """Ask for the capital of France and print the answer as it comes."""
-    engine = InProcessEngine(EngineConfig(model_path=str(resolve(preset=None, path=path).path)))
+    engine = InProcessEngine(EngineConfig(model_path=str(resolve(ModelChoice(model=path)).path)))
     engine.start()
     request = GenerationRequest(
         messages=(Message("user", "What is the capital of France?"),),

@@ -6,13 +6,17 @@
     ├── PromptError               400     1   no prompt can be made of the messages
     │   └── ContextLengthError    400     1   the prompt does not fit into the context
     ├── ModelError                500     1   the model cannot be used
-    │   └── ModelNotFoundError    404     1   there is no model of that name
+    │   ├── ModelNotFoundError    404     1   there is no model of that name
+    │   ├── DownloadError         502     1   the model cannot be downloaded
+    │   │   └── UnreachableError  503     1   the Hub does not answer
+    │   └── NoRoomError           507     1   the disk or the memory is too small for the model
     ├── EngineError               500     1   the engine failed while it generated
     │   ├── EngineClosedError     503     1   the engine is closed and takes no request
     │   ├── EngineNotReadyError   503     1   the engine is loading, or being started again
     │   ├── EngineDiedError       503     1   the engine's process died while it generated
     │   ├── QueueFullError        429     1   too many requests wait already
     │   ├── StepRefusedError      500     1   llama.cpp refused a step; the engine goes on
+    │   ├── UpstreamError         502     1   the server that generates for us failed
     │   ├── TimeLimitError        504     1   the answer took longer than it may
     │   └── SlowReaderError       500     1   the client does not take its answer
     ├── RequestError              400     1   an HTTP request cannot be understood
@@ -24,8 +28,12 @@
     │   ├── BodyTooLargeError     413     1   its body is longer than it may be
     │   ├── MediaTypeError        415     1   its body is not said to be JSON
     │   └── BusyError             503     1   the server takes no more of them now
+    ├── HistoryError              500     1   the kept conversations cannot be read or written
+    │   └── SessionNotFoundError  404     1   none of them has that name or number
+    ├── EditorError               500     1   the editor failed, or left no question
     ├── ListenError               500     1   the server cannot listen as it should
-    └── OutputError               500     1   the answer cannot be written
+    ├── OutputError               500     1   the answer cannot be written
+    └── ConfigError               500     2   the configuration file says what it cannot say
 
 The message of each is one line that a person can act on: a command prints it as it is, a server
 sends it as it is. Anything else that escapes is a bug and keeps its traceback.
@@ -90,6 +98,24 @@ class ModelNotFoundError(ModelError):
     status = 404
 
 
+class DownloadError(ModelError):
+    """The model's files could not be downloaded, or not as they are meant to be."""
+
+    status = 502
+
+
+class UnreachableError(DownloadError):
+    """The Hub does not answer, or only that it cannot now."""
+
+    status = 503
+
+
+class NoRoomError(ModelError):
+    """The model is larger than the room for it on the disk or in memory."""
+
+    status = 507
+
+
 class EngineError(LLMStreamError):
     """The engine failed; the request that sees it got no complete answer."""
 
@@ -123,6 +149,12 @@ class QueueFullError(EngineError):
 
 class StepRefusedError(EngineError):
     """llama.cpp refused to compute a step, or lacks memory for it, and is as it was before."""
+
+
+class UpstreamError(EngineError):
+    """Another server, to which the request was passed on, refused, failed, or cannot be reached."""
+
+    status = 502
 
 
 class TimeLimitError(EngineError):
@@ -189,12 +221,32 @@ class BusyError(RequestError):
     status = 503
 
 
+class HistoryError(LLMStreamError):
+    """The file of kept conversations cannot be used; it is left as it is."""
+
+
+class SessionNotFoundError(HistoryError):
+    """No kept conversation goes by that name or number."""
+
+    status = 404
+
+
+class EditorError(LLMStreamError):
+    """The editor could not be run, failed, or left no text."""
+
+
 class ListenError(LLMStreamError):
     """The server cannot listen at that address, or not with that certificate or those keys."""
 
 
 class OutputError(LLMStreamError):
     """The answer cannot be written to where it should go."""
+
+
+class ConfigError(LLMStreamError):
+    """The configuration file cannot be read, or says what it cannot say."""
+
+    exit_code = 2
 
 
 def twin(error: LLMStreamError) -> LLMStreamError:

@@ -7,8 +7,9 @@ has half a megabyte and is written in 20 ms.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from gguf import GGUFWriter, TokenType
@@ -99,6 +100,41 @@ def write_llama(path: Path, template: str = LLAMA2_TEMPLATE) -> Path:
         template=template,
         keys={**_ATTENTION_KEYS, "context_length": 256, "rope.dimension_count": _HEAD},
         layers=[{**_NORM, **_ATTENTION, **_FEED_FORWARD}] * 2,
+    )
+
+
+def write_family(
+    path: Path,
+    tokenizer: Literal["llama", "gpt2"],
+    *control: str,
+    bos: str,
+    eos: str,
+    add_bos: bool,
+    template: str | None = None,
+    name: str = "",
+) -> Path:
+    """Attention to everything; a vocabulary with the control tokens of some family of models.
+
+    Args:
+        path: where to.
+        tokenizer: SentencePiece, or byte-level.
+        control: the tokens, besides `bos` and `eos`.
+        bos: begins a sequence.
+        eos: ends one.
+        add_bos: whether every prompt is to begin with `bos`.
+        template: the chat template.
+        name: of the model; llama.cpp trims white space behind the markers of one called Phi-3.
+    """
+    more = tuple(dict.fromkeys((bos, *control, eos)))
+    if tokenizer == "llama":
+        vocabulary = _sentencepiece_vocabulary(bos, eos, more[1:-1], space_first=bos == "<s>")
+    else:
+        vocabulary = _byte_level_vocabulary(*more, bos=bos, end=eos)
+    keys = {**_ATTENTION_KEYS, "rope.dimension_count": _HEAD}
+    layers = [{**_NORM, **_ATTENTION, **_FEED_FORWARD}]
+    vocabulary = replace(vocabulary, keys={**vocabulary.keys, "add_bos_token": add_bos})
+    return _write(
+        path, "llama", vocabulary, keys=keys, layers=layers, template=template, title=name
     )
 
 
@@ -234,9 +270,12 @@ class _Vocabulary:
     unlikely: Sequence[int]
 
 
-def _sentencepiece_vocabulary() -> _Vocabulary:
-    special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+def _sentencepiece_vocabulary(
+    bos: str = "<s>", eos: str = "</s>", more: Sequence[str] = (), *, space_first: bool = True
+) -> _Vocabulary:
+    special = ["<unk>", bos, eos, *(f"<0x{byte:02X}>" for byte in range(256)), *more]
     kinds = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *[TokenType.BYTE] * 256]
+    kinds += [TokenType.CONTROL] * len(more)
     text = [left + right for left, right in _merges("\u2581")]
     text += ["\u2581", *map(chr, range(0x21, 0x7F))]
     return _Vocabulary(
@@ -251,14 +290,15 @@ def _sentencepiece_vocabulary() -> _Vocabulary:
             "eos_token_id": 2,
             "add_bos_token": True,
             "add_eos_token": False,
-            "add_space_prefix": True,
+            "add_space_prefix": space_first,
         },
         unlikely=range(len(special)),
     )
 
 
 def _byte_level_vocabulary(
-    *,
+    *special: str,
+    bos: str = "<|endoftext|>",
     end: str = "<|im_end|>",
     pre: str = "gpt-2",
     tags: Sequence[str] = (),
@@ -269,7 +309,7 @@ def _byte_level_vocabulary(
     invisible = [byte for byte in range(256) if byte not in visible]
     letters = [*map(chr, visible), *(chr(0x100 + rank) for rank in range(len(invisible)))]
     merges = _merges(chr(0x100 + invisible.index(ord(" "))))
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    special = special or ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
     text = letters + [left + right for left, right in merges]
     tokens = [*text, *special, *tags]
     kinds = [TokenType.NORMAL] * len(text) + [TokenType.CONTROL] * len(special)
@@ -280,7 +320,7 @@ def _byte_level_vocabulary(
             "pre": pre,
             "merges": [f"{left} {right}" for left, right in merges],
             "token_type": kinds + [tag_type] * len(tags),
-            "bos_token_id": tokens.index("<|endoftext|>"),
+            "bos_token_id": tokens.index(bos),
             "eos_token_id": tokens.index(end),
             "add_bos_token": False,
         },
@@ -303,6 +343,7 @@ def _write(
     layers: Sequence[_Shapes],
     template: str | None = CHATML_TEMPLATE,
     last: _Shapes = _OUTPUT_NORM,
+    title: str = "",
 ) -> Path:
     writer = GGUFWriter(path, architecture)
     common = {
@@ -312,6 +353,8 @@ def _write(
         "attention.layer_norm_rms_epsilon": 1e-5,
     }
     metadata: dict[str, object] = {"general.file_type": 0}  # f32
+    if title:
+        metadata["general.name"] = title
     metadata |= {f"{architecture}.{key}": value for key, value in {**common, **keys}.items()}
     metadata |= {"tokenizer.ggml.tokens": list(vocabulary.tokens)}
     metadata |= {f"tokenizer.ggml.{key}": value for key, value in vocabulary.keys.items()}

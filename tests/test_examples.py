@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.gguf_files import write_llama
 from tests.server.process import running_server
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -58,9 +59,18 @@ def test_token_stream(command: tuple[str, ...], example: str, tmp_path: Path) ->
     assert answer.endswith("stopped\n")
 
 
+def test_choose_model(tmp_path: Path) -> None:
+    other = write_llama(tmp_path / "babble.gguf")
+    with running_server(tmp_path / "log", "-f", "smollm2", "-m", str(other)) as url:
+        first, *second = run(sys.executable, str(EXAMPLES / "choose_model.py"), url).splitlines()
+    assert first.startswith("smollm2: Paris is the capital of France")
+    assert second[0].startswith("babble: ")
+
+
 def test_no_example_is_untested() -> None:
     assert {path.name for path in EXAMPLES.iterdir()} == {
         "ask.sh",
+        "choose_model.py",
         "ollama_client.py",
         "openai_client.py",
         "stream_from_python.py",

@@ -2,29 +2,24 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Annotated
 
 import typer
 
 import llmstream_cli
-from llmstream_cli.cli import options
+from llmstream_cli.cli import config_app, history_app, models_app, options
+from llmstream_cli.cli.model_order import ModelOrderCommand, model_choices
 from llmstream_cli.cli.sampling import SamplingOptions
+from llmstream_cli.cli.settings import SettingsCommand, name_option, settings_commands
 from llmstream_cli.cli.terminal import complain, discard_output
-from llmstream_cli.core.api import EngineConfig, SamplingParams
 from llmstream_cli.errors import LLMStreamError
 
 app = typer.Typer(
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
-
-_OPTIONS = {
-    "max_seqs": "parallel",
-    "max_queue": "queue",
-    "timeout_seconds": "timeout",
-    "drain_seconds": "drain",
-}
-_PARAMETERS = {field.name for type_ in (SamplingParams, EngineConfig) for field in fields(type_)}
+app.add_typer(models_app.app, name="models")
+app.add_typer(config_app.app, name="config")
+app.add_typer(history_app.app, name="history")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -37,28 +32,27 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:  # an unknown option, a value of the wrong type
         return _fail(error.format_message(), error.exit_code)
     except LLMStreamError as error:
-        return _fail(_name_option(str(error)), error.exit_code)
-    except (BrokenPipeError, SystemExit):  # `| head -1` has all it wanted; Typer exits for that
-        discard_output()
-        return 0
+        return _fail(name_option(str(error)), error.exit_code)
+    except (BrokenPipeError, SystemExit) as error:
+        return _left(error)
     except OSError as error:
         discard_output()
         return _fail(f"cannot write: {error.strerror}", 1)
     return code or 0
 
 
+def _left(error: BaseException) -> int:
+    """Return the exit code when a reader has left, or Typer has told a shell what it asked."""
+    if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+        return error.code if isinstance(error.code, int) else 0
+    discard_output()  # `| head -1` has all it wanted
+    return 0
+
+
 def _fail(message: str, code: int) -> int:
     one_line = " ".join(message.split())
     complain("llmstream: " + "".join(filter(str.isprintable, one_line)) + "\n")
     return code
-
-
-def _name_option(message: str) -> str:
-    """Call a parameter by its option: `max_tokens must …` becomes `--max-tokens must …`."""
-    name, _, rest = message.partition(" ")
-    if name not in _PARAMETERS | _OPTIONS.keys():
-        return message
-    return f"--{_OPTIONS.get(name, name).replace('_', '-')} {rest}"
 
 
 def _show_version(value: bool) -> None:
@@ -83,10 +77,11 @@ def top(
 
 
 @app.command(
+    cls=SettingsCommand,
     help="Ask one question and stream the answer."
     "\n\nOnly the answer goes to standard output. With no model named, the embedded SmolLM2 "
     "answers: it has 135 million parameters and proves the installation; a larger model "
-    "answers well."
+    "answers well.",
 )
 def ask(
     query: Annotated[
@@ -98,8 +93,13 @@ def ask(
         ),
     ] = None,
     features: options.Features = None,
-    model: options.ModelFile = None,
+    model: options.Model = None,
+    file: options.RepoFile = None,
+    tokenizer: options.Tokenizer = None,
     system: options.System = None,
+    context: options.Context = None,
+    template: options.Template = None,
+    raw: options.Raw = False,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
@@ -117,6 +117,7 @@ def ask(
 ) -> int:
     """Turn the options into settings, and ask."""
     from llmstream_cli.cli.ask import Ask
+    from llmstream_cli.models.resolve import ModelChoice
 
     sampling = SamplingOptions(
         temperature=temperature,
@@ -131,9 +132,11 @@ def ask(
     )
     return Ask(
         words=query or [],
-        features=features,
-        model=model,
+        model=ModelChoice(preset=features, model=model, file=file, tokenizer=tokenizer),
         system=system,
+        context=context,
+        template=template,
+        raw=raw,
         sampling=sampling,
         ctx_size=ctx_size,
         threads=threads,
@@ -144,13 +147,19 @@ def ask(
 
 
 @app.command(
-    help="Serve a model over HTTP: plain text streams, and a page to try it."
+    cls=ModelOrderCommand,
+    help="Serve models over HTTP: plain text streams, OpenAI's and Ollama's APIs, a page."
+    "\n\nThe first model is loaded at the start; others when a request asks for them, as far as "
+    "--memory goes."
     "\n\nStandard output gets the server's URL, standard error the log. The first Ctrl-C or "
-    "SIGTERM lets answers end for --drain seconds; the second Ctrl-C leaves at once."
+    "SIGTERM lets answers end for --drain seconds; the second Ctrl-C leaves at once.",
 )
 def serve(
-    features: options.Features = None,
-    model: options.ModelFile = None,
+    context: typer.Context,
+    features: options.ServedFeatures = None,
+    model: options.ServedModelFiles = None,
+    file: options.RepoFile = None,
+    tokenizer: options.Tokenizer = None,
     host: options.Host = "127.0.0.1",
     port: options.Port = 3030,
     certfile: options.CertFile = None,
@@ -164,6 +173,9 @@ def serve(
     queue: options.Queue = 64,
     timeout: options.Timeout = 1800.0,
     drain: options.Drain = 20.0,
+    memory: options.MaxMemory = None,
+    keep_alive: options.KeepAlive = None,
+    template: options.Template = None,
     temperature: options.Temperature = None,
     top_k: options.TopK = None,
     top_p: options.TopP = None,
@@ -181,6 +193,9 @@ def serve(
 ) -> int:
     """Turn the options into settings, and serve."""
     from llmstream_cli.cli.serve import Serve, read_keys
+    from llmstream_cli.cli.served_models import Residence
+    from llmstream_cli.models.sizes import parse_size
+    from llmstream_cli.server.keep_alive import keep_alive_seconds
     from llmstream_cli.server.settings import ServerSettings
 
     sampling = SamplingOptions(
@@ -205,9 +220,14 @@ def serve(
         timeout_seconds=timeout,
         drain_seconds=drain,
     )
+    residence = Residence(
+        max_bytes=None if memory is None else parse_size(memory),
+        keep_alive=None if keep_alive is None else keep_alive_seconds(keep_alive),
+    )
     return Serve(
-        features=features,
-        model=model,
+        models=model_choices(context, file=file, tokenizer=tokenizer),
+        residence=residence,
+        template=template,
         sampling=sampling,
         parallel=parallel,
         queue=queue,
@@ -222,13 +242,17 @@ def serve(
 
 
 @app.command(
+    cls=SettingsCommand,
     help="Measure how fast a model answers, for one reader and for many."
     "\n\nA number of streams ask at once: distinct prompts, or such as share a long prefix. With "
-    "--url it measures any server that speaks the OpenAI API by the same means."
+    "--url it measures any server that speaks the OpenAI API by the same means.",
 )
 def bench(
     features: options.Features = None,
-    model: options.ModelFile = None,
+    model: options.Model = None,
+    file: options.RepoFile = None,
+    tokenizer: options.Tokenizer = None,
+    template: options.Template = None,
     url: options.Url = None,
     url_model: options.UrlModel = None,
     api_key: options.ApiKey = None,
@@ -244,10 +268,11 @@ def bench(
 ) -> int:
     """Turn the options into a benchmark, and run it."""
     from llmstream_cli.cli.bench import Bench
+    from llmstream_cli.models.resolve import ModelChoice
 
     return Bench(
-        features=features,
-        model=model,
+        model=ModelChoice(preset=features, model=model, file=file, tokenizer=tokenizer),
+        template=template,
         url=url,
         url_model=url_model,
         api_key=api_key,
@@ -261,3 +286,15 @@ def bench(
         threads=threads,
         json=json,
     ).run()
+
+
+@app.command(
+    help="Examine this installation and this machine, and tell what to do about what is wrong."
+    "\n\nIt loads the embedded model and asks the Hugging Face Hub for an answer. The exit code "
+    "is 1 if something does not work."
+)
+def doctor(context: typer.Context, json: options.Json = False) -> int:
+    """Turn the options into settings, and examine."""
+    from llmstream_cli.cli.doctor import Doctor
+
+    return Doctor(commands=settings_commands(context), json=json).run()

@@ -5,7 +5,9 @@ import sys
 import time
 from dataclasses import dataclass
 
+from llmstream_cli.cli.find_model import find_model
 from llmstream_cli.cli.process import STARTED
+from llmstream_cli.cli.prompt import context_message, preset_format, read_template
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.stats import print_settings, print_usage
 from llmstream_cli.cli.terminal import (
@@ -15,9 +17,9 @@ from llmstream_cli.cli.terminal import (
     read_piped_input,
     without_controls,
 )
-from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest
+from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest, Usage
 from llmstream_cli.errors import InvalidValueError
-from llmstream_cli.models.resolve import ResolvedModel, resolve
+from llmstream_cli.models.resolve import ModelChoice, ResolvedModel
 from llmstream_cli.prompts.messages import Message
 
 
@@ -26,9 +28,11 @@ class Ask:
     """What the user asked for; see the options of the command for each attribute."""
 
     words: list[str]
-    features: str | None
-    model: str | None
+    model: ModelChoice
     system: str | None
+    context: str | None
+    template: str | None
+    raw: bool
     sampling: SamplingOptions
     ctx_size: int | None
     threads: int | None
@@ -38,29 +42,43 @@ class Ask:
 
     def run(self) -> int:
         """Stream the answer to standard output; return the exit code."""
-        if self.features is not None and self.model is not None:
-            raise InvalidValueError("--features and --model both name a model; give one of them")
-        messages = self._messages()
-        found = resolve(preset=self.features, path=self.model)
+        self._check_prompt_options()
+        chat_format = None if self.template is None else read_template(self.template)
+        messages, prompt = ((), self._question()) if self.raw else (self._messages(), None)
+        found = find_model(self.model)
         config = EngineConfig(
             model_path=str(found.path),
-            ctx_size=self.ctx_size,
+            ctx_size=found.ctx_size if self.ctx_size is None else self.ctx_size,
             threads=self.threads,
             gpu_layers=self.gpu_layers,
+            chat_format=chat_format,
+            default_chat_format=preset_format(found.chat_format),
         )
-        return _run(
-            self, GenerationRequest(messages, self.sampling.over(found.sampling)), config, found
-        )
+        request = GenerationRequest(messages, self.sampling.over(found.sampling), prompt)
+        return _run(self, request, config, found)
+
+    def _check_prompt_options(self) -> None:
+        if self.system is not None and self.context is not None:
+            raise InvalidValueError("--system and --context both give the system message")
+        if self.raw and (self.system, self.context, self.template) != (None, None, None):
+            raise InvalidValueError(
+                "--raw leaves no place for --system, --context or --template; write the prompt out"
+            )
 
     def _messages(self) -> tuple[Message, ...]:
+        user = Message("user", self._question())
+        if self.context is not None:
+            return Message("system", context_message(self.context)), user
+        if self.system is not None:
+            return Message("system", as_utf8(self.system, "the system message")), user
+        return (user,)
+
+    def _question(self) -> str:
         words = as_utf8(" ".join(self.words), "the question")
-        question = "\n\n".join(filter(None, (words, read_piped_input())))
-        if not question.strip():
+        question = "\n\n".join(filter(None, (words, read_piped_input(strip=not self.raw))))
+        if not (question if self.raw else question.strip()):
             raise InvalidValueError("there is no question; give one or pipe it to standard input")
-        user = Message("user", question)
-        if self.system is None:
-            return (user,)
-        return Message("system", as_utf8(self.system, "the system message")), user
+        return question
 
 
 def _run(ask: Ask, request: GenerationRequest, config: EngineConfig, found: ResolvedModel) -> int:
@@ -76,8 +94,11 @@ def _run(ask: Ask, request: GenerationRequest, config: EngineConfig, found: Reso
     engine.start()
     import asyncio  # while the model loads
 
-    asyncio.run(_answer(ask, engine, request, found, writer))
+    usage = asyncio.run(_answer(ask, engine, request, found, writer))
     writer.end()
+    from llmstream_cli.cli.hint import hint_once  # when nobody waits any more
+
+    hint_once(found, 0.0 if usage is None else usage.tokens_per_second)
     return 0
 
 
@@ -87,7 +108,7 @@ async def _answer(
     request: GenerationRequest,
     found: ResolvedModel,
     writer: AnswerWriter,
-) -> None:
+) -> Usage | None:
     first_token_seconds: float | None = None
     try:
         async with contextlib.aclosing(engine.generate(request)) as chunks:
@@ -102,3 +123,4 @@ async def _answer(
     if ask.stats and chunk.usage is not None and chunk.finish_reason is not None:
         writer.end()
         print_usage(chunk.usage, chunk.finish_reason, first_token_seconds)
+    return chunk.usage

@@ -20,12 +20,14 @@ from llmstream_cli.cli.bench_figures import (
     evaluate,
 )
 from llmstream_cli.cli.bench_report import Parameters, Report, as_json, as_lines, print_table
+from llmstream_cli.cli.find_model import find_model
 from llmstream_cli.cli.process import INTERRUPTED
+from llmstream_cli.cli.prompt import preset_format, read_template
 from llmstream_cli.cli.terminal import AnswerWriter, complain, discard_output
 from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.errors import EngineError, InvalidValueError, LLMStreamError
-from llmstream_cli.models.resolve import resolve
+from llmstream_cli.models.resolve import ModelChoice
 from llmstream_cli.prompts.messages import Message
 
 PrefixOption = Literal["distinct", "shared", "both"]
@@ -97,8 +99,8 @@ OpenTarget = Callable[[int], Target]  # for so many streams
 class Bench:
     """What the user asked for; see the options of the command for each attribute."""
 
-    features: str | None
-    model: str | None
+    model: ModelChoice
+    template: str | None
     url: str | None
     url_model: str | None
     api_key: str | None
@@ -137,12 +139,14 @@ class Bench:
 
     def _check(self) -> None:
         """Refuse options that do not go together, and numbers out of their bounds."""
-        if sum(name is not None for name in (self.features, self.model, self.url)) > 1:
-            raise InvalidValueError("--features, --model and --url name a model; give one of them")
+        if self.url is not None and self.model != ModelChoice():
+            raise InvalidValueError("--url measures the server's own model; name none with it")
         if self.url is None and self.url_model is not None:
             raise InvalidValueError("--url-model needs --url")
-        if self.url is not None and (self.ctx_size is not None or self.threads is not None):
-            raise InvalidValueError("--ctx-size and --threads are the server's; not with --url")
+        if self.url is not None and (self.ctx_size, self.threads, self.template) != (None,) * 3:
+            raise InvalidValueError(
+                "--ctx-size, --threads and --template are the server's; not with --url"
+            )
         for name, value, low, high in (
             ("prompt-tokens", self.prompt_tokens, MIN_PROMPT_TOKENS, 1_000_000),
             ("max-tokens", self.max_tokens, 1, 1_000_000),
@@ -153,13 +157,19 @@ class Bench:
                 raise InvalidValueError(f"--{name} must be between {low} and {high}")
 
     def _in_process(self) -> tuple[Report, OpenTarget]:
-        path = str(resolve(preset=self.features, path=self.model).path)
+        chat_format = None if self.template is None else read_template(self.template)
+        found = find_model(self.model)
         ctx_size = self._enough_context() if self.ctx_size is None else self.ctx_size
         threads = default_threads() if self.threads is None else self.threads
 
         def open_target(streams: int) -> Target:
             config = EngineConfig(
-                model_path=path, ctx_size=ctx_size, threads=threads, max_seqs=streams
+                model_path=str(found.path),
+                ctx_size=ctx_size,
+                threads=threads,
+                max_seqs=streams,
+                chat_format=chat_format,
+                default_chat_format=preset_format(found.chat_format),
             )
             return InProcessTarget(config, self.max_tokens)
 
@@ -167,7 +177,8 @@ class Bench:
         return Report(self._parameters(seed, ctx_size, threads), url=None), open_target
 
     def _at_url(self, url: str) -> tuple[Report, OpenTarget]:
-        from llmstream_cli.cli.bench_client import OpenAIClient, base_url
+        from llmstream_cli.cli.bench_client import OpenAIClient
+        from llmstream_cli.core.upstream import base_url
 
         def open_target(_streams: int) -> Target:
             return OpenAIClient(

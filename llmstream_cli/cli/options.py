@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 from typer.models import OptionInfo
 
+from llmstream_cli.cli import complete
 from llmstream_cli.core.api import SamplingParams
 
 _DEFAULTS = SamplingParams()
@@ -29,15 +30,84 @@ def _sampling(*flags: str, help: str, name: str) -> OptionInfo:  # noqa: A002  (
 
 
 Features = Annotated[
-    str | None, _model("--features", "-f", metavar="NAME", help="A model by its name: smollm2.")
+    str | None,
+    _model(
+        "--features",
+        "-f",
+        metavar="NAME",
+        help="A model by its name; see `llmstream models list`.",
+        autocompletion=complete.presets,
+    ),
 ]
-ModelFile = Annotated[
-    str | None, _model("--model", "-m", metavar="FILE", help="A model by its .gguf file.")
+Model = Annotated[
+    str | None,
+    _model(
+        "--model",
+        "-m",
+        metavar="FILE|REPO",
+        help="A model by its .gguf file, or on the Hugging Face Hub: user/repo, user/repo:Q8_0.",
+        autocompletion=complete.models,
+    ),
+]
+ServedFeatures = Annotated[
+    list[str] | None,
+    _model(
+        "--features",
+        "-f",
+        metavar="NAME",
+        help="A model by its name; may be repeated, and mixed with --model. The first is the one "
+        "that answers requests which name none.",
+        autocompletion=complete.presets,
+    ),
+]
+ServedModelFiles = Annotated[
+    list[str] | None,
+    _model(
+        "--model",
+        "-m",
+        metavar="FILE|REPO",
+        help="A model by its .gguf file, or on the Hugging Face Hub: user/repo, user/repo:Q8_0; "
+        "may be repeated.",
+        autocompletion=complete.models,
+    ),
+]
+RepoFile = Annotated[
+    str | None, _model("--file", metavar="NAME", help="The file of the repository in --model.")
+]
+Tokenizer = Annotated[
+    str | None,
+    _model(
+        "--tokenizer",
+        metavar="FILE|REPO",
+        help="The tokenizer.json for weights in candle's layout.",
+    ),
 ]
 
 System = Annotated[
     str | None,
     _prompt("--system", "-s", metavar="TEXT", help="The system message: who answers, and how."),
+]
+Context = Annotated[
+    str | None,
+    _prompt(
+        "--context",
+        metavar="NAME",
+        help="A system message by its name: general, classifier, sql, math, or your own.",
+        autocompletion=complete.contexts,
+    ),
+]
+Template = Annotated[
+    str | None,
+    _prompt(
+        "--template",
+        metavar="NAME|FILE",
+        help="How the conversation is written down: a prompt format by its name, or a Jinja file.",
+        show_default="as the model's file says",
+        autocompletion=complete.templates,
+    ),
+]
+Raw = Annotated[
+    bool, _prompt("--raw", help="Continue the text as it is, without any prompt format.")
 ]
 
 Temperature = Annotated[
@@ -151,8 +221,7 @@ ApiKey = Annotated[
     _server(
         "--api-key",
         metavar="KEY",
-        envvar="LLMSTREAM_API_KEY",
-        help="The server's key; in the environment, other users of the machine do not see it.",
+        help="The server's key; in the variable LLMSTREAM_API_KEY, other users do not see it.",
     ),
 ]
 
@@ -217,9 +286,8 @@ ServerKeys = Annotated[
     _access(
         "--api-key",
         metavar="KEY",
-        envvar="LLMSTREAM_API_KEY",
-        help="A key that requests have to bear; may be repeated. In the environment, other users "
-        "of the machine do not see it.",
+        help="A key that requests have to bear; may be repeated. In the variable "
+        "LLMSTREAM_API_KEY, other users of the machine do not see it.",
     ),
 ]
 ApiKeyFile = Annotated[
@@ -256,6 +324,25 @@ Timeout = Annotated[
 Drain = Annotated[
     float,
     _load("--drain", metavar="SECONDS", help="How long answers may go on after a signal to stop."),
+]
+
+MaxMemory = Annotated[
+    str | None,
+    _load(
+        "--memory",
+        metavar="SIZE",
+        help="What all loaded models may take together, as 8G.",
+        show_default="what is available at the start but for a tenth of the machine's",
+    ),
+]
+KeepAlive = Annotated[
+    str | None,
+    _load(
+        "--keep-alive",
+        metavar="TIME",
+        help="Unload a model that nobody has asked for so long: 300, 5m, 1h; 0 at once; -1 never.",
+        show_default="never for the first model, 5m for the others",
+    ),
 ]
 
 SlotCtxSize = Annotated[

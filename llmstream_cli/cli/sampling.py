@@ -1,7 +1,8 @@
 """The sampling options of a command, over what suits the model."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from llmstream_cli.core.api import SamplingParams
 
@@ -27,11 +28,19 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         self.over({})  # now: finding the model may take long
 
-    def over(self, advised: Mapping[str, float]) -> SamplingParams:
+    def over(self, advised: Mapping[str, Any]) -> SamplingParams:
         """Return the parameters: what the user said, else what is advised, else the defaults.
 
         Args:
             advised: values by the names of `SamplingParams`, of the model's authors.
         """
-        said = {name: value for name, value in asdict(self).items() if value is not None}
-        return SamplingParams(**{**advised, **said})
+        return SamplingParams(**{**advised, **self._said()})
+
+    @property
+    def unset(self) -> tuple[str, ...]:
+        """The parameters that the user did not set; see `GenerationRequest.unset`."""
+        said = self._said()
+        return tuple(field.name for field in fields(SamplingParams) if field.name not in said)
+
+    def _said(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value not in (None, ())}

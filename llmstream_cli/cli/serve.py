@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import shlex
@@ -12,18 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmstream_cli.cli.process import leave_on_interrupt
+from llmstream_cli.cli.progress import make_progress
+from llmstream_cli.cli.prompt import known_contexts, preset_format, read_template
 from llmstream_cli.cli.sampling import SamplingOptions
+from llmstream_cli.cli.served_models import Residence, serve_models
 from llmstream_cli.cli.stats import print_settings
 from llmstream_cli.cli.terminal import complain, without_controls
-from llmstream_cli.core.api import Engine, EngineConfig
-from llmstream_cli.core.supervised import SupervisedEngine
+from llmstream_cli.core.api import EngineConfig
 from llmstream_cli.errors import InvalidValueError, ListenError
-from llmstream_cli.models.resolve import ResolvedModel, resolve
+from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
+from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.exchange import JsonFormatter
 from llmstream_cli.server.guards import is_loopback
 from llmstream_cli.server.lifecycle import STOP_SECONDS, Server
-from llmstream_cli.server.served import ServedModel, ServedModels
+from llmstream_cli.server.served import ServedModels
 from llmstream_cli.server.settings import ServerSettings
 
 _MAX_KEY_FILE_BYTES = 1024 * 1024
@@ -33,8 +37,9 @@ _MAX_KEY_FILE_BYTES = 1024 * 1024
 class Serve:
     """What the user asked for; see the options of the command for each attribute."""
 
-    features: str | None
-    model: str | None
+    models: tuple[ModelChoice, ...]
+    residence: Residence
+    template: str | None
     sampling: SamplingOptions
     parallel: int
     queue: int
@@ -48,34 +53,43 @@ class Serve:
 
     def run(self) -> int:
         """Serve until told to stop; return the exit code."""
-        if self.features is not None and self.model is not None:
-            raise InvalidValueError("--features and --model both name a model; give one of them")
         if (self.settings.certfile is None) != (self.settings.keyfile is None):
             raise InvalidValueError("--certfile and --keyfile belong together; give both")
         _check_exposure(self.settings, self.insecure_no_key)
-        found = resolve(preset=self.features, path=self.model)
-        config = EngineConfig(
+        contexts = known_contexts()
+        chat_format = None if self.template is None else read_template(self.template)
+        all_found = [resolve(choice, make_progress()) for choice in self.models]
+        models = serve_models(
+            all_found,
+            lambda found: self._config(found, chat_format),
+            self.sampling,
+            self.residence,
+            verbose=self.verbose,
+        )
+        _set_up_log(self.log_json)
+        context = ServerContext(models, self.settings, contexts)
+        return asyncio.run(self._serve(context, all_found[0].seconds))
+
+    def _config(self, found: ResolvedModel, chat_format: ChatFormat | None) -> EngineConfig:
+        return EngineConfig(
             model_path=str(found.path),
-            ctx_size=self.ctx_size,
+            ctx_size=found.ctx_size if self.ctx_size is None else self.ctx_size,
             threads=self.threads,
             gpu_layers=self.gpu_layers,
             max_seqs=self.parallel,
             max_queue=self.queue,
+            chat_format=chat_format,
+            default_chat_format=preset_format(found.chat_format),
         )
-        _set_up_log(self.log_json)
-        return asyncio.run(self._serve(config, found))
 
-    async def _serve(self, config: EngineConfig, found: ResolvedModel) -> int:
-        engine = _start_engine(config, verbose=self.verbose)
-        names = tuple(dict.fromkeys((found.name, found.path.stem)))
-        created = int(found.path.stat().st_mtime)
-        model = ServedModel(names, engine, created, self.sampling.over(found.sampling))
-        server = Server(ServerContext(ServedModels([model]), self.settings))
+    async def _serve(self, context: ServerContext, retrieved_seconds: float) -> int:
+        context.models.default.engine.start()
+        server = Server(context)
         told = _stop_on_signals()
         try:
             await server.start()  # which says `loading` at once
             _announce(server.url)
-            loading = asyncio.create_task(self._load(model, found, server.url))
+            loading = asyncio.create_task(self._load(context.models, retrieved_seconds, server.url))
             await _wait(told, loading)
         finally:
             _leave_after(self.settings.drain_seconds + STOP_SECONDS)
@@ -84,19 +98,13 @@ class Serve:
             complain(f"llmstream: ended {num_cut} answers that took too long to stop\n")
         return 0
 
-    async def _load(self, model: ServedModel, found: ResolvedModel, url: str) -> None:
-        """Wait until the model is loaded, and tell how to use it."""
+    async def _load(self, models: ServedModels, retrieved_seconds: float, url: str) -> None:
+        """Wait until the default model is loaded, and tell how to use it."""
+        model = models.default
         info = await model.engine.ready()
-        print_settings(info, model.sampling, found.seconds)
-        complain(f"serving {model.name} at {url}\n{_example(url, self.settings)}\n")
-
-
-def _start_engine(config: EngineConfig, *, verbose: bool) -> Engine:
-    # The log quotes the model's file, which anyone may have written.
-    log = (lambda text: complain(without_controls(text))) if verbose else None
-    engine = SupervisedEngine(config, log=log)
-    engine.start()
-    return engine
+        print_settings(info, model.sampling, retrieved_seconds)
+        named = model.name if len(models.models) > 1 else None
+        complain(f"serving {model.name} at {url}\n{_example(url, self.settings, named)}\n")
 
 
 def _check_exposure(settings: ServerSettings, insecure_no_key: bool) -> None:
@@ -182,13 +190,14 @@ def _announce(url: str) -> None:
             sys.stdout.flush()
 
 
-def _example(url: str, settings: ServerSettings) -> str:
-    """Return a command to copy."""
+def _example(url: str, settings: ServerSettings, model: str | None) -> str:
+    """Return a command to copy; it names the model if one is given."""
     key = ' -H "Authorization: Bearer $LLMSTREAM_API_KEY"' if settings.api_keys else ""
     ca = f" --cacert {shlex.quote(settings.certfile)}" if settings.certfile else ""
+    body = {"query": "Where is Paris?", **({"model": model} if model is not None else {})}
     return (
         f"curl --no-buffer{ca} {url}/token_stream -H 'Content-Type: application/json'{key} "
-        """-d '{"query": "Where is Paris?"}'"""
+        f"-d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
     )
 
 

@@ -51,10 +51,13 @@ def as_utf8(text: str, name: str) -> str:
         raise InvalidValueError(f"{name} is not UTF-8 text: {error}") from error
 
 
-def read_piped_input() -> str:
-    """Return what is piped to standard input, without white space around it.
+def read_piped_input(*, strip: bool = True) -> str:
+    """Return what is piped to standard input.
 
     A terminal, or an input that cannot be read (closed, or opened by nohup for writing), is none.
+
+    Args:
+        strip: leave out the white space around it.
 
     Raises:
         InvalidValueError: it is too long, or no UTF-8 text.
@@ -68,9 +71,10 @@ def read_piped_input() -> str:
     if len(data) > MAX_INPUT_BYTES:
         raise InvalidValueError(f"standard input is longer than {MAX_INPUT_BYTES >> 20} MiB")
     try:
-        return data.decode("utf-8-sig").strip()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidValueError(f"standard input is not UTF-8 text: {error}") from error
+    return text.strip() if strip else text
 
 
 def discard_output() -> None:

@@ -1,11 +1,12 @@
 """What the skins know of an engine: requests, chunks, and the protocol that every engine speaks."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
 from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.prompts.messages import Message
 
 MAX_STOP_STRINGS = 16
@@ -144,6 +145,11 @@ class GenerationRequest:
         sampling: how to draw and when to stop.
         prompt: continue this instead of `messages`, as it is: text, in which control tokens are
             read, or token ids. What comes of it is all answer, and never reasoning.
+        keep_alive: how many seconds the model stays loaded after this and later answers, where
+            requests load it (see `Residency`); infinite is for good, None as before.
+        unset: names of the parameters in `sampling` that nobody asked for. An engine that passes
+            the request on leaves them to the other server; one that generates itself takes the
+            values that stand there.
         thinking: whether the model reasons before it answers, as its chat template's
             `enable_thinking`; None leaves it to the template. Where the answer has to follow a
             grammar or a schema it does not.
@@ -157,12 +163,16 @@ class GenerationRequest:
     messages: tuple[Message, ...] = ()
     sampling: SamplingParams = SamplingParams()
     prompt: str | tuple[int, ...] | None = None
+    keep_alive: float | None = None
+    unset: tuple[str, ...] = ()
     thinking: bool | None = None
     report_progress: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.messages) == (self.prompt is not None):
             raise InvalidValueError("a request has either messages or a prompt")
+        if self.keep_alive is not None and not self.keep_alive >= 0:
+            raise InvalidValueError("keep_alive must not be negative")
         if self.thinking and self.prompt is not None:
             raise InvalidValueError("thinking needs messages; a raw prompt is continued as it is")
         if self.thinking and self.sampling.is_constrained:
@@ -256,9 +266,10 @@ class Chunk:
 
     Attributes:
         text: new text; empty while a character or a possible stop string is incomplete.
-        token_ids: the tokens drawn, in order; their text may come in a later chunk.
+        token_ids: the tokens drawn, in order; their text may come in a later chunk. Another server
+            does not tell them.
         finish_reason: set on the last chunk and only there.
-        usage: set on the last chunk and only there.
+        usage: set on the last chunk and only there; None where another server does not tell.
         logprobs: where they were asked for, one for each token of the answer: those of its
             reasoning have none. They come with their tokens, or later where it was not certain that
             these belong to the answer.
@@ -279,10 +290,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A loaded model.
+    """A loaded model. Another server's model has zeros where that server does not tell.
 
     Attributes:
-        name: the file's name without its ending.
+        name: the file's name without its ending, or what another server calls it.
         description: architecture, size and quantization, as llama.cpp words them.
         ctx_size: the most tokens that prompt and answer may have together.
         load_seconds: how long loading took.
@@ -292,7 +303,8 @@ class ModelInfo:
         num_parameters: weights.
         size_bytes: of the weights, in memory.
         metadata: the GGUF file's own keys and values as text, arrays left out.
-        chat_template: Jinja source of the file's chat template, if it has one.
+        chat_template: Jinja source of the chat template in force, if there is one.
+        chat_format: the name of the format that the template is from; None if it is the file's own.
         thinks: whether it may reason before it answers.
     """
 
@@ -307,6 +319,7 @@ class ModelInfo:
     size_bytes: int = 0
     metadata: dict[str, str] = field(default_factory=dict)
     chat_template: str | None = None
+    chat_format: str | None = None
     thinks: bool = False
 
 
@@ -325,6 +338,8 @@ class EngineConfig:
         max_seqs: requests that generate at once; each has `ctx_size` tokens of its own. With one,
             memory is taken as the conversation grows; with more, at the start.
         max_queue: requests that wait for their turn; one more is refused.
+        chat_format: how conversations are written down, whatever the file says.
+        default_chat_format: how they are if the file has no chat template.
     """
 
     model_path: str
@@ -334,6 +349,8 @@ class EngineConfig:
     max_batch_tokens: int = 64
     max_seqs: int = 1
     max_queue: int = 256
+    chat_format: ChatFormat | None = None
+    default_chat_format: ChatFormat | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -386,10 +403,26 @@ class EngineMetrics:
     restarts: int = 0
     rss_bytes: int = 0
 
+    def after(self, past: "EngineMetrics") -> "EngineMetrics":
+        """Return this state, with the counters of an engine that came before added to its own."""
+        counted = {name: getattr(past, name) + getattr(self, name) for name in _COUNTERS}
+        return replace(self, **counted)
+
+
+_COUNTERS = (
+    "prompt_tokens",
+    "cached_tokens",
+    "generated_tokens",
+    "steps",
+    "step_seconds",
+    "restarts",
+)
+
 
 class EngineState(StrEnum):
     """Whether an engine can generate."""
 
+    IDLE = "idle"  # not loaded; a request loads it
     LOADING = "loading"
     READY = "ready"
     RESTARTING = "restarting"  # it died, and is being started again
@@ -442,3 +475,44 @@ class Engine(Protocol):
 
     async def aclose(self) -> None:
         """Stop what runs, release the model, and refuse further requests."""
+
+
+class Residency(Protocol):
+    """When the model of an engine is in memory, where requests load it: see `core.pool`."""
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """The model, if it is loaded; to ask neither loads it nor keeps it."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes of the memory for models; 0 while it is not loaded."""
+
+    @property
+    def loads(self) -> int:
+        """How often it was loaded."""
+
+    @property
+    def load_seconds(self) -> float:
+        """How long all its loads took together."""
+
+    @property
+    def unloads(self) -> int:
+        """How often it was unloaded."""
+
+    @property
+    def expires_seconds(self) -> float:
+        """Seconds until it is unloaded if nobody asks; infinite for never."""
+
+    async def load(self, keep_alive: float | None = None) -> ModelInfo:
+        """Wait until the model is loaded; the time begins anew that it stays loaded.
+
+        Args:
+            keep_alive: as of a `GenerationRequest`.
+
+        Raises:
+            LLMStreamError: as `Engine.generate`.
+        """
+
+    def unload(self) -> None:
+        """Unload the model as soon as it answers no request."""

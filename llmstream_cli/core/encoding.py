@@ -95,7 +95,7 @@ class EncodingPool(Generic[T]):
             for request_id in overdue:
                 request = self._stop(request_id)
                 limit = f"in {self._seconds:g} seconds"
-                error = PromptError(f"the model's chat template made no prompt {limit}")
+                error = PromptError(f"the chat template made no prompt {limit}")
                 self._deliver(request_id, request, error)
             self._fill()
             self._stopping = [job for job in self._stopping if job.thread.is_alive()]

@@ -99,6 +99,7 @@ class EngineCore:
         prompt: list[int],
         params: SamplingParams,
         constraint: "Constraint | None" = None,
+        turn_ends: tuple[str, ...] = (),
         splitter: ReasoningSplitter | None = None,
         *,
         report_progress: bool = False,
@@ -110,6 +111,7 @@ class EngineCore:
             prompt: token ids, fewer than the context holds.
             params: how to sample and when to stop.
             constraint: the grammar of `params`, compiled; None without one.
+            turn_ends: texts that end the answer, besides the stop strings of `params`.
             splitter: tells the reasoning from the answer; None if there is none.
             report_progress: let `step` tell how far the request is until it has a token.
 
@@ -125,7 +127,7 @@ class EngineCore:
         except Exception:  # whatever it is, the request must leave nothing behind
             self._scheduler.finish(sequence, FinishReason.CANCELLED)
             raise
-        answer = _Answer(request_id, sequence, OutputStream(params.stop, splitter))
+        answer = _Answer(request_id, sequence, OutputStream((*params.stop, *turn_ends), splitter))
         self._by_id[request_id] = self._by_sequence[sequence] = answer
         if report_progress:
             self._reporting[sequence] = None

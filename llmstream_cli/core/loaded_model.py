@@ -27,6 +27,7 @@ class EncodedRequest:
     Attributes:
         prompt: token ids, fewer than the context holds.
         constraint: its grammar or JSON schema, compiled; None without one.
+        turn_ends: texts that end the answer, besides its own stop strings.
         splitter: tells its reasoning from the answer; None if all that comes is answer, as where a
             constraint holds for the whole of it.
         report_progress: see `GenerationRequest`.
@@ -34,6 +35,7 @@ class EncodedRequest:
 
     prompt: list[int]
     constraint: "Constraint | None" = None
+    turn_ends: tuple[str, ...] = ()
     splitter: ReasoningSplitter | None = None
     report_progress: bool = False
 
@@ -58,8 +60,10 @@ class LoadedModel:
             raise InvalidValueError(
                 f"ctx_size is {config.ctx_size}, and the model was trained with {ctx_train}"
             )
-        template = self.model.chat_template
-        self._tags = next(filter(self._has_tags, KNOWN_TAGS), None)
+        own = self.model.chat_template
+        self._format = config.chat_format or (config.default_chat_format if own is None else None)
+        template = own if self._format is None else self._format.template
+        self._tags = next((tags for tags in KNOWN_TAGS if self._has_tags(tags, template)), None)
         self._tag_pieces = dict(self._control_tags())
         self.info = ModelInfo(
             name=Path(config.model_path).stem,
@@ -73,6 +77,7 @@ class LoadedModel:
             size_bytes=self.model.size_bytes,
             metadata=self.model.metadata(),
             chat_template=None if len(template or "") > _MAX_TEMPLATE_CHARS else template,
+            chat_format=None if self._format is None else self._format.name,
             thinks=self._tags is not None,
         )
 
@@ -84,8 +89,13 @@ class LoadedModel:
     def _template(self) -> "ChatTemplate":
         from llmstream_cli.prompts.template import ChatTemplate
 
+        if self._format is not None:
+            return ChatTemplate(self._format.template)
         if self.model.chat_template is None:
-            raise PromptError(f"{self.info.name} has no chat template: it does not chat")
+            raise PromptError(
+                f"{self.info.name} has no chat template: name one with --template, or send it text "
+                "to continue as it is (ask --raw, /v1/completions, /api/generate with raw)"
+            )
         return ChatTemplate(self.model.chat_template)
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
@@ -107,6 +117,7 @@ class LoadedModel:
         return EncodedRequest(
             prompt,
             constraint,
+            () if sampling.is_constrained else self._turn_ends(request),
             None if sampling.is_constrained else splitter,
             request.report_progress,
         )
@@ -115,6 +126,11 @@ class LoadedModel:
         with self._lock:
             grammars = self._grammars
         return grammars.compile_grammar(sampling)
+
+    def _turn_ends(self, request: GenerationRequest) -> tuple[str, ...]:
+        if self._format is None or request.prompt is not None or request.sampling.ignore_eos:
+            return ()
+        return self._format.stop
 
     @cached_property
     def _grammars(self) -> "GrammarCompiler":
@@ -144,9 +160,9 @@ class LoadedModel:
 
     # ---- reasoning ----------------------------------------------------------------------------
 
-    def _has_tags(self, tags: ReasoningTags) -> bool:
+    def _has_tags(self, tags: ReasoningTags, template: str | None) -> bool:
         """Tell whether the chat template names the tags, or the vocabulary has tokens for them."""
-        named = tags.closing in (self.model.chat_template or "")
+        named = tags.closing in (template or "")
         return named or all(map(self._tag_token, (tags.opening, tags.closing)))
 
     def _tag_token(self, tag: str) -> int | None:

@@ -185,6 +185,7 @@ class StepLoop:
                 encoded.prompt,
                 command.params,
                 encoded.constraint,
+                encoded.turn_ends,
                 encoded.splitter,
                 report_progress=encoded.report_progress,
             )

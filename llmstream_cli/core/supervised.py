@@ -58,8 +58,6 @@ _RETRY_SECONDS = 30.0  # how long a request waits for the next process
 _TICK_SECONDS = 1.0
 _MAX_UNANSWERED = 30  # ticks without a sign of life, while there is work, until it is killed
 
-_COUNTERS = ("prompt_tokens", "cached_tokens", "generated_tokens", "steps", "step_seconds")
-
 
 @dataclass(slots=True, eq=False)
 class _Call:
@@ -120,9 +118,8 @@ class SupervisedEngine:
         """State and counters after the last step; counters go on over restarts."""
         self._attach()
         return replace(
-            _added(self._past, self._present),
+            self._present.after(self._past),
             waiting=max(0, len(self._calls) - self._present.running),
-            restarts=self._past.restarts,
             rss_bytes=0 if self._child is None else self._child.rss_bytes,
         )
 
@@ -250,7 +247,7 @@ class SupervisedEngine:
 
     def _bury(self, reason: str) -> None:
         """Settle what a process leaves behind that has died."""
-        self._past = _added(self._past, self._present)
+        self._past = self._present.after(self._past)
         self._present = EngineMetrics(slots=self._config.max_seqs)
         self._child = None
         self._unanswered = 0
@@ -362,9 +359,3 @@ class SupervisedEngine:
             self._settled.clear()
         else:
             self._settled.set()
-
-
-def _added(past: EngineMetrics, present: EngineMetrics) -> EngineMetrics:
-    """Return the present state with the counters of both."""
-    counters = {name: getattr(past, name) + getattr(present, name) for name in _COUNTERS}
-    return replace(present, restarts=past.restarts, **counters)

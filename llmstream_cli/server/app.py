@@ -13,7 +13,7 @@ from llmstream_cli.errors import (
     NotFoundError,
     RequestError,
 )
-from llmstream_cli.server import ollama, openai, openapi, probes, token_stream
+from llmstream_cli.server import ollama, openai, openapi, probes, status, token_stream
 from llmstream_cli.server.context import ServerContext, server_context
 from llmstream_cli.server.exchange import Exchanges
 from llmstream_cli.server.failure import error_response
@@ -22,6 +22,7 @@ from llmstream_cli.server.ollama import ollama_routes
 from llmstream_cli.server.openai import openai_routes
 from llmstream_cli.server.pages import page_routes
 from llmstream_cli.server.probes import probe_routes
+from llmstream_cli.server.status import status_routes
 from llmstream_cli.server.token_stream import token_stream_routes
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ OPERATIONS = (
     *token_stream.OPERATIONS,
     *openai.OPERATIONS,
     *ollama.OPERATIONS,
+    *status.OPERATIONS,
     *probes.OPERATIONS,
 )
 
@@ -41,9 +43,10 @@ def create_app(context: ServerContext) -> Quart:
     app.config["MAX_CONTENT_LENGTH"] = context.settings.max_body_bytes
     Guards(context.settings).attach(app)
     for blueprint in (
-        token_stream_routes(context.models),
+        token_stream_routes(context),
         openai_routes(context.models),
         ollama_routes(context.models),
+        status_routes(context),
         probe_routes(context),
         page_routes(openapi.document(OPERATIONS)),
     ):

@@ -1,11 +1,13 @@
 """What all handlers of one application share."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from quart import Quart, current_app
 
 from llmstream_cli.server.metrics import Metrics
+from llmstream_cli.server.progress import ProgressRegistry
 from llmstream_cli.server.served import ServedModels
 from llmstream_cli.server.settings import ServerSettings
 
@@ -22,16 +24,20 @@ class ServerContext:
     Attributes:
         models: what is served.
         settings: how.
+        contexts: system messages that requests can name.
         metrics: what has been counted and measured.
         draining: the server was told to stop, and takes no new request.
         generations: what is being generated for somebody.
+        requests: how far they have come, and what became of those that ended lately.
     """
 
     models: ServedModels
     settings: ServerSettings
+    contexts: Mapping[str, str] = field(default_factory=dict)
     metrics: Metrics = field(init=False)
     draining: bool = False
     generations: "set[Generation]" = field(default_factory=set)
+    requests: ProgressRegistry = field(default_factory=ProgressRegistry)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.models)

@@ -45,6 +45,7 @@ class Exchange:
             one, or `left` by the client.
         prompt_tokens: of all its answers.
         generated_tokens: of all its answers.
+        model: that answered; empty where none did.
     """
 
     method: str
@@ -56,13 +57,14 @@ class Exchange:
     ended: str = "left"
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    model: str = ""
     started: float = field(default_factory=time.perf_counter)
 
     def log(self) -> None:
         """Write the line. What was asked and answered stays out of it, and so do keys."""
         seconds = time.perf_counter() - self.started
         access_log.info(
-            "%s %s %d %s %.3fs %d+%d tokens %s %s",
+            "%s %s %d %s %.3fs %d+%d tokens %s %s %s",
             self.method,
             self.path,
             self.status,
@@ -70,6 +72,7 @@ class Exchange:
             seconds,
             self.prompt_tokens,
             self.generated_tokens,
+            self.model or "-",
             self.client,
             self.request_id,
             extra={"exchange": self, "seconds": seconds},
@@ -117,7 +120,7 @@ class Exchanges:
                 exchange.status = 500  # Hypercorn's own
             _log.exception("a request failed")
         finally:
-            labels = exchange.route, str(exchange.status), exchange.ended
+            labels = exchange.route, str(exchange.status), exchange.ended, exchange.model
             self._metrics.requests.labels(*labels).inc()
             exchange.log()
 

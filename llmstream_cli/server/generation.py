@@ -12,16 +12,11 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
 
-from llmstream_cli.core.api import Chunk, Engine, EngineState, GenerationRequest
-from llmstream_cli.errors import (
-    BusyError,
-    EngineNotReadyError,
-    LLMStreamError,
-    SlowReaderError,
-    TimeLimitError,
-)
+from llmstream_cli.core.api import Chunk, GenerationRequest
+from llmstream_cli.errors import BusyError, LLMStreamError, SlowReaderError, TimeLimitError
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.exchange import current_exchange
+from llmstream_cli.server.served import ServedModel
 
 # What may wait for a slow reader. A chunk counts a little more than its text.
 _MAX_WAITING_BYTES = 4 * 1024 * 1024
@@ -35,32 +30,33 @@ class Generation:
 
     Args:
         context: the server's.
-        engine: generates.
+        served: the model that generates.
         requests: one for each answer.
 
     Raises:
         BusyError: the server is about to stop.
-        EngineNotReadyError: the engine cannot generate now.
     """
 
     def __init__(
-        self, context: ServerContext, engine: Engine, requests: Sequence[GenerationRequest]
+        self, context: ServerContext, served: ServedModel, requests: Sequence[GenerationRequest]
     ) -> None:
         if context.draining:
             raise BusyError("the server is shutting down")
-        status = engine.status
-        if status.state is not EngineState.READY:
-            raise EngineNotReadyError(status.reason or f"the model is {status.state}")
         self._context = context
         self._queue: asyncio.Queue[_Item] = asyncio.Queue()
         self._waiting_bytes = 0
         self._unfinished = len(requests)
         self._deadline = asyncio.get_running_loop().time() + context.settings.timeout_seconds
         self._tasks = [
-            asyncio.create_task(self._read(index, engine.generate(request)))
+            asyncio.create_task(self._read(index, served.engine.generate(request)))
             for index, request in enumerate(requests)
         ]
+        self._model = served.name
         self._exchange = current_exchange()
+        self._exchange.model = served.name
+        self._progress = context.requests.begin(
+            self._exchange.request_id, served.engine, len(requests)
+        )
         self._started = time.perf_counter()
         self._last_tokens: dict[int, float] = {}
         context.generations.add(self)
@@ -71,12 +67,13 @@ class Generation:
     def cancel(self) -> None:
         """Stop generating; the engine does within one step. Void when called again."""
         self._context.generations.discard(self)
+        self._context.requests.end(self._exchange.request_id, self._progress)
         for task in self._tasks:
             task.cancel()
 
     def fail(self, error: LLMStreamError) -> None:
         """Let the reader's next call raise this error, after the chunks that came before it."""
-        self._queue.put_nowait(error)
+        self._put_error(error)
 
     async def chunks(self, wait_seconds: float | None = None) -> list[tuple[int, Chunk]]:
         """Return what has come since the last call, at least one chunk; nothing at the end.
@@ -105,8 +102,13 @@ class Generation:
             self._unfinished -= chunk.finish_reason is not None
         return found
 
+    def _put_error(self, error: Exception) -> None:
+        self._context.requests.note_error(self._progress, error)
+        self._queue.put_nowait(error)
+
     def _measure(self, index: int, chunk: Chunk) -> None:
         """Note the times of a chunk's tokens, and count them for the log's line."""
+        self._context.requests.note_chunk(self._progress, chunk)
         if chunk.usage is not None:
             self._exchange.prompt_tokens += chunk.usage.prompt_tokens
         if not chunk.token_ids:
@@ -114,10 +116,11 @@ class Generation:
         self._exchange.generated_tokens += len(chunk.token_ids)
         now, last = time.perf_counter(), self._last_tokens.get(index)
         self._last_tokens[index] = now
+        metrics = self._context.metrics
         if last is None:
-            self._context.metrics.first_token_seconds.observe(now - self._started)
+            metrics.first_token_seconds.labels(self._model).observe(now - self._started)
         else:
-            self._context.metrics.token_gap_seconds.observe(now - last)
+            metrics.token_gap_seconds.labels(self._model).observe(now - last)
 
     async def _first(self, wait_seconds: float | None) -> _Item:
         now = asyncio.get_running_loop().time()
@@ -137,7 +140,9 @@ class Generation:
 
     def _too_long(self) -> TimeLimitError:
         seconds = self._context.settings.timeout_seconds
-        return TimeLimitError(f"the answer took longer than {seconds:g} seconds")
+        error = TimeLimitError(f"the answer took longer than {seconds:g} seconds")
+        self._context.requests.note_error(self._progress, error)
+        return error
 
     async def _read(self, index: int, chunks: AsyncGenerator[Chunk]) -> None:
         try:
@@ -149,7 +154,7 @@ class Generation:
                         raise SlowReaderError("the client does not read its answer")
                     self._queue.put_nowait((index, chunk))
         except Exception as error:  # noqa: BLE001  (whoever waits for the answer raises it)
-            self._queue.put_nowait(error)
+            self._put_error(error)
 
 
 def _size(chunk: Chunk) -> int:

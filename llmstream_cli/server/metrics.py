@@ -1,12 +1,13 @@
 """What the server counts and measures, for Prometheus."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from llmstream_cli.core.api import EngineState
 from llmstream_cli.server.served import ServedModels
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -30,6 +31,14 @@ _ENGINE_COUNTERS = {
     "step_seconds": "Time of all steps together.",
     "restarts": "How often the engine died and was started again.",
 }
+_MODEL_GAUGES = {
+    "memory_bytes": "What the model takes of the memory for models; 0 while it is not loaded.",
+}
+_MODEL_COUNTERS = {
+    "loads": "How often the model was loaded.",
+    "load_seconds": "How long all its loads took together.",
+    "unloads": "How often it was unloaded.",
+}
 
 
 class Metrics:
@@ -39,9 +48,9 @@ class Metrics:
         models: whose engines are asked for theirs at each scrape.
 
     Attributes:
-        requests: requests by route, status and how they ended.
-        first_token_seconds: from a request to its first token.
-        token_gap_seconds: between two tokens of an answer.
+        requests: requests by route, status, how they ended, and model.
+        first_token_seconds: from a request to its first token, by model.
+        token_gap_seconds: between two tokens of an answer, by model.
     """
 
     def __init__(self, models: ServedModels) -> None:
@@ -51,18 +60,20 @@ class Metrics:
         self.requests = Counter(
             "llmstream_requests",
             "Requests over HTTP that have ended.",
-            ("route", "status", "ended"),
+            ("route", "status", "ended", "model"),
             registry=self._registry,
         )
         self.first_token_seconds = Histogram(
             "llmstream_first_token_seconds",
-            "From a request to the first token of its answer, the queue included.",
+            "From a request to the first token of its answer; the queue and a load included.",
+            ("model",),
             buckets=_FIRST_TOKEN_BUCKETS,
             registry=self._registry,
         )
         self.token_gap_seconds = Histogram(
             "llmstream_token_gap_seconds",
             "Between two tokens of an answer.",
+            ("model",),
             buckets=_GAP_BUCKETS,
             registry=self._registry,
         )
@@ -79,16 +90,37 @@ class _EngineCollector(Collector):
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
+        engines = {model.name: model.engine.metrics for model in self._models.models}
         for name, help_ in _ENGINE_GAUGES.items():
-            gauge = GaugeMetricFamily(f"llmstream_engine_{name}", help_, labels=("model",))
-            yield self._fill(gauge, name)
+            yield _gauge(f"llmstream_engine_{name}", help_, _values(engines, name))
         for name, help_ in _ENGINE_COUNTERS.items():
-            counter = CounterMetricFamily(f"llmstream_engine_{name}", help_, labels=("model",))
-            yield self._fill(counter, name)
+            yield _counter(f"llmstream_engine_{name}", help_, _values(engines, name))
+        yield _gauge(
+            "llmstream_model_loaded",
+            "Whether the model is loaded, 1, or not, 0.",
+            {m.name: m.engine.status.state is EngineState.READY for m in self._models.models},
+        )
+        residencies = {model.name: model.residency for model in self._models.models}
+        present = {name: one for name, one in residencies.items() if one is not None}
+        for name, help_ in _MODEL_GAUGES.items():
+            yield _gauge(f"llmstream_model_{name}", help_, _values(present, name))
+        for name, help_ in _MODEL_COUNTERS.items():
+            yield _counter(f"llmstream_model_{name}", help_, _values(present, name))
 
-    def _fill(
-        self, family: GaugeMetricFamily | CounterMetricFamily, name: str
-    ) -> GaugeMetricFamily | CounterMetricFamily:
-        for model in self._models.models:
-            family.add_metric([model.name], getattr(model.engine.metrics, name))
-        return family
+
+def _values(by_model: Mapping[str, object], name: str) -> dict[str, float]:
+    return {model: getattr(one, name) for model, one in by_model.items()}
+
+
+def _gauge(name: str, help_: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, help_, labels=("model",))
+    for model, value in values.items():
+        family.add_metric([model], value)
+    return family
+
+
+def _counter(name: str, help_: str, values: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(name, help_, labels=("model",))
+    for model, value in values.items():
+        family.add_metric([model], value)
+    return family

@@ -1,18 +1,22 @@
 """The routes of Ollama's API: chat, generate, and what tells of models."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Literal
 
 from pydantic import BaseModel
 from quart import Blueprint, Response
 
-from llmstream_cli.core.api import EngineState, ModelInfo
-from llmstream_cli.errors import EngineNotReadyError, TimeLimitError
+from llmstream_cli.core.api import ModelInfo
+from llmstream_cli.errors import EngineNotReadyError, LLMStreamError, TimeLimitError
 from llmstream_cli.server import ollama_models
 from llmstream_cli.server.body import read_model
 from llmstream_cli.server.context import server_context
 from llmstream_cli.server.dialect import dump_line, json_response
+from llmstream_cli.server.exchange import current_exchange
 from llmstream_cli.server.ollama_requests import ChatRequest, GenerateRequest, ShowRequest
 from llmstream_cli.server.ollama_responses import NDJSON, LineEncoder, LineFormat, Route
 from llmstream_cli.server.openapi import Operation, Reply
@@ -42,20 +46,21 @@ def ollama_routes(models: ServedModels) -> Blueprint:
 
     @blueprint.get("/tags")
     async def tags() -> Response:
-        found = [ollama_models.tag(served, await _loaded(served)) for served in models.models]
+        found = [ollama_models.tag(served, await _known(served)) for served in models.models]
         return json_response({"models": found})
 
     @blueprint.get("/ps")
     async def ps() -> Response:
-        infos = [(served, await _loaded(served)) for served in models.models]
-        found = [ollama_models.process(served, info) for served, info in infos if info is not None]
+        infos = [(served, await served.loaded()) for served in models.models]
+        now = datetime.now(UTC)
+        found = [ollama_models.process(served, info, now) for served, info in infos if info]
         return json_response({"models": found})
 
     @blueprint.post("/show")
     async def show() -> Response:
         body = await read_model(ShowRequest, any_content_type=True)
         served = models.find(body.model)
-        info = await _loaded(served)
+        info = await _known(served)
         if info is None:
             status = served.engine.status
             raise EngineNotReadyError(status.reason or f"the model is {status.state}")
@@ -79,32 +84,52 @@ async def _answer(
         clock=time.monotonic,
         now=lambda: datetime.now(UTC),
         started=started,
+        load_seconds=_load_clock(served),
     )
     if request is None:
-        await _load(served)
+        line = format_.without_prompt(await _load_or_unload(served, body.keep_alive_seconds))
         if not body.streams:
-            return json_response(format_.loaded())
-        return Response(dump_line(format_.loaded()) + b"\n", content_type=NDJSON)
+            return json_response(line)
+        return Response(dump_line(line) + b"\n", content_type=NDJSON)
     if body.streams:
-        return await stream(served.engine, [request], LineEncoder(format_))
-    (answer,) = await collect(served.engine, [request])
+        return await stream(served, [request], LineEncoder(format_))
+    (answer,) = await collect(served, [request])
     return json_response(format_.whole(answer))
 
 
-async def _load(served: ServedModel) -> None:
-    """Wait for the model: that is what a request without a prompt is for."""
+def _load_clock(served: ServedModel) -> Callable[[], float]:
+    """Return what tells how long the model has been loaded for from now on, in seconds."""
+    residency = served.residency
+    if residency is None or residency.info is not None:
+        return float  # 0.0
+    before = residency.load_seconds
+    return lambda: residency.load_seconds - before
+
+
+async def _load_or_unload(
+    served: ServedModel, keep_alive: float | None
+) -> Literal["load", "unload"]:
+    """Wait for the model, or let go of it: that is what a request without a prompt is for."""
+    current_exchange().model = served.name
+    if keep_alive == 0 and served.residency is not None:
+        served.residency.unload()
+        return "unload"
     limit = server_context().settings.timeout_seconds
     try:
         async with asyncio.timeout(limit):
-            await served.engine.ready()
+            await served.load(keep_alive)
     except TimeoutError as error:
         raise TimeLimitError(f"the model was not loaded within {limit:g} seconds") from error
+    return "load"
 
 
-async def _loaded(served: ServedModel) -> ModelInfo | None:
-    """Return the model if it is loaded, without waiting for it."""
-    ready = served.engine.status.state is EngineState.READY
-    return await served.engine.ready() if ready else None
+async def _known(served: ServedModel) -> ModelInfo | None:
+    """Return the model, by what its file says where it is not loaded; it is not loaded for this."""
+    info = await served.loaded()
+    if info is None and served.describe is not None:
+        with contextlib.suppress(LLMStreamError):  # a request to the model tells what is wrong
+            return await asyncio.to_thread(served.describe)
+    return info
 
 
 class OllamaError(BaseModel):

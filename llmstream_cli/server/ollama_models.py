@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llmstream_cli.core.api import ModelInfo, SamplingParams
@@ -12,6 +12,7 @@ from llmstream_cli.server.served import ServedModel
 
 _TAG = ":latest"
 _NEVER = "9999-12-31T23:59:59Z"
+_MAX_SECONDS = 1e9  # some thirty years, beyond which a model stays for good
 _QUANTIZATION = re.compile(r"\b(?:[IT]?Q|BF|F|MXFP|NVFP)\d\w*(?: - (?P<size>[SML]))?")
 _PARAMETERS = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n")
 
@@ -35,18 +36,21 @@ def tag_name(served: ServedModel) -> str:
 
 
 def tag(served: ServedModel, info: ModelInfo | None) -> dict[str, Any]:
-    """Return a model's entry in `/api/tags`; without `info` it is not loaded yet."""
+    """Return a model's entry in `/api/tags`; without `info` nothing is known of it yet."""
     return {
         **_entry(served, info),
         "modified_at": _modified_at(served),
     }
 
 
-def process(served: ServedModel, info: ModelInfo) -> dict[str, Any]:
+def process(served: ServedModel, info: ModelInfo, now: datetime) -> dict[str, Any]:
     """Return a loaded model's entry in `/api/ps`."""
+    entry = _entry(served, info)
+    if served.residency is not None:
+        entry["size"] = served.residency.memory_bytes or entry["size"]
     return {
-        **_entry(served, info),
-        "expires_at": _NEVER,  # it stays loaded
+        **entry,
+        "expires_at": _expires_at(served, now),
         "size_vram": 0,  # what a GPU holds is not known here
         "context_length": info.ctx_size,
     }
@@ -77,10 +81,16 @@ def _entry(served: ServedModel, info: ModelInfo | None) -> dict[str, Any]:
     return {
         "name": name,
         "model": name,
-        "size": info.size_bytes if info else 0,
+        "size": served.size_bytes or (info.size_bytes if info else 0),
         "digest": _digest(served),
         "details": _details(info),
     }
+
+
+def _expires_at(served: ServedModel, now: datetime) -> str:
+    if served.residency is None or served.residency.expires_seconds > _MAX_SECONDS:
+        return _NEVER
+    return rfc3339(now + timedelta(seconds=served.residency.expires_seconds))
 
 
 def _digest(served: ServedModel) -> str:

@@ -1,7 +1,8 @@
 """What clients send to the Ollama routes, and the generation requests that it makes.
 
 The fields are those of Ollama's API reference. A field that would change the answer and is not
-supported is refused; one that says how to load a model has no effect, because it is loaded.
+supported is refused; one that says how to load a model has no effect, because that is decided when
+the server starts.
 """
 
 from typing import Annotated, Any, Literal
@@ -9,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 from llmstream_cli.core.api import GenerationRequest, SamplingParams
-from llmstream_cli.errors import InvalidFieldError
+from llmstream_cli.errors import InvalidFieldError, InvalidValueError
 from llmstream_cli.prompts.messages import Message, Role
 from llmstream_cli.server.dialect import (
     JSON_OBJECT,
@@ -21,6 +22,7 @@ from llmstream_cli.server.dialect import (
     schema_text,
     seed_param,
 )
+from llmstream_cli.server.keep_alive import keep_alive_seconds
 
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 _NO_BOUND = {-1, -2}  # of num_predict: without end, and until the context is full
@@ -94,7 +96,7 @@ class _GenerationFields(_Fields):
     options: OllamaOptions | None = None
     format: Any = None
     think: bool | Literal["low", "medium", "high", "max"] | None = None
-    keep_alive: Any = None  # the model stays loaded
+    keep_alive: float | str | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
 
@@ -107,6 +109,20 @@ class _GenerationFields(_Fields):
     def thinking(self) -> bool | None:
         """Whether to reason before the answer; a level counts as yes."""
         return bool(self.think) if self.think is not None else None
+
+    @property
+    def keep_alive_seconds(self) -> float | None:
+        """How long the model stays loaded from now on; None leaves that as it is.
+
+        Raises:
+            InvalidFieldError: it is no duration.
+        """
+        if self.keep_alive is None or self.keep_alive == "":
+            return None
+        try:
+            return keep_alive_seconds(self.keep_alive)
+        except InvalidValueError as error:
+            raise _refusal("keep_alive", str(error)) from error
 
     def _sampling(self, defaults: SamplingParams) -> SamplingParams:
         given = self.options.given() if self.options is not None else {}
@@ -139,7 +155,7 @@ class ChatRequest(_GenerationFields):
     tools: list[Any] | None = None
 
     def generation_request(self, defaults: SamplingParams) -> GenerationRequest | None:
-        """Return the request; None if the client only wants the model to be loaded.
+        """Return the request; None if the client only wants the model to be loaded or unloaded.
 
         Raises:
             InvalidValueError: a value is out of its bounds, or asks for what there is not.
@@ -153,7 +169,9 @@ class ChatRequest(_GenerationFields):
         )
         if not messages:
             return None
-        return GenerationRequest(messages, sampling, thinking=self.thinking)
+        return GenerationRequest(
+            messages, sampling, keep_alive=self.keep_alive_seconds, thinking=self.thinking
+        )
 
 
 class GenerateRequest(_GenerationFields):
@@ -168,7 +186,7 @@ class GenerateRequest(_GenerationFields):
     images: list[Any] | None = None
 
     def generation_request(self, defaults: SamplingParams) -> GenerationRequest | None:
-        """Return the request; None if the client only wants the model to be loaded.
+        """Return the request; None if the client only wants the model to be loaded or unloaded.
 
         Raises:
             InvalidValueError: a value is out of its bounds, or asks for what there is not.
@@ -177,11 +195,12 @@ class GenerateRequest(_GenerationFields):
         sampling = self._sampling(defaults)
         if not self.prompt:
             return None
+        keep_alive = self.keep_alive_seconds
         if self.raw:
-            return GenerationRequest(sampling=sampling, prompt=self.prompt)
+            return GenerationRequest(sampling=sampling, prompt=self.prompt, keep_alive=keep_alive)
         system = (Message("system", self.system),) if self.system else ()
         messages = (*system, Message("user", self.prompt))
-        return GenerationRequest(messages, sampling, thinking=self.thinking)
+        return GenerationRequest(messages, sampling, keep_alive=keep_alive, thinking=self.thinking)
 
     def _refuse_unsupported(self) -> None:
         if self.suffix:

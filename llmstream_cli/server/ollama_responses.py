@@ -32,6 +32,7 @@ class LineFormat:
         clock: seconds that only grow.
         now: the time of day.
         started: when the request came, by `clock`.
+        load_seconds: how long the model was loaded for this answer, up to now.
     """
 
     route: Route
@@ -40,6 +41,7 @@ class LineFormat:
     clock: Callable[[], float]
     now: Callable[[], datetime]
     started: float
+    load_seconds: Callable[[], float] = float
 
     def line(self, text: str, located: Sequence[LocatedLogprob]) -> dict[str, Any]:
         """Return a line with new text."""
@@ -57,7 +59,7 @@ class LineFormat:
             "done": True,
             "done_reason": reason,
             "total_duration": _nanoseconds(self.clock() - self.started),
-            "load_duration": 0,  # it was loaded before the request
+            "load_duration": round(self.load_seconds() * 1e9),
             "prompt_eval_count": usage.prompt_tokens,
             "prompt_eval_duration": _nanoseconds(usage.prompt_seconds),
             "eval_count": usage.completion_tokens,
@@ -71,9 +73,9 @@ class LineFormat:
         text = self._wrap(answer.text, answer.reasoning)
         return {**last, **text, **self._logprobs(located)}
 
-    def loaded(self) -> dict[str, Any]:
-        """Return the answer to a request without a prompt: the model is loaded."""
-        return {**self._wrap(""), "done": True, "done_reason": "load"}
+    def without_prompt(self, reason: Literal["load", "unload"]) -> dict[str, Any]:
+        """Return the answer to a request without a prompt: what was done with the model."""
+        return {**self._wrap(""), "done": True, "done_reason": reason}
 
     def _wrap(self, text: str, reasoning: str = "") -> dict[str, Any]:
         head = {"model": self.model, "created_at": rfc3339(self.now())}

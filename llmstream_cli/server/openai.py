@@ -70,8 +70,8 @@ async def _answer(
         with_logprobs=body.includes_logprobs,
     )
     if body.stream:
-        return await stream(served.engine, requests, encoder(shape))
-    return json_response(whole(shape, await collect(served.engine, requests)))
+        return await stream(served, requests, encoder(shape))
+    return json_response(whole(shape, await collect(served, requests)))
 
 
 def _system_fingerprint(served: ServedModel) -> str:

@@ -1,6 +1,8 @@
 """The page at `/`, the API's description, and `/docs`, which shows it: nothing from elsewhere."""
 
+import gzip
 import hashlib
+import json
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -9,23 +11,31 @@ import jinja2
 from quart import Blueprint, Response, abort, request
 
 _TYPES = {
+    "json": "application/json",
     "css": "text/css; charset=utf-8",
     "html": "text/html; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-_FILES = ("docs.css", "icon.svg", "page.css", "page.js")
+_FOLDER = files(__package__) / "static"
+# The pages have routes of their own; all else they load from the folder, by name.
+_FILES = frozenset(
+    file.name
+    for file in _FOLDER.iterdir()
+    if file.name.rpartition(".")[2] in _TYPES.keys() - {"html"}
+)
 
 # Nothing inline, nothing from elsewhere, in no frame: text that a model wrote cannot become code.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 
 
 @cache
 def _file(name: str) -> bytes:
-    return (files(__package__) / "static" / name).read_bytes()
+    return (_FOLDER / name).read_bytes()
 
 
 def page_routes(description: dict[str, Any]) -> Blueprint:
@@ -36,14 +46,15 @@ def page_routes(description: dict[str, Any]) -> Blueprint:
     """
     blueprint = Blueprint("pages", __name__)
     docs = _render_docs(description)
+    openapi = json.dumps(description).encode()
 
     @blueprint.get("/")
     async def index() -> Response:
         return _respond(_file("index.html"), "html")
 
     @blueprint.get("/openapi.json")
-    async def describe() -> dict[str, Any]:
-        return description
+    async def describe() -> Response:
+        return _respond(openapi, "json")
 
     @blueprint.get("/docs")
     async def show_docs() -> Response:
@@ -81,10 +92,19 @@ def _type(schema: dict[str, Any]) -> str:
 
 def _respond(body: bytes, kind: str) -> Response:
     etag = hashlib.sha256(body).hexdigest()[:32]
-    fresh = etag in request.if_none_match
+    fresh = request.if_none_match.contains_weak(etag)
     response = Response(b"" if fresh else body, 304 if fresh else 200, content_type=_TYPES[kind])
-    response.set_etag(etag)
+    if not fresh and request.accept_encodings["gzip"] > 0:
+        response.set_data(_gzip(body))
+        response.headers["Content-Encoding"] = "gzip"
+    response.set_etag(etag, weak=True)  # the same content, in either encoding
+    response.headers["Vary"] = "Accept-Encoding"
     response.headers["Cache-Control"] = "no-cache"
     response.headers["Content-Security-Policy"] = _POLICY
     response.headers["Referrer-Policy"] = "no-referrer"
     return response
+
+
+@cache
+def _gzip(body: bytes) -> bytes:
+    return gzip.compress(body, mtime=0)

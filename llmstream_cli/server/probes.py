@@ -9,6 +9,7 @@ from llmstream_cli.core.api import EngineState
 from llmstream_cli.server import metrics
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.openapi import Operation, Reply
+from llmstream_cli.server.served import ServedModel
 
 
 class Health(BaseModel):
@@ -18,26 +19,38 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether requests would be answered now.
+    """Whether requests that name no model would be answered now.
 
     Attributes:
         status: `ready`, or why not.
         reason: the same for a person; empty when ready.
+        models: the state of each model.
     """
 
     status: EngineState | Literal["draining"]
     reason: str = ""
+    models: dict[str, EngineState]
 
 
 def readiness(context: ServerContext) -> Readiness:
-    """Return the state of the server, and of the first engine that is not ready."""
+    """Return the state of the server, which is that of its default model."""
+    models = {model.name: model.engine.status.state for model in context.models.models}
     if context.draining:
-        return Readiness(status="draining", reason="the server is shutting down")
-    for model in context.models.models:
-        status = model.engine.status
-        if status.state is not EngineState.READY:
-            return Readiness(status=status.state, reason=status.reason)
-    return Readiness(status=EngineState.READY)
+        reason = "the server is shutting down"
+        return Readiness(status="draining", reason=reason, models=models)
+    default = context.models.default
+    if _answers(default):
+        return Readiness(status=EngineState.READY, models=models)
+    status = default.engine.status
+    return Readiness(status=status.state, reason=status.reason, models=models)
+
+
+def _answers(model: ServedModel) -> bool:
+    """Tell whether a request would be answered, if only after a while: it loads an idle model."""
+    state = model.engine.status.state
+    if state is EngineState.LOADING:  # requests wait, but for the first time
+        return model.residency is not None and model.residency.loads > 0
+    return state in {EngineState.READY, EngineState.IDLE}
 
 
 def probe_routes(context: ServerContext) -> Blueprint:
@@ -46,12 +59,12 @@ def probe_routes(context: ServerContext) -> Blueprint:
 
     @blueprint.get("/health")
     async def health() -> Response:
-        return _json(Health(), 200)
+        return model_response(Health())
 
     @blueprint.get("/ready")
     async def ready() -> Response:
         found = readiness(context)
-        return _json(found, 200 if found.status is EngineState.READY else 503)
+        return model_response(found, 200 if found.status is EngineState.READY else 503)
 
     @blueprint.get("/metrics")
     async def scrape() -> Response:
@@ -60,7 +73,8 @@ def probe_routes(context: ServerContext) -> Blueprint:
     return blueprint
 
 
-def _json(body: BaseModel, status: int) -> Response:
+def model_response(body: BaseModel, status: int = 200) -> Response:
+    """Return the response that is a model as JSON, and true for now only."""
     response = Response(body.model_dump_json(), status, content_type="application/json")
     response.headers["Cache-Control"] = "no-store"
     return response

@@ -1,4 +1,4 @@
-"""From requests to an engine to the response, streamed or whole, in any wire format."""
+"""From requests to a model to the response, streamed or whole, in any wire format."""
 
 import logging
 from collections.abc import AsyncGenerator, Sequence
@@ -10,7 +10,6 @@ from quart import Response
 from llmstream_cli.core.api import (
     Chunk,
     DrawnLogprob,
-    Engine,
     FinishReason,
     GenerationRequest,
     Usage,
@@ -19,6 +18,7 @@ from llmstream_cli.errors import EngineError, LLMStreamError
 from llmstream_cli.server.context import server_context
 from llmstream_cli.server.exchange import CutError, current_exchange
 from llmstream_cli.server.generation import Generation
+from llmstream_cli.server.served import ServedModel
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Answer:
     usage: Usage | None = None
 
 
-async def collect(engine: Engine, requests: Sequence[GenerationRequest]) -> list[Answer]:
+async def collect(served: ServedModel, requests: Sequence[GenerationRequest]) -> list[Answer]:
     """Return the whole answers, in the order of the requests; cancel when the client has gone.
 
     Raises:
@@ -69,7 +69,7 @@ async def collect(engine: Engine, requests: Sequence[GenerationRequest]) -> list
     answers = [Answer() for _ in requests]
     texts: list[list[str]] = [[] for _ in requests]
     reasonings: list[list[str]] = [[] for _ in requests]
-    generation = Generation(server_context(), engine, requests)
+    generation = Generation(server_context(), served, requests)
     try:
         while chunks := await generation.chunks():
             for index, chunk in chunks:
@@ -88,7 +88,7 @@ async def collect(engine: Engine, requests: Sequence[GenerationRequest]) -> list
 
 
 async def stream(
-    engine: Engine, requests: Sequence[GenerationRequest], encoder: Encoder
+    served: ServedModel, requests: Sequence[GenerationRequest], encoder: Encoder
 ) -> Response:
     """Return the response that streams the answers, once their first chunk is there.
 
@@ -100,7 +100,7 @@ async def stream(
     """
     context = server_context()
     beat = context.settings.heartbeat_seconds if encoder.heartbeat else None
-    generation = Generation(context, engine, requests)
+    generation = Generation(context, served, requests)
     try:
         chunks = await generation.chunks(beat)
     except TimeoutError:

@@ -1,10 +1,10 @@
 """What a server serves: models by name, each with its engine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from llmstream_cli.core.api import Engine, SamplingParams
-from llmstream_cli.errors import ModelNotFoundError
+from llmstream_cli.core.api import Engine, EngineState, ModelInfo, Residency, SamplingParams
+from llmstream_cli.errors import InvalidValueError, ModelNotFoundError
 
 _LATEST = ":latest"  # Ollama's clients add it to a name that has no tag
 
@@ -18,30 +18,60 @@ class ServedModel:
         engine: generates with it.
         created: when its file was made, in seconds since 1970.
         sampling: what a request gets where it says nothing else.
+        residency: of the engine, where requests load the model; None where it stays loaded.
+        size_bytes: of its file; 0 where that is not known.
+        describe: tells what the file says of the model while it is not loaded, as far as it goes;
+            may raise `LLMStreamError`.
     """
 
     names: tuple[str, ...]
     engine: Engine
     created: int
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    residency: Residency | None = None
+    size_bytes: int = 0
+    describe: Callable[[], ModelInfo] | None = None
 
     @property
     def name(self) -> str:
         """The name that answers bear."""
         return self.names[0]
 
+    async def loaded(self) -> ModelInfo | None:
+        """Return the model if it is loaded; to ask neither loads it nor keeps it loaded."""
+        if self.residency is not None:
+            return self.residency.info
+        ready = self.engine.status.state is EngineState.READY
+        return await self.engine.ready() if ready else None
+
+    async def load(self, keep_alive: float | None = None) -> ModelInfo:
+        """Wait until the model is loaded; see `Residency.load`."""
+        if self.residency is not None:
+            return await self.residency.load(keep_alive)
+        return await self.engine.ready()
+
 
 class ServedModels:
     """All models of a server, the default first.
 
     Args:
-        models: at least one.
+        models: at least one. Where two have a name in common, it is the one's whose first it is,
+            or that comes first.
+
+    Raises:
+        InvalidValueError: two have the same first name.
     """
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
         assert models
         self.models = tuple(models)
-        self._by_name = {name.lower(): model for model in models for name in model.names}
+        self._by_name: dict[str, ServedModel] = {}
+        for model in models:
+            if self._by_name.setdefault(model.name.lower(), model) is not model:
+                raise InvalidValueError(f"two models are called {model.name}")
+        for model in models:
+            for name in model.names:
+                self._by_name.setdefault(name.lower(), model)
 
     @property
     def default(self) -> ServedModel:

@@ -1,6 +1,9 @@
 """`POST /token_stream`: a question in, the text of the answer out as it is generated."""
 
 import dataclasses
+import difflib
+import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,10 +21,15 @@ from llmstream_cli.core.api import (
 from llmstream_cli.errors import InvalidFieldError, LLMStreamError
 from llmstream_cli.prompts.messages import Message
 from llmstream_cli.server.body import read_model
-from llmstream_cli.server.dialect import MAX_MESSAGES, sampling_params, schema_text
+from llmstream_cli.server.context import ServerContext
+from llmstream_cli.server.dialect import (
+    MAX_MESSAGES,
+    json_response,
+    sampling_params,
+    schema_text,
+)
 from llmstream_cli.server.openapi import Operation, Reply
 from llmstream_cli.server.respond import stream
-from llmstream_cli.server.served import ServedModels
 
 _SAMPLING = {field.name for field in dataclasses.fields(SamplingParams)}
 _CONTENT_TYPE = "text/plain; charset=utf-8"
@@ -45,6 +53,9 @@ class TokenStreamRequest(BaseModel):
 
     query: str = Field(min_length=1, description="The question.", examples=["Where is Paris?"])
     system: str | None = Field(None, description="The system message: who answers, and how.")
+    context: str | None = Field(
+        None, description="A system message by its name instead; see /contexts.", examples=["sql"]
+    )
     messages: list[ChatMessage] | None = Field(
         None, max_length=MAX_MESSAGES, description="The conversation before the question."
     )
@@ -102,19 +113,30 @@ class TokenStreamRequest(BaseModel):
         description="Whether a model that can reasons before it answers. Only the answer is sent.",
     )
 
-    def generation(self, defaults: SamplingParams) -> GenerationRequest:
+    def generation(
+        self, defaults: SamplingParams, contexts: Mapping[str, str]
+    ) -> GenerationRequest:
         """Return what the engine is asked.
 
         Raises:
-            InvalidValueError: values exclude each other.
+            InvalidValueError: values exclude each other, or no context has that name.
         """
+        system = self._system(contexts)
         history = [Message(turn.role, turn.content) for turn in self.messages or ()]
-        if self.system is not None:
-            if any(message.role == "system" for message in history):
-                raise InvalidFieldError("system: messages has a system message already", "system")
-            history.insert(0, Message("system", self.system))
-        messages = (*history, Message("user", self.query))
+        messages = (*system, *history, Message("user", self.query))
         return GenerationRequest(messages, self._sampling(defaults), thinking=self.thinking)
+
+    def _system(self, contexts: Mapping[str, str]) -> tuple[Message, ...]:
+        field, text = "system", self.system
+        if self.context is not None:
+            if self.system is not None:
+                raise InvalidFieldError("context: system gives the system message", "context")
+            field, text = "context", _find_context(self.context, contexts)
+        if text is None:
+            return ()
+        if any(turn.role == "system" for turn in self.messages or ()):
+            raise InvalidFieldError(f"{field}: messages has a system message already", field)
+        return (Message("system", text),)
 
     def _sampling(self, defaults: SamplingParams) -> SamplingParams:
         given = self.model_dump(include=_SAMPLING, exclude_none=True)
@@ -127,6 +149,31 @@ class TokenStreamRequest(BaseModel):
         if self.json_schema is not None:
             given["json_schema"] = schema_text(self.json_schema)
         return sampling_params(defaults, given, client_names={})
+
+
+def as_fields(sampling: SamplingParams) -> dict[str, Any]:
+    """Return parameters as the fields of a request that asks for them; None is left out."""
+    fields = {
+        name: value
+        for name, value in dataclasses.asdict(sampling).items()
+        if name in TokenStreamRequest.model_fields and value not in (None, ())
+    }
+    if sampling.stop:
+        fields["stop"] = list(sampling.stop)
+    if sampling.logit_bias:
+        fields["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias}
+    if sampling.json_schema is not None:
+        fields["json_schema"] = json.loads(sampling.json_schema)
+    return fields
+
+
+def _find_context(name: str, contexts: Mapping[str, str]) -> str:
+    text = contexts.get(name)
+    if text is None:
+        near = difflib.get_close_matches(name[:100], contexts, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(contexts)}"
+        raise InvalidFieldError(f"context: none is called {name[:100]!r}; {hint}", "context")
+    return text
 
 
 def _token_id(text: str) -> int:
@@ -157,17 +204,28 @@ class PlainText:
         """Cut the response: any text would be a part of the answer."""
 
 
-def token_stream_routes(models: ServedModels) -> Blueprint:
-    """Return the route."""
+class Contexts(BaseModel):
+    """The system messages that a request can name, and the server knows the text of."""
+
+    contexts: list[str]
+
+
+def token_stream_routes(server: ServerContext) -> Blueprint:
+    """Return the routes."""
     blueprint = Blueprint("token_stream", __name__)
 
     @blueprint.post("/token_stream")
     async def token_stream() -> Response:
         asked = await read_model(TokenStreamRequest)
-        model = models.find(asked.model)
-        response = await stream(model.engine, [asked.generation(model.sampling)], PlainText())
+        model = server.models.find(asked.model)
+        request = asked.generation(model.sampling, server.contexts)
+        response = await stream(model, [request], PlainText())
         response.headers["X-Model"] = model.name
         return response
+
+    @blueprint.get("/contexts")
+    async def contexts() -> Response:
+        return json_response(Contexts(contexts=list(server.contexts)).model_dump())
 
     return blueprint
 
@@ -181,5 +239,11 @@ OPERATIONS = (
         "else. If the answer fails on its way, the connection closes without the final chunk.",
         request=TokenStreamRequest,
         replies=(Reply(200, "The answer.", _CONTENT_TYPE),),
+    ),
+    Operation(
+        "get",
+        "/contexts",
+        "List the named contexts of /token_stream",
+        replies=(Reply(200, "Their names.", model=Contexts),),
     ),
 )

@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("-r", "--rounds", type=int, default=5)
     parser.add_argument("--streams", default="1,16")
     arguments = parser.parse_args()
-    path = str(resolve(preset=None, path=None).path)
+    path = str(resolve().path)
     for streams in map(int, arguments.streams.split(",")):
         if arguments.way:
             print(WAYS[arguments.way](path, streams))

@@ -101,7 +101,7 @@ def memory() -> float:
 
 
 def main() -> None:
-    model = Model(sys.argv[1] if len(sys.argv) > 1 else str(resolve(preset=None, path=None).path))
+    model = Model(sys.argv[1] if len(sys.argv) > 1 else str(resolve().path))
     compiler, before = GrammarCompiler(model), memory()
     once = milliseconds(partial(compiler.compile_grammar, CASES["any JSON"][0]))
     print(f"vocabulary of {model.vocab_size}: {once:.0f} ms once, {memory() - before:.0f} MB")

@@ -43,7 +43,7 @@ def describe(gaps: Iterable[float]) -> str:
 
 
 async def measure(num_streams: int) -> None:
-    path = str(resolve(preset=None, path=None).path)
+    path = str(resolve().path)
     engine = InProcessEngine(EngineConfig(model_path=path, max_seqs=num_streams + 1, ctx_size=4096))
     engine.start()
     await engine.ready()

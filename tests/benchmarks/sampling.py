@@ -46,6 +46,6 @@ def measure(model: Model, name: str, params: SamplingParams) -> None:
 
 
 if __name__ == "__main__":
-    smollm2 = Model(str(resolve(preset=None, path=None).path))
+    smollm2 = Model(str(resolve().path))
     measure(smollm2, "default", SamplingParams())
     measure(smollm2, "greedy, penalties", SamplingParams(temperature=0.0))

@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--core", type=int, metavar="SALT", help="measure the core alone, once")
     arguments = parser.parse_args()
-    path, streams = str(resolve(preset=None, path=None).path), arguments.streams
+    path, streams = str(resolve().path), arguments.streams
     if arguments.core is not None:
         print(core_speed(path, streams, arguments.core))
         return

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pexpect
@@ -14,13 +15,16 @@ import pytest
 
 from llmstream_cli.cli.bench import parse_streams
 from llmstream_cli.errors import InvalidValueError
-from tests.cli.fake_openai import Reply, answer_events, answer_json, serving, story
+from llmstream_cli.models.presets import PRESETS
+from tests.candle_files import write_model, write_tokenizer
 from tests.cli.test_ask import COMMAND, HEAVY, TIMEOUT, llmstream, modules_loaded_by
+from tests.fake_openai import Reply, answer_events, answer_json, serving, story
 
 BENCH = [*COMMAND, "bench"]
 TINY = ("--prompt-tokens", "32", "--max-tokens", "4", "--repeat", "1")
 LOCAL = ("--threads", "1", *TINY)
 KEY = "sk-secret"
+PUFFIN = PRESETS["puffin"].source
 
 COLUMNS = [
     "prefix", "streams", "prompt_tok/s", "gen_tok/s", "decode_tok/s", "first_p50_ms",
@@ -52,6 +56,22 @@ def rows(output: str) -> Iterator[list[str]]:
 
 
 # ---- the engine in this process -------------------------------------------------------------
+
+
+def test_a_model_without_a_template_is_measured_with_its_preset_s_or_a_named_one(
+    own_caches: Path,
+) -> None:
+    write_tokenizer(own_caches / "tokenizer.json")
+    run = ("--streams", "1", "--prefix", "distinct", "--json", *LOCAL, "--ctx-size", "1000")
+    puffin = write_model(own_caches / PUFFIN.file)
+    done = llmstream("bench", "-m", str(puffin), *run)
+    assert done.returncode == 0, done.stderr
+    other = puffin.rename(own_caches / "weights.gguf")
+    done = llmstream("bench", "-m", str(other), *run)
+    assert done.returncode == 1
+    assert b"name one with --template" in done.stderr
+    done = llmstream("bench", "-m", str(other), *run, "--template", "vicuna")
+    assert done.returncode == 0, done.stderr
 
 
 def test_json_of_the_real_model() -> None:
@@ -212,7 +232,10 @@ async def test_failed_requests_are_counted_and_told() -> None:
         arguments = ("--url", server.url, "--streams", "2", *TINY)
         code, output, complaints = await bench(*arguments)
     assert code == 1
-    assert complaints == "llmstream: 1 requests failed, first: HTTP 500: on [31m fire\n"
+    assert (
+        complaints
+        == "llmstream: 1 requests failed, first: the server failed (HTTP 500: on [31m fire)\n"
+    )
     assert [row[-1] for row in rows(output)] == ["errors", "1", "0"]
 
 
@@ -221,7 +244,9 @@ async def test_a_server_that_only_fails_is_one_line() -> None:
     async with serving(refusal) as server:
         code, output, complaints = await bench("--url", server.url, "--streams", "2", *TINY)
     assert (code, output) == (1, "")
-    assert complaints == "llmstream: HTTP 401: the key *** is wrong\n"
+    assert complaints == (
+        "llmstream: the server does not take this API key (HTTP 401: the key *** is wrong)\n"
+    )
     assert len(server.requests) == 2  # it was not tried again
 
 
@@ -292,12 +317,14 @@ URL = ("--url", "http://127.0.0.1:1")
         (("--prompt-tokens", "9000"), 2, "the model was trained with 8192"),
         (("-f", "gpt"), 1, "known: smollm2"),
         (("-f", "smollm2", "-m", "x.gguf"), 2, "give one of them"),
-        (("-f", "smollm2", *URL), 2, "give one of them"),
+        (("-f", "smollm2", *URL), 2, "name none with it"),
+        (("--tokenizer", "t.json", *URL), 2, "name none with it"),
+        (("--template", "chatml", *URL), 2, "not with --url"),
         (("-m", "no/such.gguf"), 1, "there is no file no/such.gguf"),
         (("--url-model", "tiny"), 2, "--url-model needs --url"),
         (("--threads", "1", *URL), 2, "not with --url"),
         (("--ctx-size", "100", *URL), 2, "not with --url"),
-        (("--url", "ftp://127.0.0.1"), 2, "--url must be like http://127.0.0.1:8080"),
+        (("--url", "ftp://127.0.0.1"), 2, "URL must be like http://127.0.0.1:8080"),
         (("--api-key", "a b", *URL), 2, "the API key has characters that no key can have"),
         (URL, 1, "cannot connect to http://127.0.0.1:1"),
         (("--url-model", "tiny", *URL), 1, "cannot connect to http://127.0.0.1:1"),

@@ -20,3 +20,11 @@ def test_what_is_advised_goes_over_the_default_and_what_is_said_over_both() -> N
 def test_a_value_out_of_bounds_is_refused_at_once() -> None:
     with pytest.raises(InvalidValueError, match="temperature must be between"):
         SamplingOptions(temperature=99.0)
+
+
+def test_what_the_user_did_not_say_is_left_to_another_server() -> None:
+    assert "temperature" in SamplingOptions().unset
+    assert "grammar" in SamplingOptions().unset
+    said = SamplingOptions(temperature=0.0, top_k=0, stop=("5",))
+    assert not {"temperature", "top_k", "stop"} & set(said.unset)
+    assert {"top_p", "repeat_last_n", "seed", "max_tokens"} < set(said.unset)

@@ -17,7 +17,7 @@ ENDLESS = replace(GREEDY, max_tokens=5000)
 SHORT = replace(GREEDY, max_tokens=8)
 
 # One thread: with more, each step waits for all of them on a busy machine.
-ONE_THREAD = {"threads": 1, "ctx_size": 1024}
+ONE_THREAD: dict[str, Any] = {"threads": 1, "ctx_size": 1024}
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -13,6 +13,7 @@ from llmstream_cli.core.api import (
     MAX_STOP_CHARS,
     MAX_STOP_STRINGS,
     EngineConfig,
+    EngineMetrics,
     GenerationRequest,
     SamplingParams,
     Usage,
@@ -34,6 +35,7 @@ SAMPLING_BOUNDS: dict[str, tuple[float, float]] = {
     "logprobs": (0, 20),
 }
 NO_NUMBERS = {"stop", "logit_bias", "ignore_eos", "grammar", "json_schema"}
+NO_ENGINE_NUMBERS = {"model_path", "chat_format", "default_chat_format"}
 ENGINE_BOUNDS: dict[str, tuple[float, float]] = {
     "ctx_size": (16, 16_777_216),
     "threads": (1, 512),
@@ -113,7 +115,7 @@ def test_a_value_is_taken_if_and_only_if_it_is_in_bounds(field: str, data: st.Da
 def test_every_number_has_bounds() -> None:
     """A new field must be added to the bounds above, or have tests of its own."""
     assert {*SamplingParams.__dataclass_fields__} - NO_NUMBERS == {*SAMPLING_BOUNDS}
-    assert {*EngineConfig.__dataclass_fields__} - {"model_path"} == {*ENGINE_BOUNDS}
+    assert {*EngineConfig.__dataclass_fields__} - NO_ENGINE_NUMBERS == {*ENGINE_BOUNDS}
 
 
 def test_the_defaults_are_in_bounds() -> None:
@@ -246,3 +248,17 @@ def test_below_two_tokens_there_is_no_speed(completion_tokens: int) -> None:
 
 def test_a_clock_that_stood_still_gives_no_speed() -> None:
     assert Usage(9, 5, 1.0, 0.0).tokens_per_second == 0.0
+
+
+@pytest.mark.parametrize("keep_alive", [-1.0, math.nan])
+def test_a_model_is_not_kept_for_less_than_no_time(keep_alive: float) -> None:
+    with pytest.raises(InvalidValueError, match="keep_alive must not be negative"):
+        GenerationRequest(prompt="?", keep_alive=keep_alive)
+
+
+def test_counters_go_on_and_the_state_is_the_present_one() -> None:
+    past = EngineMetrics(running=2, rss_bytes=5, steps=10, step_seconds=1.5, restarts=1)
+    present = EngineMetrics(waiting=3, rss_bytes=7, steps=4, step_seconds=0.5)
+    found = present.after(past)
+    assert (found.running, found.waiting, found.rss_bytes) == (0, 3, 7)
+    assert (found.steps, found.step_seconds, found.restarts) == (14, 2.0, 1)

@@ -225,6 +225,17 @@ def test_a_stop_string_ends_the_answer_before_it() -> None:
     assert bench.free_slots() == 2
 
 
+def test_a_text_that_ends_the_turn_is_a_stop_string_beside_the_requests_own() -> None:
+    bench = Bench({1: "one, two", 2: "one, two", 3: "one, two"})
+    for request, stop in ((1, ()), (2, (", t",)), (3, ("n",))):
+        bench.core.add(
+            request, prompt(request, 1), SamplingParams(stop=stop), turn_ends=(", tw", "wo")
+        )
+    bench.run()
+    assert [bench.text(request) for request in (1, 2, 3)] == ["one", "one", "o"]
+    assert bench.reason(1) is bench.reason(2) is bench.reason(3) is FinishReason.STOP
+
+
 def test_a_stop_string_at_the_last_allowed_token_reports_stop() -> None:
     bench = Bench({1: "one, two"})
     bench.add(1, 1, SamplingParams(stop=(", ",), max_tokens=5))

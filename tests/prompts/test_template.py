@@ -165,7 +165,7 @@ def test_strftime_now_is_the_local_time() -> None:
 
 def test_raise_exception_refuses_with_its_message() -> None:
     source = "{% if messages[0].role != 'system' %}{{ raise_exception('no system!') }}{% endif %}"
-    assert refusal(source) == "the model's chat template refuses these messages: no system!"
+    assert refusal(source) == "the chat template refuses these messages: no system!"
 
 
 def test_what_raise_exception_says_is_one_printable_line() -> None:
@@ -341,7 +341,7 @@ def test_any_failure_of_a_template_is_one_line(source: str) -> None:
         raise RuntimeError("first line\n\n  second line")
 
     message = refusal(source, now=datetime.now().astimezone(), failing=failing)
-    assert message.startswith("the model's chat template failed: ")
+    assert message.startswith("the chat template failed: ")
 
 
 def test_a_failure_without_a_message_is_named() -> None:
@@ -353,7 +353,7 @@ def test_a_failure_without_a_message_is_named() -> None:
 
 @pytest.mark.parametrize("source", SYNTAX_ERRORS)
 def test_a_syntax_error_is_one_line(source: str) -> None:
-    assert refusal(source).startswith("the model's chat template is invalid: ")
+    assert refusal(source).startswith("the chat template is invalid: ")
 
 
 @given(sources())
@@ -363,9 +363,7 @@ def test_no_source_fails_otherwise_than_with_one_line(source: str) -> None:
         render(source)
     except PromptError as error:
         message = str(error)
-    assert message is None or re.fullmatch(
-        "the model's chat template (is invalid|failed): [ -~]+", message
-    )
+    assert message is None or re.fullmatch("the chat template (is invalid|failed): [ -~]+", message)
 
 
 def test_an_oversized_source_is_refused() -> None:

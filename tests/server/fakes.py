@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from llmstream_cli.core.api import (
     SamplingParams,
     Usage,
 )
-from llmstream_cli.errors import LLMStreamError
+from llmstream_cli.errors import EngineNotReadyError, LLMStreamError
 from llmstream_cli.server.app import create_app
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.listener import Listener
@@ -67,6 +67,8 @@ class FakeEngine:
         return ModelInfo("fake", "a fake", 1024, 0.0, {})
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
+        if self.status.state is not EngineState.READY:
+            raise EngineNotReadyError(self.status.reason)
         self.requests.append(request)
         self.running += 1
         num_tokens = 0
@@ -113,6 +115,11 @@ class Served:
     listener: Listener
 
     @property
+    def model(self) -> ServedModel:
+        """The model that the engine is of."""
+        return self.context.models.default
+
+    @property
     def port(self) -> int:
         return self.listener.port
 
@@ -122,10 +129,14 @@ class Served:
 
 
 def new_context(
-    engine: FakeEngine, defaults: SamplingParams | None = None, **settings: Any
+    engine: FakeEngine,
+    defaults: SamplingParams | None = None,
+    contexts: Mapping[str, str] | None = None,
+    **settings: Any,
 ) -> ServerContext:
     model = ServedModel(("fake", "alias"), engine, 0, defaults or SamplingParams())
-    return ServerContext(ServedModels([model]), ServerSettings(port=0, **settings))
+    settings = {"port": 0, **settings}
+    return ServerContext(ServedModels([model]), ServerSettings(**settings), contexts or {})
 
 
 @contextlib.asynccontextmanager

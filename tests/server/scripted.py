@@ -16,7 +16,7 @@ from llmstream_cli.core.api import (
     TokenLogprob,
     Usage,
 )
-from llmstream_cli.errors import EngineClosedError, LLMStreamError
+from llmstream_cli.errors import EngineClosedError, EngineNotReadyError, LLMStreamError
 from llmstream_cli.server.app import create_app
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.served import ServedModel, ServedModels
@@ -93,6 +93,8 @@ class ScriptedEngine:
         return INFO
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
+        if self.status.state is not EngineState.READY:
+            raise EngineNotReadyError(self.status.reason)
         self.requests.append(request)
         for item in self.script:
             if isinstance(item, LLMStreamError):

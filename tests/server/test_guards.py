@@ -192,7 +192,7 @@ async def test_without_a_key_there_is_nothing(header: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/health", "/ready", "/docs", "/openapi.json", "/static/page.js"]
+    "path", ["/", "/health", "/ready", "/docs", "/openapi.json", "/static/main.js"]
 )
 async def test_the_page_and_the_probes_need_no_key(path: str) -> None:
     assert (await get(path, api_keys=KEYS)).status == 200

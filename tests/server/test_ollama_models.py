@@ -1,6 +1,7 @@
 """Models as Ollama's clients see them."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import gguf
 import ollama
@@ -58,7 +59,7 @@ def test_a_name_that_has_a_tag_gets_no_second_one() -> None:
 
 
 def test_a_loaded_model() -> None:
-    body = process(SERVED, INFO)
+    body = process(SERVED, INFO, datetime.now(UTC))
     assert body["context_length"] == 2048
     assert body["details"] == DETAILS
     parsed = ollama.ProcessResponse.model_validate({"models": [body]})

@@ -1,6 +1,7 @@
 """What each field of Ollama's requests becomes, and what is refused."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,10 +148,20 @@ def test_without_a_prompt_there_is_only_a_model_to_load() -> None:
     assert generate(prompt=None, raw=True) is None
 
 
+@pytest.mark.parametrize(
+    ("given", "seconds"), [(None, None), ("", None), (0, 0), ("5m", 300), (-1, math.inf)]
+)
+def test_how_long_the_model_stays(given: Any, seconds: float | None) -> None:
+    fields = {"keep_alive": given}
+    for request in (chat(**fields), generate(**fields), generate(**fields, raw=True)):
+        assert request is not None
+        assert request.keep_alive == seconds
+
+
 def test_what_changes_nothing_is_taken() -> None:
-    fields = {"keep_alive": "5m", "suffix": "", "template": "", "context": []}
+    fields = {"keep_alive": "", "suffix": "", "template": "", "context": []}
     assert generate(**fields, images=[], system="", raw=False) == generate()
-    assert chat(tools=[], keep_alive=-1, format="") == chat()
+    assert chat(tools=[], format="") == chat()
 
 
 @pytest.mark.parametrize(

@@ -171,9 +171,12 @@ def test_log_probabilities_that_nobody_asked_for_are_not_sent() -> None:
 
 
 def test_a_request_without_a_prompt_is_told_that_the_model_is_loaded() -> None:
-    body = line_format("generate").loaded()
+    body = line_format("generate").without_prompt("load")
     assert (body["response"], body["done"], body["done_reason"]) == ("", True, "load")
-    assert line_format("chat").loaded()["message"] == {"role": "assistant", "content": ""}
+    assert line_format("chat").without_prompt("load")["message"] == {
+        "role": "assistant",
+        "content": "",
+    }
 
 
 @pytest.mark.parametrize("route", ["chat", "generate"])

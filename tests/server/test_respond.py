@@ -50,11 +50,11 @@ def add_routes(served: Served, *questions: str) -> None:
 
     @served.app.post("/stream")
     async def stream_lines() -> Response:
-        return await stream(served.engine, requests, Lines())
+        return await stream(served.model, requests, Lines())
 
     @served.app.post("/collect")
     async def collect_json() -> list[Any]:
-        answers = await collect(served.engine, requests)
+        answers = await collect(served.model, requests)
         return [
             [answer.text, answer.token_ids, answer.finish_reason, answer.usage]
             for answer in answers
@@ -93,7 +93,7 @@ async def test_an_error_in_the_middle_is_told_in_the_format() -> None:
     async with serving(engine) as served:
         add_routes(served, "?")
         reply = await ask(served, post(b"", path="/stream"))
-        counted = served.context.metrics.requests.labels("/stream", "200", "cut")
+        counted = served.context.metrics.requests.labels("/stream", "200", "cut", "fake")
         await until(lambda: counted._value.get() == 1)  # however well the response ended
     assert reply.body == b"begin\n0 one\nerror the engine died\n"
     assert reply.complete

@@ -17,11 +17,13 @@ from llmstream_cli.errors import (
 )
 from llmstream_cli.prompts.messages import Message
 from llmstream_cli.server.token_stream import TokenStreamRequest
-from tests.server.fakes import FakeEngine, Reply, ask, fail_with, post, serving
+from tests.server.fakes import FakeEngine, Reply, ask, fail_with, head, post, serving
+
+CONTEXTS = {"sql": "You know SQL.", "pirate": "Arr."}
 
 
 async def stream(engine: FakeEngine | None = None, /, **fields: Any) -> Reply:
-    async with serving(engine) as served:
+    async with serving(engine, contexts=CONTEXTS) as served:
         return await ask(served, post(json.dumps({"query": "?", **fields}).encode()))
 
 
@@ -70,6 +72,40 @@ async def test_the_engine_gets_the_conversation_in_order() -> None:
         Message("assistant", "Ho"),
         Message("user", "And now?"),
     )
+
+
+async def test_a_context_is_a_system_message_by_its_name() -> None:
+    engine = FakeEngine()
+    history = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    await stream(engine, context="pirate", messages=history)
+    assert engine.requests[0].messages == (
+        Message("system", "Arr."),
+        Message("user", "Hi"),
+        Message("assistant", "Ho"),
+        Message("user", "?"),
+    )
+
+
+async def test_the_contexts_are_listed_by_their_names() -> None:
+    async with serving(contexts=CONTEXTS) as served:
+        reply = await ask(served, head(path="/contexts"))
+    assert reply.status == 200
+    assert json.loads(reply.body) == {"contexts": ["sql", "pirate"]}
+
+
+async def test_the_contexts_need_a_key_where_the_server_has_one() -> None:
+    async with serving(contexts=CONTEXTS, api_keys=("secret",)) as served:
+        assert (await ask(served, head(path="/contexts"))).status == 401
+
+
+async def test_an_unknown_context_gets_a_near_miss_or_all_there_are() -> None:
+    reply = await stream(context="sqll")
+    assert error_of(reply)["message"] == "context: none is called 'sqll'; did you mean sql?"
+    assert error_of(reply)["param"] == "context"
+    reply = await stream(context="zzz")
+    assert error_of(reply)["message"] == "context: none is called 'zzz'; known: sql, pirate"
+    reply = await stream(context="x" * 100_000)
+    assert len(error_of(reply)["message"]) < 200
 
 
 SAMPLING: dict[str, Any] = {
@@ -179,12 +215,16 @@ def test_every_sampling_parameter_is_a_field_with_the_engines_bounds() -> None:
             {"system": "a", "messages": [{"role": "system", "content": "b"}]},
             "system",
         ),
+        ({"context": "sql", "system": "a"}, "context"),
+        ({"context": "sql", "messages": [{"role": "system", "content": "b"}]}, "context"),
+        ({"context": "none"}, "context"),
+        ({"context": 5}, "context"),
     ],
 )
 async def test_a_value_that_cannot_be_is_422_and_named(fields: dict[str, Any], named: str) -> None:
     engine = FakeEngine()
     body = json.dumps({"query": "?", **fields}).encode()
-    async with serving(engine) as served:
+    async with serving(engine, contexts=CONTEXTS) as served:
         reply = await ask(served, post(body))
     assert reply.status == 422
     assert named in error_of(reply)["message"]

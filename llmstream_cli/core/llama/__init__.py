@@ -13,7 +13,7 @@ catches. The rules that keep the process alive:
 Nothing else imports `llama_cpp`, and here only `bindings` does.
 """
 
-from llmstream_cli.core.llama.bindings import cpu_features, set_log_sink
+from llmstream_cli.core.llama.bindings import cpu_features, set_log_sink, supports_gpu, system_info
 from llmstream_cli.core.llama.context import Batch, Context, DecodeAbortedError
 from llmstream_cli.core.llama.model import Model
 from llmstream_cli.core.llama.samplers import SamplerChain
@@ -26,4 +26,6 @@ __all__ = [
     "SamplerChain",
     "cpu_features",
     "set_log_sink",
+    "supports_gpu",
+    "system_info",
 ]

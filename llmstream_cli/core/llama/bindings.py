@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from llmstream_cli.errors import ModelError
 
-__all__ = ["C", "cpu_features", "listen_to_log", "recent_errors", "set_log_sink"]
+__all__ = [
+    "C",
+    "cpu_features",
+    "listen_to_log",
+    "recent_errors",
+    "set_log_sink",
+    "supports_gpu",
+    "system_info",
+]
 
 # A failed assertion in ggml otherwise starts a debugger to print its stack.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
@@ -81,12 +89,22 @@ listen_to_log()
 C.llama_backend_init()
 
 
+def system_info() -> str:
+    """Return what llama.cpp was built with and uses, as it words it: `CPU : AVX2 = 1 | …`."""
+    return str(C.llama_print_system_info().decode())
+
+
+def supports_gpu() -> bool:
+    """Whether llama.cpp was built for a GPU of some kind."""
+    return bool(C.llama_supports_gpu_offload())
+
+
 def cpu_features() -> dict[str, bool]:
     """Tell which vector extensions the kernels were compiled for.
 
     The original service printed these four; `llama_print_system_info` names only those in use.
     """
-    compiled = C.llama_print_system_info().decode()
+    compiled = system_info()
     return {
         name: f"{key} = 1" in compiled
         for name, key in (

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,10 +39,12 @@ class Reply:
 
 @dataclass
 class FakeServer:
-    """Answers each request with what `reply` makes of its number, from 0."""
+    """Answers each POST with what `reply` makes of its number, from 0; each GET from `pages`."""
 
     reply: Callable[[int], Reply]
+    pages: Mapping[str, Reply]
     requests: list[Request] = field(default_factory=list)
+    gets: list[Request] = field(default_factory=list)
     url: str = ""
     connections: set["asyncio.Task[None]"] = field(default_factory=set)
 
@@ -51,8 +54,10 @@ class FakeServer:
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             request = await read_request(reader)
-            if request.line.startswith("GET /v1/models "):
-                reply = answer_json(MODELS)
+            method, path, _ = request.line.split(" ")
+            if method == "GET":
+                reply = self.pages.get(path, NOT_FOUND)
+                self.gets.append(request)
             else:
                 reply = self.reply(len(self.requests))
                 self.requests.append(request)
@@ -77,12 +82,32 @@ async def read_request(reader: asyncio.StreamReader) -> Request:
 
 
 @contextlib.asynccontextmanager
-async def serving(reply: Reply | Callable[[int], Reply]) -> AsyncIterator[FakeServer]:
-    fake = FakeServer((lambda _: reply) if isinstance(reply, Reply) else reply)
-    async with await asyncio.start_server(fake.connect, "127.0.0.1", 0) as server:
-        fake.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        yield fake
-    await asyncio.gather(*fake.connections)
+async def serving(
+    reply: Reply | Callable[[int], Reply],
+    *,
+    models: object = MODELS,
+    pages: Mapping[str, Reply] | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[FakeServer]:
+    """Run a server; leaving the block waits until all connections have ended.
+
+    Args:
+        reply: to each POST.
+        models: what `/v1/models` lists.
+        pages: replies to each GET by its path, with or instead of the list of models.
+        tls: speak TLS.
+    """
+    fake = FakeServer(
+        (lambda _: reply) if isinstance(reply, Reply) else reply,
+        {"/v1/models": answer_json(models), **(pages or {})},
+    )
+    async with await asyncio.start_server(fake.connect, "127.0.0.1", 0, ssl=tls) as server:
+        port = server.sockets[0].getsockname()[1]
+        fake.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+        try:
+            yield fake
+        finally:
+            await asyncio.gather(*fake.connections)
 
 
 def answer(content_type: str, *writes: bytes, status: str = "200 OK", hang: bool = False) -> Reply:
@@ -92,6 +117,9 @@ def answer(content_type: str, *writes: bytes, status: str = "200 OK", hang: bool
 
 def answer_json(body: object, status: str = "200 OK") -> Reply:
     return answer("application/json", json.dumps(body).encode(), status=status)
+
+
+NOT_FOUND = answer_json({"detail": "Not Found"}, "404 Not Found")
 
 
 def answer_events(*writes: bytes, hang: bool = False) -> Reply:

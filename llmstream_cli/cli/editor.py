@@ -1,0 +1,138 @@
+"""`--edit`: the question is written in the user's editor."""
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from llmstream_cli.cli.terminal import MAX_INPUT_BYTES, complain
+from llmstream_cli.errors import EditorError
+
+_WINDOWS = os.name == "nt"
+_DEFAULT = "notepad" if _WINDOWS else "vi"
+_TERMINAL = "/dev/tty"
+
+
+@contextlib.contextmanager
+def edited(draft: str) -> Iterator[str]:
+    """Let the user edit a draft; the block gets what became of it, and answers it.
+
+    The text lies in a temporary file that only the user can read. It is deleted when the block is
+    done. When the editor or the block fails, or the process is killed meanwhile, it stays, and the
+    user is told where.
+
+    Args:
+        draft: what the file has in it when the editor opens.
+
+    Raises:
+        EditorError: the editor cannot be run or failed, or left no text.
+    """
+    path = _write(draft)
+    try:
+        _run_editor(path)
+        text = _read(path)
+        if text:
+            yield text
+    except BaseException:
+        if path.exists():
+            complain(f"the question is kept in {path}\n")
+        raise
+    path.unlink(missing_ok=True)
+    if not text:
+        raise EditorError("the editor left no text: nothing is asked")
+
+
+def editor_command() -> list[str]:
+    """Return the user's editor and its arguments: `VISUAL`, else `EDITOR`, else the system's.
+
+    Raises:
+        EditorError: the variable cannot be understood.
+    """
+    command = os.environ.get("VISUAL") or os.environ.get("EDITOR") or _DEFAULT
+    try:
+        words = shlex.split(command, posix=not _WINDOWS)
+    except ValueError as error:
+        raise EditorError(f"cannot understand the editor {command!r}: {error}") from error
+    words = [word.strip('"') for word in words] if _WINDOWS else words
+    return words or [_DEFAULT]
+
+
+def _write(draft: str) -> Path:
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="llmstream-", suffix=".md")  # mode 0600
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(draft.encode("utf-8", "replace"))
+    except OSError as error:
+        raise EditorError(f"cannot write a file for the editor: {error.strerror}") from error
+    return Path(name)
+
+
+def _run_editor(path: Path) -> None:
+    command = editor_command()
+    try:
+        with _terminal() as (stdin, stdout), _interrupts_left_to_the_editor():
+            done = subprocess.run(  # noqa: S603  (the user's own choice)
+                [*command, str(path)], stdin=stdin, stdout=stdout, check=False
+            )
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise EditorError(f"cannot run the editor {command[0]}: {reason}") from error
+    if done.returncode:
+        raise EditorError(f"the editor {command[0]} failed with exit code {done.returncode}")
+
+
+@contextlib.contextmanager
+def _terminal() -> Iterator[tuple[int | None, int | None]]:
+    """Find the editor's input and output; None is this process's own.
+
+    Where these are pipes or files, it gets the terminal behind them, so that `git diff | llmstream
+    ask -e > answer` works. Without one, an editor that needs none can still do its work.
+    """
+    if _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
+        yield None, None
+        return
+    try:
+        descriptor = os.open(_TERMINAL, os.O_RDWR | getattr(os, "O_NOCTTY", 0))
+    except OSError:
+        yield subprocess.DEVNULL, subprocess.DEVNULL
+        return
+    try:
+        yield descriptor, descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+@contextlib.contextmanager
+def _interrupts_left_to_the_editor() -> Iterator[None]:
+    """Let Ctrl-C be a key of the editor's, as of any; it would end this process under it."""
+    # Not SIG_IGN, which the editor would inherit.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _read(path: Path) -> str:
+    """Return what the editor left, without white space around it."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_INPUT_BYTES + 1)
+    except OSError as error:
+        raise EditorError(f"cannot read what the editor left: {error.strerror}") from error
+    if len(data) > MAX_INPUT_BYTES:
+        raise EditorError(f"the question is longer than {MAX_INPUT_BYTES >> 20} MiB")
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise EditorError(f"the question is not UTF-8 text: {error}") from error

@@ -1,0 +1,186 @@
+"""`llmstream models pull` and `remove`: what is on this machine, and what no longer."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmstream_cli.cli.progress import make_progress
+from llmstream_cli.cli.terminal import complain, without_controls
+from llmstream_cli.errors import InvalidValueError, ModelError, ModelNotFoundError, NoRoomError
+from llmstream_cli.models import hub
+from llmstream_cli.models.hub import CachedModel
+from llmstream_cli.models.machine import memory
+from llmstream_cli.models.named_model import NamedModel, named_model, preset_of_repo
+from llmstream_cli.models.preset import CandleFile, Preset
+from llmstream_cli.models.presets import PRESETS
+from llmstream_cli.models.quants import choose, part_names
+from llmstream_cli.models.reference import HubModel
+from llmstream_cli.models.resolve import fetch, find_repacked_copy
+from llmstream_cli.models.sizes import human_size
+
+_LEAST_CTX_SIZE = 512  # tokens of context, below which a model is of little use
+_COMMIT_CHARS = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pull:
+    """What to download; see the options of the command for each attribute."""
+
+    names: list[str]
+    force: bool
+
+    def run(self) -> int:
+        """Download the models, print the path of each; return the exit code."""
+        models = [named_model(name) for name in self.names]  # all of them, before the first byte
+        for model in models:
+            path = self._pull(model)
+            sys.stdout.write(f"{without_controls(str(path))}\n")
+            sys.stdout.flush()
+        return 0
+
+    def _pull(self, model: NamedModel) -> Path:
+        if model.hub is None:
+            raise ModelNotFoundError(
+                f"{model.name} is a file, which needs no download: use it with --model {model.name}"
+            )
+        if not self.force:
+            if model.file is not None:
+                complain(f"{model.name} is here already: a package has brought it\n")
+                return model.file
+            if model.preset is not None:
+                _check_memory(model.preset)
+        return fetch(model, make_progress(), any_size=self.force)
+
+
+def _check_memory(preset: Preset) -> None:
+    """Refuse a model that this machine cannot even hold with a short context.
+
+    Raises:
+        NoRoomError: so it is; the message names a smaller one.
+    """
+    total = memory().total
+    needed = preset.memory_bytes(_LEAST_CTX_SIZE)
+    if needed <= total:
+        return
+    smaller = [other for other in PRESETS.values() if other.memory_bytes() <= total]
+    best = max(smaller, key=lambda other: other.quality, default=None)
+    hint = f"{best.name} fits, or " if best is not None else ""
+    raise NoRoomError(
+        f"{preset.name} needs {human_size(needed)} of memory and this machine has "
+        f"{human_size(total)}: {hint}--force downloads it all the same"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remove:
+    """What to delete; see the options of the command for each attribute."""
+
+    names: list[str]
+    yes: bool
+
+    def run(self) -> int:
+        """Ask, and delete the models; return the exit code."""
+        copies: list[CachedModel] = []
+        for name in self.names:
+            copies += [copy for copy in _copies_of(named_model(name)) if copy not in copies]
+        repacked = list(_find_repacked(copies))
+        if not self.yes and not _agreed(copies, repacked):
+            complain("nothing is deleted\n")
+            return 1
+        _delete(copies, repacked)
+        return 0
+
+
+def _copies_of(model: NamedModel) -> list[CachedModel]:
+    if model.hub is None:
+        raise ModelNotFoundError(
+            f"{model.name} is a file of yours and in no cache: delete it yourself"
+        )
+    copies = _find_copies(model.hub)
+    if copies:
+        return copies
+    if model.preset is not None and model.preset.packaged is not None:
+        package = model.preset.packaged.package.replace("_", "-")
+        raise ModelNotFoundError(
+            f"no download of {model.name} is in the cache; "
+            f"`pip uninstall {package}` removes the package that carries a file of it"
+        )
+    raise ModelNotFoundError(f"no download of {model.name} is in the cache")
+
+
+def _find_copies(wanted: HubModel) -> list[CachedModel]:
+    """Return what the Hugging Face cache has of a model, in all revisions."""
+    first = part_names(wanted.file)[0] if wanted.file is not None else None
+    return [
+        copy
+        for copy in hub.list_cached()
+        if copy.repo == wanted.repo
+        and first in {None, copy.file}
+        and (wanted.quant is None or choose([copy.file], wanted.quant) is not None)
+        and (wanted.revision is None or copy.revision.startswith(wanted.revision))
+    ]
+
+
+def _find_repacked(copies: list[CachedModel]) -> Iterator[Path]:
+    """Find what was repacked for llama.cpp from files in candle's layout."""
+    for copy in copies:
+        preset = preset_of_repo(copy.repo, copy.file)
+        if preset is not None and isinstance(preset.source, CandleFile) and copy.complete:
+            repacked = find_repacked_copy(copy.paths[0], preset)
+            if repacked is not None:
+                yield repacked
+
+
+def _agreed(copies: list[CachedModel], repacked: list[Path]) -> bool:
+    """Tell what would be deleted, and ask.
+
+    Raises:
+        InvalidValueError: there is nobody to ask.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise InvalidValueError(
+            "remove asks before it deletes, and standard input is no terminal: give --yes"
+        )
+    for line in _description(copies, repacked):
+        complain(without_controls(line) + "\n")
+    size = sum(copy.size_bytes for copy in copies) + sum(map(_size_of, repacked))
+    complain(f"Delete {human_size(size)}? [y/N] ")
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+def _description(copies: list[CachedModel], repacked: list[Path]) -> list[str]:
+    lines = []
+    for copy in copies:
+        revision = copy.revision[:_COMMIT_CHARS]
+        whose = "" if copy.ours else "; another program put it there, and may want it"
+        lines.append(
+            f"{copy.repo}/{copy.file}, revision {revision}, {human_size(copy.size_bytes)}{whose}"
+        )
+    return lines + [f"{path}, {human_size(_size_of(path))}: repacked from it" for path in repacked]
+
+
+def _delete(copies: list[CachedModel], repacked: list[Path]) -> None:
+    """Delete the repacked models first: they are found by what they were made from."""
+    for path in repacked:
+        size = _size_of(path)
+        try:
+            path.unlink()
+        except OSError as error:
+            raise ModelError(f"cannot remove {path}: {error.strerror}") from error
+        _tell_removed(str(path), size)
+    for copy in copies:
+        whose = "" if copy.ours else ", which another program had put there"
+        _tell_removed(f"{copy.repo}/{copy.file}{whose}", hub.remove(copy))
+
+
+def _tell_removed(what: str, num_bytes: int) -> None:
+    freed = f"{human_size(num_bytes)} set free" if num_bytes else "another name or revision has it"
+    sys.stdout.write(f"removed {without_controls(what)}: {freed}\n")
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # gone meanwhile
+        return 0

@@ -1,0 +1,84 @@
+"""What the options about the prompt mean: `--template`, `--context`."""
+
+import stat
+from pathlib import Path
+
+from llmstream_cli.errors import InvalidValueError, PromptError
+from llmstream_cli.prompts.formats import FORMATS, ChatFormat, find_format
+
+_MAX_TEMPLATE_BYTES = 1024 * 1024
+
+
+def read_template(text: str) -> ChatFormat:
+    """Return the prompt format of that name, else the template in the file of that name.
+
+    A file's template is compiled here, so that a mistake in it shows before a model is loaded.
+
+    Raises:
+        InvalidValueError: there is neither, or the file holds no template.
+    """
+    if text.lower() in FORMATS:
+        return find_format(text)
+    path = Path(text)
+    source = _read(path)
+    if source is None:
+        if len(path.parts) == 1 and not path.suffix:
+            return find_format(text)  # which fails, and says what there is
+        raise InvalidValueError(f"--template: there is no file {text}")
+    from llmstream_cli.prompts.template import ChatTemplate
+
+    try:
+        ChatTemplate(source)
+    except PromptError as error:
+        raise InvalidValueError(f"--template {text}: {error}") from error
+    return ChatFormat(path.name, source)
+
+
+def preset_format(name: str | None) -> ChatFormat | None:
+    """Return the prompt format that a preset names for a file without a template, if it does."""
+    return None if name is None else FORMATS[name]
+
+
+def _read(path: Path) -> str | None:
+    """Return the text of a file; None where there is none."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InvalidValueError(f"--template: {path} is not a regular file")
+        with path.open("rb") as file:
+            data = file.read(_MAX_TEMPLATE_BYTES + 1)
+        if len(data) > _MAX_TEMPLATE_BYTES:
+            raise InvalidValueError(f"--template: {path} is longer than 1 MiB")
+        return data.decode("utf-8-sig")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise InvalidValueError(
+            f"--template: {path} is not UTF-8 text: byte {error.start}"
+        ) from error
+    except (OSError, ValueError) as error:  # no permission, a name too long or with a NUL
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidValueError(f"--template: cannot read {path}: {reason}") from error
+
+
+def known_contexts() -> dict[str, str]:
+    """Return all named contexts, the user's own among them; they win over ours.
+
+    Raises:
+        ConfigError: the configuration file cannot be used.
+    """
+    from llmstream_cli.config import load_config
+    from llmstream_cli.prompts.contexts import CONTEXTS
+
+    return {**CONTEXTS, **load_config().contexts}
+
+
+def context_message(name: str) -> str:
+    """Return the system message of the named context.
+
+    Raises:
+        InvalidValueError: there is none of that name.
+        ConfigError: the configuration file cannot be used.
+    """
+    from llmstream_cli.prompts.contexts import find_context
+
+    return find_context(name, known_contexts())

@@ -1,0 +1,123 @@
+"""Every kept value tried, as the commands would: for whoever has just written them."""
+
+import difflib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from typer.core import TyperCommand, TyperOption
+
+from llmstream_cli.cli.own_presets import register_own_presets
+from llmstream_cli.cli.prompt import context_message, read_template
+from llmstream_cli.cli.settings import (
+    PARAMETERS_BY_OPTION,
+    Kept,
+    Lookup,
+    check_config,
+    settings_of,
+    variable,
+)
+from llmstream_cli.config import Config
+from llmstream_cli.core.api import EngineConfig, SamplingParams
+from llmstream_cli.errors import LLMStreamError
+from llmstream_cli.models.own_preset import OWN_PRESETS
+from llmstream_cli.models.presets import find_preset
+from llmstream_cli.models.sizes import parse_size
+from llmstream_cli.server.keep_alive import keep_alive_seconds
+from llmstream_cli.server.settings import ServerSettings
+
+PREFIX = "LLMSTREAM_"
+
+# Variables that are no options: where the file is, where repacked models and conversations are.
+_OTHER_VARIABLES = frozenset({"LLMSTREAM_CONFIG", "LLMSTREAM_CACHE", "LLMSTREAM_HISTORY"})
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A setting of a command, and what is kept for it."""
+
+    command: str
+    option: TyperOption
+    kept: Kept | None
+
+
+def check_values(config: Config, commands: Mapping[str, TyperCommand]) -> list[Found]:
+    """Return all settings of all commands with their values, after a try of each value.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is not one that its setting can have; its place
+            is named.
+    """
+    check_config(config, commands)
+    register_own_presets(config)
+    found = [
+        Found(name, option, Lookup(name, config).find(option, lambda _: False))
+        for name, command in commands.items()
+        for option in settings_of(command)
+    ]
+    for setting in found:
+        if setting.kept is not None:
+            _try(str(setting.option.name), setting.kept)
+    return found
+
+
+def unknown_variables(commands: Mapping[str, TyperCommand]) -> Iterator[tuple[str, str]]:
+    """Yield the variables that look like settings and are none, each with what may be meant."""
+    known = _OTHER_VARIABLES | {
+        variable(name, str(option.name))
+        for name, command in commands.items()
+        for option in settings_of(command)
+    }
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known:
+            # Without what all have in common, which would make everything near.
+            rest = {one.removeprefix(PREFIX): one for one in known}
+            near = difflib.get_close_matches(name.removeprefix(PREFIX), rest, n=1)
+            advice = f"did you mean {rest[near[0]]}?" if near else "see `llmstream config show`"
+            yield name, advice
+
+
+def _try(name: str, kept: Kept) -> None:
+    try:
+        for check in _checks(name):
+            check(tuple(kept.value) if isinstance(kept.value, list) else kept.value)
+    except LLMStreamError as error:
+        message = str(error)
+        subject, _, rest = message.partition(" ")
+        is_of_it = subject.strip("-:").replace("-", "_") in {name, _parameter(name)}
+        raise kept.origin.refusal(f" {rest}" if is_of_it else f": {message}") from error
+
+
+def _parameter(name: str) -> str:
+    return PARAMETERS_BY_OPTION.get(name, name)
+
+
+def _checks(name: str) -> Iterator[Callable[[Any], object]]:
+    """Yield what tells whether a value can be."""
+    known = {
+        "features": _find_presets,
+        "template": read_template,
+        "context": context_message,
+        "memory": parse_size,
+        "keep_alive": keep_alive_seconds,
+    }
+    if name in known:
+        yield known[name]
+    parameter = _parameter(name)
+    if parameter in _names(SamplingParams):
+        yield lambda value: SamplingParams(**{parameter: value})
+    if parameter in _names(EngineConfig):
+        yield lambda value: EngineConfig(model_path="", **{parameter: value})
+    if parameter in _names(ServerSettings):
+        yield lambda value: ServerSettings(**{parameter: value})
+
+
+def _names(type_: Any) -> set[str]:
+    return {field.name for field in fields(type_)}
+
+
+def _find_presets(names: str | tuple[str, ...]) -> None:
+    for name in (names,) if isinstance(names, str) else names:
+        if name.lower() not in OWN_PRESETS:
+            find_preset(name)

@@ -1,0 +1,216 @@
+"""Models on the Hugging Face Hub: from a `HubModel` to files on this machine."""
+
+import contextlib
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmstream_cli.errors import DownloadError, ModelNotFoundError, NoRoomError, UnreachableError
+from llmstream_cli.models.download_record import DownloadRecord
+from llmstream_cli.models.hub_cache import (
+    CachedModel,
+    RepoFolder,
+    any_cached_files,
+    cached_files,
+    is_file,
+    list_cached,
+    remove,
+    sweep_partials,
+)
+from llmstream_cli.models.machine import free_disk
+from llmstream_cli.models.progress import Progress
+from llmstream_cli.models.quants import choose, is_model, part_names, quant_of
+from llmstream_cli.models.reference import HubModel
+from llmstream_cli.models.sizes import human_size
+
+if TYPE_CHECKING:
+    from llmstream_cli.models.hub_api import HubClient, Listing, RepoFile
+
+__all__ = ["CachedModel", "cached_files", "fetch", "list_cached", "remove"]
+
+
+def fetch(
+    model: HubModel, progress: Progress, *, max_bytes_in_memory: int | None = None
+) -> tuple[Path, ...]:
+    """Download what is missing of a model and return its files, first part first.
+
+    The Hub is asked which commit the revision means now, and only what the cache lacks of it is
+    downloaded. Where the Hub does not answer, what is in the cache serves.
+
+    Args:
+        model: what to fetch; also files that are no models, such as a tokenizer's JSON.
+        progress: is told of each file.
+        max_bytes_in_memory: refuse a model whose files are larger together; None takes any.
+
+    Raises:
+        ModelNotFoundError: there is no such repository, revision, file or quantization.
+        NoRoomError: it fits neither the disk nor `max_bytes_in_memory`.
+        UnreachableError: the Hub does not answer, or must not be asked, and the cache lacks it.
+        DownloadError: the Hub refuses, or sent something else than it announced.
+    """
+    from llmstream_cli.models import hub_api
+
+    if hub_api.is_offline():
+        found = any_cached_files(model)
+        if found is None:
+            raise UnreachableError(
+                f"{model} is not in the cache and HF_HUB_OFFLINE is set: unset it, "
+                "or name a file with --model FILE.gguf"
+            )
+        return found
+    client = hub_api.HubClient()
+    try:
+        listing = client.list_files(model)
+    except UnreachableError as error:
+        return _without_hub(model, progress, error)
+    return _fetch(model, listing, client, progress, max_bytes_in_memory)
+
+
+def _without_hub(model: HubModel, progress: Progress, error: UnreachableError) -> tuple[Path, ...]:
+    found = any_cached_files(model)
+    if found is None:
+        raise UnreachableError(
+            f"{model} is not in the cache, and {error}; connect, "
+            "or name a file with --model FILE.gguf"
+        ) from error
+    progress.note(f"{error}; taking {found[0].name} from the cache")
+    return found
+
+
+def _fetch(
+    model: HubModel,
+    listing: "Listing",
+    client: "HubClient",
+    progress: Progress,
+    max_bytes_in_memory: int | None,
+) -> tuple[Path, ...]:
+    first = _pick(model, listing)
+    files = _parts(first, listing)
+    folder = RepoFolder.of(model.repo)
+    missing = [file for file in files if not is_file(folder.pointer(listing.commit, file.path))]
+    fresh = [file for file in missing if not folder.blob(file.etag).exists()]
+    if fresh:
+        _check_memory(model, files, listing, max_bytes_in_memory)
+        sweep_partials()
+        _check_disk(model, fresh, folder, listing)
+    for file in missing:
+        _download(model, file, folder, listing, client, progress)
+    _remember(model, first, missing, fresh)
+    with contextlib.suppress(OSError):  # a cache that can only be read serves as well
+        folder.set_commit(model.revision, listing.commit)
+    return tuple(folder.pointer(listing.commit, file.path) for file in files)
+
+
+def _download(
+    model: HubModel,
+    file: "RepoFile",
+    folder: RepoFolder,
+    listing: "Listing",
+    client: "HubClient",
+    progress: Progress,
+) -> None:
+    from llmstream_cli.models.download import Download, download
+
+    item = Download(
+        file,
+        client.file_url(listing, file),
+        folder.blob(file.etag),
+        folder.partial(file.etag),
+        folder.lock(file.etag),
+    )
+    with client.explained(HubModel(model.repo, file=file.path, revision=model.revision)):
+        download(item, client, progress)
+    try:
+        folder.link(listing.commit, file.path, file.etag)
+    except OSError as error:
+        raise DownloadError(f"cannot write to {folder.path}: {error.strerror}") from error
+
+
+def _remember(
+    model: HubModel, first: str, linked: "Sequence[RepoFile]", fresh: "Sequence[RepoFile]"
+) -> None:
+    """Note what is ours: what was downloaded, and new names for what had been."""
+    record = DownloadRecord.read(model.repo)
+    had_been = record.etags.values()
+    ours = {file.path: file.etag for file in linked if file in fresh or file.etag in had_been}
+    choice = None
+    if model.file is None and record.choice(model.revision, model.quant) != first:
+        choice = model.revision, model.quant, first
+    if ours or choice:
+        DownloadRecord.add(model.repo, ours, choice)
+
+
+def _pick(model: HubModel, listing: "Listing") -> str:
+    """Choose the file that the model is, or say what there is instead."""
+    if model.file is not None:
+        if model.file in listing.files:
+            return part_names(model.file)[0]
+        near = difflib.get_close_matches(model.file, listing.files, n=1, cutoff=0.7)
+        hint = f"; did you mean {near[0]}?" if near else _offer(listing)
+        raise ModelNotFoundError(f"{model.repo} has no file {model.file}{hint}")
+    chosen = choose(listing.files, model.quant)
+    if chosen is not None:
+        return chosen
+    if not any(map(is_model, listing.files)):
+        raise ModelNotFoundError(
+            f"{model.repo} has no GGUF file; look for a repository with GGUF in its name"
+        )
+    raise ModelNotFoundError(f"{model.repo} has no quantization {model.quant}{_offer(listing)}")
+
+
+def _offer(listing: "Listing") -> str:
+    names = dict.fromkeys(quant_of(file) or file for file in listing.files if is_model(file))
+    return f"; it has {', '.join(names)}" if names else ""
+
+
+def _parts(first: str, listing: "Listing") -> "tuple[RepoFile, ...]":
+    names = part_names(first)
+    for name in names:
+        if name not in listing.files:
+            raise ModelNotFoundError(f"{listing.repo} lacks {name}, a part of the model")
+    return tuple(listing.files[name] for name in names)
+
+
+def _check_memory(
+    model: HubModel, files: "Sequence[RepoFile]", listing: "Listing", max_bytes: int | None
+) -> None:
+    size = sum(file.size for file in files)
+    if max_bytes is None or size <= max_bytes:
+        return
+    raise NoRoomError(
+        f"{model} has {human_size(size)}, more than the {human_size(max_bytes)} of memory "
+        f"for it{_smaller(listing, max_bytes)}"
+    )
+
+
+def _check_disk(
+    model: HubModel, fresh: "Sequence[RepoFile]", folder: RepoFolder, listing: "Listing"
+) -> None:
+    partials = [folder.partial(file.etag) for file in fresh]
+    needed = sum(file.size for file in fresh)
+    needed -= sum(partial.stat().st_size for partial in partials if partial.exists())
+    free = free_disk(folder.path)
+    if needed > free:
+        raise NoRoomError(
+            f"{model} needs {human_size(needed)} more and {folder.path.parent} has "
+            f"{human_size(free)} free: make room, or set HF_HOME to a folder elsewhere"
+            f"{_smaller(listing, free)}"
+        )
+
+
+def _smaller(listing: "Listing", max_bytes: int) -> str:
+    """Name the largest model of the repository that fits, in the words of `--model`."""
+    sizes = {}
+    for file in listing.files:
+        parts = part_names(file)
+        if is_model(file) and all(part in listing.files for part in parts):
+            sizes[file] = sum(listing.files[part].size for part in parts)
+    fitting = [file for file, size in sizes.items() if size <= max_bytes]
+    if not fitting:
+        return ""
+    best = max(fitting, key=lambda file: sizes[file])
+    quant = quant_of(best)
+    by_quant = quant is not None and choose(listing.files, quant) == best
+    name = HubModel(listing.repo, quant) if by_quant else HubModel(listing.repo, file=best)
+    return f"; {name} would fit, with {human_size(sizes[best])}"

@@ -1,0 +1,79 @@
+"""What this machine has: memory and room on the disk."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc/self/cgroup")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory for programs, in bytes.
+
+    Attributes:
+        total: what there is, or what a container may use if that is less.
+        available: what can be taken without pushing others out.
+    """
+
+    total: int
+    available: int
+
+
+def memory() -> Memory:
+    """Ask the system, and on Linux the control groups that this process is in."""
+    import psutil
+
+    system = psutil.virtual_memory()
+    found = Memory(system.total, system.available)
+    for limit in cgroup_memory(_PROC, _CGROUP):
+        found = Memory(min(found.total, limit.total), min(found.available, limit.available))
+    return found
+
+
+def cgroup_memory(membership: Path, mount: Path) -> list[Memory]:
+    """Return the limits of the control groups of a process and of all groups around them.
+
+    Version 2: https://docs.kernel.org/admin-guide/cgroup-v2.html; version 1, which has its
+    memory controller in a hierarchy of its own: cgroup-v1/memory.html beside it.
+
+    Args:
+        membership: the process's `/proc/PID/cgroup`.
+        mount: where the control groups are mounted.
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:  # not Linux
+        return []
+    limits = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root, names = mount, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root = mount / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        group = root / path.lstrip("/")
+        # In a container the path can be the host's, and then is not there: the root is.
+        limits += [_limit(folder, *names) for folder in (group, *group.parents) if folder >= root]
+    return [limit for limit in limits if limit is not None]
+
+
+def free_disk(folder: Path) -> int:
+    """Return the bytes that a user may still write where the folder is, or will be."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _limit(folder: Path, limit: str, usage: str, reclaimable: str) -> Memory | None:
+    try:
+        total = int((folder / limit).read_text())
+        used = int((folder / usage).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no such group, or `max`
+        return None
+    # Pages of files are counted as used, but are given back when memory is wanted.
+    return Memory(total, max(0, total - used + int(stat.get(reclaimable, 0))))

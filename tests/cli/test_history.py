@@ -1,0 +1,252 @@
+"""`llmstream history` as a user runs it: a process, a pipe, a terminal."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from llmstream_cli.cli.history import parse_age
+from llmstream_cli.config import HISTORY_VARIABLE
+from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.history.records import Turn
+from llmstream_cli.history.store import History
+from tests.cli.test_ask import COMMAND, TIMEOUT
+
+EVIL = "In \x1b]0;title\x07France\x1b[2J."
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "history.db"
+    monkeypatch.setenv(HISTORY_VARIABLE, str(path))
+    return path
+
+
+@pytest.fixture
+def talks(path: Path) -> Path:
+    with History.open(path) as history:
+        trip = history.begin("trip")
+        history.append(trip.id, Turn(role="user", content="Where is Paris?"))
+        history.append(trip.id, Turn(role="assistant", content=EVIL, model="smollm2"))
+        other = history.begin()
+        history.append(other.id, Turn(role="user", content="Who sings?\n" + "la " * 99))
+    return path
+
+
+def run(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+    done = subprocess.run(
+        [*COMMAND, "history", *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def names(path: Path) -> list[str | None]:
+    with History.open(path) as history:
+        return [session.name for session in history.sessions()]
+
+
+# ---- list, show, search ---------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("talks")
+def test_a_pipe_gets_columns() -> None:
+    code, output, complaints = run("list")
+    assert (code, complaints) == (0, "")
+    headings, *rows = [line.split(maxsplit=5) for line in output.splitlines()]
+    assert headings == ["number", "name", "changed", "turns", "model", "question"]
+    assert [row[:2] + row[3:5] for row in rows] == [
+        ["2", "-", "1", "-"],
+        ["1", "trip", "2", "smollm2"],
+    ]
+    assert rows[1][5] == "Where is Paris?"
+    assert len(run("list", "--limit", "1")[1].splitlines()) == 2
+
+
+@pytest.mark.usefixtures("talks")
+def test_the_list_as_json() -> None:
+    code, output, _ = run("list", "--json")
+    assert code == 0
+    latest, trip = json.loads(output)
+    assert (latest["id"], latest["name"], latest["num_turns"]) == (2, None, 1)
+    assert (trip["name"], trip["title"], trip["model"]) == ("trip", "Where is Paris?", "smollm2")
+
+
+@pytest.mark.usefixtures("talks")
+def test_a_conversation_is_shown_as_markdown() -> None:
+    for name in ("trip", "TRIP", "1"):
+        code, output, complaints = run("show", name)
+        assert (code, complaints) == (0, "")
+        assert output == (
+            f"# trip\n\n## Question\n\nWhere is Paris?\n\n## Answer (smollm2)\n\n{EVIL}\n"
+        )
+    assert "Who sings?" in run("show")[1]
+
+
+@pytest.mark.usefixtures("talks")
+def test_a_conversation_as_json() -> None:
+    shown = json.loads(run("show", "trip", "--json")[1])
+    assert [turn["content"] for turn in shown["turns"]] == ["Where is Paris?", EVIL]
+
+
+@pytest.mark.usefixtures("talks")
+def test_search() -> None:
+    code, output, complaints = run("search", "where", "PAR")
+    assert (code, complaints) == (0, "")
+    headings, row = [line.split(maxsplit=4) for line in output.splitlines()]
+    assert headings == ["number", "name", "said", "by", "text"]
+    assert (row[0], row[1], row[3], row[4]) == ("1", "trip", "user", "Where is Paris?")
+    (hit,) = json.loads(run("search", "sings", "--json")[1])
+    assert (hit["session"]["id"], hit["turn"]["role"]) == (2, "user")
+    assert hit["excerpt"].startswith("Who sings? la la")
+    assert run("search", "nobody") == (0, "", "nothing is found\n")
+    assert run("search", "nobody", "--json") == (0, "[]\n", "")
+
+
+def spawn(*arguments: str, columns: int = 80, term: str = "dumb") -> "pexpect.spawn[str]":
+    return pexpect.spawn(
+        sys.executable,
+        [*COMMAND[1:], "history", *arguments],
+        timeout=TIMEOUT,
+        encoding="utf-8",
+        dimensions=(24, columns),
+        env={**os.environ, "TERM": term},
+    )
+
+
+@pytest.mark.usefixtures("talks")
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_a_terminal_gets_a_table_that_fits(columns: int) -> None:
+    shown = spawn("list", columns=columns, term="xterm").read()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    assert lines[0].split() == ["number", "name", "changed", "turns", "model", "question"]
+    assert lines[1].startswith("2       -     20")
+    assert len(lines) == 3
+    assert all(len(line) <= columns for line in lines)
+
+
+@pytest.mark.usefixtures("talks")
+def test_what_is_kept_cannot_control_the_terminal() -> None:
+    for arguments in (["show", "trip"], ["search", "france"]):
+        shown = spawn(*arguments).read()
+        assert "\x1b" not in shown
+        assert "\x07" not in shown
+        assert "]0;titleFrance[2J." in shown
+
+
+def test_no_history_is_an_empty_one_and_stays_none(path: Path) -> None:
+    assert run("list") == (0, "", f"no conversations are kept in {path}\n")
+    assert run("list", "--json") == (0, "[]\n", "")
+    assert run("search", "x") == (0, "", "nothing is found\n")
+    assert run("delete", "--all") == (0, "", "there is nothing to delete\n")
+    complaint = f"llmstream: no conversations are kept in {path}\n"
+    assert run("show") == run("delete", "x") == (1, "", complaint)
+    assert not path.exists()
+
+
+# ---- delete ---------------------------------------------------------------------------------
+
+
+def test_delete_by_name(talks: Path) -> None:
+    assert run("delete", "trip", "1", "--yes") == (0, "", "1 deleted\n")
+    assert names(talks) == [None]
+
+
+def test_delete_all(talks: Path) -> None:
+    assert run("delete", "--all", "-y") == (0, "", "2 deleted\n")
+    assert names(talks) == []
+    assert b"Paris" not in talks.read_bytes()
+
+
+def test_delete_what_is_old(talks: Path) -> None:
+    assert run("delete", "--older-than", "1d", "--yes") == (0, "", "there is nothing to delete\n")
+    with History.open(talks) as history:
+        history._connection.execute("UPDATE session SET updated = updated - 90000 WHERE id = 1")
+    assert run("delete", "--older-than", "1d", "--yes") == (0, "", "1 deleted\n")
+    assert names(talks) == [None]
+
+
+def test_nothing_is_deleted_where_nobody_can_be_asked(talks: Path) -> None:
+    code, _, complaints = run("delete", "--all", stdin=b"y\n")
+    assert code == 2
+    assert "give --yes" in complaints
+    assert len(names(talks)) == 2
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("y", 0, 0), ("Yes", 0, 0), ("", 1, 2)])
+def test_a_terminal_is_asked(talks: Path, answer: str, code: int, left: int) -> None:
+    child = spawn("delete", "--all")
+    child.expect_exact("Delete 2 conversations for good? [y/N] ")
+    child.sendline(answer)
+    assert ("2 deleted" if code == 0 else "nothing is deleted") in child.read()
+    child.close()
+    assert child.exitstatus == code
+    assert len(names(talks)) == left
+
+
+def test_ctrl_c_is_no(talks: Path) -> None:
+    child = spawn("delete", "trip")
+    child.expect_exact("Delete 1 conversation for good? [y/N] ")
+    child.sendintr()
+    child.read()
+    child.close()
+    assert child.exitstatus == 130
+    assert len(names(talks)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "complaint"),
+    [
+        (("show", "trap"), 1, "no conversation is called 'trap'; did you mean trip?"),
+        (("delete", "9", "--yes"), 1, "no conversation is called '9'"),
+        (("delete",), 2, "give either names of conversations, or --all, or --older-than"),
+        (("delete", "--all", "trip"), 2, "give either names"),
+        (("delete", "--older-than", "soon"), 2, "--older-than must be like 12h"),
+        (("list", "--limit", "0"), 2, "not in the range"),
+        (("search",), 2, "Missing argument"),
+    ],
+)
+@pytest.mark.usefixtures("talks")
+def test_bad_input_is_one_line(arguments: tuple[str, ...], code: int, complaint: str) -> None:
+    got, output, complaints = run(*arguments)
+    assert (got, output) == (code, "")
+    assert complaints.startswith("llmstream: ")
+    assert complaint in complaints
+    assert complaints.count("\n") == 1
+
+
+def test_a_damaged_history_is_one_line(path: Path) -> None:
+    path.write_bytes(b"x" * 5000)
+    code, output, complaints = run("list")
+    assert (code, output) == (1, "")
+    assert f"{path} is damaged" in complaints
+    assert complaints.count("\n") == 1
+    assert path.read_bytes() == b"x" * 5000
+
+
+def test_a_history_that_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(HISTORY_VARIABLE, "off")
+    complaint = "llmstream: no conversations are kept: the history is switched off\n"
+    assert run("list") == (1, "", complaint)
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"), [("12h", 12), ("30d", 720), ("8w", 1344), ("1y", 8760), ("0h", 0)]
+)
+def test_ages(text: str, hours: int) -> None:
+    assert parse_age(text) == timedelta(hours=hours)
+
+
+@pytest.mark.parametrize("text", ["", "30", "d", "-1d", "1.5d", "30 d", "1m", "9999y", "٣d"])
+def test_ages_that_are_none(text: str) -> None:
+    with pytest.raises(InvalidValueError, match="--older-than must be like"):
+        parse_age(text)

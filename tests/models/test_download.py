@@ -1,0 +1,328 @@
+"""What can go wrong while a file comes: nothing is lost, nothing wrong becomes visible."""
+
+import contextlib
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from llmstream_cli.errors import DownloadError, NoRoomError, UnreachableError
+from llmstream_cli.models import download, hub_api
+from llmstream_cli.models.hub import cached_files, fetch
+from llmstream_cli.models.hub_cache import PARTIAL_SUFFIX, RepoFolder
+from llmstream_cli.models.progress import Silent
+from llmstream_cli.models.reference import HubModel
+from tests.hub_server import CHUNK, HubServer, StoredFile, until
+from tests.models.progress_log import ProgressLog
+
+REPO = "user/tiny-GGUF"
+NAME = "tiny-Q4_K_M.gguf"
+MODEL = HubModel(REPO)
+SIZE = 3_000_000
+CONTENT = b"GGUF" + random.Random(0).randbytes(SIZE - 4)
+ETAG = StoredFile(CONTENT, lfs=True).etag
+
+# A command that fetches the model, and says how it ended.
+FETCH = f"""
+import sys
+from llmstream_cli.cli.process import leave_on_interrupt
+from llmstream_cli.errors import ModelError
+from llmstream_cli.models.hub import fetch
+from llmstream_cli.models.progress import Silent
+from llmstream_cli.models.reference import HubModel
+leave_on_interrupt()
+try:
+    print(fetch(HubModel("{REPO}"), Silent())[0])
+except ModelError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_PAUSES", (0.0, 0.0, 0.0))
+
+
+@pytest.fixture
+def model_hub(hub: HubServer) -> HubServer:
+    hub.add(REPO, {NAME: CONTENT})
+    return hub
+
+
+@pytest.fixture
+def partial(own_caches: Path) -> Path:
+    return RepoFolder.of(REPO).partial(ETAG)
+
+
+def start(script: str = FETCH) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", script], stdout=pipe, stderr=pipe, text=True)
+
+
+def leave_part(partial: Path, content: bytes) -> None:
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_bytes(content)
+
+
+def leavings(own_caches: Path) -> list[Path]:
+    return [path for path in own_caches.rglob("*") if path.name.endswith(PARTIAL_SUFFIX)]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_download_is_gone_on_with(
+    model_hub: HubServer, partial: Path, signum: signal.Signals
+) -> None:
+    model_hub.pause_after = 2_000_000
+    with start() as process:
+        until(lambda: partial.exists() and partial.stat().st_size >= 1_000_000)
+        process.send_signal(signum)
+        assert process.wait() in {-signal.SIGKILL, 130}
+    model_hub.pause_after = None
+    model_hub.go.set()
+    assert cached_files(MODEL) is None
+    kept = partial.stat().st_size
+    log = ProgressLog()
+    (path,) = fetch(MODEL, log)
+    assert path.read_bytes() == CONTENT
+    first, second = model_hub.served
+    assert first.start == 0
+    assert second.start == kept >= 1_000_000
+    assert second.num_bytes == SIZE - kept
+    checking, downloading = log.works
+    assert (checking.what, checking.total_bytes) == (f"checking what is here of {NAME}", kept)
+    assert downloading.what == f"downloading {NAME}"
+    assert downloading.done_bytes == checking.done_bytes + second.num_bytes == SIZE
+    assert not partial.exists()
+
+
+def test_cut_connections_are_gone_on_with(model_hub: HubServer) -> None:
+    model_hub.cuts = [1_000_000, 500_000, 7]
+    log = ProgressLog()
+    (path,) = fetch(MODEL, log)
+    assert path.read_bytes() == CONTENT
+    assert [served.start for served in model_hub.served] == [0, 1_000_000, 1_500_000, 1_500_007]
+    assert model_hub.bytes_served() == SIZE
+    assert [work.done_bytes for work in log.works] == [SIZE]
+
+
+def test_a_busy_hub_is_asked_again(model_hub: HubServer) -> None:
+    model_hub.statuses = [503, 429, 500]
+    assert fetch(MODEL, Silent())[0].read_bytes() == CONTENT
+
+
+def test_a_hub_that_stays_away_ends_it_and_keeps_what_came(
+    model_hub: HubServer, partial: Path
+) -> None:
+    leave_part(partial, CONTENT[:1_000_000])
+    model_hub.statuses = [503] * 10
+    with pytest.raises(UnreachableError, match=r"stopped at 1\.0 MB of 3\.0 MB: status 503"):
+        fetch(MODEL, Silent())
+    assert partial.read_bytes() == CONTENT[:1_000_000]
+    assert len(model_hub.statuses) == 6  # asked once, and once after each of three pauses
+
+
+def test_a_stalled_connection_is_left_for_another(
+    model_hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_api, "_STALL_SECONDS", 0.5)
+    model_hub.pause_after = SIZE - 1000  # later answers are shorter than that
+    assert fetch(MODEL, Silent())[0].read_bytes() == CONTENT
+    assert len(model_hub.served) > 1
+    assert model_hub.served[1].start > 0
+
+
+def test_a_server_without_ranges_sends_all_again(model_hub: HubServer, partial: Path) -> None:
+    leave_part(partial, CONTENT[:1000])
+    model_hub.ignores_ranges = True
+    log = ProgressLog()
+    assert fetch(MODEL, log)[0].read_bytes() == CONTENT
+    assert log.works[-1].done_bytes == SIZE
+
+
+def test_content_that_changes_under_way_comes_anew(model_hub: HubServer) -> None:
+    model_hub.cuts = [1_000_000]
+    versions = iter(['"first"', '"second"'])
+    model_hub.cdn_tag = lambda _: next(versions)
+    assert fetch(MODEL, Silent())[0].read_bytes() == CONTENT
+    assert [served.start for served in model_hub.served] == [0, 0]
+    assert model_hub.asked[-1].headers["if-range"] == '"first"'
+
+
+@pytest.mark.parametrize(
+    ("headers", "complaint"),
+    [
+        ({"Content-Encoding": "gzip"}, "came compressed"),
+        ({"Content-Range": f"bytes 0-{SIZE - 1}/{SIZE}"}, "in another part than was asked for"),
+        ({"Content-Range": f"bytes 1000-{SIZE - 1}/7"}, "in another part than was asked for"),
+        ({"Content-Range": "1000"}, "in another part than was asked for"),
+    ],
+)
+def test_an_answer_to_another_question_is_refused(
+    model_hub: HubServer, partial: Path, headers: dict[str, str], complaint: str
+) -> None:
+    leave_part(partial, CONTENT[:1000])
+    model_hub.content_headers = headers
+    with pytest.raises(DownloadError, match=complaint):
+        fetch(MODEL, Silent())
+    assert partial.read_bytes() == CONTENT[:1000]
+
+
+def test_a_wrong_hash_is_deleted_and_told(model_hub: HubServer, own_caches: Path) -> None:
+    model_hub.content_of[ETAG] = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
+    with pytest.raises(DownloadError, match="another content than the Hub announced"):
+        fetch(MODEL, Silent())
+    assert cached_files(MODEL) is None
+    assert leavings(own_caches) == []
+    assert len(model_hub.served) == 1
+    model_hub.content_of.clear()
+    assert fetch(MODEL, Silent())[0].read_bytes() == CONTENT
+
+
+def test_more_than_was_announced_is_not_even_written(model_hub: HubServer, partial: Path) -> None:
+    model_hub.content_of[ETAG] = CONTENT + bytes(SIZE)
+    with pytest.raises(DownloadError, match="longer than the Hub announced"):
+        fetch(MODEL, Silent())
+    assert partial.stat().st_size <= SIZE
+
+
+@pytest.mark.parametrize("damaged", [bytes(1_000_000), CONTENT[:-1] + b"!", CONTENT + b"more"])
+def test_a_damaged_part_is_not_built_upon(
+    model_hub: HubServer, partial: Path, damaged: bytes
+) -> None:
+    leave_part(partial, damaged)
+    log = ProgressLog()
+    assert fetch(MODEL, log)[0].read_bytes() == CONTENT
+    assert model_hub.served[-1].start == 0
+    assert len(log.notes) == (len(damaged) <= SIZE)
+
+
+def test_a_part_that_is_whole_needs_no_download(model_hub: HubServer, partial: Path) -> None:
+    leave_part(partial, CONTENT)
+    assert fetch(MODEL, Silent())[0].read_bytes() == CONTENT
+    assert not model_hub.served
+
+
+def test_a_file_in_git_is_checked_as_well(hub: HubServer) -> None:
+    files = {"tokenizer.json": b'{"model": 1}'}
+    file = hub.add(REPO, files).commits.popitem()[1]["tokenizer.json"]
+    hub.add(REPO, files)
+    hub.content_of[file.etag] = b'{"model": 2}'
+    with pytest.raises(DownloadError, match=r"tokenizer\.json came with another content"):
+        fetch(HubModel(REPO, file="tokenizer.json"), Silent())
+    hub.content_of.clear()
+    assert fetch(HubModel(REPO, file="tokenizer.json"), Silent())[0].read_bytes() == b'{"model": 1}'
+
+
+def test_eight_processes_download_once(model_hub: HubServer) -> None:
+    model_hub.pause_after = SIZE - CHUNK
+    processes = [start() for _ in range(8)]
+    until(lambda: model_hub.listings() == 8)
+    model_hub.go.set()
+    answers = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8, answers
+    assert len({path for path, _ in answers}) == 1
+    assert Path(answers[0][0].strip()).read_bytes() == CONTENT
+    assert [served.num_bytes for served in model_hub.served] == [SIZE]
+
+
+def test_threads_download_once(model_hub: HubServer) -> None:
+    logs = [ProgressLog() for _ in range(4)]
+    model_hub.pause_after = SIZE - CHUNK
+    with ThreadPoolExecutor(4) as pool:
+        fetching = [pool.submit(fetch, MODEL, log) for log in logs]
+        waiting = f"another process is downloading {NAME}; waiting for it"
+        until(lambda: sum(waiting in log.notes for log in logs) == 3)
+        model_hub.go.set()
+        assert len({future.result() for future in fetching}) == 1
+    assert [served.num_bytes for served in model_hub.served] == [SIZE]
+
+
+def test_where_locks_do_not_hold_both_do_the_same_and_no_harm(
+    model_hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_locked", lambda *_: contextlib.nullcontext())
+    model_hub.pause_after = 2_000_000
+    with ThreadPoolExecutor(2) as pool:
+        fetching = [pool.submit(fetch, MODEL, Silent()) for _ in range(2)]
+        until(lambda: len(model_hub.served) == 2)
+        model_hub.go.set()
+        first, second = (future.result() for future in fetching)
+    assert first == second
+    assert first[0].read_bytes() == CONTENT
+
+
+def test_a_process_that_is_stuck_is_not_waited_for_without_end(
+    model_hub: HubServer, own_caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_LOCK_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(download, "_STUCK_SECONDS", 0.05)
+    lock = RepoFolder.of(REPO).lock(ETAG)
+    lock.parent.mkdir(parents=True)
+    with FileLock(lock), pytest.raises(DownloadError, match="makes no progress; end it"):
+        fetch(MODEL, Silent())
+    assert fetch(MODEL, Silent())
+
+
+def test_a_dead_process_holds_nothing_up(model_hub: HubServer, partial: Path) -> None:
+    lock = RepoFolder.of(REPO).lock(ETAG)
+    lock.parent.mkdir(parents=True)
+    hold = f"from filelock import FileLock as L; L({str(lock)!r}).acquire(); print(); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        owner.kill()
+    assert fetch(MODEL, Silent())[0].read_bytes() == CONTENT
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_came(model_hub: HubServer, partial: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
+    with start(limit + FETCH) as process:
+        _, complaint = process.communicate()
+    assert process.returncode == 1
+    assert complaint.startswith(f"no room for {NAME} in {partial.parent}: File too large after ")
+    assert "1.0 MB of 3.0 MB, which are kept; make room and run the command again" in complaint
+    assert complaint.count("\n") == 1
+    assert partial.read_bytes() == CONTENT[:1_000_000]
+    fetch(MODEL, Silent())
+    assert model_hub.served[-1].start == 1_000_000
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_an_error_of_the_disk_is_told(
+    model_hub: HubServer, partial: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    expected = DownloadError if number == errno.EIO else NoRoomError
+    with pytest.raises(expected, match=os.strerror(number)):
+        fetch(MODEL, Silent())
+
+
+def test_a_hub_that_redirects_to_another_content_is_not_followed(model_hub: HubServer) -> None:
+    repo = model_hub.repos[REPO]
+    listing = hub_api.HubClient().list_files(MODEL)
+    repo.commits[listing.commit] = {NAME: StoredFile(b"GGUF of another kind", lfs=True)}
+    file = listing.files[NAME]
+    folder = RepoFolder.of(REPO)
+    client = hub_api.HubClient()
+    item = download.Download(
+        file,
+        client.file_url(listing, file),
+        folder.blob(file.etag),
+        folder.partial(file.etag),
+        folder.lock(file.etag),
+    )
+    with pytest.raises(DownloadError, match=f"the Hub has another {NAME} by now"):
+        download.download(item, client, Silent())
+    assert not item.blob.exists()

@@ -1,0 +1,26 @@
+// Calls functions of conversation.js: a line is a name and its arguments. Maps come as lists.
+import { createInterface } from "node:readline";
+
+const module = await import(process.argv[2]);
+
+const calls = {
+  body: ({ settings, path }) => module.requestBody(settings, path),
+  path: ({ messages, leaf }) => module.pathTo(new Map(messages.map((one) => [one.id, one])), leaf),
+  leaf: ({ messages, message }) =>
+    module.newestLeaf(new Map(messages.map((one) => [one.id, one])), message),
+  thought: (text) => module.partThought(text),
+  title: (text) => module.titleFrom(text),
+  markdown: ({ conversation, path }) =>
+    module.fromMarkdown(module.toMarkdown(conversation, path))[0],
+  json: (entries) => module.fromJson(module.toJson(entries)),
+  read: (text) => module.fromJson(text),
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const [name, argument] = JSON.parse(line);
+  try {
+    console.log(JSON.stringify({ value: calls[name](argument) ?? null }));
+  } catch (error) {
+    console.log(JSON.stringify({ error: error.message }));
+  }
+}
