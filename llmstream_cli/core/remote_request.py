@@ -116,6 +116,7 @@ def request_body(request: GenerationRequest, model: str, owner: str) -> dict[str
         body["messages"] = [
             {"role": message.role, "content": message.content} for message in request.messages
         ]
+        body |= _thinking(request.thinking, owner)
     else:
         body["prompt"] = request.prompt
     dialect = _DIALECTS.get(owner, _OPENAI)
@@ -125,6 +126,17 @@ def request_body(request: GenerationRequest, model: str, owner: str) -> dict[str
             raise InvalidValueError(f"{name} cannot be asked of this server: its API is {of}'s")
         body |= dialect[name](value)
     return body
+
+
+def _thinking(thinking: bool | None, owner: str) -> Mapping[str, Any]:
+    """Return how a server is told whether to reason; OpenAI's own can only be told not to."""
+    if thinking is None:
+        return {}
+    if owner in _DIALECTS:
+        return {"chat_template_kwargs": {"enable_thinking": thinking}}
+    if thinking:
+        raise InvalidValueError("thinking cannot be asked of this server: its API is OpenAI's")
+    return {"reasoning_effort": "none"}
 
 
 def _asked_for(request: GenerationRequest) -> dict[str, Any]:
