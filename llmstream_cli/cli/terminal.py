@@ -143,3 +143,7 @@ class AnswerWriter:
             self._stream.buffer.write(os.linesep.encode())
             self._stream.buffer.flush()
             self._at_line_start = True
+
+    def last_words(self) -> bytes:
+        """Return what a signal handler writes before it ends the process: all text is out."""
+        return b"\n" if self._terminal else b""  # the terminal has shown ^C
