@@ -110,7 +110,10 @@ class TokenStreamRequest(BaseModel):
 
     thinking: bool | None = Field(
         None,
-        description="Whether a model that can reasons before it answers. Only the answer is sent.",
+        description="Whether a model that can reasons before it answers, which is not sent.",
+    )
+    include_reasoning: bool | None = Field(
+        None, description="Send the reasoning as well, first and between <think> and </think>."
     )
 
     def generation(
@@ -183,10 +186,18 @@ def _token_id(text: str) -> int:
 
 
 class PlainText:
-    """The text and nothing else; implements `respond.Encoder`."""
+    """The text and nothing else; implements `respond.Encoder`.
+
+    Args:
+        include_reasoning: send it as well, in the tags that most models write themselves.
+    """
 
     content_type = _CONTENT_TYPE
     heartbeat = b""
+
+    def __init__(self, *, include_reasoning: bool = False) -> None:
+        self._include_reasoning = include_reasoning
+        self._is_open = False
 
     def begin(self) -> bytes:
         """Return nothing."""
@@ -194,11 +205,18 @@ class PlainText:
 
     def encode(self, index: int, chunk: Chunk) -> bytes:
         """Return the chunk's text."""
-        return chunk.text.encode()
+        before = ""
+        if chunk.reasoning and self._include_reasoning:
+            before = chunk.reasoning if self._is_open else f"<think>\n{chunk.reasoning}"
+            self._is_open = True
+        if chunk.text and self._is_open:
+            before += "\n</think>\n\n"
+            self._is_open = False
+        return (before + chunk.text).encode()
 
     def end(self) -> bytes:
-        """Return nothing."""
-        return b""
+        """Close reasoning that no answer has come after; else return nothing."""
+        return b"\n</think>\n" if self._is_open else b""
 
     def fail(self, error: LLMStreamError) -> None:
         """Cut the response: any text would be a part of the answer."""
@@ -219,7 +237,8 @@ def token_stream_routes(server: ServerContext) -> Blueprint:
         asked = await read_model(TokenStreamRequest)
         model = server.models.find(asked.model)
         request = asked.generation(model.sampling, server.contexts)
-        response = await stream(model, [request], PlainText())
+        encoder = PlainText(include_reasoning=bool(asked.include_reasoning))
+        response = await stream(model, [request], encoder)
         response.headers["X-Model"] = model.name
         return response
 

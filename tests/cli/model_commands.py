@@ -20,11 +20,13 @@ def models(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def on_a_terminal(*arguments: str, width: int = 80) -> "pexpect.spawn[str]":
+def on_a_terminal(
+    *arguments: str, width: int = 80, term: str = "xterm-256color"
+) -> "pexpect.spawn[str]":
     return pexpect.spawn(
         sys.executable,
         ["-m", "llmstream_cli", *arguments],
-        env={**os.environ, "TERM": "xterm-256color"},  # an unknown one has no width
+        env={**os.environ, "TERM": term},  # an unknown one has no width
         dimensions=(50, width),
         timeout=TIMEOUT,
         encoding="utf-8",

@@ -13,14 +13,13 @@ from llmstream_cli.models.presets import PRESETS
 from llmstream_cli.models.resolve import ResolvedModel
 from tests.cli.model_commands import on_a_terminal
 
-QUESTION = ("ask", "Where is Paris?", "-t", "0", "-n", "4")
+OPTIONS = ("-t", "0", "-n", "4")
 FAST = 150.0  # tokens per second
 HINT = re.compile(r"\r\nllmstream: .*`llmstream models pull ([\w.-]+)` .*\r\n$")
 
 
 @pytest.fixture
-def state(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TERM", "dumb")  # neither markdown nor a line that tells what is waited for
+def state(home: Path) -> Path:
     return home / "state" / "llmstream"
 
 
@@ -30,6 +29,11 @@ def hint_on_a_terminal(monkeypatch: pytest.MonkeyPatch, tokens_per_second: float
         hint.hint_once(found(), tokens_per_second)
 
 
+def shown(*arguments: str) -> str:
+    """What a terminal gets that is sent no control sequences: the answer as it is, and no waits."""
+    return on_a_terminal("ask", "Where is Paris?", *arguments, term="dumb").read()
+
+
 def found() -> ResolvedModel:
     return ResolvedModel(
         path=Path("m.gguf"), name="smollm2", seconds=0.0, preset=PRESETS["smollm2"]
@@ -37,18 +41,17 @@ def found() -> ResolvedModel:
 
 
 def test_the_first_answer_on_a_terminal_is_followed_by_the_hint(state: Path) -> None:
-    first = on_a_terminal(*QUESTION).read()
+    first = shown(*OPTIONS)
     match = HINT.search(first)
     assert match is not None, first
     assert match[1] in PRESETS
     assert first.startswith("Paris is the capital")
-    assert on_a_terminal(*QUESTION).read() == "Paris is the capital\r\n"
+    assert shown(*OPTIONS) == "Paris is the capital\r\n"
 
 
 def test_another_model_brings_no_hint(state: Path, model_path: Path, tmp_path: Path) -> None:
     (tmp_path / "own.gguf").symlink_to(model_path)
-    shown = on_a_terminal(*QUESTION, "--model", str(tmp_path / "own.gguf")).read()
-    assert shown == "Paris is the capital\r\n"
+    assert shown(*OPTIONS, "--model", str(tmp_path / "own.gguf")) == "Paris is the capital\r\n"
     assert not state.exists()
 
 

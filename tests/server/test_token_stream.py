@@ -146,6 +146,21 @@ async def test_only_the_answer_is_sent_of_one_that_begins_with_reasoning() -> No
     assert [request.thinking for request in engine.requests] == [None, False]
 
 
+@pytest.mark.parametrize(
+    ("pieces", "reasoning", "body"),
+    [
+        (["Yes", "."], ["hm ", "hm"], "<think>\nhm hm\n</think>\n\nYes."),
+        (["Yes", "."], [], "Yes."),
+        ([], ["hm"], "<think>\nhm\n</think>\n"),
+    ],
+)
+async def test_reasoning_is_sent_in_tags_to_those_who_want_it(
+    pieces: list[str], reasoning: list[str], body: str
+) -> None:
+    reply = await stream(FakeEngine(pieces, reasoning=reasoning), include_reasoning=True)
+    assert reply.body.decode() == body
+
+
 async def test_thinking_and_a_schema_exclude_each_other() -> None:
     reply = await stream(thinking=True, json_schema={})
     assert reply.status == 422

@@ -116,7 +116,7 @@ async def test_regenerate_keeps_the_other_answer(tabs: Tabs) -> None:
 
 
 async def test_what_a_model_thinks_stands_apart(tabs: Tabs) -> None:
-    engine = FakeEngine(("<thi", "nk>\nLet me", " see.\n", "</think>", "\n\n**Yes**"))
+    engine = FakeEngine(("**Yes", "**"), reasoning=("Let me", " see."))
     async with serving(engine) as served:
         chat = await tabs.open(served.url)
         assert await chat.ask("?") == "Yes"
@@ -205,7 +205,7 @@ async def test_every_option_of_the_api_is_there(tabs: Tabs) -> None:
         ids = await chat.page.locator(".option [id^=option-]").evaluate_all(
             "all => all.map((one) => one.id.slice(7))"
         )
-    elsewhere = {"query", "messages", "system", "model", "context"}
+    elsewhere = {"query", "messages", "system", "model", "context", "include_reasoning"}
     assert set(ids) == set(TokenStreamRequest.model_fields) - elsewhere
     assert ids[0] == "temperature"
 

@@ -34,17 +34,22 @@ def body(worker: Worker, path: list[dict[str, Any]], **settings: Any) -> Any:
     return call(worker, "body", {"settings": SETTINGS | settings, "path": path})
 
 
+def asks(query: str) -> dict[str, Any]:
+    """What is in every request."""
+    return {"query": query, "include_reasoning": True}
+
+
 # ---- requests ---------------------------------------------------------------------------------
 
 
 def test_a_first_question_is_all_of_its_request(worker: Worker) -> None:
-    assert body(worker, [message("q", None, "Why?")]) == {"query": "Why?"}
+    assert body(worker, [message("q", None, "Why?")]) == asks("Why?")
 
 
 def test_the_turns_before_it_are_its_messages(worker: Worker) -> None:
     path = [message("q1", None, "one"), message("a1", "q1", "two"), message("q2", "a1", "three")]
     assert body(worker, path) == {
-        "query": "three",
+        **asks("three"),
         "messages": [
             {"role": "user", "content": "one"},
             {"role": "assistant", "content": "two"},
@@ -54,9 +59,9 @@ def test_the_turns_before_it_are_its_messages(worker: Worker) -> None:
 
 def test_a_question_without_an_answer_is_left_out(worker: Worker) -> None:
     path = [message("q1", None, "one"), message("a1", "q1", " "), message("q2", "a1", "three")]
-    assert body(worker, path) == {"query": "three"}
+    assert body(worker, path) == asks("three")
     unanswered = [message("q1", None, "one"), message("q2", "q1", "two")]
-    assert body(worker, unanswered) == {"query": "two"}
+    assert body(worker, unanswered) == asks("two")
 
 
 def test_what_a_model_thought_is_not_sent_again(worker: Worker) -> None:
@@ -64,7 +69,7 @@ def test_what_a_model_thought_is_not_sent_again(worker: Worker) -> None:
     path = [message("q1", None, "one"), message("a1", "q1", thought), message("q2", "a1", "three")]
     assert body(worker, path)["messages"][1] == {"role": "assistant", "content": "two"}
     unfinished = [path[0], message("a1", "q1", "<think>Hm"), path[2]]
-    assert body(worker, unfinished) == {"query": "three"}
+    assert body(worker, unfinished) == asks("three")
 
 
 @pytest.mark.parametrize(
@@ -86,9 +91,10 @@ def test_a_thought_comes_first_and_in_a_tag(
 def test_settings_are_fields_of_the_request(worker: Worker) -> None:
     path = [message("q", None, "?")]
     told = body(worker, path, system="Be brief.", model="m", options={"top_k": 3, "stop": ["x"]})
-    assert told == {"query": "?", "top_k": 3, "stop": ["x"], "system": "Be brief.", "model": "m"}
+    options = {"top_k": 3, "stop": ["x"]}
+    assert told == {**asks("?"), **options, "system": "Be brief.", "model": "m"}
     told = body(worker, path, system="Be brief.", context="sql")
-    assert told == {"query": "?", "context": "sql"}  # the API takes one of them
+    assert told == {**asks("?"), "context": "sql"}  # the API takes one of them
 
 
 # ---- trees ------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def answer_writer(stream: TextIO | None, *, raw: bool = False) -> "AnswerWriter | MarkdownWriter":
     """Return what writes an answer: rendered on a terminal that can show it, else as it is.
 
-    To import the renderer takes a tenth of a second: call it while a model is being loaded.
+    To import the renderer takes some milliseconds: call it while a model is being loaded.
 
     Args:
         stream: standard output; None where it is closed.

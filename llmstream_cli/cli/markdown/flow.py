@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from rich.cells import get_character_cell_size
-
 from llmstream_cli.cli.markdown.style import Run
 
 _WHITE_SPACE = " \t\n"
@@ -31,6 +29,8 @@ def cells(text: str) -> int:
 
 @lru_cache(8192)
 def _character_cells(character: str) -> int:
+    from rich.cells import get_character_cell_size  # with the first character that needs it
+
     return get_character_cell_size(character)
 
 

@@ -7,9 +7,8 @@ It decides on its own what is still open, and where it has doubts it calls more 
 
 import re
 import unicodedata
-
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
+from functools import cache
+from typing import TYPE_CHECKING
 
 from llmstream_cli.cli.markdown.flow import may_break
 from llmstream_cli.cli.markdown.style import (
@@ -24,6 +23,10 @@ from llmstream_cli.cli.markdown.style import (
 )
 from llmstream_cli.cli.terminal import without_controls
 
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
 _SPECIAL = re.compile(r"[\\`*_~\[<&!]")
 _OPENING = re.compile(r"[\\`*_~\[<]")
 _BACKTICKS = re.compile(r"`+")
@@ -34,7 +37,6 @@ _NO_AUTOLINK = re.compile(r"<(?![A-Za-z])|<[^\s<>]*[\s<]")
 
 _PAIR = 2  # delimiters that make strong emphasis, or strike through
 
-_PARSER = MarkdownIt("commonmark", {"html": False}).enable("strikethrough")
 _STYLES = {"strong": BOLD, "em": ITALIC, "s": STRIKE}
 
 
@@ -47,7 +49,7 @@ def read_inline(text: str, palette: Palette) -> list[Run]:
     """
     if not _SPECIAL.search(text):
         return [Run(text)]
-    (root,) = _PARSER.parseInline(text)
+    (root,) = _parser().parseInline(text)
     return [
         # An entity can name a control character.
         Run(without_controls(run.text).replace("\n", " "), run.style)
@@ -55,7 +57,15 @@ def read_inline(text: str, palette: Palette) -> list[Run]:
     ]
 
 
-def _runs(tokens: list[Token], palette: Palette) -> list[Run]:
+@cache
+def _parser() -> "MarkdownIt":
+    # Imported with the first markup: it takes longer than the first tokens do.
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("commonmark", {"html": False}).enable("strikethrough")
+
+
+def _runs(tokens: "list[Token]", palette: Palette) -> list[Run]:
     runs: list[Run] = []
     styles: list[str] = []
     links: list[tuple[str, int]] = []  # where one leads, and the run that it begins with

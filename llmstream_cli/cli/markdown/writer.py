@@ -14,7 +14,10 @@ from llmstream_cli.cli.markdown.page import Page
 from llmstream_cli.cli.markdown.style import Palette
 from llmstream_cli.cli.terminal import without_controls, write_through
 
-_ERASE_BELOW = "\x1b[J"  # ECMA-48: ED
+_ERASE_RIGHT, _ERASE_BELOW = "\x1b[K", "\x1b[J"  # ECMA-48: EL, ED
+# The same for a cursor at the beginning of a row: where that is the first one of the screen, tmux
+# takes ED for an order to clear it, and keeps what is erased in the scrollback.
+_ERASE_ROWS = "\x1b7\x1b[K\x1b[B\x1b[J\x1b8"
 _SAVE_CURSOR, _RESTORE_CURSOR = "\x1b7", "\x1b8"  # DEC: DECSC, DECRC
 # No frame in between is shown; terminals that do not know the first ignore it.
 _BEGIN_UPDATE = "\x1b[?2026h\x1b[?25l"
@@ -44,6 +47,8 @@ class MarkdownWriter:
         self._size = self._get_size()
         self._page = Page(palette, Pen(self._row_width()))
         self._drawn = ""  # behind the cursor
+        self._resized = False  # since then
+        self._column = 0  # of the cursor
         self._draft = ""  # all that is not certain, drawn or not
         self._in_flight = ""
 
@@ -79,26 +84,36 @@ class MarkdownWriter:
         else:
             column = self._page.pen.column
             end = "\r\n" if column or self._draft else ""
-            text = f"\x1b[{column + 1}G{_ERASE_BELOW}{self._draft}{end}"
+            erase = _ERASE_BELOW if column else _ERASE_ROWS
+            text = f"\x1b[{column + 1}G{erase}{self._draft}{end}"
         return self._encode(text)
 
     def _show(self) -> None:
         """Print what has become certain, and draw the rest."""
+        erase = self._erasing()
         pen = self._page.pen
         certain, pen.text, pen.num_breaks = pen.text, "", 0
         draft = self._page.fork()
         draft.end()
         self._draft = draft.pen.text.removesuffix("\r\n")
         drawn = self._fitted(self._draft)
-        if not certain and drawn == self._drawn:
+        if not certain and drawn == self._drawn and not self._resized:
             return
-        frame = (_ERASE_BELOW if self._drawn else "") + certain + self._placed(drawn)
+        frame = erase + certain + self._placed(drawn)
         if "\r\n" in self._drawn + drawn:
             frame = _BEGIN_UPDATE + frame + _END_UPDATE
         self._in_flight = certain or " "
         write_through(self._stream, self._encode(frame))
         self._in_flight = ""
-        self._drawn = drawn
+        self._drawn, self._resized, self._column = drawn, False, pen.column
+
+    def _erasing(self) -> str:
+        """Return the sequence that erases what is drawn behind the cursor."""
+        if not self._drawn:
+            return ""
+        if "\r\n" not in self._drawn and not self._resized:
+            return _ERASE_RIGHT
+        return _ERASE_BELOW if self._column else _ERASE_ROWS
 
     def _placed(self, drawn: str) -> str:
         """Return the sequence that draws behind the cursor and comes back."""
@@ -125,6 +140,7 @@ class MarkdownWriter:
         if size == self._size:
             return
         self._size = size
+        self._resized = True
         pen = self._page.pen
         pen.width = self._row_width()
         if pen.column > pen.width:

@@ -61,7 +61,7 @@ export function newestLeaf(messages, message) {
   return leaf.id;
 }
 
-// Parts what a reasoning model thinks, which it writes first and in a tag, from what it answers.
+// Parts what a reasoning model thinks, which comes first and in a tag, from what it answers.
 export function partThought(text) {
   const [all = "", thought = ""] = /^\s*<think>([\s\S]*?)(?:<\/think>\s*|$)/.exec(text) ?? [];
   return { thought: thought.trim(), answer: text.slice(all.length) };
@@ -78,7 +78,7 @@ export function requestBody(settings, path) {
     messages.push({ role: "user", content: question.text });
     messages.push({ role: "assistant", content: answer });
   }
-  const body = { query: path.at(-1).text, ...settings.options };
+  const body = { query: path.at(-1).text, include_reasoning: true, ...settings.options };
   if (messages.length) body.messages = messages;
   if (settings.context) body.context = settings.context;
   else if (settings.system.trim()) body.system = settings.system;

@@ -5,7 +5,9 @@ import { fetchJson, server } from "./api.js";
 import { element } from "./render.js";
 import { byId } from "./ui.js";
 
-const NOT_SAMPLING = new Set(["query", "messages", "system", "context", "model"]);
+const NOT_SAMPLING = new Set([
+  "query", "messages", "system", "context", "model", "include_reasoning",
+]);
 
 function kindOf(schema) {
   const types = (schema.anyOf ?? [schema]).filter(({ type }) => type !== "null");
@@ -43,7 +45,11 @@ function makeField(name, schema, settings, onChange) {
   } else input = element("textarea", { ...attrs, rows: "2", spellcheck: "false" });
   const given = server.model(settings.model)?.sampling[name];
   input.placeholder = show(given, type) || (name === "seed" ? "random" : "none");
-  if (type === "boolean") input.checked = Boolean(settings.options[name] ?? given);
+  if (type === "boolean") {
+    const value = settings.options[name] ?? given;
+    input.checked = Boolean(value);
+    input.indeterminate = value === undefined; // the model decides
+  }
   else input.value = show(settings.options[name], type);
   input.addEventListener("input", () => {
     input.setCustomValidity("");

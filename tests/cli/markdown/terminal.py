@@ -31,6 +31,7 @@ class ReflowingTerminal:
         self.columns, self.lines = columns, lines
         self.rows = [_Row()]
         self.row = self.column = 0
+        self._top = 0  # the first row of the screen; those above are the scrollback
         self._saved = 0, 0
 
     @property
@@ -52,7 +53,7 @@ class ReflowingTerminal:
                 position += 1
 
     def resize(self, columns: int, lines: int) -> None:
-        """Break all lines anew; the cursor stays at its character."""
+        """Break all lines anew; the cursor stays at its character, and on the screen."""
         cursor_line, offset = self._locate_cursor()
         lines_before = [*self._logical_lines()]
         self.columns, self.lines = columns, lines
@@ -62,16 +63,27 @@ class ReflowingTerminal:
             self._break(line)
             if number == cursor_line:
                 self._place_cursor(first_row, offset)
+        del self.rows[self.row + self.lines :]
+        self._top = max(0, len(self.rows) - self.lines)
 
     def _obey(self, parameters: str, final: str) -> None:
         if final == "7":
             self._saved = self.row - self._top, self.column
         elif final == "8":
             self.row, self.column = self._saved[0] + self._top, self._saved[1]
-        elif final == "J":
+        elif final in "JK":
             assert parameters == ""
-            del self.rows[self.row + 1 :]
+            at_home = (self.row, self.column) == (self._top, 0)
+            assert final == "K" or not at_home, "tmux would keep what is erased"
             del self.rows[self.row].cells[self._erased_from() :]
+            if final == "J":
+                del self.rows[self.row + 1 :]
+        elif final == "B":
+            assert parameters == ""
+            if self.row + 1 < self._top + self.lines:
+                self.row += 1
+                if self.row == len(self.rows):
+                    self.rows.append(_Row())
         elif final == "A":
             self.row = max(self._top, self.row - int(parameters))
         elif final == "G":
@@ -86,6 +98,7 @@ class ReflowingTerminal:
             self.row += 1
             if self.row == len(self.rows):
                 self.rows.append(_Row())
+            self._top = max(self._top, self.row + 1 - self.lines)
         else:
             assert character.isprintable() or cells(character) == 0, repr(character)
             self._put_cells(character, cells(character))
@@ -107,10 +120,6 @@ class ReflowingTerminal:
         row.cells += [" "] * (self.column - len(row.cells))
         row.cells[self.column : self.column + width] = [character, *[""] * (width - 1)]
         self.column += width
-
-    @property
-    def _top(self) -> int:
-        return max(0, len(self.rows) - self.lines)
 
     def _erased_from(self) -> int:
         """A cursor that waits behind the last column is on it."""

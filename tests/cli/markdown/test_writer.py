@@ -134,7 +134,7 @@ def test_an_interrupt_within_a_write_keeps_all_text(written: bool) -> None:
     assert {"one", "two", "three", "four"} <= set(words)
 
 
-SEQUENCES = re.compile(r"\x1b(?:\[[0-9;?]*[AGJhlm]|[78])")
+SEQUENCES = re.compile(r"\x1b(?:\[[0-9;?]*[ABGJKhlm]|[78])")
 
 
 @given(st.text(), widths)
@@ -188,7 +188,7 @@ def test_what_is_drawn_is_erased_in_the_same_write() -> None:
     writer = make_writer(received.append, 80)
     for piece in ["fo", "ur "]:
         writer.write(piece)
-    assert received == [b"\x1b7fo\x1b8", b"\x1b[Jfour"]
+    assert received == [b"\x1b7fo\x1b8", b"\x1b[Kfour"]
 
 
 def test_several_rows_are_drawn_without_a_frame_in_between() -> None:
