@@ -40,7 +40,7 @@ def _stamp(path: Path) -> _Stamp | None:
     stamp: _Stamp = []
     for part in part_names(path.name):
         try:
-            status = path.with_name(part).stat()
+            status = (path.parent / part).stat()  # a folder may have no name to replace
         except OSError:
             return None
         stamp += [status.st_dev, status.st_ino, status.st_size]

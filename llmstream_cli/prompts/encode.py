@@ -122,12 +122,8 @@ def _render(
     # Qwen3 and most others ask by the first name, DeepSeek V3.1 and Granite by the second.
     told = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
     return template.render(
-        {
-            **chat_variables(
-                messages, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token
-            ),
-            **told,
-        }
+        chat_variables(messages, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+        | told
     )
 
 

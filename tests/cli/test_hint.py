@@ -13,13 +13,14 @@ from llmstream_cli.models.presets import PRESETS
 from llmstream_cli.models.resolve import ResolvedModel
 from tests.cli.model_commands import on_a_terminal
 
-OPTIONS = ("-t", "0", "-n", "4")
+QUESTION = ("ask", "Where is Paris?", "-t", "0", "-n", "4")
 FAST = 150.0  # tokens per second
 HINT = re.compile(r"\r\nllmstream: .*`llmstream models pull ([\w.-]+)` .*\r\n$")
 
 
 @pytest.fixture
-def state(home: Path) -> Path:
+def state(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TERM", "dumb")  # neither markdown nor a line that tells what is waited for
     return home / "state" / "llmstream"
 
 
@@ -29,9 +30,9 @@ def hint_on_a_terminal(monkeypatch: pytest.MonkeyPatch, tokens_per_second: float
         hint.hint_once(found(), tokens_per_second)
 
 
-def shown(*arguments: str) -> str:
-    """What a terminal gets that is sent no control sequences: the answer as it is, and no waits."""
-    return on_a_terminal("ask", "Where is Paris?", *arguments, term="dumb").read()
+def shown_to(*arguments: str) -> str:
+    """Run a command on a terminal, one on which no wait can be shown; return what is there."""
+    return str(on_a_terminal(*arguments, term="dumb").read())
 
 
 def found() -> ResolvedModel:
@@ -41,17 +42,18 @@ def found() -> ResolvedModel:
 
 
 def test_the_first_answer_on_a_terminal_is_followed_by_the_hint(state: Path) -> None:
-    first = shown(*OPTIONS)
+    first = shown_to(*QUESTION)
     match = HINT.search(first)
     assert match is not None, first
     assert match[1] in PRESETS
     assert first.startswith("Paris is the capital")
-    assert shown(*OPTIONS) == "Paris is the capital\r\n"
+    assert shown_to(*QUESTION) == "Paris is the capital\r\n"
 
 
 def test_another_model_brings_no_hint(state: Path, model_path: Path, tmp_path: Path) -> None:
     (tmp_path / "own.gguf").symlink_to(model_path)
-    assert shown(*OPTIONS, "--model", str(tmp_path / "own.gguf")) == "Paris is the capital\r\n"
+    shown = shown_to(*QUESTION, "--model", str(tmp_path / "own.gguf"))
+    assert shown == "Paris is the capital\r\n"
     assert not state.exists()
 
 

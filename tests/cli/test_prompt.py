@@ -209,14 +209,12 @@ def test_a_context_and_a_system_message_exclude_each_other() -> None:
     assert message == "--system and --context both give the system message"
 
 
-def test_a_mistake_in_the_configuration_is_one_line_and_matters_only_where_it_is_read(
-    tmp_path: Path,
-) -> None:
+def test_a_mistake_in_the_configuration_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
     path.write_text("[contexts]\nsql = 5\n")
-    message = refusal("--context", "math", QUESTION, config=path)
-    assert message == f"{path}, line 2: the context sql has to be text"
-    assert answer(QUESTION, config=path) == answer(QUESTION)
+    for arguments in (("--context", "math", QUESTION), (QUESTION,)):
+        message = refusal(*arguments, config=path)
+        assert message == f"{path}, line 2: the context sql has to be text"
 
 
 # ---- serve ----------------------------------------------------------------------------------

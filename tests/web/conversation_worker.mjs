@@ -1,17 +1,13 @@
-// Calls functions of conversation.js: a line is a name and its arguments. Maps come as lists.
+// Calls functions of conversation.js: a line is a name and its arguments.
 import { createInterface } from "node:readline";
 
 const module = await import(process.argv[2]);
 
 const calls = {
-  body: ({ settings, path }) => module.requestBody(settings, path),
-  path: ({ messages, leaf }) => module.pathTo(new Map(messages.map((one) => [one.id, one])), leaf),
-  leaf: ({ messages, message }) =>
-    module.newestLeaf(new Map(messages.map((one) => [one.id, one])), message),
+  body: ({ settings, asked }) => module.requestBody(settings, asked),
   thought: (text) => module.partThought(text),
   title: (text) => module.titleFrom(text),
-  markdown: ({ conversation, path }) =>
-    module.fromMarkdown(module.toMarkdown(conversation, path))[0],
+  markdown: (conversation) => module.fromMarkdown(module.toMarkdown(conversation))[0],
   json: (entries) => module.fromJson(module.toJson(entries)),
   read: (text) => module.fromJson(text),
 };

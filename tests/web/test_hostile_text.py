@@ -94,11 +94,10 @@ async def test_nothing_in_a_file_runs_or_loads(tabs: Tabs) -> None:
         conversations = [
             {
                 "title": text,
-                "leaf": "a",
                 "settings": {"system": text, "model": text, "options": {"temperature": text}},
                 "messages": [
-                    {"id": "q", "parent": None, "role": "user", "text": text, "onload": RUN},
-                    {"id": "a", "parent": "q", "role": "assistant", "text": text, "model": text}
+                    {"id": "q", "role": "user", "text": text, "onload": RUN},
+                    {"id": "a", "role": "assistant", "text": text, "model": text}
                     | {"stats": {"generated_tokens": text, "finish_reason": text}},
                 ],
             }

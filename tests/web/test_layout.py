@@ -80,20 +80,15 @@ async def test_on_a_phone_the_list_opens_over_the_conversation(tabs: Tabs) -> No
         await expect(chat.page.locator("#welcome")).to_be_visible()
 
 
-async def test_the_theme_is_the_systems_until_another_is_chosen(tabs: Tabs) -> None:
-    async def is_dark() -> bool:
-        color = await chat.page.evaluate("getComputedStyle(document.body).backgroundColor")
-        red = int(color.partition("(")[2].split(",")[0])
-        return red < 100
-
+async def test_the_theme_is_the_systems(tabs: Tabs) -> None:
     async with serving() as served:
         chat = await tabs.open(served.url, color_scheme="dark")
-        assert await is_dark()
-        await chat.page.select_option("#theme", "light")
-        assert not await is_dark()
-        await chat.page.reload()
-        await expect(chat.page.locator("#theme")).to_have_value("light")
-        assert not await is_dark()
+        colors = []
+        for scheme in ("dark", "light"):
+            await chat.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            color = await chat.page.evaluate("getComputedStyle(document.body).backgroundColor")
+            colors.append(int(color.partition("(")[2].split(",")[0]))
+    assert colors[0] < 100 < colors[1]
 
 
 # ---- accessibility ----------------------------------------------------------------------------
@@ -108,16 +103,17 @@ async def open_settings(chat: Chat) -> None:
     await expect(chat.page.locator(".option").first).to_be_visible()
 
 
-async def open_shortcuts(chat: Chat) -> None:
-    await chat.button("Shortcuts").click()
-
-
 async def open_menu(chat: Chat) -> None:
     await chat.button("This conversation").click()
 
 
 async def edit(chat: Chat) -> None:
     await chat.button("Edit").click()
+
+
+async def rename(chat: Chat) -> None:
+    await chat.button("This conversation").click()
+    await chat.button("Rename").click()
 
 
 async def start_new(chat: Chat) -> None:
@@ -128,9 +124,7 @@ States = Callable[[Chat], Coroutine[Any, Any, None]]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(
-    "state", [do_nothing, open_settings, open_shortcuts, open_menu, edit, start_new]
-)
+@pytest.mark.parametrize("state", [do_nothing, open_settings, open_menu, edit, start_new, rename])
 async def test_axe_finds_nothing(tabs: Tabs, axe: str, state: States, scheme: Any) -> None:
     async with serving(FakeEngine((SHOWCASE,))) as served:
         chat = await answered(tabs, served.url, color_scheme=scheme, bypass_csp=True)
@@ -154,8 +148,8 @@ async def test_axe_finds_nothing_where_a_key_is_wanted(tabs: Tabs, axe: str) -> 
         assert not await findings(chat, axe)
 
 
-async def test_what_is_said_comes_in_sentences_and_not_in_tokens(tabs: Tabs) -> None:
-    engine = FakeEngine(("A word. ",), repeat=60, pause=0.1)
+async def test_an_answer_is_said_once_and_not_in_tokens(tabs: Tabs) -> None:
+    engine = FakeEngine(("A word. ",), repeat=60, pause=0.02)
     async with serving(engine) as served:
         chat = await tabs.open(served.url)
         await chat.page.evaluate(
@@ -168,11 +162,8 @@ async def test_what_is_said_comes_in_sentences_and_not_in_tokens(tabs: Tabs) -> 
         )
         await chat.ask("?")
         said = json.loads(await chat.page.evaluate("JSON.stringify(said)"))
-    assert 3 <= len(said) <= 6
     assert said[0] == "The answer is on its way."
-    assert all(text.strip().endswith(".") for text in said)
-    assert said[-1].endswith("The answer is complete.")
-    assert "".join(said).count("A word.") == 60
+    assert said[1:] == ["A word. " * 60 + " Answer complete."]
 
 
 # ---- keyboard ---------------------------------------------------------------------------------
@@ -191,32 +182,23 @@ async def test_a_conversation_by_keyboard_alone(tabs: Tabs) -> None:
         await expect(chat.questions).to_have_text(["one\ntwo"])
         assert await chat.ended() == "one\ntwo"
         await expect(query).to_be_focused()
-        await press("ArrowUp")
-        await expect(chat.page.get_by_label("Edit your message")).to_be_focused()
-        await press("Escape")
-        await expect(chat.button("Edit")).to_be_focused()
-        await press("?")
-        await expect(chat.page.locator("#shortcuts")).to_be_visible()
-        await press("Escape")
-        await press("/")
+        await chat.button("Edit").press("Enter")
         await expect(query).to_be_focused()
-        await press("?")  # in the box it is a character
-        await expect(query).to_have_value("?")
-        await press("Backspace")
-        await press("Control+Shift+O")
+        await expect(query).to_have_value("one\ntwo")
+        await press("Escape")
+        await expect(query).to_have_value("")
+        await chat.button("New conversation").press("Enter")
         await expect(chat.page.locator("#welcome")).to_be_visible()
         await chat.page.keyboard.type("three")
         await press("Enter")
         assert await chat.ended() == "three"
-        await press("Alt+ArrowDown")
+        await chat.titles.last.press("Enter")
         await expect(chat.questions).to_have_text(["one\ntwo"])
-        await press("Alt+ArrowUp")
-        await expect(chat.questions).to_have_text(["three"])
         await chat.button("This conversation").press("Enter")
         await expect(chat.button("Rename")).to_be_visible()
         await press("Escape")
         await expect(chat.button("Rename")).to_be_hidden()
-        await press("Control+Shift+S")
+        await chat.button("Settings").press("Enter")
         await expect(chat.page.get_by_label("System message")).to_be_focused()
 
 
@@ -254,15 +236,15 @@ async def test_the_page_follows_the_answer_only_from_its_end(tabs: Tabs) -> None
         )
         await chat.send("?")
         await expect(chat.answer.locator("p").nth(40)).to_be_visible()
-        await expect(chat.page.locator("#to-end")).to_be_hidden()
         await log.hover()
         await chat.page.mouse.wheel(0, -200)
-        await expect(chat.page.locator("#to-end")).to_be_visible()
+        await chat.page.wait_for_timeout(300)  # a wheel turns smoothly
         top = await log.evaluate("one => one.scrollTop")
         count = await chat.answer.locator(".body p").count()
         await expect(chat.answer.locator(".body p").nth(count + 20)).to_be_attached()
         assert await log.evaluate("one => one.scrollTop") == top  # it stays where the reader is
-        await chat.button("To the end").click()
+        await log.evaluate("one => one.scrollTo(0, one.scrollHeight)")
+        await chat.page.wait_for_timeout(300)
         assert await gap() <= 60
         await chat.ended()
         assert await gap() <= 8

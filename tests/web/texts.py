@@ -24,5 +24,5 @@ def factorial(n: int) -> int:
 
 ---
 
-- [x] a base case
-- [ ] ~~an infinite loop~~"""
+- a base case
+- ~~an infinite loop~~"""

@@ -1,9 +1,8 @@
-// A conversation is a tree of messages: to ask or to answer again adds a sibling, so that no text
-// is ever lost, and what is shown is the way from the first message to the `leaf`. Pure.
+// A conversation: its settings and the list of its messages, to requests and to files. Pure.
 
-export const ROLES = ["user", "assistant"];
 const MAX_TITLE = 60;
 const FORMAT = "llmstream conversations";
+const OTHER = "this page has not exported it";
 
 export function randomId() {
   // Not `randomUUID`, which pages that came over plain HTTP do not have.
@@ -11,74 +10,45 @@ export function randomId() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-export function newConversation(settings = {}) {
-  const now = Date.now();
-  const { model = null, system = "", context = null, options = {} } = settings;
-  const chosen = { model, system, context, options: { ...options } };
-  return { id: randomId(), title: "", created: now, updated: now, leaf: null, settings: chosen };
+// The settings may be another conversation's, or a file's, of which what is wrong is dropped.
+export function newConversation(given) {
+  const { model, system, context, options } = isPlain(given) ? given : {};
+  return {
+    id: randomId(),
+    title: "",
+    updated: Date.now(),
+    messages: [],
+    settings: {
+      model: isText(model) ? model : null,
+      system: isText(system) ? system : "",
+      context: isText(context) ? context : null,
+      options: isPlain(options) ? { ...options } : {},
+    },
+  };
 }
 
-export function newMessage(conversation, parent, role, text = "") {
-  return { id: randomId(), conversation, parent, role, text, created: Date.now() };
-}
+export const newMessage = (role, text = "") => ({ id: randomId(), role, text });
 
-export function titleFrom(text) {
-  const line = text.trim().split("\n", 1)[0].trim();
-  return line.length > MAX_TITLE ? `${line.slice(0, MAX_TITLE - 1).trimEnd()}\u2026` : line;
-}
+export const titleFrom = (text) => text.trim().split("\n", 1)[0].slice(0, MAX_TITLE).trim();
 
-// Returns the messages from the first to the leaf, in order.
-export function pathTo(messages, leaf) {
-  const path = [];
-  const seen = new Set(); // a file may have been made to lead in a circle
-  for (let id = leaf; messages.has(id) && !seen.has(id); id = messages.get(id).parent) {
-    seen.add(id);
-    path.push(messages.get(id));
-  }
-  return path.reverse();
-}
-
-// Returns the messages that stand in the place of this one, itself included, oldest first.
-export function siblings(messages, message) {
-  return [...messages.values()]
-    .filter((other) => other.parent === message.parent && other.role === message.role)
-    .sort((one, other) => one.created - other.created || (one.id < other.id ? -1 : 1));
-}
-
-// Returns the last message below this one, by the way of the newest.
-export function newestLeaf(messages, message) {
-  const newest = new Map();
-  for (const other of messages.values()) {
-    const rival = newest.get(other.parent);
-    if (!rival || other.created >= rival.created) newest.set(other.parent, other);
-  }
-  const seen = new Set();
-  let leaf = message;
-  while (newest.has(leaf.id) && !seen.has(leaf.id)) {
-    seen.add(leaf.id);
-    leaf = newest.get(leaf.id);
-  }
-  return leaf.id;
-}
-
-// Parts what a reasoning model thinks, which comes first and in a tag, from what it answers.
+// Parts what a reasoning model thinks, which it writes first and in a tag, from what it answers.
 export function partThought(text) {
   const [all = "", thought = ""] = /^\s*<think>([\s\S]*?)(?:<\/think>\s*|$)/.exec(text) ?? [];
   return { thought: thought.trim(), answer: text.slice(all.length) };
 }
 
-// Returns the body of a request for the answer to the last message of a path. Questions without
+// Returns the body of a request for the answer to the last of some messages. Questions without
 // an answer are left out: many models' templates want the roles to take turns.
-export function requestBody(settings, path) {
+export function requestBody(settings, asked) {
   const messages = [];
-  for (let at = 1; at < path.length - 1; at += 1) {
-    const [question, reply] = [path[at - 1], path[at]];
+  for (let at = 1; at < asked.length - 1; at += 1) {
+    const [question, reply] = [asked[at - 1], asked[at]];
     const { answer } = partThought(reply.text);
     if (question.role !== "user" || reply.role !== "assistant" || !answer.trim()) continue;
     messages.push({ role: "user", content: question.text });
     messages.push({ role: "assistant", content: answer });
   }
-  const body = { query: path.at(-1).text, include_reasoning: true, ...settings.options };
+  const body = { query: asked.at(-1).text, ...settings.options };
   if (messages.length) body.messages = messages;
   if (settings.context) body.context = settings.context;
   else if (settings.system.trim()) body.system = settings.system;
@@ -86,89 +56,62 @@ export function requestBody(settings, path) {
   return body;
 }
 
-// ---- files ----------------------------------------------------------------------------------
-
-export function toJson(entries) {
-  const conversations = entries.map(({ conversation, messages }) => ({
-    ...conversation,
-    messages: messages.map(({ conversation: _, ...message }) => message),
-  }));
+export function toJson(conversations) {
   return JSON.stringify({ format: FORMAT, version: 1, conversations }, null, 2);
 }
 
 const isText = (value) => typeof value === "string";
-const isTime = (value) => Number.isFinite(value) && value >= 0 && value < 8.64e15;
 const isPlain = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 
-function readMessage(given, conversation, ids) {
-  const isGood = isPlain(given) && ROLES.includes(given.role) && isText(given.text) && isText(given.id);
-  if (!isGood) throw new Error("a message lacks its role, text or id");
-  const id = ids.get(given.id);
-  const parent = ids.get(given.parent) ?? null;
-  const created = isTime(given.created) ? given.created : Date.now();
-  const message = { id, conversation, parent, role: given.role, text: given.text, created };
-  if (isText(given.model)) message.model = given.model.slice(0, 200);
-  if (isPlain(given.stats)) message.stats = readStats(given.stats);
-  return message;
-}
-
-const NUMBERS = ["prompt_tokens", "cached_tokens", "generated_tokens", "tokens_per_second"];
-NUMBERS.push("seconds", "first_token_seconds");
+const NUMBERS = ["prompt_tokens", "cached_tokens", "generated_tokens", "tokens_per_second",
+  "first_token_seconds"];
 
 export function readStats(given) {
   const stats = {};
   for (const name of NUMBERS) if (Number.isFinite(given[name])) stats[name] = given[name];
-  if (isText(given.finish_reason)) stats.finish_reason = given.finish_reason.slice(0, 40);
+  if (isText(given.finish_reason)) stats.finish_reason = given.finish_reason;
   return stats;
 }
 
-function readSettings(given) {
-  const settings = isPlain(given) ? given : {};
-  return {
-    model: isText(settings.model) ? settings.model.slice(0, 200) : null,
-    system: isText(settings.system) ? settings.system : "",
-    context: isText(settings.context) ? settings.context.slice(0, 200) : null,
-    options: isPlain(settings.options) ? settings.options : {},
-  };
+function readMessage(given) {
+  const isGood = ["user", "assistant"].includes(given?.role) && isText(given.text);
+  if (!isGood) throw new Error("a message lacks its role or text");
+  const message = newMessage(given.role, given.text);
+  if (isText(given.model)) message.model = given.model;
+  if (isPlain(given.stats)) message.stats = readStats(given.stats);
+  return message;
 }
 
 // Returns the conversations of a file, each with new ids, so that no import replaces anything.
 export function fromJson(text) {
   const file = JSON.parse(text);
-  if (!isPlain(file) || file.format !== FORMAT || !Array.isArray(file.conversations)) {
-    throw new Error("this is no file of conversations that this page has exported");
-  }
+  if (file?.format !== FORMAT || !Array.isArray(file.conversations)) throw new Error(OTHER);
   return file.conversations.map((given) => {
-    if (!isPlain(given) || !Array.isArray(given.messages)) {
-      throw new Error("a conversation lacks its messages");
-    }
-    const conversation = newConversation(readSettings(given.settings));
-    conversation.title = isText(given.title) ? given.title.slice(0, 200) : "";
-    if (isTime(given.created)) conversation.created = given.created;
-    const ids = new Map(given.messages.map((message) => [message?.id, randomId()]));
-    const messages = given.messages.map((one) => readMessage(one, conversation.id, ids));
-    conversation.leaf = ids.get(given.leaf) ?? messages.at(-1)?.id ?? null;
-    return { conversation, messages };
+    if (!Array.isArray(given?.messages)) throw new Error("a conversation lacks its messages");
+    const conversation = newConversation(given.settings);
+    if (isText(given.title)) conversation.title = given.title.slice(0, 200);
+    if (Number.isFinite(given.updated)) conversation.updated = given.updated;
+    conversation.messages = given.messages.map(readMessage);
+    return conversation;
   });
 }
 
-// In Markdown a comment stands before each turn. A line of a text that looks like one is marked
-// by a backslash, as are those that are marked already.
+// In Markdown a comment stands before each turn. A line that looks like one gets a backslash, as
+// do those that have one.
 const TURN = /^<!-- llmstream: (system|user|assistant) -->$/;
 
-export function toMarkdown(conversation, path) {
-  const turns = path.map(({ role, text }) => [role, text]);
-  if (conversation.settings.system) turns.unshift(["system", conversation.settings.system]);
+export function toMarkdown({ title, settings, messages }) {
+  const turns = messages.map(({ role, text }) => [role, text]);
+  if (settings.system) turns.unshift(["system", settings.system]);
   const parts = turns.map(([role, text]) => {
     const safe = text.replace(/^(\\*)(?=<!-- llmstream: )/gm, "\\$1");
     return `<!-- llmstream: ${role} -->\n\n${safe}\n`;
   });
-  return [`# ${conversation.title || "Conversation"}\n`, ...parts].join("\n");
+  return [`# ${title || "Conversation"}\n`, ...parts].join("\n");
 }
 
 export function fromMarkdown(text) {
   const conversation = newConversation();
-  const messages = [];
   const turns = [];
   for (const line of text.replaceAll("\r\n", "\n").split("\n")) {
     const turn = TURN.exec(line);
@@ -176,12 +119,11 @@ export function fromMarkdown(text) {
     else if (turns.length) turns.at(-1).lines.push(line.replace(/^\\(?=\\*<!-- llmstream: )/, ""));
     else if (line.startsWith("# ")) conversation.title = line.slice(2, 202).trim();
   }
-  if (!turns.length) throw new Error("the file has no turns that this page has exported");
+  if (!turns.length) throw new Error(OTHER);
   for (const { role, lines } of turns) {
     const content = lines.slice(lines[0] ? 0 : 1, lines.at(-1) ? undefined : -1).join("\n");
     if (role === "system") conversation.settings.system = content;
-    else messages.push(newMessage(conversation.id, conversation.leaf, role, content));
-    conversation.leaf = messages.at(-1)?.id ?? null;
+    else conversation.messages.push(newMessage(role, content));
   }
-  return [{ conversation, messages }];
+  return [conversation];
 }
