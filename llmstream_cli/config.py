@@ -95,9 +95,8 @@ def config_path() -> Path | None:
     named = os.environ.get(VARIABLE)
     if named is not None:
         return _expand(named) if named else None
-    if sys.platform == "linux":  # as platformdirs has it, whose import every answer would wait for
-        xdg = os.environ.get("XDG_CONFIG_HOME", "").strip()
-        folder = _expand(xdg or "~/.config") / "llmstream"
+    if sys.platform == "linux":
+        folder = _linux_folder("XDG_CONFIG_HOME", "~/.config")
     else:
         from platformdirs import user_config_path
 
@@ -119,9 +118,18 @@ def history_path(config: Config) -> Path | None:
         return None
     if config.history.path is not None:
         return config.history.path
-    from platformdirs import user_data_path
+    if sys.platform == "linux":
+        folder = _linux_folder("XDG_DATA_HOME", "~/.local/share")
+    else:
+        from platformdirs import user_data_path
 
-    return user_data_path("llmstream", appauthor=False) / "history.db"
+        folder = user_data_path("llmstream", appauthor=False)
+    return folder / "history.db"
+
+
+def _linux_folder(variable: str, usual: str) -> Path:
+    """Return the folder as platformdirs has it, whose import every answer would wait for."""
+    return _expand(os.environ.get(variable, "").strip() or usual) / "llmstream"
 
 
 def load_config() -> Config:

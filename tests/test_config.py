@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import platformdirs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -242,8 +243,11 @@ def test_history_is_kept_in_the_folder_for_data_unless_the_file_says_otherwise(
     monkeypatch.delenv("LLMSTREAM_HISTORY", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
     usual = history_path(Config())
-    assert usual is not None
+    assert usual == platformdirs.user_data_path("llmstream", appauthor=False) / "history.db"
     assert usual.is_relative_to(home)
+    monkeypatch.delenv("XDG_DATA_HOME")
+    unset = history_path(Config())
+    assert unset == platformdirs.user_data_path("llmstream", appauthor=False) / "history.db"
     said = parse_config('[history]\npath = "~/h.db"', Path("my.toml"))
     assert said.history == History(path=home / "h.db")
     assert history_path(said) == home / "h.db"

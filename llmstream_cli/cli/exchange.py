@@ -36,11 +36,10 @@ async def show_answer(
     def show(chunk: Chunk) -> None:
         if chunk.progress is not None:
             waiting.follow(chunk.progress)
-            return
-        if chunk.reasoning and not view.shows_reasoning:
-            waiting.begin("thinking")
-        elif chunk.reasoning or chunk.text or chunk.finish_reason is not None:
+        elif chunk.text or chunk.finish_reason or (chunk.reasoning and view.shows_reasoning):
             waiting.end()
+        elif chunk.reasoning == answer.reasoning != "":  # the first of it
+            waiting.begin("thinking")
         view.show(chunk)
 
     with on_interrupt(lambda: write_last(waiting.last_words(), descriptor=2)):

@@ -116,6 +116,7 @@ def request_body(request: GenerationRequest, model: str, owner: str) -> dict[str
         body["messages"] = [
             {"role": message.role, "content": message.content} for message in request.messages
         ]
+        body |= _thinking(request.thinking, owner)
     else:
         body["prompt"] = request.prompt
     dialect = _DIALECTS.get(owner, _OPENAI)
@@ -124,18 +125,18 @@ def request_body(request: GenerationRequest, model: str, owner: str) -> dict[str
             of = owner if owner in _DIALECTS else "OpenAI"
             raise InvalidValueError(f"{name} cannot be asked of this server: its API is {of}'s")
         body |= dialect[name](value)
-    return body | _thinking(request, owner)
+    return body
 
 
-def _thinking(request: GenerationRequest, owner: str) -> dict[str, Any]:
-    """Ask for reasoning, or for none, where the server passes that on to the chat template."""
-    if request.thinking is None or not request.messages:
+def _thinking(thinking: bool | None, owner: str) -> Mapping[str, Any]:
+    """Return how a server is told whether to reason; OpenAI's own can only be told not to."""
+    if thinking is None:
         return {}
     if owner in _DIALECTS:
-        return {"chat_template_kwargs": {"enable_thinking": request.thinking}}
-    if request.thinking:
+        return {"chat_template_kwargs": {"enable_thinking": thinking}}
+    if thinking:
         raise InvalidValueError("thinking cannot be asked of this server: its API is OpenAI's")
-    return {}  # to ask for none is no more than a wish
+    return {"reasoning_effort": "none"}
 
 
 def _asked_for(request: GenerationRequest) -> dict[str, Any]:

@@ -132,17 +132,20 @@ def test_a_schema_that_is_none(schema: str) -> None:
         sampled("", json_schema=schema)
 
 
-@pytest.mark.parametrize("thinking", [True, False])
 @pytest.mark.parametrize("owner", ["llmstream", "llamacpp", "vllm", "sglang"])
-def test_reasoning_is_asked_of_the_template(owner: str, thinking: bool) -> None:
-    request = GenerationRequest(HELLO, unset=ALL, thinking=thinking)
-    told = request_body(request, "tiny", owner)["chat_template_kwargs"]
-    assert told == {"enable_thinking": thinking}
+@pytest.mark.parametrize("thinking", [True, False])
+def test_thinking_is_told_to_the_template(owner: str, thinking: bool) -> None:
+    body = request_body(GenerationRequest(HELLO, unset=ALL, thinking=thinking), "m", owner)
+    assert body["chat_template_kwargs"] == {"enable_thinking": thinking}
 
 
-def test_another_server_cannot_be_asked_for_reasoning() -> None:
-    with pytest.raises(InvalidValueError, match="thinking cannot be asked of this server"):
+def test_openais_own_models_can_only_be_told_not_to_think() -> None:
+    body = request_body(GenerationRequest(HELLO, unset=ALL, thinking=False), "tiny", "openai")
+    assert body["reasoning_effort"] == "none"
+    with pytest.raises(InvalidValueError, match=r"^thinking cannot be asked of this server"):
         request_body(GenerationRequest(HELLO, unset=ALL, thinking=True), "tiny", "openai")
-    for thinking in (None, False):
-        request = GenerationRequest(HELLO, unset=ALL, thinking=thinking)
-        assert "chat_template_kwargs" not in request_body(request, "tiny", "openai")
+
+
+def test_a_raw_prompt_says_nothing_of_thinking() -> None:
+    request = GenerationRequest(prompt="Once", unset=ALL, thinking=False)
+    assert not {"chat_template_kwargs", "reasoning_effort"} & set(request_body(request, "m", ""))

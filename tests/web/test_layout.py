@@ -85,7 +85,7 @@ async def test_the_theme_is_the_systems(tabs: Tabs) -> None:
         chat = await tabs.open(served.url, color_scheme="dark")
         colors = []
         for scheme in ("dark", "light"):
-            await chat.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            await chat.page.emulate_media(color_scheme=scheme)
             color = await chat.page.evaluate("getComputedStyle(document.body).backgroundColor")
             colors.append(int(color.partition("(")[2].split(",")[0]))
     assert colors[0] < 100 < colors[1]
