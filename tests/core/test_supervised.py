@@ -392,8 +392,8 @@ async def test_a_native_abort_in_mid_stream_tells_its_assertion(
         assert "ended by SIGABRT" in str(reader.error)
         assert "GGML_ASSERT" in str(reader.error)
         assert len(str(reader.error).splitlines()) == 1
-        came = token_ids(reader.chunks)  # the last may not have left the process
-        assert 1 <= len(came) <= 4
+        came = token_ids(reader.chunks)  # what has not left the process dies with it
+        assert len(came) <= 4
         assert came == undisturbed[: len(came)]
 
 

@@ -121,7 +121,7 @@ def chop(text: str, width: int, first_width: int) -> Iterator[str]:
     limit = first_width
     for position, character in enumerate(text):
         size = cells(character)
-        if used and used + size > limit:
+        if used and size and used + size > limit:  # an accent stays with its letter
             yield text[start:position]
             start, used, limit = position, 0, width
         used += size

@@ -68,6 +68,12 @@ def test_words_do_not_depend_on_how_the_text_is_split_into_runs(
     assert space == other_space
 
 
+@pytest.mark.parametrize("width", [0, 1])
+def test_an_accent_stays_with_its_letter_however_narrow_a_row_is(width: int) -> None:
+    accent = "\N{COMBINING ACUTE ACCENT}"
+    assert list(chop(f"e{accent}{accent}a", width, width)) == [f"e{accent}{accent}", "a"]
+
+
 @given(st.text("a日é。", max_size=20), st.integers(2, 9), st.integers(2, 9))
 def test_parts_are_as_long_as_they_may_be(text: str, width: int, first_width: int) -> None:
     parts = list(chop(text, width, first_width))
