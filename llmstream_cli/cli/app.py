@@ -132,10 +132,8 @@ def ask(
     from llmstream_cli.cli.ask import Ask
     from llmstream_cli.cli.engine_options import EngineOptions
     from llmstream_cli.cli.question import Question
-    from llmstream_cli.cli.recording import RecordOptions
-    from llmstream_cli.cli.setup import Setup
+    from llmstream_cli.cli.setup import RecordOptions, Setup, ViewOptions
     from llmstream_cli.cli.structured import read_grammar, read_schema
-    from llmstream_cli.cli.views import ViewOptions
     from llmstream_cli.models.resolve import ModelChoice
 
     sampling = SamplingOptions(

@@ -2,17 +2,18 @@
 
 import sys
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from llmstream_cli.cli.answer import Answer
 from llmstream_cli.cli.engine_options import OpenEngine
-from llmstream_cli.cli.exchange import show_answer
 from llmstream_cli.cli.process import STARTED, at_end, on_interrupt, write_last
 from llmstream_cli.cli.question import Question
 from llmstream_cli.cli.setup import Begun, Setup
-from llmstream_cli.cli.stats import print_usage
-from llmstream_cli.cli.views import View
 from llmstream_cli.core.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from llmstream_cli.cli.answer import Answer
+    from llmstream_cli.cli.views import View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,10 @@ class Ask:
         return 0
 
     def _answer(self, begun: Begun, request: GenerationRequest, question: str) -> int:
-        import asyncio  # while the model loads
+        import asyncio  # this and the rest while the model loads
+
+        from llmstream_cli.cli.answer import Answer
+        from llmstream_cli.cli.stats import print_usage
 
         answer, view = Answer(STARTED), self.setup.view.make()
 
@@ -92,8 +96,10 @@ class Ask:
         return 0
 
     async def _receive(
-        self, opened: OpenEngine, request: GenerationRequest, answer: Answer, view: View
+        self, opened: OpenEngine, request: GenerationRequest, answer: "Answer", view: "View"
     ) -> None:
+        from llmstream_cli.cli.exchange import show_answer
+
         try:
             await show_answer(opened, request, answer, view, stats=self.setup.stats)
         finally:

@@ -43,9 +43,7 @@ def chat(
     """Turn the options into settings, and talk."""
     from llmstream_cli.cli.chat import Chat
     from llmstream_cli.cli.engine_options import EngineOptions
-    from llmstream_cli.cli.recording import RecordOptions
-    from llmstream_cli.cli.setup import Setup
-    from llmstream_cli.cli.views import ViewOptions
+    from llmstream_cli.cli.setup import RecordOptions, Setup, ViewOptions
     from llmstream_cli.models.resolve import ModelChoice
 
     sampling = SamplingOptions(

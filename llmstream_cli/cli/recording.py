@@ -13,6 +13,7 @@ from llmstream_cli.errors import HistoryError, InvalidValueError, SessionNotFoun
 from llmstream_cli.history.records import Turn
 
 if TYPE_CHECKING:
+    from llmstream_cli.cli.setup import RecordOptions
     from llmstream_cli.history.records import Session
     from llmstream_cli.history.store import History
 
@@ -123,61 +124,51 @@ class Resumed:
     recorder: Recorder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordOptions:
-    """What the user said of keeping; see the options of `ask` for each attribute."""
+def resume(options: "RecordOptions") -> Resumed:
+    """Return the conversation to go on with, or a new one.
 
-    continues: bool = False
-    session: str | None = None
-    off: bool = False
+    Raises:
+        SessionNotFoundError: there is none to go on with.
+        InvalidValueError: the name cannot be one.
+        HistoryError: the file cannot be used.
+    """
+    path = None if options.off and not options.goes_on else history_path(load_config())
+    if not options.goes_on:
+        return Resumed(Conversation(), "", Recorder(path))
+    if path is None:
+        raise HistoryError("no conversations are kept: the history is switched off")
+    session, turns = _read(options, path)
+    conversation = Conversation.of(turns)
+    recorder = Recorder(
+        path=None if options.off else path,
+        name=options.session,
+        session_id=None if session is None else session.id,
+        system=conversation.system,
+    )
+    return Resumed(conversation, "" if session is None else session.model, recorder)
 
-    @property
-    def _goes_on(self) -> bool:
-        return self.continues or self.session is not None
 
-    def resume(self) -> Resumed:
-        """Return the conversation to go on with, or a new one.
+def _read(options: "RecordOptions", path: Path) -> "tuple[Session | None, list[Turn]]":
+    """Return the conversation and its turns; nothing of one that only has a name yet."""
+    from llmstream_cli.history.store import History, check_name
 
-        Raises:
-            SessionNotFoundError: there is none to go on with.
-            InvalidValueError: the name cannot be one.
-            HistoryError: the file cannot be used.
-        """
-        path = None if self.off and not self._goes_on else history_path(load_config())
-        if not self._goes_on:
-            return Resumed(Conversation(), "", Recorder(path))
-        if path is None:
-            raise HistoryError("no conversations are kept: the history is switched off")
-        session, turns = self._read(path)
-        conversation = Conversation.of(turns)
-        recorder = Recorder(
-            path=None if self.off else path,
-            name=self.session,
-            session_id=None if session is None else session.id,
-            system=conversation.system,
-        )
-        return Resumed(conversation, "" if session is None else session.model, recorder)
+    if path.exists():  # else nothing is to be made
+        with History.open(path) as history:
+            session = _find(options, history)
+            if session is not None:
+                return session, history.turns(session.id)
+    if options.continues or options.session is None:
+        raise SessionNotFoundError(f"no conversations are kept in {path}")
+    check_name(options.session)
+    return None, []
 
-    def _read(self, path: Path) -> "tuple[Session | None, list[Turn]]":
-        """Return the conversation and its turns; nothing of one that only has a name yet."""
-        from llmstream_cli.history.store import History, check_name
 
-        if path.exists():  # else nothing is to be made
-            with History.open(path) as history:
-                session = self._find(history)
-                if session is not None:
-                    return session, history.turns(session.id)
-        if self.continues or self.session is None:
-            raise SessionNotFoundError(f"no conversations are kept in {path}")
-        check_name(self.session)
-        return None, []
-
-    def _find(self, history: "History") -> "Session | None":
-        if self.session is None:
-            return history.latest()
-        try:
-            return history.find(self.session)
-        except SessionNotFoundError:
-            if self.continues:
-                raise
-            return None
+def _find(options: "RecordOptions", history: "History") -> "Session | None":
+    if options.session is None:
+        return history.latest()
+    try:
+        return history.find(options.session)
+    except SessionNotFoundError:
+        if options.continues:
+            raise
+        return None

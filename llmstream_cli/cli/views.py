@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from llmstream_cli.cli.answer import Answer
@@ -10,7 +9,6 @@ from llmstream_cli.cli.markdown import answer_writer
 from llmstream_cli.cli.terminal import AnswerWriter
 from llmstream_cli.cli.thoughts import ThoughtWriter
 from llmstream_cli.core.api import Chunk, FinishReason
-from llmstream_cli.errors import InvalidValueError
 
 
 class View(Protocol):
@@ -121,40 +119,6 @@ class JsonLinesView:
     def last_words(self, answer: Answer) -> bytes:
         """Return the same."""
         return _line({"model": answer.model} | summary(answer)).encode()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ViewOptions:
-    """What the user said of how to show answers; see the options of `ask` for each attribute.
-
-    Attributes:
-        markdown: whether a terminal gets the text rendered.
-        reasoning: whether to show what the model thinks before it answers.
-
-    Raises:
-        InvalidValueError: two ways exclude each other.
-    """
-
-    json: bool = False
-    json_lines: bool = False
-    markdown: bool = True
-    reasoning: bool = True
-
-    def __post_init__(self) -> None:
-        if self.json and self.json_lines:
-            raise InvalidValueError("--json and --json-lines exclude each other")
-
-    def make(self) -> View:
-        """Return a view of one answer.
-
-        Raises:
-            OutputError: standard output is closed.
-        """
-        if self.json:
-            return JsonView()
-        if self.json_lines:
-            return JsonLinesView()
-        return TextView(markdown=self.markdown, reasoning=self.reasoning)
 
 
 def _whole(answer: Answer) -> str:

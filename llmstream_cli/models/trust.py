@@ -5,13 +5,10 @@ process of its own, once for each file. A lost record costs a second look, no mo
 """
 
 import contextlib
-import json
 import os
-import tempfile
 from pathlib import Path
 
 from llmstream_cli.models.cache_folder import cache_folder
-from llmstream_cli.models.quants import part_names
 
 _MAX_FILES = 1000
 _Stamp = list[int]
@@ -37,6 +34,8 @@ def note_loaded(path: Path) -> None:
 
 def _stamp(path: Path) -> _Stamp | None:
     """Return what changes when the file does, or another part of the model that it begins."""
+    from llmstream_cli.models.quants import part_names
+
     stamp: _Stamp = []
     for part in part_names(path.name):
         try:
@@ -53,6 +52,8 @@ def _record() -> Path:
 
 
 def _read() -> dict[str, _Stamp]:
+    import json  # not for the embedded model, which needs no record
+
     try:
         known = json.loads(_record().read_bytes())
     except (OSError, ValueError):
@@ -62,6 +63,9 @@ def _read() -> dict[str, _Stamp]:
 
 def _write(known: dict[str, _Stamp]) -> None:
     """Replace the record as a whole; of two who write at once, one is forgotten."""
+    import json
+    import tempfile
+
     record = _record()
     record.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=record.parent, prefix="loaded-")

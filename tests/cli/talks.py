@@ -8,11 +8,10 @@ from typing import Any
 
 from llmstream_cli.cli.conversation import Conversation
 from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
-from llmstream_cli.cli.recording import Recorder, RecordOptions
+from llmstream_cli.cli.recording import Recorder
 from llmstream_cli.cli.sampling import SamplingOptions
-from llmstream_cli.cli.setup import Setup
+from llmstream_cli.cli.setup import RecordOptions, Setup, ViewOptions
 from llmstream_cli.cli.talk import Talk
-from llmstream_cli.cli.views import ViewOptions
 from llmstream_cli.models.resolve import ModelChoice
 from tests.server.fakes import FakeEngine
 

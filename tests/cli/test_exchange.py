@@ -9,7 +9,7 @@ from llmstream_cli.cli import waiting as waiting_module
 from llmstream_cli.cli.answer import Answer
 from llmstream_cli.cli.engine_options import OpenEngine
 from llmstream_cli.cli.exchange import show_answer
-from llmstream_cli.cli.views import ViewOptions
+from llmstream_cli.cli.setup import ViewOptions
 from llmstream_cli.cli.waiting import WaitingLine
 from llmstream_cli.core.api import Chunk, FinishReason, GenerationRequest, Progress
 from llmstream_cli.errors import EngineDiedError

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from llmstream_cli.cli.conversation import Conversation
-from llmstream_cli.cli.recording import Recorder, RecordOptions
+from llmstream_cli.cli.recording import Recorder
+from llmstream_cli.cli.setup import RecordOptions
 from llmstream_cli.errors import (
     EngineDiedError,
     HistoryError,

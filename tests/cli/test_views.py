@@ -5,7 +5,8 @@ import json
 import pytest
 
 from llmstream_cli.cli.answer import Answer
-from llmstream_cli.cli.views import View, ViewOptions
+from llmstream_cli.cli.setup import ViewOptions
+from llmstream_cli.cli.views import View
 from llmstream_cli.core.api import Chunk, FinishReason, Usage
 from llmstream_cli.errors import InvalidValueError
 
