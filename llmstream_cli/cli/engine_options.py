@@ -1,8 +1,9 @@
 """From a command's options to an engine: a model in this process, or another server's."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmstream_cli.cli.find_model import find_model
 from llmstream_cli.cli.prompt import preset_format, read_template
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
     from llmstream_cli.core.engine import InProcessEngine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenEngine:
+class OpenEngine(NamedTuple):
     """An engine that has been started.
 
     Attributes:
@@ -32,7 +32,7 @@ class OpenEngine:
     engine: Engine
     name: str
     reference: str = ""
-    sampling: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = MappingProxyType({})
     found: ResolvedModel | None = None
     local: "InProcessEngine | None" = None
 

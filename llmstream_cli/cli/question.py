@@ -3,15 +3,14 @@
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from llmstream_cli.cli.prompt import context_message
 from llmstream_cli.cli.terminal import as_utf8, read_piped_input
 from llmstream_cli.errors import InvalidValueError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class Question(NamedTuple):
     """Where the question comes from; see the options of `ask` for each attribute."""
 
     words: Sequence[str] = ()

@@ -4,7 +4,7 @@ What shows and keeps answers is imported while the model loads, or the first tok
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
 from llmstream_cli.cli.question import system_message
@@ -74,8 +74,7 @@ class RecordOptions:
         return resume(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
+class Begun(NamedTuple):
     """A conversation, and who goes on with it.
 
     Attributes:

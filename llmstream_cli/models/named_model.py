@@ -1,7 +1,7 @@
 """Which model a word of the user's means, before anyone has looked whether it is here."""
 
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from llmstream_cli.models.own_preset import OWN_PRESETS, OwnPreset
 from llmstream_cli.models.preset import Preset
@@ -15,8 +15,7 @@ _BY_FILE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class NamedModel:
+class NamedModel(NamedTuple):
     """What a name means.
 
     Attributes:
@@ -77,7 +76,7 @@ def called_model(name: str) -> NamedModel:
         return preset_model(find_preset(name))
     if isinstance(own.source, LocalFile):
         return NamedModel(own.name, file=own.source.path, own=own)
-    return replace(hub_model(own.name, own.source), own=own)
+    return hub_model(own.name, own.source)._replace(own=own)
 
 
 def preset_model(preset: Preset) -> NamedModel:

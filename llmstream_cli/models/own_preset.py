@@ -1,14 +1,13 @@
 """Presets of the user's own: a model with a name, and what suits it. The CLI registers them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from llmstream_cli.models.reference import HubModel, LocalFile
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnPreset:
+class OwnPreset(NamedTuple):
     """A model that `--features NAME` chooses because the user says so.
 
     Attributes:
@@ -30,7 +29,7 @@ class OwnPreset:
     licence: str = ""
     chat_format: str | None = None
     ctx_size: int | None = None
-    sampling: Mapping[str, float] = field(default_factory=dict)
+    sampling: Mapping[str, float] = MappingProxyType({})
     stop: tuple[str, ...] = ()
 
     @property

@@ -1,9 +1,15 @@
-"""What a preset is: a model with a name of its own, and what is to be known of it beforehand."""
+"""What a preset is: a model with a name of its own, and what is to be known of it beforehand.
+
+Named tuples, as every start of a command makes these classes, and dataclasses take seven times as
+long to make.
+"""
 
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 # Tokens that one conversation gets room for unless --ctx-size says otherwise.
 DEFAULT_CTX_SIZE = 8192
@@ -41,8 +47,7 @@ class CandleFile(HubFile):
     tokenizer: str = field(kw_only=True)
 
 
-@dataclass(frozen=True, slots=True)
-class PackagedFile:
+class PackagedFile(NamedTuple):
     """A file that an installed Python package carries.
 
     Attributes:
@@ -65,8 +70,7 @@ class PackagedFile:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class KVShape:
+class KVShape(NamedTuple):
     """What a model keeps of each token of its context.
 
     Attributes:
@@ -86,8 +90,7 @@ class KVShape:
         return 2 * self.layers * self.kv_heads * self.head_size * KV_ELEMENT_BYTES
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preset:
+class Preset(NamedTuple):
     """A model that `--features NAME` chooses.
 
     Attributes:
@@ -98,10 +101,10 @@ class Preset:
         num_parameters: weights, embeddings among them, to three digits.
         size_bytes: of the file at `source`, to three digits.
         source: where the file is downloaded from.
-        packaged: the package that carries a file of the model instead, if there is one.
         ctx_size: the most tokens of context that the model was made for.
         kv: what the context takes.
         quality: its rank among the presets by general reputation; the best has the highest.
+        packaged: the package that carries a file of the model instead, if there is one.
         chat_format: the prompt format's name; None takes the template in the file.
         sampling: what its authors advise, by the names of the sampling parameters.
     """
@@ -113,12 +116,12 @@ class Preset:
     num_parameters: int
     size_bytes: int
     source: HubFile | CandleFile
-    packaged: PackagedFile | None = None
     ctx_size: int
     kv: KVShape
     quality: int
+    packaged: PackagedFile | None = None
     chat_format: str | None = None
-    sampling: Mapping[str, float] = field(default_factory=dict)
+    sampling: Mapping[str, float] = MappingProxyType({})
 
     def packaged_file(self) -> Path | None:
         """Return the file of the model that an installed package carries, if there is one."""

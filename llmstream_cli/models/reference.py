@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from llmstream_cli.errors import ModelNotFoundError
@@ -62,15 +62,13 @@ class HubModel:
         return text if self.revision is None else f"{text}@{self.revision}"
 
 
-@dataclass(frozen=True, slots=True)
-class LocalFile:
+class LocalFile(NamedTuple):
     """A file on this machine; whether it is there shows when it is opened."""
 
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class PresetName:
+class PresetName(NamedTuple):
     """A name that can only be a preset's; whether there is one is the presets' business."""
 
     name: str

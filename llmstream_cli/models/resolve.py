@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmstream_cli.errors import DownloadError, InvalidValueError, ModelError, ModelNotFoundError
 from llmstream_cli.models.named_model import (
@@ -62,8 +62,7 @@ class ModelChoice:
             raise InvalidValueError("--file names a file of a repository; give that with --model")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolvedModel:
+class ResolvedModel(NamedTuple):
     """A model file that is there.
 
     Attributes:

@@ -57,11 +57,10 @@ def test_measured_models_are_estimated_within_a_third() -> None:
         (1_169_777_280, 1_100_000_000, 22, 35.2),
         (1_961_618_720, 3_150_000_000, 28, 19.3),
     ):
-        model = dataclasses.replace(
-            QWEN,
+        model = QWEN._replace(
             size_bytes=size_bytes,
             num_parameters=num_parameters,
-            kv=dataclasses.replace(QWEN.kv, layers=layers),
+            kv=QWEN.kv._replace(layers=layers),
         )
         assert speed.tokens_per_second(model) == pytest.approx(measured, rel=1 / 3)
 
