@@ -1,11 +1,15 @@
 """Standard input and output: what a terminal may see, and what a pipe gets."""
 
+import codecs
 import contextlib
 import os
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from llmstream_cli.errors import InvalidValueError, OutputError
+
+if TYPE_CHECKING:
+    from llmstream_cli.cli.markdown import MarkdownWriter
 
 MAX_INPUT_BYTES = 16 * 1024 * 1024
 
@@ -152,3 +156,25 @@ class AnswerWriter:
     def last_words(self) -> bytes:
         """Return what a signal handler writes before it ends the process: all text is out."""
         return b"\n" if self._terminal else b""  # the terminal has shown ^C
+
+
+def answer_writer(stream: TextIO | None, *, raw: bool = False) -> "AnswerWriter | MarkdownWriter":
+    """Return what writes an answer: rendered on a terminal that can show it, else as it is.
+
+    To import the renderer takes some 40 milliseconds: call it while a model is being loaded.
+
+    Args:
+        stream: standard output; None where it is closed.
+        raw: never render.
+
+    Raises:
+        OutputError: it is closed.
+    """
+    if raw or stream is None or not shows_sequences(stream):
+        return AnswerWriter(stream)
+    if codecs.lookup(stream.encoding).name != "utf-8":
+        return AnswerWriter(stream)
+    from llmstream_cli.cli.markdown import MarkdownWriter
+
+    # https://no-color.org: an empty value does not count.
+    return MarkdownWriter(stream, color=not os.environ.get("NO_COLOR"))

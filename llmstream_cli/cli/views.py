@@ -5,8 +5,7 @@ import sys
 from typing import Any, Protocol
 
 from llmstream_cli.cli.answer import Answer
-from llmstream_cli.cli.markdown import answer_writer
-from llmstream_cli.cli.terminal import AnswerWriter
+from llmstream_cli.cli.terminal import AnswerWriter, answer_writer
 from llmstream_cli.cli.thoughts import ThoughtWriter
 from llmstream_cli.core.api import Chunk, FinishReason
 

@@ -112,7 +112,7 @@ def interrupted(script: str, *, after: str, columns: int = 40) -> tuple[list[str
 def test_a_rendered_answer_stays_whole() -> None:
     rows, column, code = interrupted(
         """
-        from llmstream_cli.cli.markdown import answer_writer
+        from llmstream_cli.cli.terminal import answer_writer
         writer = answer_writer(sys.stdout)
         with on_interrupt(lambda: write_last(writer.last_words())):
             writer.write("Paris is the **capital of France, which lies on the river")

@@ -1,21 +1,29 @@
 """What a terminal shows while an answer comes, at its end, and when the answer is interrupted."""
 
 import io
+import itertools
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import pyte
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.cli.markdown.style import Palette
-from llmstream_cli.cli.markdown.writer import MarkdownWriter
+from llmstream_cli.cli.markdown import MarkdownWriter
+from llmstream_cli.cli.terminal import answer_writer
 from llmstream_cli.errors import OutputError
-from tests.cli.markdown.terminal import ReflowingTerminal
-from tests.cli.markdown.texts import cut, documents, documents_without_tables, visible
+from tests.cli.markdown_texts import cut, documents, documents_without_tables, visible
+from tests.cli.reflowing_terminal import ReflowingTerminal
+from tests.cli.test_terminal import Stream
+
+STYLE = re.compile(r"\x1b\[[0-9;]*m")
+FRAME = re.compile(r"\x1b(?:\[(?:\?[0-9]+[hl]|[BJK])|[78])")
+SEQUENCES = re.compile(r"\x1b(?:\[[0-9;?]*[ABGJKhlm]|[78])")
 
 COLUMNS = [40, 80, 200]
 widths = st.sampled_from([12, *COLUMNS])
@@ -42,10 +50,21 @@ class Tty(io.TextIOWrapper):
 
 
 def make_writer(
-    receive: Callable[[bytes], object], columns: int, lines: int = 24, encoding: str = "utf-8"
+    receive: Callable[[bytes], object], columns: int, lines: int = 24, *, color: bool = True
 ) -> MarkdownWriter:
+    """A writer that draws after each piece."""
     size = os.terminal_size((columns, lines))
-    return MarkdownWriter(Tty(receive, encoding), Palette(), lambda: size)
+    clock = itertools.count().__next__
+    return MarkdownWriter(Tty(receive), color=color, size=lambda: size, clock=clock)
+
+
+def written(text: str, columns: int = 80, *, color: bool = True) -> str:
+    """What a terminal gets of an answer that comes at once, without what frames it."""
+    received: list[bytes] = []
+    writer = make_writer(received.append, columns, color=color)
+    writer._source = text
+    writer.end()
+    return FRAME.sub("", b"".join(received).decode())
 
 
 def emulated(pieces: Sequence[str], columns: int, lines: int) -> tuple[list[str], tuple[int, int]]:
@@ -76,11 +95,12 @@ def test_the_screen_at_the_end_does_not_depend_on_how_the_answer_came(
 def test_no_resize_loses_a_word_or_leaves_anything_behind(data: st.DataObject, text: str) -> None:
     size = os.terminal_size((80, 24))
     terminal = ReflowingTerminal(*size)
-    writer = MarkdownWriter(Tty(terminal.feed), Palette(), lambda: size)
+    clock = itertools.count().__next__
+    writer = MarkdownWriter(Tty(terminal.feed), size=lambda: size, clock=clock)
     for piece in data.draw(cut(text)):
         writer.write(piece)
         if data.draw(st.booleans()):
-            size = os.terminal_size((data.draw(st.integers(4, 100)), data.draw(heights)))
+            size = os.terminal_size((data.draw(st.integers(60, 100)), data.draw(heights)))
             terminal.resize(*size)
     writer.end()
     undisturbed, _ = emulated([text], 200, 24)
@@ -114,7 +134,7 @@ def test_an_interrupt_after_any_piece_keeps_all_text(
 @pytest.mark.parametrize("written", [False, True])
 def test_an_interrupt_within_a_write_keeps_all_text(written: bool) -> None:
     """The handler runs before the bytes are out, or after that but before it is noted."""
-    terminal = ReflowingTerminal(20, 10)
+    terminal = ReflowingTerminal(30, 10)
     answer = "one two **three four"
     ends: list[str] = []
 
@@ -127,14 +147,11 @@ def test_an_interrupt_within_a_write_keeps_all_text(written: bool) -> None:
             terminal.feed(writer.last_words())
             ends.append(terminal.text)
 
-    writer = make_writer(receive, 20, 10)
+    writer = make_writer(receive, 30, 10)
     for piece in ("one ", answer.removeprefix("one ")):
         writer.write(piece)
     words = ends[0].replace("*", "").split()
     assert {"one", "two", "three", "four"} <= set(words)
-
-
-SEQUENCES = re.compile(r"\x1b(?:\[[0-9;?]*[ABGJKhlm]|[78])")
 
 
 @given(st.text(), widths)
@@ -149,12 +166,7 @@ def test_a_terminal_gets_no_control_character_of_the_answers(text: str, columns:
 
 @pytest.mark.parametrize("entity", ["&#27;[2J", "&#x9b;2J", "a&NewLine;b", "&#13;", "&Tab;"])
 def test_no_entity_names_a_control_character(entity: str) -> None:
-    received: list[bytes] = []
-    writer = make_writer(received.append, 40)
-    writer.write(f"{entity} end")
-    writer.end()
-    shown = SEQUENCES.sub("", b"".join(received).decode()).rstrip()
-    assert shown.isprintable()
+    assert STYLE.sub("", written(f"{entity} end")).rstrip().isprintable()
 
 
 def test_each_word_is_seen_at_once() -> None:
@@ -165,43 +177,76 @@ def test_each_word_is_seen_at_once() -> None:
         ("is is", "Paris is"),
         (" the **cap", "Paris is the **cap"),
         ("ital**", "Paris is the capital"),
-        (".\n\n- on", "Paris is the capital.\n\n• on"),
-        ("e\n| a |", "Paris is the capital.\n\n• one\n| a |"),
-        ("\n|---|", "Paris is the capital.\n\n• one\na\n─"),
-        ("\n| wide", "Paris is the capital.\n\n• one\na\n────\nwide"),
-        (" |\n```py\nx = ", "Paris is the capital.\n\n• one\na\n────\nwide\n```py\nx ="),
+        (".\n\n- on", "Paris is the capital.\n\n • on"),
+        ("e\n\n| a |", "Paris is the capital.\n\n • one\n\n| a |"),
+        ("\n|---|\n| wide |", "Paris is the capital.\n\n • one\n\n a\n ────\n wide"),
+        ("\n\n```py\nx = ", "Paris is the capital.\n\n • one\n\n a\n ────\n wide\n\nx ="),
     ]:
         writer.write(piece)
         assert terminal.text == shown
 
 
-def test_a_certain_word_is_written_once_and_never_again() -> None:
+def test_a_complete_block_is_printed_once_and_never_again() -> None:
     received: list[bytes] = []
     writer = make_writer(received.append, 80)
-    for piece in ["one ", "two ", "three ", "four"]:
+    for piece in ["# one\n", "\ntwo\n", "\nthree", " four"]:
         writer.write(piece)
-    assert received == [b"one", b" two", b" three", b"\x1b7 four\x1b8"]
+    writer.end()
+    frames = [FRAME.sub("", data.decode()) for data in received]
+    assert frames == [
+        "\x1b[1;4mone\x1b[0m\r",
+        "\x1b[1;4mone\x1b[0m\r\n\r\ntwo\x1b[1A\r",
+        "\r\ntwo\r\n\r\nthree\x1b[3A\r",
+        "\r\ntwo\r\n\r\nthree four\x1b[3A\r",
+        "\r\ntwo\r\n\r\nthree four\r\n",
+    ]
 
 
-def test_what_is_drawn_is_erased_in_the_same_write() -> None:
+def test_frames_are_bounded_and_none_is_lost() -> None:
     received: list[bytes] = []
-    writer = make_writer(received.append, 80)
-    for piece in ["fo", "ur "]:
-        writer.write(piece)
-    assert received == [b"\x1b7fo\x1b8", b"\x1b[Kfour"]
+    now = [0.0]
+    size = os.terminal_size((80, 24))
+    writer = MarkdownWriter(Tty(received.append), size=lambda: size, clock=lambda: now[0])
+    for number in range(100):
+        writer.write(f"{number} ")
+        now[0] += 0.01
+    assert len(received) <= 21
+    writer.end()
+    assert " 99" in received[-1].decode()
 
 
-def test_several_rows_are_drawn_without_a_frame_in_between() -> None:
-    received: list[bytes] = []
-    writer = make_writer(received.append, 12)
-    writer.write("one **two three")
-    rows = b"one **two\r\nthree\x1b[1A\x1b[4G"
-    assert received == [b"\x1b[?2026h\x1b[?25l" + rows + b"\x1b[?25h\x1b[?2026l"]
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("# a\n## b", "\x1b[1;4ma\x1b[0m\r\n\r\n\x1b[1mb\x1b[0m\r\n"),
+        ("a **b** `c`", "a \x1b[1mb\x1b[0m \x1b[36mc\x1b[0m\r\n"),
+        ("7. a\n8. b", " 7. a\r\n 8. b\r\n"),
+        ("- a\n  - b", " • a\r\n    • b\r\n"),
+        ("[a](http://b.c)", "a (\x1b[4mhttp://b.c\x1b[0m)\r\n"),
+        ("<div>a</div>\n\n[l]: u", "<div>a</div>\r\n\r\n[l]: u\r\n"),
+        ("```\na  b\n  c\n```", "a  b\r\n  c\r\n"),
+        ("```nonsense\na\n```", "a\r\n"),
+    ],
+)
+def test_markup(source: str, shown: str) -> None:
+    assert written(source) == shown
+
+
+def test_code_can_be_copied() -> None:
+    code = "def f():\n    return 1"
+    shown = written(f"```python\n{code}\n```")
+    assert "\x1b[" in shown
+    assert STYLE.sub("", shown) == code.replace("\n", "\r\n") + "\r\n"
+    assert not re.search(r"\x1b\[[0-9;]*4[0-7]m", shown), "a background"
+
+
+def test_without_colours_code_is_bold() -> None:
+    assert written("`x`", color=False) == "\x1b[1mx\x1b[0m\r\n"
 
 
 def test_what_is_higher_than_the_screen_shows_its_end() -> None:
-    terminal = ReflowingTerminal(20, 6)
-    writer = make_writer(terminal.feed, 20, 6)
+    terminal = ReflowingTerminal(30, 6)
+    writer = make_writer(terminal.feed, 30, 6)
     writer.write("| a |\n|---|\n")
     for number in range(20):
         writer.write(f"| row {number} |\n")
@@ -211,25 +256,14 @@ def test_what_is_higher_than_the_screen_shows_its_end() -> None:
     assert [f"row {number}" in terminal.text for number in range(20)] == [True] * 20
 
 
-def test_a_screen_without_room_gets_what_is_certain() -> None:
+def test_a_screen_without_room_gets_complete_blocks_as_text() -> None:
     received: list[bytes] = []
     writer = make_writer(received.append, 9, 24)
-    writer.write("one tw")
-    assert received == [b"one"]
+    writer.write("**one**")
+    assert received == []
+    writer.write("\n\ntw")
     writer.end()
-    assert b"".join(received) == b"one tw\r\n"
-
-
-def test_another_encoding_gets_what_it_has() -> None:
-    received: list[bytes] = []
-    writer = MarkdownWriter(
-        Tty(received.append, "latin-1"),
-        Palette(unicode=False),
-        lambda: os.terminal_size((80, 24)),
-    )
-    writer.write("- größe 日\n")
-    writer.end()
-    assert b"".join(received) == b"* gr\xf6\xdfe ?\r\n"
+    assert FRAME.sub("", b"".join(received).decode()) == "**one**\r\n\r\ntw\r\n"
 
 
 def test_an_answer_without_text_writes_nothing() -> None:
@@ -249,3 +283,72 @@ def test_a_terminal_that_cannot_be_written_to_is_an_error(monkeypatch: pytest.Mo
     writer = make_writer(receive, 80)
     with pytest.raises(OutputError, match="Input/output error"):
         writer.write("one ")
+
+
+# What an answer is written with, by what standard output is.
+
+
+@pytest.fixture
+def color_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+def answered(text: str, *, tty: bool = True, encoding: str = "utf-8", raw: bool = False) -> str:
+    stream = Stream(tty=tty, encoding=encoding)
+    stream.fileno = lambda: -1  # type: ignore[method-assign]
+    writer = answer_writer(stream, raw=raw)
+    writer.write(text)
+    writer.end()
+    return FRAME.sub("", stream.bytes.getvalue().decode(encoding))
+
+
+@pytest.mark.usefixtures("color_terminal")
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        ({}, "\x1b[1myes\x1b[0m\r\n"),
+        ({"raw": True}, "**yes**\n"),
+        ({"tty": False}, "**yes**\n"),
+        ({"encoding": "ascii"}, "**yes**\n"),
+    ],
+)
+def test_a_terminal_with_utf_8_gets_it_rendered(kind: dict[str, Any], shown: str) -> None:
+    assert answered("**yes**\n", **kind).endswith(shown)
+
+
+@pytest.mark.usefixtures("color_terminal")
+@pytest.mark.parametrize("term", ["dumb", "unknown", None])
+def test_a_terminal_without_control_sequences_gets_it_as_generated(
+    monkeypatch: pytest.MonkeyPatch, term: str | None
+) -> None:
+    if term is None:
+        monkeypatch.delenv("TERM")
+    else:
+        monkeypatch.setenv("TERM", term)
+    assert answered("**yes**\n") == "**yes**\n"
+
+
+@pytest.mark.usefixtures("color_terminal")
+@pytest.mark.parametrize(("value", "style"), [("1", "1"), ("", "36")])
+def test_no_color_turns_colours_off_unless_it_is_empty(
+    monkeypatch: pytest.MonkeyPatch, value: str, style: str
+) -> None:
+    monkeypatch.setenv("NO_COLOR", value)
+    assert answered("`x`\n").endswith(f"\x1b[{style}mx\x1b[0m\r\n")
+
+
+def test_a_closed_output_is_refused() -> None:
+    with pytest.raises(OutputError, match="closed"):
+        answer_writer(None)
+
+
+def test_the_renderer_is_imported_where_it_is_needed() -> None:
+    script = (
+        "import sys, llmstream_cli.cli.terminal as t\n"
+        "t.answer_writer(sys.stdout).write('**a**')\n"
+        "print(*sys.modules, sep='\\n', file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout == b"**a**"
+    assert not {"markdown_it", "rich", "pygments"} & set(done.stderr.decode().split())

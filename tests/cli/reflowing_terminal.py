@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from llmstream_cli.cli.markdown.flow import cells
+from rich.cells import cell_len as cells
 
 _SEQUENCE = re.compile(r"\x1b(?:\[([?0-9;]*)([A-Za-z])|([78]))")
 _MODES = {"?25h", "?25l", "?2026h", "?2026l"}
