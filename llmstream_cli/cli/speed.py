@@ -14,7 +14,7 @@ from pathlib import Path
 
 import llmstream_cli
 from llmstream_cli.core.cpu import default_threads
-from llmstream_cli.models.cache_folder import cache_folder
+from llmstream_cli.files import cache_folder
 from llmstream_cli.models.fit import Speed, speed_from
 from llmstream_cli.models.preset import Preset
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llmstream_cli.errors import ModelError, NoRoomError
+from llmstream_cli.files import cache_folder
 from llmstream_cli.models.bpe_tokenizer import Vocabulary, read_vocabulary
-from llmstream_cli.models.cache_folder import cache_folder
 from llmstream_cli.models.candle_layout import Layout, UnfitError, find_layout, is_candle
 from llmstream_cli.models.gguf_check import check_gguf
 from llmstream_cli.models.gguf_format import DEFAULT_ALIGNMENT, GGUFHeader, Tensor, padded

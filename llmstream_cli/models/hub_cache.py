@@ -1,4 +1,4 @@
-"""The Hugging Face cache on this machine, read and written without huggingface_hub.
+"""The Hugging Face cache on this machine.
 
     HF_HUB_CACHE/models--user--repo/
         blobs/ETAG                              contents; a large file's etag is its SHA-256
@@ -6,30 +6,32 @@
         snapshots/COMMIT/FILE -> ../../blobs/…  the files of a revision
         refs/REVISION                           the commit that a branch or a tag meant last
 
-The layout is documented at https://huggingface.co/docs/huggingface_hub/guides/manage-cache; other
-tools share it, so nothing here touches what it does not know. Importing huggingface_hub takes a
-fifth of a second, and a model that is here already has to start sooner.
+The layout is documented at https://huggingface.co/docs/huggingface_hub/guides/manage-cache, and
+other tools share it. A model that is here is found without huggingface_hub, whose import takes a
+fifth of a second; listing and removing use it.
 """
 
 import contextlib
 import os
 import re
-import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmstream_cli.errors import ModelError
-from llmstream_cli.models.download_record import DownloadRecord
-from llmstream_cli.models.quants import DEFAULT_QUANTS, choose, part_names
+from llmstream_cli.files import beside, expand, is_file, replace_file
+from llmstream_cli.models.quants import choose, part_names
 from llmstream_cli.models.reference import HubModel
+
+if TYPE_CHECKING:
+    from huggingface_hub import CachedFileInfo, CachedRepoInfo
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_PARTIAL_AGE = 14 * 24 * 3600.0
 
-# The suffix is our own, so that we never take another tool's leavings for ours, nor they ours.
+# The suffix is our own, so that no other tool takes a download of ours for its own.
 PARTIAL_SUFFIX = ".llmstream"
 
 
@@ -38,7 +40,7 @@ def hub_folder() -> Path:
     env = os.environ.get
     home = env("HF_HOME") or f"{env('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
     hub = env("HF_HUB_CACHE") or env("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
-    return Path(os.path.expandvars(hub)).expanduser()
+    return expand(os.path.expandvars(hub))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +82,13 @@ class RepoFolder:
             return None
         return commit if _COMMIT.fullmatch(commit) else None
 
-    def snapshots(self) -> list[Path]:
-        """Return the folders of all revisions, the newest first."""
+    def commits(self) -> list[str]:
+        """Return the revisions of which something is here, the newest first."""
         try:
             folders = [path for path in (self.path / "snapshots").iterdir() if path.is_dir()]
         except OSError:
             return []
-        return sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
+        return [path.name for path in sorted(folders, key=_modified, reverse=True)]
 
     def link(self, commit: str, file: str, etag: str) -> None:
         """Let a file of a revision point to its blob; where links cannot be, move the blob."""
@@ -94,7 +96,7 @@ class RepoFolder:
         if is_file(pointer):
             return
         pointer.parent.mkdir(parents=True, exist_ok=True)
-        fresh = pointer.with_name(f"{pointer.name}.{uuid.uuid4().hex}.tmp")
+        fresh = beside(pointer)
         try:
             fresh.symlink_to(os.path.relpath(blob, pointer.parent))
         except OSError:  # a file system without symbolic links
@@ -105,13 +107,40 @@ class RepoFolder:
     def set_commit(self, revision: str | None, commit: str) -> None:
         """Remember what a branch or a tag means now."""
         revision = revision or "main"
-        if revision == commit or self.commit(revision) == commit:
-            return
-        ref = self.path / "refs" / revision
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        fresh = ref.with_name(f"{ref.name}.{uuid.uuid4().hex}.tmp")
-        fresh.write_text(commit)
-        fresh.replace(ref)
+        if revision != commit and self.commit(revision) != commit:
+            replace_file(self.path / "refs" / revision, commit)
+
+
+def cached_files(model: HubModel, *, any_revision: bool = False) -> tuple[Path, ...] | None:
+    """Return the model's files, first part first, where all of them are in the cache.
+
+    What the user left open is chosen from what is here: the usual quantization, else any.
+
+    Args:
+        model: what is wanted.
+        any_revision: where no revision is wanted, another one than `main` last meant will do.
+    """
+    folder = RepoFolder.of(model.repo)
+    commit = folder.commit(model.revision)
+    commits = [] if commit is None else [commit]
+    if any_revision and model.revision is None:
+        commits += folder.commits()
+    for commit in commits:
+        snapshot = folder.path / "snapshots" / commit
+        file = model.file or choose(_file_names(snapshot), model.quant)
+        paths = [folder.pointer(commit, part) for part in part_names(file)] if file else []
+        if paths and all(map(is_file, paths)):
+            return tuple(paths)
+    return None
+
+
+def sweep_partials() -> None:
+    """Delete what downloads of ours left that nobody has gone on with for two weeks."""
+    oldest = time.time() - _MAX_PARTIAL_AGE
+    for path in hub_folder().glob(f"models--*/blobs/*{PARTIAL_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            if _modified(path) < oldest:
+                path.unlink()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +156,6 @@ class CachedModel:
         last_used: when it was last read or written, in seconds since the epoch, as far as the
             file system tells.
         complete: whether no part of it is missing.
-        ours: whether llmstream fetched all of it; else another program did.
     """
 
     repo: str
@@ -137,97 +165,93 @@ class CachedModel:
     size_bytes: int
     last_used: float
     complete: bool
-    ours: bool
-
-
-def is_file(path: Path) -> bool:
-    """Whether a file is there, and may be seen."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
-def cached_files(model: HubModel) -> tuple[Path, ...] | None:
-    """Return the model's files where all of them are in the cache, without a network.
-
-    A split file's parts come in order, first part first. None: something is missing, or only the
-    Hub can tell which file the model is.
-    """
-    folder = RepoFolder.of(model.repo)
-    commit = folder.commit(model.revision)
-    if commit is None:
-        return None
-    file = model.file or _chosen_before(model, folder.path / "snapshots" / commit)
-    return None if file is None else _parts_at(folder, commit, file)
-
-
-def any_cached_files(model: HubModel) -> tuple[Path, ...] | None:
-    """Like `cached_files`, for when the Hub cannot be asked: any revision or quantization does.
-
-    What the user named is kept to: only what was left open is chosen from what is there.
-    """
-    folder = RepoFolder.of(model.repo)
-    commit = folder.commit(model.revision)
-    commits = [] if commit is None else [commit]
-    if model.revision is None:
-        commits += [snapshot.name for snapshot in folder.snapshots()]
-    for commit in commits:
-        names = _file_names(folder.path / "snapshots" / commit)
-        file = model.file or choose(names, model.quant)
-        found = None if file is None else _parts_at(folder, commit, file)
-        if found is not None:
-            return found
-    return None
 
 
 def list_cached() -> list[CachedModel]:
     """List the GGUF files in the Hugging Face cache, by repository, file and revision."""
-    found: list[CachedModel] = []
-    for path in sorted(hub_folder().glob("models--*--*")):
-        folder = RepoFolder(path.name.removeprefix("models--").replace("--", "/", 1), path)
-        record = DownloadRecord.read(folder.repo)
-        for snapshot in folder.snapshots():
-            found += _models_in(folder, snapshot, record)
+    found = [model for repo in _scan() for model in _models_in(repo)]
     return sorted(found, key=lambda model: (model.repo, model.file, model.revision))
 
 
 def remove(cached: CachedModel) -> int:
     """Delete a model of one revision from the cache and return the bytes that this set free.
 
-    Contents that another revision also has stay, and then nothing of them is set free. Revisions,
-    branches and folders that are empty afterwards go too.
+    Contents that another revision also has stay, and then nothing of them is set free. A revision
+    that is empty afterwards goes too, and so does a repository.
 
     Raises:
         ModelError: it cannot be deleted.
     """
-    folder = RepoFolder.of(cached.repo)
-    freed = 0
+    before = _blobs(cached.repo)
     try:
-        for pointer in cached.paths:
-            freed += _remove_pointer(folder, pointer)
-        _remove_empty_folders(folder, cached.revision)
+        for path in cached.paths:
+            path.unlink()
     except OSError as error:
         raise ModelError(f"cannot remove {cached.file}: {error.strerror}") from error
-    DownloadRecord.forget(cached.repo, part_names(cached.file))
+    freed = 0
+    for blob in before.keys() - _blobs(cached.repo).keys():
+        with contextlib.suppress(FileNotFoundError):  # it lay in the place of its link
+            blob.unlink()
+        freed += before[blob]
+    _remove_empty_revisions(cached.repo)
     return freed
 
 
-def sweep_partials() -> None:
-    """Delete what downloads of ours left that nobody has gone on with for two weeks."""
-    oldest = time.time() - _MAX_PARTIAL_AGE
-    for path in hub_folder().glob(f"models--*/blobs/*{PARTIAL_SUFFIX}"):
-        with contextlib.suppress(OSError):
-            if path.stat().st_mtime < oldest:
-                path.unlink()
+def _scan() -> "list[CachedRepoInfo]":
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = scan_cache_dir(hub_folder()).repos
+    except (CacheNotFound, OSError, ValueError):  # the last: it is a file
+        return []
+    return [repo for repo in repos if repo.repo_type == "model"]
 
 
-def _chosen_before(model: HubModel, snapshot: Path) -> str | None:
-    """Return the file that the model is for sure: by a download of ours, or by its name."""
-    recorded = DownloadRecord.read(model.repo).choice(model.revision, model.quant)
-    if recorded is not None:
-        return recorded
-    return choose(_file_names(snapshot), model.quant or DEFAULT_QUANTS[0])
+def _models_in(repo: "CachedRepoInfo") -> Iterator[CachedModel]:
+    for revision in repo.revisions:
+        files = {
+            info.file_path.relative_to(revision.snapshot_path).as_posix(): info
+            for info in revision.files
+        }
+        for first in sorted({part_names(name)[0] for name in files if _is_gguf(name)}):
+            parts = part_names(first)
+            found = [files[part] for part in parts if part in files]
+            yield CachedModel(
+                repo=repo.repo_id,
+                file=first,
+                revision=revision.commit_hash,
+                paths=tuple(info.file_path for info in found),
+                size_bytes=sum(info.size_on_disk for info in found),
+                last_used=max(map(_last_used, found)),
+                complete=len(found) == len(parts),
+            )
+
+
+def _blobs(repo: str) -> dict[Path, int]:
+    """Return the contents that the revisions of a repository link to, with their sizes."""
+    return {
+        info.blob_path: info.size_on_disk
+        for found in _scan()
+        if found.repo_id == repo
+        for revision in found.revisions
+        for info in revision.files
+    }
+
+
+def _remove_empty_revisions(repo: str) -> None:
+    from huggingface_hub import scan_cache_dir
+
+    empty = [
+        revision.commit_hash
+        for found in _scan()
+        if found.repo_id == repo
+        for revision in found.revisions
+        if not revision.files
+    ]
+    blobs = RepoFolder.of(repo).path / "blobs"
+    if empty and not any(blobs.glob("*.*")):  # a download that is under way, ours or another's
+        scan_cache_dir(hub_folder()).delete_revisions(*empty).execute()
 
 
 def _file_names(snapshot: Path) -> list[str]:
@@ -236,63 +260,13 @@ def _file_names(snapshot: Path) -> list[str]:
     )
 
 
-def _parts_at(folder: RepoFolder, commit: str, file: str) -> tuple[Path, ...] | None:
-    paths = tuple(folder.pointer(commit, part) for part in part_names(file))
-    return paths if all(map(is_file, paths)) else None
+def _is_gguf(name: str) -> bool:
+    return name.lower().endswith(".gguf")
 
 
-def _models_in(folder: RepoFolder, snapshot: Path, record: DownloadRecord) -> Iterator[CachedModel]:
-    names = {name for name in _file_names(snapshot) if name.lower().endswith(".gguf")}
-    for first in sorted({part_names(name)[0] for name in names}):
-        parts = part_names(first)
-        there = [part for part in parts if part in names]
-        paths = tuple(snapshot / part for part in there)
-        stats = [path.stat() for path in paths]
-        yield CachedModel(
-            repo=folder.repo,
-            file=first,
-            revision=snapshot.name,
-            paths=paths,
-            size_bytes=sum(stat.st_size for stat in stats),
-            last_used=max(max(stat.st_atime, stat.st_mtime) for stat in stats),
-            complete=len(there) == len(parts),
-            ours=all(record.has(part, path) for part, path in zip(there, paths, strict=True)),
-        )
+def _last_used(info: "CachedFileInfo") -> float:
+    return max(info.blob_last_accessed, info.blob_last_modified)
 
 
-def _remove_pointer(folder: RepoFolder, pointer: Path) -> int:
-    if not pointer.is_symlink():
-        size = pointer.stat().st_size
-        pointer.unlink()
-        return size
-    blob = Path(os.path.normpath(pointer.parent / pointer.readlink()))
-    pointer.unlink()
-    if blob.parent != folder.path / "blobs" or _is_linked(folder, blob):
-        return 0
-    # Newer releases of huggingface_hub may share a blob between repositories by another link.
-    size = 0 if blob.is_symlink() else blob.stat().st_size
-    blob.unlink()
-    return size
-
-
-def _is_linked(folder: RepoFolder, blob: Path) -> bool:
-    return any(
-        path.is_symlink() and path.readlink().name == blob.name
-        for snapshot in folder.snapshots()
-        for path in snapshot.rglob("*")
-    )
-
-
-def _remove_empty_folders(folder: RepoFolder, commit: str) -> None:
-    snapshot = folder.path / "snapshots" / commit
-    for path in sorted(snapshot.rglob("*"), reverse=True):  # a folder comes after what is in it
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-    if any(snapshot.iterdir()):
-        return
-    snapshot.rmdir()
-    for ref in (folder.path / "refs").rglob("*"):
-        if ref.is_file() and ref.read_text() == commit:
-            ref.unlink()
-    if not folder.snapshots() and not any((folder.path / "blobs").glob("*")):
-        shutil.rmtree(folder.path)  # only records of what had been here are left
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime

@@ -8,7 +8,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from llmstream_cli.models.cache_folder import cache_folder
+from llmstream_cli.files import cache_folder
 
 _MAX_FILES = 1000
 _Stamp = list[int]
