@@ -101,8 +101,8 @@ def test_removing_one_file_leaves_the_others(hub: HubServer) -> None:
     fetch(HubModel(REPO, file="README.md"), Silent())
     first, _ = list_cached()
     remove(first)
-    assert cached_files(HubModel(REPO)) is None
-    assert cached_files(HubModel(REPO, quant="Q8_0")) is not None
+    assert cached_files(HubModel(REPO, file=FILE)) is None
+    assert names(cached_files(HubModel(REPO))) == ["m-Q8_0.gguf"]
     assert cached_files(HubModel(REPO, file="README.md")) is not None
 
 
