@@ -17,7 +17,8 @@ from llmstream_cli.errors import ForbiddenError, UnauthorizedError
 from llmstream_cli.server.exchange import current_exchange
 from llmstream_cli.server.settings import ServerSettings
 
-OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json"})
+PROBES = frozenset({"/health", "/ready"})
+OPEN_PATHS = PROBES | {"/", "/docs", "/openapi.json"}
 OPEN_FOLDER = "/static/"
 
 _ANY = "*"
@@ -51,12 +52,14 @@ class Guards:
     async def _check(self) -> Response | None:
         if request.url_rule is not None:
             current_exchange().route = request.url_rule.rule
-        self._check_host(request.headers.get("Host", ""))
+        host = request.headers.get("Host", "")  # HTTP/1.0 can do without
+        if request.path not in PROBES:  # which balancers ask by an address, or by no name at all
+            self._check_host(host)
         origin = request.headers.get("Origin")
         if request.method == "OPTIONS" and origin and self._shares_with(origin):
             return _preflight()
         if origin and request.method not in _SAFE_METHODS:
-            self._check_origin(origin, request.headers["Host"])
+            self._check_origin(origin, host)
         if self._keys and not _is_open(request.path):
             self._check_key()
         return None
@@ -123,7 +126,7 @@ def _is_open(path: str) -> bool:
 def _name(host: str) -> str:
     """Return the name in a `Host` header: without port and brackets, in lower case."""
     match = re.fullmatch(r"\[([0-9a-fA-F:.]+)\](?::\d*)?|([^:@/\[\]]*)(?::\d*)?", host)
-    return (match[1] or match[2]).lower().rstrip(".") if match else host
+    return (match[1] or match[2]).lower().removesuffix(".") if match else host
 
 
 def _is_address(name: str) -> bool:

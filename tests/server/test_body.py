@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstream_cli.errors import RequestError
-from llmstream_cli.server.body import MAX_JSON_DEPTH, parse_json
+from llmstream_cli.server.body import (
+    MAX_JSON_DEPTH,
+    MAX_JSON_VALUES,
+    MAX_TOKEN_IDS,
+    parse_json,
+)
 from tests.server.fakes import ask, connect, head, parse, post, serving, talk
 
 NESTED: list[tuple[bytes, int]] = [
@@ -92,6 +97,50 @@ def test_a_text_without_end_does_not_take_long() -> None:
     """The search for brackets reads each byte once; backwards it would take hours."""
     with pytest.raises(RequestError, match="is not JSON"):
         parse_json(b'["' + b'\\"[' * 300_000)
+
+
+FEW = MAX_JSON_VALUES - 10
+
+
+@pytest.mark.parametrize(
+    ("unit", "most"),
+    [
+        ("1", FEW),
+        ('"x"', FEW),
+        ("{}", FEW // 2),
+        ("[[[]]]", FEW // 4),
+        ('{"a":"b","c":[null]}', FEW // 4),
+    ],
+)
+def test_the_number_of_values_is_bounded_whatever_they_are(unit: str, most: int) -> None:
+    def body(count: int) -> bytes:
+        return f'{{"any": [{",".join([unit] * count)}]}}'.encode()
+
+    assert len(parse_json(body(most))["any"]) == most
+    for count in (most + 100, 10 * most):
+        with pytest.raises(RequestError, match="the body has more than \\d+ values"):
+            parse_json(body(count))
+
+
+def test_the_number_of_names_is_bounded() -> None:
+    names = {f"x{index}": 0 for index in range(MAX_JSON_VALUES + 100)}
+    for body in (names, {"any": names}, {"any": [names]}):
+        with pytest.raises(RequestError, match="more than 32768 values"):
+            parse_json(json.dumps(body).encode())
+
+
+def test_text_counts_as_one_value_whatever_is_in_it() -> None:
+    text = '[{,"' * 100_000
+    assert parse_json(json.dumps({"query": text}).encode()) == {"query": text}
+
+
+@pytest.mark.parametrize("split", [1, 4])
+def test_as_many_token_ids_are_taken_as_a_long_context_holds(split: int) -> None:
+    ids = [[7] * (MAX_TOKEN_IDS // split)] * split
+    body = {"prompt": ids[0] if split == 1 else ids}
+    assert parse_json(json.dumps(body).encode()) == body
+    with pytest.raises(RequestError, match="values"):
+        parse_json(json.dumps({"stop": ids}).encode())
 
 
 # ---- over a socket --------------------------------------------------------------------------
