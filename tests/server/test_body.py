@@ -118,7 +118,7 @@ def test_the_number_of_values_is_bounded_whatever_they_are(unit: str, most: int)
 
     assert len(parse_json(body(most))["any"]) == most
     for count in (most + 100, 10 * most):
-        with pytest.raises(RequestError, match="the body has more than \\d+ values"):
+        with pytest.raises(RequestError, match="the body has more than"):
             parse_json(body(count))
 
 

@@ -4,19 +4,24 @@ import asyncio
 import socket
 import ssl
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from llmstream_cli.errors import InvalidValueError, ListenError
 from llmstream_cli.server.lifecycle import STOP_SECONDS, Server
 from llmstream_cli.server.settings import ServerSettings
-from tests.server.fakes import TIMEOUT, FakeEngine, head, new_context, parse, post, until
+from tests.server.fakes import (
+    CERTIFICATE,
+    TIMEOUT,
+    TLS,
+    FakeEngine,
+    head,
+    new_context,
+    parse,
+    post,
+    until,
+)
 
-# A certificate for localhost that was made for these tests, and its key; nothing trusts it.
-TLS = Path(__file__).parent / "tls"
-CERTIFICATE: dict[str, Any] = {"certfile": str(TLS / "cert.pem"), "keyfile": str(TLS / "key.pem")}
 BODY = b'{"query": "?"}'
 
 
