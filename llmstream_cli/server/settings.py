@@ -1,5 +1,6 @@
 """What the server is told when it starts."""
 
+import ipaddress
 import re
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 }
 
 # What browsers and other clients can send, and so all that can ever match. Names are in ASCII.
-_HOST = re.compile(r"[A-Za-z0-9._-]+|\[?[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*\]?")
+_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
 _ORIGIN = re.compile(
     r"([A-Za-z][A-Za-z0-9+.-]*)://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([1-9][0-9]{0,4}))?/?"
 )
@@ -85,10 +86,17 @@ class ServerSettings:
                 )
 
 
+def is_address(text: str) -> bool:
+    """Tell whether a text is an IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_host(text: str) -> bool:
-    if ":" not in text:
-        return _HOST.fullmatch(text) is not None and text.strip(".") != ""
-    return _is_address(text.removeprefix("[").removesuffix("]"))
+    return _NAME.fullmatch(text) is not None or is_address(text.removeprefix("[").removesuffix("]"))
 
 
 def _is_origin(text: str) -> bool:

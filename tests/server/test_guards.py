@@ -82,6 +82,7 @@ async def test_names_can_be_allowed() -> None:
     assert (await get(host="box.lan:80", allowed_hosts=("Box.LAN",))).status == 200
     assert (await get(host="other.lan", allowed_hosts=("box.lan",))).status == 403
     assert (await get(host="any.name", allowed_hosts=("*",))).status == 200
+    assert (await get(host="[fe80:0::1]:80", allowed_hosts=("FE80::0:1",))).status == 200
 
 
 async def statuses_everywhere(*hosts: str) -> list[int]:

@@ -166,10 +166,64 @@ async def test_an_address_that_the_machine_lacks_does_not_matter_beside_one_that
     await server.stop()
 
 
-@pytest.mark.parametrize("origin", ["example.org", "https://example.org/page", "https://", "null"])
-def test_what_is_no_origin_cannot_be_let_in(origin: str) -> None:
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "",
+        "null",
+        "example.org",
+        "https://",
+        "https:///",
+        "https://example.org/page",
+        "https://example.org//",
+        "https://example.org?a",
+        "https://*.example.org",
+        "https://user@example.org",
+        "https://b\xfccher.example",
+        "https://example.org:443",
+        "HTTP://example.org:80",
+        "https://example.org:port",
+        "https://example.org:",
+        " https://example.org",
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
     with pytest.raises(InvalidValueError, match="is no origin"):
         ServerSettings(cors_origins=(origin,))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        ".",
+        "..",
+        "a..b",
+        "http://example.org",
+        "example.org:80",
+        "example.org/",
+        "user@example.org",
+        "*.example.org",
+        "10.0.0.0/8",
+        "[::1]:80",
+        "[example.org]",
+        "a b",
+        "a,b",
+        "b\xfccher.example",
+    ],
+)
+def test_a_host_that_no_client_names_is_refused(host: str) -> None:
+    with pytest.raises(InvalidValueError, match="is no host name"):
+        ServerSettings(allowed_hosts=(host,))
+
+
+def test_hosts_and_origins_that_can_match_are_taken() -> None:
+    hosts = ("*", "box", "Box.Lan", "box.lan.", "my_box", "xn--bcher-kva.example", "10.0.0.1",
+             "::1", "[fe80::1]")  # fmt: skip
+    origins = ("*", "https://example.org", "https://Example.org/", "http://localhost:3000",
+               "http://[::1]:5173", "https://example.org:80", "tauri://localhost",
+               "chrome-extension://abcdef")  # fmt: skip
+    ServerSettings(allowed_hosts=hosts, cors_origins=origins)
 
 
 @pytest.mark.parametrize(
