@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 import random
 import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -507,6 +510,29 @@ async def test_one_connection_too_many_is_503() -> None:
             writer.close()
         await until(lambda: served.listener.num_connections == 0)
         assert (await ask(served, PROBE)).status == 200
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ECONNABORTED])
+async def test_a_connection_that_cannot_be_accepted_is_tried_again(
+    code: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("llmstream_cli.server.listener._RETRY_SECONDS", 0.01)
+    loop = asyncio.get_running_loop()
+    accept, failures = loop.sock_accept, 20
+
+    async def fail_at_first(sock: socket.socket) -> Any:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise OSError(code, os.strerror(code))
+        return await accept(sock)
+
+    monkeypatch.setattr(loop, "sock_accept", fail_at_first)
+    async with serving() as served:
+        assert (await ask(served, PROBE)).status == 200
+    assert failures < 0
+    told = [line for line in caplog.messages if "connections have to wait" in line]
+    assert len(told) == (code != errno.ECONNABORTED)
 
 
 async def test_an_answer_that_takes_too_long_is_504_before_its_first_token() -> None:

@@ -162,7 +162,7 @@ async def test_an_address_that_the_machine_lacks_does_not_matter_beside_one_that
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     server = Server(new_context(FakeEngine(), host="localhost"))
     await server.start()
-    assert [one.sockets[0].getsockname()[0] for one in server._listener._servers] == ["127.0.0.1"]
+    assert [one.getsockname()[0] for one in server._listener._sockets] == ["127.0.0.1"]
     await server.stop()
 
 
