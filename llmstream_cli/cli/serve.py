@@ -9,6 +9,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from llmstream_cli.cli.prompt import known_contexts, preset_format, read_templat
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.served_models import Residence, serve_models
 from llmstream_cli.cli.stats import print_settings
+from llmstream_cli.cli.stderr_writer import stderr_in_background
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.core.api import EngineConfig
 from llmstream_cli.errors import InvalidValueError, ListenError
@@ -30,7 +32,10 @@ from llmstream_cli.server.lifecycle import STOP_SECONDS, Server
 from llmstream_cli.server.served import ServedModels
 from llmstream_cli.server.settings import ServerSettings
 
+_log = logging.getLogger(__name__)
+
 _MAX_KEY_FILE_BYTES = 1024 * 1024
+_LAST_WORD_SECONDS = 0.1  # for the thread that writes to standard error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +71,10 @@ class Serve:
             self.residence,
             verbose=self.verbose,
         )
-        _set_up_log(self.log_json)
         context = ServerContext(models, self.settings, contexts)
-        return asyncio.run(self._serve(context, all_found[0].seconds))
+        with stderr_in_background(_tell_dropped):
+            _set_up_log(self.log_json)
+            return asyncio.run(self._serve(context, all_found[0].seconds))
 
     def _config(self, found: ResolvedModel, chat_format: ChatFormat | None) -> EngineConfig:
         return EngineConfig(
@@ -174,6 +180,7 @@ def _leave_after(seconds: float) -> None:
 
     def leave() -> None:
         complain("llmstream: could not stop in time\n")
+        time.sleep(_LAST_WORD_SECONDS)
         os._exit(1)
 
     watchdog = threading.Timer(seconds, leave)
@@ -199,6 +206,10 @@ def _example(url: str, settings: ServerSettings, model: str | None) -> str:
         f"curl --no-buffer{ca} {url}/token_stream -H 'Content-Type: application/json'{key} "
         f"-d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
     )
+
+
+def _tell_dropped(num_dropped: int) -> None:
+    _log.warning("dropped %d lines of the log: standard error was not read", num_dropped)
 
 
 class _TextFormatter(logging.Formatter):

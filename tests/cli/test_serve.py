@@ -311,6 +311,22 @@ def test_a_signal_while_the_model_is_loaded_ends_the_server() -> None:
         assert server.stop() == 0
 
 
+def test_a_standard_error_that_nobody_reads_holds_nothing_up() -> None:
+    """As the full pipe of a supervisor that does not read its log."""
+    command = [*COMMAND, "--port", "0"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        url = process.stdout.readline().decode().strip()
+        with httpx2.Client(timeout=TIMEOUT) as client:
+            for _ in range(6000):  # lines of more than a hundred bytes; a pipe holds 64 KiB
+                assert client.get(f"{url}/health").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT) == 0
+        process.stderr.close()
+
+
 def test_the_watchdog_ends_a_process_whose_loop_hangs() -> None:
     script = (
         "import time; from llmstream_cli.cli.serve import _leave_after\n"

@@ -666,7 +666,7 @@ async def test_a_restart_that_fails_to_start_is_tried_until_it_succeeds(
     monkeypatch.setattr(supervised_module, "_LONGEST_PAUSE", 0.1)
     tried = 0
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         nonlocal tried
         tried += 1
         raise OSError(errno.EMFILE, "Too many open files")
