@@ -76,13 +76,14 @@ class ServerSettings:
         for host in self.allowed_hosts:
             if host != "*" and not _is_host(host):
                 raise InvalidValueError(
-                    f"{host[:100]!r} is no host name; one reads llm.example.org, without scheme, "
-                    "port and path, or * for any"
+                    f"--allow-host: {host[:100]!r} is no host name; one reads "
+                    "llm.example.org, without scheme, port and path, or * for any"
                 )
         for origin in self.cors_origins:
             if origin != "*" and not _is_origin(origin):
                 raise InvalidValueError(
-                    f"{origin[:100]!r} is no origin; one reads https://example.org, or * for any"
+                    f"--cors-origin: {origin[:100]!r} is no origin; one reads "
+                    "https://example.org, or * for any"
                 )
 
 
