@@ -18,7 +18,6 @@ from typing import Any
 
 import h11
 from h11._receivebuffer import ReceiveBuffer
-from h11._util import LocalProtocolError
 from hypercorn.config import Config
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Response
@@ -63,7 +62,7 @@ class _StrictBuffer(ReceiveBuffer):
         """Return the line of a chunk's size."""
         line = super().maybe_extract_next_line()
         if line is not None and (len(line) > MAX_HEAD_BYTES or _BAD_LINE_END.search(line)):
-            raise LocalProtocolError("the line of a chunk is too long, or has a bare line end")
+            raise h11.LocalProtocolError("the line of a chunk is too long, or has a bare line end")
         return line
 
     def maybe_extract_lines(self) -> list[bytearray] | None:
@@ -75,11 +74,13 @@ class _StrictBuffer(ReceiveBuffer):
         end = self._data.find(b"\r\n\r\n", start)
         size = len(self._data) if end < 0 else end + 4
         if _BAD_LINE_END.search(self._data, start, size):
-            raise LocalProtocolError("a header has a bare or a folded line end")
+            raise h11.LocalProtocolError("a header has a bare or a folded line end")
         if size > MAX_HEAD_BYTES:
             long_target = self.before_head and b"\r\n" not in self._data[:MAX_HEAD_BYTES]
             what, status = ("target", 414) if long_target else ("head", 431)
-            raise LocalProtocolError(f"the {what} is longer than {MAX_HEAD_BYTES} bytes", status)
+            raise h11.LocalProtocolError(
+                f"the {what} is longer than {MAX_HEAD_BYTES} bytes", status
+            )
         if end < 0:
             self._multiple_lines_search = max(0, size - 3)
             return None

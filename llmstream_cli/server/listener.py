@@ -22,8 +22,7 @@ _log = logging.getLogger(__name__)
 
 _READ_BUFFER = 32 * 1024
 _TLS_SECONDS = 15.0
-_NO_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_RETRY_SECONDS = 0.5  # until a connection is accepted again, where there were no resources for it
+_RETRY_SECONDS = 0.5  # until a connection is accepted again, where one could not be
 _TELL_SECONDS = 60.0  # between two lines in the log about that
 _MISSING = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # the machine has no such address
 _SEND_BUFFER = 128 * 1024  # bytes in the kernel: a slow reader shows sooner
@@ -111,12 +110,13 @@ class Listener:
         while True:
             try:
                 sock, _ = await loop.sock_accept(listening)
-            except OSError as error:
-                if error.errno in _NO_RESOURCES:  # else the client left before it was accepted
-                    if loop.time() - self._told_at > _TELL_SECONDS:
-                        self._told_at = loop.time()
-                        _log.error("connections have to wait: %s", error.strerror)
-                    await asyncio.sleep(_RETRY_SECONDS)
+            except ConnectionAbortedError:  # the client left before
+                continue
+            except OSError as error:  # no file descriptors, no memory
+                if loop.time() - self._told_at > _TELL_SECONDS:
+                    self._told_at = loop.time()
+                    _log.error("connections have to wait: %s", error.strerror)  # noqa: TRY400
+                await asyncio.sleep(_RETRY_SECONDS)
                 continue
             task = loop.create_task(self._serve(sock, tls))
             self._serving.add(task)
