@@ -115,7 +115,7 @@ class Listener:
             except OSError as error:  # no file descriptors, no memory
                 if loop.time() - self._told_at > _TELL_SECONDS:
                     self._told_at = loop.time()
-                    _log.error("connections have to wait: %s", error.strerror)  # noqa: TRY400
+                    _log.error("connections have to wait: %s", error.strerror)
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
             task = loop.create_task(self._serve(sock, tls))
