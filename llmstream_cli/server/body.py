@@ -23,7 +23,7 @@ from llmstream_cli.server.context import server_context
 _Model = TypeVar("_Model", bound=BaseModel)
 
 MAX_JSON_DEPTH = 64
-MAX_JSON_VALUES = 32_768
+MAX_JSON_VALUES = 16_384
 """In a body, beside token ids: each may cost an error message, and all of them hold up the loop."""
 MAX_TOKEN_IDS = 131_072
 
