@@ -17,8 +17,8 @@ from llmstream_cli.config import config_path, history_path, load_config
 from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.supervised import SupervisedEngine
 from llmstream_cli.errors import ConfigError, DownloadError, ModelError, UnreachableError
+from llmstream_cli.files import cache_folder
 from llmstream_cli.models import hub_api
-from llmstream_cli.models.cache_folder import cache_folder
 from llmstream_cli.models.hub_cache import hub_folder, list_cached
 from llmstream_cli.models.presets import DEFAULT_PRESET, PRESETS
 from llmstream_cli.models.sizes import human_size

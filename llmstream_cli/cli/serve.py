@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from llmstream_cli.cli.process import leave_on_interrupt
 from llmstream_cli.cli.progress import make_progress
@@ -20,14 +19,14 @@ from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.served_models import Residence, serve_models
 from llmstream_cli.cli.stats import print_settings
 from llmstream_cli.cli.stderr_writer import stderr_in_background
-from llmstream_cli.cli.terminal import complain, without_controls
+from llmstream_cli.cli.terminal import complain, read_file, without_controls
 from llmstream_cli.core.api import EngineConfig
 from llmstream_cli.errors import InvalidValueError, ListenError
+from llmstream_cli.hosts import is_loopback
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
 from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.exchange import JsonFormatter
-from llmstream_cli.server.guards import is_loopback
 from llmstream_cli.server.lifecycle import STOP_SECONDS, Server
 from llmstream_cli.server.served import ServedModels
 from llmstream_cli.server.settings import ServerSettings
@@ -130,12 +129,7 @@ def read_keys(keys: list[str], file: str | None) -> tuple[str, ...]:
     """
     found = list(keys)
     if file is not None:
-        try:
-            with Path(file).open(encoding="utf-8") as lines:
-                text = lines.read(_MAX_KEY_FILE_BYTES)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise ListenError(f"cannot read the keys in {file}: {reason}") from error
+        text = read_file(file, _MAX_KEY_FILE_BYTES, prefix="--api-key-file: ", error=ListenError)
         found += [line.strip() for line in text.splitlines() if not line.startswith("#")]
         found = [key for key in found if key]
         if not found:

@@ -11,7 +11,6 @@ This module imports httpx2, whose start takes longer than that of `ask`: import 
 """
 
 import contextlib
-import ipaddress
 import json
 import os
 import socket
@@ -32,13 +31,15 @@ from llmstream_cli.errors import (
     PromptError,
     QueueFullError,
     UpstreamError,
+    one_line,
 )
+from llmstream_cli.hosts import is_loopback
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 300.0  # a long queue in front of a slow model is no reason to give up
 
 _MAX_BODY_BYTES = 8 << 20  # a list of all models that a large service has
-_MAX_LINE_CHARS = 300
+MAX_LINE_CHARS = 300  # of what somebody else wrote
 
 # What errors call themselves, for programs: by a code for OpenAI and this project, by a type for
 # llama-server, by the parameter at fault for vLLM.
@@ -119,7 +120,7 @@ class Upstream:
         """Make one short line of what a server sent; some of them send the key back."""
         if self._api_key:
             text = text.replace(self._api_key, "***")
-        return one_line(text)
+        return one_line(text, MAX_LINE_CHARS)
 
     def _event(self, data: bytes) -> dict[str, Any]:
         event = _parse_json(data)
@@ -229,7 +230,7 @@ def _headers(api_key: str | None) -> dict[str, str]:
 
 
 def _client(url: str, headers: Mapping[str, str], idle_seconds: float) -> httpx2.AsyncClient:
-    local = _is_loopback(httpx2.URL(url).host)
+    local = is_loopback(httpx2.URL(url).host)
     context = _trust_nobody() if local and url.startswith("http:") else _trust_the_system()
     try:
         return httpx2.AsyncClient(
@@ -260,20 +261,7 @@ def _trust_the_system() -> ssl.SSLContext:
         ) from error
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
 # ---- what the server sends ------------------------------------------------------------------
-
-
-def one_line(text: str) -> str:
-    """Return what somebody else wrote as one line of no great length, safe for a terminal."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= _MAX_LINE_CHARS else line[: _MAX_LINE_CHARS - 1] + "…"
 
 
 async def _read(response: httpx2.Response) -> bytes:

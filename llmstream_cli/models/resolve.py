@@ -8,7 +8,6 @@
 A file that lies in the cache is found without a network.
 """
 
-import contextlib
 import re
 import time
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmstream_cli.errors import DownloadError, InvalidValueError, ModelError, ModelNotFoundError
+from llmstream_cli.files import expand, is_file
 from llmstream_cli.models.named_model import (
     NamedModel,
     called_model,
@@ -269,10 +269,8 @@ def _usual_tokenizer(source: Path, preset: Preset | None) -> Path | HubModel | N
 
 
 def _named_tokenizer(name: str) -> Path | HubModel:
-    path = Path(name)
-    with contextlib.suppress(RuntimeError):  # `~nobody`
-        path = path.expanduser()
-    if path.is_file():
+    path = expand(name)
+    if is_file(path):
         return path
     user, _, rest = name.partition("/")
     repo, _, file = rest.partition("/")

@@ -137,10 +137,3 @@ def _canonical(host: str) -> str:
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach what listens there."""
-    if host.lower() == "localhost":
-        return True
-    return is_address(host) and ipaddress.ip_address(host).is_loopback

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstream_cli.core import sse, upstream
-from llmstream_cli.core.upstream import Upstream, base_url, one_line
+from llmstream_cli.core.upstream import Upstream, base_url
 from llmstream_cli.errors import (
     EngineNotReadyError,
     InvalidValueError,
