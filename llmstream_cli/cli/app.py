@@ -338,8 +338,8 @@ def bench(
 
 @app.command(
     help="Examine this installation and this machine, and tell what to do about what is wrong."
-    "\n\nIt loads the embedded model and asks the Hugging Face Hub for an answer. The exit code "
-    "is 1 if something does not work."
+    "\n\nIt has the model answer that `ask` would take, and asks the Hugging Face Hub for a sign "
+    "of life. The exit code is 1 if something does not work."
 )
 def doctor(context: typer.Context, json: options.Json = False) -> int:
     """Turn the options into settings, and examine."""

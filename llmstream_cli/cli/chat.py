@@ -27,6 +27,8 @@ class Chat:
         lines, typed = open_lines(begun.recorder.recent_questions, complete)
         self.setup.view.make()
         with asyncio.Runner() as runner:
+            if begun.opened.found is None:
+                runner.run(begun.opened.engine.ready())  # a server that is not there: say so now
             talk = Talk(
                 setup=self.setup,
                 engine=begun.engine,

@@ -42,29 +42,39 @@ def meant(arguments: Sequence[str], commands: Mapping[str, Any]) -> str | None:
         arguments: those that were refused.
         commands: Click's commands by their names.
     """
-    for length in (2, 1):
-        known = _COMMANDS.get(tuple(arguments[:length]))
-        if known is not None:
-            return _line(*known.split(), *arguments[length:])
+    words: Sequence[str] = ()
     match arguments:
-        case ["run"]:
-            return _line("chat")
-        case ["run", model]:
-            return _line("chat", "-m", model)
-        case ["run", model, *question]:
-            return _line("ask", "-m", model, *question)
-        case ["ask", *words] if not _PROMPTS.isdisjoint(words):
-            return _line("ask", *_without_prompt(words))
-        case ["serve", *words] if "-p" in words:
-            return _line("serve", *("--port" if word == "-p" else word for word in words))
-        case [first, *_] if first.startswith("-"):
-            option = first.partition("=")[0]
-            if option in _options(commands["ask"]) | _PROMPTS:
-                return _line("ask", *_without_prompt(arguments))
-            return _line("serve", *arguments) if option in _options(commands["serve"]) else None
-        case [first, *_] if first not in commands and not did_you_mean(first, commands, ""):
-            return _line("ask", *arguments)
-    return None
+        case ["run", *rest]:
+            words = _run(rest)
+        case ["ask", *rest] if not _PROMPTS.isdisjoint(rest):
+            words = ["ask", *_without_prompt(rest)]
+        case ["serve", *rest]:
+            words = ["serve", *("--port" if word == "-p" else word for word in rest)]
+        case [first, *rest] if first.startswith("-"):
+            words = _with_command(first.partition("=")[0], arguments, commands)
+        case [first, *rest]:
+            known = _COMMANDS.get((first, *rest[:1])) or _COMMANDS.get((first,))
+            if known is not None:
+                is_pair = (first, *rest[:1]) in _COMMANDS
+                words = [*known.split(), *(rest[1:] if is_pair else rest)]
+            elif first not in commands and not did_you_mean(first, commands, ""):
+                words = ["ask", *arguments]
+    return None if words in ((), arguments) else " ".join(("llmstream", *map(_quoted, words)))
+
+
+def _run(rest: Sequence[str]) -> Sequence[str]:
+    """Return what is elsewhere called `run MODEL QUESTION`."""
+    model, question = rest[:1], rest[1:]
+    return ["ask" if question else "chat", *(["-m", *model] if model else []), *question]
+
+
+def _with_command(
+    option: str, arguments: Sequence[str], commands: Mapping[str, Any]
+) -> Sequence[str]:
+    """Put the command before an option that is not one of the program itself."""
+    if option in _options(commands["ask"]) | _PROMPTS:
+        return ["ask", *_without_prompt(arguments)]
+    return ["serve", *arguments] if option in _options(commands["serve"]) else ()
 
 
 def _options(command: Any) -> set[str]:
@@ -73,10 +83,6 @@ def _options(command: Any) -> set[str]:
 
 def _without_prompt(words: Sequence[str]) -> list[str]:
     return [word for word in words if word not in _PROMPTS]
-
-
-def _line(*words: str) -> str:
-    return " ".join(("llmstream", *map(_quoted, words)))
 
 
 def _quoted(word: str) -> str:

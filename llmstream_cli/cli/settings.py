@@ -357,6 +357,9 @@ class SettingsCommand(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; what is wrong with a kept value is said of its place."""
+        source = ctx.get_parameter_source("api_key")
+        if source and source.name == "COMMANDLINE" and not ctx.params.get("url", True):
+            raise InvalidValueError("--api-key is the key of another server; give its --url, too")
         try:
             return super().invoke(ctx)
         except InvalidValueError as error:

@@ -203,13 +203,19 @@ class Upstream:
 
 
 def base_url(text: str) -> str:
-    """Return a server's URL without the API's path; refuse what is none, or holds a secret."""
+    """Return a server's URL without the API's path; refuse what is none, or holds a secret.
+
+    Without a scheme it is http on this machine; elsewhere the user decides who may read along.
+    """
     try:
+        if "://" not in text and is_loopback(httpx2.URL(f"http://{text}").host):
+            text = f"http://{text}"
         url = httpx2.URL(text.rstrip("/").removesuffix("/v1"))
     except httpx2.InvalidURL as error:
         raise InvalidValueError(f"the server's URL is none: {error}") from error
     if url.scheme not in {"http", "https"} or not url.host:
-        raise InvalidValueError("the server's URL must be like http://127.0.0.1:8080")
+        hint = f"; did you mean http://{text} or https://{text}?" if "://" not in text else ""
+        raise InvalidValueError(f"the server's URL must be like http://127.0.0.1:8080{hint}")
     if url.userinfo:
         raise InvalidValueError("the server's URL must have no password in it")
     if url.query or url.fragment:

@@ -123,7 +123,7 @@ def resolve(
     """
     started = time.perf_counter()
     choice, progress = choice or ModelChoice(), progress or Silent()
-    model = _named(choice)
+    model = chosen_model(choice)
     source = model.file or _from_hub(model, progress, any_size)
     path, vouched = source, model.is_packaged or has_loaded(source)
     if not vouched:
@@ -180,7 +180,13 @@ def fetch(model: NamedModel, progress: Progress, *, any_size: bool = False) -> P
     return _loadable(source, model, None, progress)
 
 
-def _named(choice: ModelChoice) -> NamedModel:
+def chosen_model(choice: ModelChoice) -> NamedModel:
+    """Return what the user's words mean, wherever it is.
+
+    Raises:
+        ModelNotFoundError: nothing can be called that.
+        InvalidValueError: the words do not go together.
+    """
     if choice.model is None:
         return called_model(DEFAULT_PRESET if choice.preset is None else choice.preset)
     model = named_model(choice.model)
