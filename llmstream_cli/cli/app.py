@@ -292,7 +292,8 @@ def serve(
 @app.command(
     cls=SettingsCommand,
     help="Measure how fast a model answers, for one reader and for many."
-    "\n\nA number of streams ask at once: distinct prompts, or such as share a long prefix. With "
+    "\n\nA number of streams ask at once: distinct prompts, or such as share a long prefix. It "
+    "ends within a minute, unless you say how many streams, runs or seconds. With "
     "--url it measures any server that speaks the OpenAI API by the same means.",
 )
 def bench(
@@ -304,11 +305,12 @@ def bench(
     url: options.Url = None,
     url_model: options.UrlModel = None,
     api_key: options.ApiKey = None,
-    streams: options.Streams = "1,2,4,8,16,32",
+    streams: options.Streams = None,
     prefix: options.Prefix = "both",
     prompt_tokens: options.PromptTokens = 256,
     max_tokens: options.AnswerTokens = 64,
-    repeat: options.Repeat = 3,
+    repeat: options.Repeat = None,
+    seconds: options.Seconds = None,
     seed: options.PromptSeed = None,
     ctx_size: options.StreamCtxSize = None,
     threads: options.Threads = None,
@@ -329,6 +331,7 @@ def bench(
         prompt_tokens=prompt_tokens,
         max_tokens=max_tokens,
         repeat=repeat,
+        seconds=seconds,
         seed=seed,
         ctx_size=ctx_size,
         threads=threads,

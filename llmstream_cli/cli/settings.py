@@ -219,10 +219,7 @@ def wrong_type(option: TyperOption, value: Any) -> str | None:
 
 def _from_variable(option: TyperOption, text: str, name: str) -> Kept:
     origin = Variable(name)
-    try:
-        check_text(text, name)
-    except InvalidValueError as error:
-        raise ConfigError(str(error)) from error
+    check_text(text, name, ConfigError)
     if option.multiple:
         return Kept(_list(text, option.name, origin), origin)
     try:

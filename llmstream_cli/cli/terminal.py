@@ -45,16 +45,16 @@ def complain(text: str) -> None:
         sys.stderr.flush()
 
 
-def check_text(text: str, name: str) -> str:
+def check_text(text: str, name: str, error: type[LLMStreamError] = InvalidValueError) -> str:
     """Return a text of the command line, of the environment or of a terminal.
 
     Raises:
-        InvalidValueError: its bytes were no UTF-8, of which Python has made lone surrogates.
+        LLMStreamError: of type `error`: its bytes were no UTF-8, so there are lone surrogates in it.
     """
     try:
         text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise InvalidValueError(f"{name} is not UTF-8 text: character {error.start + 1}") from error
+    except UnicodeEncodeError as problem:
+        raise error(f"{name} is not UTF-8 text: character {problem.start + 1}") from problem
     return text
 
 
