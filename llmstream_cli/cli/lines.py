@@ -87,7 +87,7 @@ class PipedLines:
         self._is_told = True
         if not data:
             raise EOFError
-        return decode(data, MAX_LINE_BYTES, "the line").rstrip("\r\n")
+        return decode(data, MAX_LINE_BYTES, "a line").rstrip("\r\n")
 
     def _tell_wait(self) -> None:
         if not self._is_told:

@@ -49,7 +49,7 @@ def check_text(text: str, name: str, error: type[LLMStreamError] = InvalidValueE
     """Return a text of the command line, of the environment or of a terminal.
 
     Raises:
-        LLMStreamError: of type `error`: its bytes were no UTF-8, so there are lone surrogates in it.
+        LLMStreamError: of type `error`: its bytes were no UTF-8, which lone surrogates tell.
     """
     try:
         text.encode("utf-8")

@@ -139,7 +139,7 @@ def test_the_launch_lines_say_what_is_served_and_how_to_ask(server: Running) -> 
     [
         (["--features", "smolm2"], 1, "no model is called 'smolm2'; did you mean smollm2?"),
         (["--model", "nowhere.gguf"], 1, "there is no file nowhere.gguf"),
-        (["--api-key-file", "nowhere"], 1, "cannot read the keys in nowhere: No such file"),
+        (["--api-key-file", "nowhere"], 1, "--api-key-file: there is no file nowhere"),
         (["--certfile", "nowhere", "--keyfile", "nowhere"], 1, "cannot use the certificate in"),
         (["--certfile", "nowhere"], 2, "--certfile and --keyfile belong together"),
         (["--host", "0.0.0.0"], 2, "others can reach 0.0.0.0, and there is no key"),
