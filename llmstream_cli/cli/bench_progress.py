@@ -5,7 +5,7 @@ import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from llmstream_cli.cli.terminal import complain
 
@@ -27,9 +27,12 @@ class Plan:
 
     pending: list[int]
     seconds: float | None
-    _started: float = field(default_factory=time.perf_counter)
+    _started: float = 0.0
     _run_started: float = 0.0
     _seconds_per_stream: float | None = None
+
+    def __post_init__(self) -> None:
+        self._started = time.perf_counter()
 
     @property
     def elapsed(self) -> float:
@@ -64,7 +67,8 @@ class Plan:
         async with asyncio.timeout(rest):
             yield
         self.pending.remove(streams)
-        self._seconds_per_stream = (time.perf_counter() - self._run_started) / streams
+        ended = time.perf_counter()
+        self._seconds_per_stream, self._run_started = (ended - self._run_started) / streams, ended
 
 
 class Progress:

@@ -88,6 +88,7 @@ def test_json_of_the_real_model() -> None:
         "prompt_tokens": 32,
         "max_tokens": 4,
         "repeat": 1,
+        "seconds": None,
         "seed": 0,
         "ctx_size": 108,
         "threads": 1,

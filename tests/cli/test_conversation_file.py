@@ -74,7 +74,7 @@ def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (None, "there is no file .*"),
-        (b"\xff", "is not JSON"),
+        (b"\xff", "is not UTF-8 text: byte 0"),
         (b"[" * 100_000, "is not JSON"),
         (b"[]", "it has no list of turns"),
         (b'{"turns": {}}', "it has no list of turns"),

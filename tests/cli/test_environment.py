@@ -157,14 +157,19 @@ def test_all_texts_are_utf_8_in_any_locale(tmp_path: Path) -> None:
     [
         ("--grammar", 'root ::= "é"'),
         ("--schema", '{"const": "é"}'),
-        ("--raw", "--grammar", 'root ::= "é!"', "--stop", "!"),
-        ("--grammar", 'root ::= "éàé"', "--stop", "à"),
+        ("--raw", "--schema", '{"enum": ["é"]}'),
     ],
 )
 def test_options_are_utf_8_in_any_locale(options: tuple[str, ...]) -> None:
     done = in_c_locale("ask", "é", "-n", "8", *options)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode().strip('"') == "é"
+
+
+def test_a_stop_string_is_utf_8_in_any_locale() -> None:
+    done = in_c_locale("ask", "é " * 12, "--raw", "--stop", "é", "-t", "0", "-n", "6")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "é" not in done.stdout.decode()
 
 
 def test_a_file_has_the_name_that_its_bytes_are_in_any_locale(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def test_a_file_that_is_no_template_is_refused(tmp_path: Path, content: bytes, r
         ("chatlm", "no prompt format is called 'chatlm'; did you mean chatml?"),
         ("none.jinja", "--template: there is no file none.jinja"),
         ("no/folder", "--template: there is no file no/folder"),
-        ("x" * 5000, "cannot read"),
-        ("\0", "cannot read"),
+        ("x" * 5000, "no prompt format is called"),
+        ("\0", "no prompt format is called"),
         ("", "the name of the file is empty"),
     ],
 )
@@ -134,7 +134,7 @@ def test_a_mistaken_template_shows_before_the_model_is_looked_for(tmp_path: Path
     message = refusal("?", "--template", str(path), "--model", "none.gguf")
     assert message.startswith(f"--template {path}: the chat template is invalid")
     message = refusal("?", "--template", "chatlm", "--model", "none.gguf")
-    assert message.startswith("no prompt format is called 'chatlm'; did you mean chatml? known: ")
+    assert message.startswith("no prompt format is called 'chatlm'; did you mean chatml?")
 
 
 def test_a_model_without_a_template_tells_the_ways_out(phi2: str) -> None:
@@ -192,10 +192,7 @@ def test_the_users_own_contexts_are_read_and_win(tmp_path: Path) -> None:
         expected = answer("--system", text, QUESTION)
         assert answer("--context", name, QUESTION, config=path) == expected
     message = refusal("--context", "pirat", QUESTION, config=path)
-    assert message == (
-        "no context is called 'pirat'; did you mean pirate? "
-        "known: general, classifier, sql, math, pirate"
-    )
+    assert message == "no context is called 'pirat'; did you mean pirate?"
 
 
 def test_a_context_and_a_system_message_exclude_each_other() -> None:

@@ -195,7 +195,7 @@ CHUNKED = (
         ),
         (
             answer("text/html", b"<h1>Bad\x1b[2J\r\ngateway</h1>", status="502 Bad Gateway"),
-            "the server failed (HTTP 502: <h1>Bad [2J gateway</h1>)",
+            "the server failed (HTTP 502: <h1>Bad[2J gateway</h1>)",
         ),
         (
             answer("text/plain", b"", status="302 Found\r\nLocation: https://else.where/x"),
