@@ -120,11 +120,12 @@ def history_path(config: Config) -> Path | None:
 
 def why_no_history(config: Config) -> str:
     """Return why no conversations are kept where `history_path` is None."""
-    if config.unreadable:
-        return f"{config.unreadable}, and it may switch the history off"
-    folder = user_folder("data")
-    if config.history.enabled and not nearest_existing(folder).is_dir():
-        return f"{folder} cannot be a folder; {HISTORY_VARIABLE} can name a file elsewhere"
+    if not os.environ.get(HISTORY_VARIABLE):
+        if config.unreadable:
+            return f"{config.unreadable}, and it may switch the history off"
+        if config.history.enabled:
+            place = user_folder("data")
+            return f"{place} cannot be a folder; {HISTORY_VARIABLE} can name a file elsewhere"
     return "the history is switched off"
 
 
