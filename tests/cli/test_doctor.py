@@ -250,7 +250,9 @@ def test_the_file_of_the_history(
     assert found.verdict == verdict
     assert message in found.message
     config.write_text("[history]\nenabled = false\n")
-    assert doctor_setup.history() == Finding("history", "ok", "is switched off")
+    assert doctor_setup.history() == Finding(
+        "history", "ok", "is not kept: the history is switched off"
+    )
     config.write_text("broken")
     assert doctor_setup.history().verdict == "warn"
 
@@ -305,7 +307,7 @@ def test_a_model_that_does_not_load_is_a_failure(
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("MODEL", "no/such.gguf", "there is no file no/such.gguf"),
+        ("MODEL", "no/such.gguf", "failed to open GGUF file"),
         ("FEATURES", "no-such", "no model is called 'no-such'"),
         ("URL", "http://127.0.0.1:1", "cannot connect to http://127.0.0.1:1"),
     ],
