@@ -66,7 +66,13 @@ def test_a_model_that_is_none_ends_the_chat() -> None:
 
 
 def test_a_server_that_is_not_there_ends_the_chat_before_the_first_question() -> None:
-    done = chat(b"", "--url", "127.0.0.1:1")
+    done = subprocess.run(
+        [sys.executable, "-m", "llmstream_cli", "chat", "--url", "127.0.0.1:1"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr == b"llmstream: cannot connect to http://127.0.0.1:1: Connection refused\n"
 
