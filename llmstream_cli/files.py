@@ -60,14 +60,14 @@ def user_folder(kind: Literal["config", "data", "state", "cache"]) -> Path:
     It is what platformdirs says, and need not exist: whoever writes to it makes it.
     """
     set_home()
-    if sys.platform == "linux":  # without platformdirs, whose import every answer would wait for
-        variable, usual = _XDG[kind]
-        chosen = Path(os.environ.get(variable, ""))
-        return (chosen if chosen.is_absolute() else Path.home() / usual) / "llmstream"
-    import platformdirs
+    if sys.platform != "linux":
+        import platformdirs
 
-    folder: Path = getattr(platformdirs, f"user_{kind}_path")("llmstream", appauthor=False)
-    return folder
+        folder: Path = getattr(platformdirs, f"user_{kind}_path")("llmstream", appauthor=False)
+        return folder
+    variable, usual = _XDG[kind]  # not by platformdirs, whose import every answer would wait for
+    chosen = Path(os.environ.get(variable, ""))
+    return (chosen if chosen.is_absolute() else Path.home() / usual) / "llmstream"
 
 
 def cache_folder() -> Path:
@@ -142,6 +142,8 @@ def read_text(
     Raises:
         LLMStreamError: of type `error`: it cannot be read, is too long, or is no text.
     """
+    if not str(name):
+        raise error(f"{prefix}the name of the file is empty")
     try:
         path = expand(str(name))
         mode = path.stat().st_mode

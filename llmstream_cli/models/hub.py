@@ -12,7 +12,7 @@ from llmstream_cli.errors import (
     UnreachableError,
     did_you_mean,
 )
-from llmstream_cli.files import is_file
+from llmstream_cli.files import exists, is_file
 from llmstream_cli.models.hub_cache import RepoFolder, cached_files, sweep_partials
 from llmstream_cli.models.machine import free_disk
 from llmstream_cli.models.progress import Progress
@@ -82,7 +82,7 @@ def _fetch(
     files = _parts(_pick(model, listing), listing)
     folder = RepoFolder.of(model.repo)
     missing = [file for file in files if not is_file(folder.pointer(listing.commit, file.path))]
-    fresh = [file for file in missing if not folder.blob(file.etag).exists()]
+    fresh = [file for file in missing if not exists(folder.blob(file.etag))]
     if fresh:
         _check_memory(model, files, listing, max_bytes_in_memory)
         sweep_partials()
@@ -167,7 +167,7 @@ def _check_disk(
 ) -> None:
     partials = [folder.partial(file.etag) for file in fresh]
     needed = sum(file.size for file in fresh)
-    needed -= sum(partial.stat().st_size for partial in partials if partial.exists())
+    needed -= sum(partial.stat().st_size for partial in partials if exists(partial))
     free = free_disk(folder.path)
     if needed > free:
         raise NoRoomError(

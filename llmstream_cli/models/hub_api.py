@@ -21,6 +21,7 @@ from llmstream_cli.errors import (
     UnreachableError,
     one_line,
 )
+from llmstream_cli.files import exists
 from llmstream_cli.hosts import is_loopback
 from llmstream_cli.models.reference import HubModel, is_safe_file
 
@@ -239,7 +240,7 @@ def _check_endpoint(endpoint: str) -> tuple[str, bool]:
 
 def _token() -> str | None:
     """Return the token to send, if the user has one."""
-    from huggingface_hub import get_token
+    from huggingface_hub import constants, get_token
     from huggingface_hub.errors import OIDCError
 
     if is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
@@ -247,6 +248,8 @@ def _token() -> str | None:
     try:
         token = get_token()
     except (OSError, OIDCError) as error:
+        if isinstance(error, OSError) and not exists(Path(constants.HF_TOKEN_PATH)):
+            return None  # the home is no folder, or may not be entered
         raise DownloadError(f"the token for the Hub cannot be read: {one_line(error)}") from error
     if token is not None and not re.fullmatch(r"[!-~]+", token):  # no header could hold it
         raise DownloadError("the token for the Hub has characters that no token has; see HF_TOKEN")
@@ -261,7 +264,7 @@ def _refuse_token(host: str) -> None:
     from huggingface_hub import constants
 
     names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")
-    is_stored = Path(constants.HF_TOKEN_PATH).exists()
+    is_stored = exists(Path(constants.HF_TOKEN_PATH))
     may_be_sent = not is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN")
     if may_be_sent and (is_stored or any(os.environ.get(name) for name in names)):
         raise DownloadError(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmstream_cli.errors import ModelError
-from llmstream_cli.files import beside, expand, is_file, replace_file
+from llmstream_cli.files import beside, expand, glob, is_file, replace_file
 from llmstream_cli.models.quants import choose, part_names
 from llmstream_cli.models.reference import HubModel
 
@@ -134,7 +134,7 @@ def cached_files(model: HubModel, *, any_revision: bool = False) -> tuple[Path, 
 def sweep_partials() -> None:
     """Delete what downloads of ours left that nobody has gone on with for two weeks."""
     oldest = time.time() - _MAX_PARTIAL_AGE
-    for path in hub_folder().glob(f"models--*/blobs/*{PARTIAL_SUFFIX}"):
+    for path in glob(hub_folder(), f"models--*/blobs/*{PARTIAL_SUFFIX}"):
         with contextlib.suppress(OSError):
             if _modified(path) < oldest:
                 path.unlink()
@@ -167,7 +167,7 @@ class CachedModel:
 def list_cached() -> list[CachedModel]:
     """List the GGUF files in the Hugging Face cache, by repository, file and revision."""
     found: list[CachedModel] = []
-    for path in hub_folder().glob("models--*--*"):
+    for path in glob(hub_folder(), "models--*--*"):
         folder = RepoFolder(path.name.removeprefix("models--").replace("--", "/", 1), path)
         for commit in folder.commits():
             found += _models_in(folder, commit)

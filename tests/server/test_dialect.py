@@ -1,6 +1,7 @@
 """A client's words into parameters, and JSON that survives every client's line splitting."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.errors import InvalidFieldError, InvalidValueError
 from llmstream_cli.server.dialect import (
+    JsonList,
     dump_line,
+    json_text,
     sampling_params,
     seed_param,
     with_choice_seed,
@@ -82,3 +85,23 @@ def test_a_line_is_one_line_for_whoever_splits_it(text: str) -> None:
     line = dump_line({"text": text})
     assert line.decode().splitlines() == [line.decode()]
     assert json.loads(line) == {"text": text}
+
+
+VALUES = st.none() | st.integers() | st.text() | st.dictionaries(st.text(), st.text(), max_size=2)
+
+
+@given(st.lists(st.lists(VALUES, max_size=3), max_size=3), VALUES)
+def test_lists_that_were_written_before_stand_where_they_belong(
+    lists: list[list[Any]], other: Any
+) -> None:
+    written = []
+    for values in lists:
+        written.append(JsonList())
+        for value in values:
+            written[-1].append(value)
+    body = {"first": other, "lists": written, "last": [{"in": one} for one in written]}
+    assert json.loads(json_text(body)) == {
+        "first": other,
+        "lists": lists,
+        "last": [{"in": one} for one in lists],
+    }
