@@ -48,12 +48,12 @@ def walker(model: Model) -> "Walker":
 
 def is_complete(constraint: Constraint) -> bool:
     """Whether the answer, by llguidance's own word, fulfils the grammar as it stands."""
-    return constraint._matcher.is_accepting()
+    return constraint._matchers[0].is_accepting()
 
 
 def must_end(constraint: Constraint) -> bool:
     """Whether nothing can follow, by llguidance's own word, but a token that ends the turn."""
-    return constraint._matcher.is_stopped()
+    return constraint._matchers[0].is_stopped()
 
 
 class Walker:
