@@ -3,8 +3,11 @@
 import stat
 from pathlib import Path
 
+from llmstream_cli.cli.terminal import complain, one_line
 from llmstream_cli.core.api import MAX_GRAMMAR_CHARS
 from llmstream_cli.errors import InvalidValueError
+
+_MAX_LISTED = 8
 
 
 def read_schema(text: str) -> str:
@@ -14,6 +17,21 @@ def read_schema(text: str) -> str:
         InvalidValueError: there is no such file, or it cannot be one.
     """
     return text if text.lstrip().startswith("{") else _read("--schema", text)
+
+
+def check_schema(text: str) -> None:
+    """Say on standard error what in a JSON schema the answer need not fulfil.
+
+    Raises:
+        SchemaError: it is none, or no answer can fulfil it.
+    """
+    from llmstream_cli.core import json_schema
+
+    ignored = json_schema.read_schema(text).ignored
+    if ignored:
+        more = f", and {len(ignored) - _MAX_LISTED} more" if ignored[_MAX_LISTED:] else ""
+        listed = ", ".join(ignored[:_MAX_LISTED])
+        complain(f"llmstream: --schema: not followed: {one_line(listed)}{more}\n")
 
 
 def read_grammar(text: str) -> str:

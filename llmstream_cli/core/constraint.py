@@ -22,6 +22,7 @@ import numpy.typing as npt
 from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.core.gbnf import gbnf_to_lark
 from llmstream_cli.core.json_schema import ReadSchema, read_schema
+from llmstream_cli.core.schema_text import schema_error
 from llmstream_cli.errors import EngineError, InvalidValueError
 
 if TYPE_CHECKING:
@@ -94,25 +95,24 @@ class GrammarCompiler:
             InvalidValueError: it is invalid or too complex, asks for what is not supported, or
                 cannot be followed with this model's vocabulary.
         """
-        what = "grammar" if params.json_schema is None else "JSON schema"
-        read = None
         if params.json_schema is None:
             assert params.grammar is not None
+            read = None
             grammars = [llguidance.LLMatcher.grammar_from_lark(gbnf_to_lark(params.grammar))]
         else:
             read = read_schema(params.json_schema)
             grammars = [_json_grammar(read.schema), _JSON_GRAMMAR]
         matchers = [self._compile(grammar) for grammar in grammars]
-        if matchers[0].is_error():
-            error = matchers[0].get_error()
-            if read is not None and (place := _find_error(read, error)):
-                what += f" at {place}"
-            raise InvalidValueError(f"{what}: {_reason(error)}")
+        if refused := matchers[0].get_error():
+            if read is not None:
+                raise schema_error(_reason(refused), _find_error(read, refused))
+            raise InvalidValueError(f"grammar: {_reason(refused)}")
         constraint = Constraint(matchers, self._vocabulary.vocab_size)
         try:
             constraint.allowed()
         except EngineError as error:
-            raise InvalidValueError(f"{what}: no answer can begin: {error}") from error
+            what = f"no answer can begin: {error}"
+            raise schema_error(what) if read else InvalidValueError(f"grammar: {what}") from error
         return constraint
 
     def _compile(self, grammar: str) -> llguidance.LLMatcher:

@@ -7,12 +7,10 @@ llguidance would follow it otherwise than it is meant; each check below says why
 """
 
 import itertools
-import json
-import math
 import re
 from collections.abc import Collection
 from functools import lru_cache
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from llmstream_cli.core import schema_strings
@@ -23,10 +21,8 @@ from llmstream_cli.core.schema_keywords import (
     HELD,
     MAX_COUNT,
     MAX_EXACT,
-    MAX_SHOWN,
     NOT_ABOUT_OBJECTS,
     PARTS,
-    cut,
     include_bounds,
     inwards,
     is_followed,
@@ -34,27 +30,21 @@ from llmstream_cli.core.schema_keywords import (
     modernize,
     parts_of,
     scalars_of,
-    schema_error,
-    shown,
     with_integers,
 )
 from llmstream_cli.core.schema_references import Places, find_endless, find_loop, pointer
 from llmstream_cli.core.schema_strings import UnsupportedPatternError
-from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.core.schema_text import parse_schema, schema_error, shown
+from llmstream_cli.errors import SchemaError
 
-MAX_DEPTH = 96  # of brackets in the text; llguidance's parser ends at 128
 MAX_PLACE = 1000  # characters of a JSON pointer into it
 MAX_INTEGER = 2**63 - 1  # in an answer, or as good as
 MAX_NUMBER = 1e308  # in an answer
 MAX_DEPENDENTS = 4  # of one object; each doubles its grammar
-MAX_COMPARISONS = 5000  # of the choices of `oneOf`
+MAX_COMPARISONS = 2000  # of the choices of `oneOf`
 
 _SAFE = "/$~"  # in a fragment of a URI
 _DRAFT = re.compile(r"https?://json-schema\.org/(draft-0[467]|draft/(2019-09|2020-12))/schema#?")
-
-# A string that does not end matches to the end of the text: else the search would begin anew at
-# each character of it, in quadratic time.
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
 
 
 class ReadSchema(NamedTuple):
@@ -80,71 +70,19 @@ def read_schema(text: str) -> ReadSchema:
         text: JSON.
 
     Raises:
-        InvalidValueError: it is no JSON or no schema, or no answer could fulfil it; the message
+        SchemaError: it is no JSON or no schema, or no answer could fulfil it; the message
             says where.
     """
-    schema = _parse(text)
+    schema = parse_schema(text)
     if schema is True:
         schema = {}
     if not isinstance(schema, dict):
         raise schema_error("it must be an object")
-    draft = schema.pop("$schema", None)
-    if draft is not None and not (isinstance(draft, str) and _DRAFT.fullmatch(draft.strip())):
-        raise schema_error('"$schema" names no draft from 4 to 2020-12')
+    if _DRAFT.fullmatch(str(schema.get("$schema"))):
+        del schema["$schema"]
     reader = _Reader(schema)
     reader.read()
     return ReadSchema(schema, tuple(dict.fromkeys(reader.ignored)), reader.places)
-
-
-# ---- the text -------------------------------------------------------------------------------
-
-
-def _parse(text: str) -> Any:
-    depth = 0
-    for token in _STRING_OR_BRACKET.finditer(text):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
-        if depth > MAX_DEPTH:
-            raise schema_error(f"it is nested more than {MAX_DEPTH} deep")
-    try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_unique,
-            parse_constant=_refuse,
-            parse_float=_finite,
-            parse_int=_integer,
-        )
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise schema_error("it contains half of a surrogate pair") from error
-    except ValueError as error:
-        raise schema_error(f"it is no valid JSON: {error}") from error
-    return value
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in unique:
-            raise schema_error(f"{shown(name)} stands twice in one object")
-        unique[name] = value
-    return unique
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise schema_error(f"{constant} is no JSON")
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise schema_error(f"{cut(digits)} is too large")
-    return number
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > MAX_SHOWN * 6:  # more than any float64 has
-        raise schema_error(f"{cut(digits)} is too large")
-    return int(digits)
 
 
 class _Reader:
@@ -210,26 +148,27 @@ class _Reader:
         self._places[where] = schema
         for name, part in parts_of(schema):
             self._walk(part, f"{where}/{name}")
-        for index in range(len(schema.get("anyOf", ()))):
-            self._walk_choice(schema["anyOf"], index, f"{where}/anyOf/{index}")
+        self._walk_choices(schema.get("anyOf", []), f"{where}/anyOf")
 
     def _note_names(self, schema: dict[str, Any], where: str) -> None:
         for keyword, mark in (("$id", ""), ("id", ""), ("$anchor", "#"), ("$dynamicAnchor", "#")):
             if isinstance(name := schema.get(keyword), str):
                 self._names[mark + name.removesuffix("#")] = where
 
-    def _walk_choice(self, choices: list[Any], index: int, where: str) -> None:
-        """Leave the choice out if it has a pattern that cannot be followed, and others are left."""
-        ignored = len(self.ignored)
-        try:
-            self._walk(choices[index], where)
-        except UnsupportedPatternError:
-            if sum(choice is not False for choice in choices) == 1:
-                raise
-            choices[index] = False
-            del self.ignored[ignored:]
-            for place in [at for at in self._places if f"{at}/".startswith(f"{where}/")]:
-                del self._places[place]
+    def _walk_choices(self, choices: list[Any], where: str) -> None:
+        """Leave out those with a pattern that cannot be followed, as long as others are left."""
+        refused = None
+        for index, choice in enumerate(choices):
+            known, ignored = len(self._places), len(self.ignored)
+            try:
+                self._walk(choice, f"{where}/{index}")
+            except UnsupportedPatternError as error:
+                refused, choices[index] = error, False
+                del self.ignored[ignored:]
+                while len(self._places) > known:
+                    self._places.popitem()
+        if refused is not None and not any(choice is not False for choice in choices):
+            raise refused
 
     def _bound_numbers(self, schema: dict[str, Any], where: str) -> None:
         kinds, limits = kinds_of(schema), schema_strings.INTEGERS.get(schema.get("format", ""))
@@ -285,7 +224,7 @@ class _Reader:
                 raise UnsupportedPatternError(str(told)) from error
             del schema["pattern"]
             self._ignore(where, "pattern")
-        except InvalidValueError as error:
+        except SchemaError as error:
             raise schema_error(str(error), f"{where}/pattern") from error
         if patterns:
             schema["pattern"] = patterns[0]

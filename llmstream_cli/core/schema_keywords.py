@@ -10,7 +10,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
 from llmstream_cli.core.schema_references import IN_PLACE, pointer
-from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.core.schema_text import schema_error, shown
 
 MAX_COUNT = 2**31 - 1
 MAX_EXACT = 2**53 - 1  # larger integers are not exact in double precision, in which bounds are kept
@@ -19,24 +19,7 @@ MAX_DECIMALS = 20  # of a number in an answer
 _DIGITS = 15  # of a number that is not whole, at most
 _STEP = 1e-12  # between a number and the next, relative above 1; llguidance rounds smaller ones
 _MAX_MULTIPLE, _MAX_MULTIPLE_DIGITS = 2**32, 9  # llguidance keeps `multipleOf` in 32 bits
-MAX_SHOWN = 60  # characters
 _TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
-
-
-def schema_error(what: str, where: str = "") -> InvalidValueError:
-    """Return the error that says what is wrong with the schema at a place."""
-    at = f" at {cut(where)}" if where else ""
-    return InvalidValueError(f"JSON schema{at}: {what}")
-
-
-def cut(text: str) -> str:
-    """Return a text that fits into a message."""
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
-
-
-def shown(name: object) -> str:
-    """Return a value as JSON that fits into a message."""
-    return cut(json.dumps(name))
 
 
 # ---- the keywords ---------------------------------------------------------------------------

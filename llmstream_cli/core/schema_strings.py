@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.errors import SchemaError
 
 # ---- patterns -------------------------------------------------------------------------------
 
@@ -31,7 +31,7 @@ _POSITIVE = {
 }
 
 
-class UnsupportedPatternError(InvalidValueError):
+class UnsupportedPatternError(SchemaError):
     """A pattern may be right, and cannot be followed."""
 
 
@@ -40,7 +40,7 @@ def split_pattern(pattern: str) -> list[str]:
 
     Raises:
         UnsupportedPatternError: there are none.
-        InvalidValueError: the two dialects would read it otherwise.
+        SchemaError: the two dialects would read it otherwise.
     """
     parts: list[str] = []
     rest = pattern.removeprefix("^")
@@ -78,11 +78,11 @@ def _as_rust(pattern: str) -> str:
         if _UNSUPPORTED.fullmatch(text):
             raise UnsupportedPatternError("word boundaries and back references are not supported")
         if text in {"\\A", "\\z", "\\a", "\\x{"}:
-            raise InvalidValueError(f"{text} is no escape in a JSON schema")
+            raise SchemaError(f"{text} is no escape in a JSON schema")
         if text.startswith(("[]", "[^]")):
-            raise InvalidValueError("write \\] for this character in a class")
+            raise SchemaError("write \\] for this character in a class")
         if token[1] and "--" in _ESCAPE.sub("", token[1]):
-            raise InvalidValueError("write \\- for this character in a class")
+            raise SchemaError("write \\- for this character in a class")
         body = _AMBIGUOUS.sub(lambda found: found[1] or f"\\{found[0]}", token[1] or "")
         written += [pattern[end : token.start()], text.replace(token[1] or "", body, 1)]
         end = token.end()
