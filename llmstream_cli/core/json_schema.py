@@ -8,7 +8,6 @@ llguidance would follow it otherwise than it is meant; each check below says why
 
 import itertools
 import re
-from collections.abc import Collection
 from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -17,12 +16,10 @@ from llmstream_cli.core import schema_strings
 from llmstream_cli.core.schema_keywords import (
     ANNOTATIONS,
     BOUNDS,
-    COUNTS,
     HELD,
     MAX_COUNT,
     MAX_EXACT,
-    NOT_ABOUT_OBJECTS,
-    PARTS,
+    close_objects,
     include_bounds,
     inwards,
     is_followed,
@@ -105,7 +102,7 @@ class _Reader:
             raise schema_error("$ref leads back to itself with no value between", where)
         if (where := find_endless(self._places, self._targets)) is not None:
             raise schema_error("$ref leads to a schema that always asks for itself again", where)
-        _close_objects(self._places.values())
+        close_objects(self._places.values())
         for where, schema in self._places.items():
             self._name_properties(schema, where)
             self._count_properties(schema, where)
@@ -381,28 +378,3 @@ class _Reader:
             self._exclude(f"{at}/{name}", f"{at_other}/{name}", depth - 1)
             for name in (f"properties/{pointer(name)}" for name in both)
         )
-
-
-def _close_objects(schemas: Collection[dict[str, Any]]) -> None:
-    """Leave properties out that are not listed, as llama.cpp does.
-
-    A schema allows them by default, and whoever wrote it wants none: models invent them without
-    end. Where several schemas bind one object, each lists a part of its properties, and all stay
-    as they are.
-    """
-    about_objects = {"properties", "patternProperties", "required", "minProperties", *PARTS}
-    for schema in schemas:
-        parts = [part for part in schema.get("allOf", ()) if isinstance(part, dict)]
-        if any(part.keys() - NOT_ABOUT_OBJECTS for part in parts):
-            return
-        others = schema.keys() & {"$ref", "dependentSchemas", "anyOf", "oneOf"}
-        if others and schema.keys() & about_objects:
-            return
-    for schema in schemas:
-        listed = schema.get("properties", {}).keys()
-        if (
-            listed
-            and not schema.keys() & {*COUNTS, "additionalProperties", "patternProperties"}
-            and listed >= set(schema.get("required", ()))
-        ):
-            schema["additionalProperties"] = False

@@ -5,7 +5,7 @@ nothing. Every other word is passed over, and named in `ReadSchema.ignored`.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
@@ -99,18 +99,18 @@ def _as_it_is(value: Any, _keyword: str, _where: str) -> Any:
     return value
 
 
-COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+_COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-PARTS = ("items", "additionalProperties", "propertyNames")
-_LISTS_OF_PARTS = (*IN_PLACE, "prefixItems")
-_MAPS_OF_PARTS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+_PARTS = ("items", "additionalProperties", "propertyNames")
+_LISTS = (*IN_PLACE, "prefixItems")
+_MAPS = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 
 HELD: dict[str, Callable[[Any, str, str], Any]] = {
-    **dict.fromkeys(COUNTS, _count),
+    **dict.fromkeys(_COUNTS, _count),
     **dict.fromkeys(BOUNDS, _bound),
-    **dict.fromkeys(PARTS, _as_it_is),
-    **dict.fromkeys(_LISTS_OF_PARTS, _schemas),
-    **dict.fromkeys(_MAPS_OF_PARTS, _named_schemas),
+    **dict.fromkeys(_PARTS, _as_it_is),
+    **dict.fromkeys(_LISTS, _schemas),
+    **dict.fromkeys(_MAPS, _named_schemas),
     "type": _type,
     "const": _const,
     "enum": _enum,
@@ -131,7 +131,7 @@ ANNOTATIONS |= frozenset(
     ("writeOnly", "discriminator", "externalDocs", "xml", "contentEncoding", "propertyOrdering")
 )
 _UNEVALUATED = {"unevaluatedItems": "items", "unevaluatedProperties": "additionalProperties"}
-NOT_ABOUT_OBJECTS = ANNOTATIONS | {*BOUNDS, "pattern", "format", "minLength", "maxLength"}
+_NOT_ABOUT_OBJECTS = ANNOTATIONS | {*BOUNDS, "pattern", "format", "minLength", "maxLength"}
 
 
 def modernize(schema: dict[str, Any], where: str) -> None:
@@ -178,13 +178,13 @@ def _allow_null(schema: dict[str, Any]) -> None:
 
 def parts_of(schema: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the schemas in a schema but for its choices, with their places in it."""
-    for keyword in PARTS:
+    for keyword in _PARTS:
         if keyword in schema:
             yield keyword, schema[keyword]
     for keyword in ("oneOf", "allOf", "prefixItems"):
         for index, part in enumerate(schema.get(keyword, ())):
             yield f"{keyword}/{index}", part
-    for keyword in _MAPS_OF_PARTS:
+    for keyword in _MAPS:
         for name, part in schema.get(keyword, {}).items():
             yield f"{keyword}/{pointer(name)}", part
 
@@ -262,3 +262,28 @@ def inwards(bound: float, sign: int) -> float:
     if number != 0 and abs(number) < 1:
         number = number.quantize(step, rounding=rounding)
     return float(number)
+
+
+def close_objects(schemas: Collection[dict[str, Any]]) -> None:
+    """Leave properties out that are not listed, as llama.cpp does.
+
+    A schema allows them by default, and whoever wrote it wants none: models invent them without
+    end. Where several schemas bind one object, each lists a part of its properties, and all stay
+    as they are.
+    """
+    about_objects = {"properties", "patternProperties", "required", "minProperties", *_PARTS}
+    for schema in schemas:
+        parts = [part for part in schema.get("allOf", ()) if isinstance(part, dict)]
+        if any(part.keys() - _NOT_ABOUT_OBJECTS for part in parts):
+            return
+        others = schema.keys() & {"$ref", "dependentSchemas", "anyOf", "oneOf"}
+        if others and schema.keys() & about_objects:
+            return
+    for schema in schemas:
+        listed = schema.get("properties", {}).keys()
+        if (
+            listed
+            and not schema.keys() & {*_COUNTS, "additionalProperties", "patternProperties"}
+            and listed >= set(schema.get("required", ()))
+        ):
+            schema["additionalProperties"] = False
