@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 PURE = ["budget", "detokenizer", "gbnf", "json_schema", "output", "prefix_cache", "scheduler"]
 PURE += ["reasoning", "remote_answer", "remote_models", "remote_request", "sequence", "sse"]
-PURE += ["stop", "wire"]
+PURE += ["schema_keywords", "schema_references", "schema_strings", "schema_text", "stop", "wire"]
 
 # What each room may import of the others; itself, and `errors`, always.
 ALLOWED = {

@@ -59,6 +59,7 @@ _REASONS = {
     "not disjoint": "no name may match two patterns of patternProperties",
     "min/maxProperties": "minProperties and maxProperties need all properties to be required",
 }
+_UNFULFILLED = "no value fulfils it: "
 _MAX_REASON = 200  # characters
 _MAX_TRIALS = 200  # to find the place of an error
 
@@ -105,7 +106,7 @@ class GrammarCompiler:
         matchers = [self._compile(grammar) for grammar in grammars]
         if refused := matchers[0].get_error():
             if read is not None:
-                raise schema_error(_reason(refused), _find_error(read, refused))
+                raise schema_error(*_find_error(read, refused))
             raise InvalidValueError(f"grammar: {_reason(refused)}")
         constraint = Constraint(matchers, self._vocabulary.vocab_size)
         try:
@@ -228,22 +229,23 @@ def _json_grammar(schema: Mapping[str, Any]) -> str:
 _JSON_GRAMMAR = llguidance.LLMatcher.grammar_from_regex(_JSON_TOKENS)
 
 
-def _find_error(read: ReadSchema, error: str) -> str:
-    """Return the place of the innermost schema that llguidance refuses for that reason.
+def _find_error(read: ReadSchema, error: str) -> tuple[str, str]:
+    """Return the reason why llguidance refuses a schema, and the place of the innermost it is for.
 
-    It does not tell. So each schema is compiled alone, beside what it refers to.
+    llguidance does not tell. So each schema is compiled alone, beside what it refers to.
     """
     root = json.loads(json.dumps(read.schema).replace('"$ref": "#', '"$ref": "#/x-root'))
-    found, trials = "", _MAX_TRIALS
+    reason, where, trials = _reason(error), "", _MAX_TRIALS
     for place in sorted(read.places, key=lambda place: not place.startswith("/$defs/")):
-        if not trials or not place.startswith(f"{found}/"):
+        if not trials or not place.startswith(f"{where}/"):
             continue
         trials -= 1
         grammar = _json_grammar({"$ref": f"#/x-root{quote(place)}", "x-root": root})
         _, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar)
-        if messages and _reason(messages[0]) == _reason(error):
-            found = place
-    return found
+        found = _reason(messages[0]) if messages else ""
+        if found == reason or (_UNFULFILLED in found and _UNFULFILLED in reason):
+            reason, where = found, place
+    return reason, where
 
 
 def _reason(text: str) -> str:
@@ -251,6 +253,7 @@ def _reason(text: str) -> str:
     for beginning, reason in _REASONS.items():
         if beginning in text:
             return reason
+    text = text.replace("Unsatisfiable schema: ", _UNFULFILLED)
     # A regular expression's error shows the place in lines of its own before it tells the reason.
     text = " ".join(
         text.partition("\n<")[0].partition("\n  while")[0].rpartition("error: ")[2].split()

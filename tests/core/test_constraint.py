@@ -617,11 +617,11 @@ def test_recursion_on_the_right_has_no_end_of_its_own(
 STRING = {"type": "string"}
 INTEGER = {"type": "integer"}
 REFUSED_SCHEMAS: dict[str, dict[str, Any]] = {
-    ": incompatible types": {"allOf": [STRING, INTEGER]},
-    r" at /allOf/1: minLength \(5\) is greater than maxLength \(3\)": {
+    ": no value fulfils it: incompatible types": {"allOf": [STRING, INTEGER]},
+    r" at /allOf/1: no value fulfils it: minLength \(5\) is greater than maxLength \(3\)": {
         "allOf": [STRING, STRING | {"minLength": 5, "maxLength": 3}]
     },
-    r" at /items/properties/a~1b: minimum \(5\) is greater than maximum \(3\)": {
+    r" at /items/properties/a~1b: no value fulfils it: minimum \(5\) is greater": {
         "type": "array",
         "minItems": 1,
         "items": {
@@ -637,14 +637,18 @@ REFUSED_SCHEMAS: dict[str, dict[str, Any]] = {
     r" at /properties/b: unrecognized escape": {
         "properties": {"a": STRING | {"pattern": r"\d"}, "b": STRING | {"pattern": r"\e"}}
     },
-    " at /anyOf/1: Regex is empty": {
-        "anyOf": [STRING, STRING | {"pattern": "^a$", "minLength": 2}]
+    " at /allOf/1: no value fulfils it: Regex is empty": {
+        "allOf": [STRING, STRING | {"pattern": "^a$", "minLength": 2}]
     },
     ": no name may match two patterns": {
         "type": "object",
         "patternProperties": {"a": {}, "b": {}},
     },
-    r": minItems \(5\) is greater": {"type": "array", "minItems": 5, "maxItems": 3},
+    r": no value fulfils it: minItems \(5\) is greater": {
+        "type": "array",
+        "minItems": 5,
+        "maxItems": 3,
+    },
 }
 
 
