@@ -37,7 +37,7 @@ _CONTROL = b"\xff"
 # figures), and where white space is free a small one can go on with it for ever.
 _JSON_STYLE: "JsonCompileOptions" = {
     "whitespace_pattern": r" |\n[ \t]{0,20}",
-    # Whether no two of them can be fulfilled at once is seen where the schema is read.
+    # `read_schema` has found out whether a value can fulfil two of them, and says so.
     "coerce_one_of": True,
 }
 

@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
-from llmstream_cli.core import schema_strings
 from llmstream_cli.core.schema_keywords import (
     ANNOTATIONS,
     BOUNDS,
@@ -30,7 +29,15 @@ from llmstream_cli.core.schema_keywords import (
     with_integers,
 )
 from llmstream_cli.core.schema_references import Places, find_endless, find_loop, pointer
-from llmstream_cli.core.schema_strings import UnsupportedPatternError
+from llmstream_cli.core.schema_strings import (
+    FORMATS,
+    INTEGERS,
+    NARROWER,
+    OF_THE_LIBRARY,
+    UnsupportedPatternError,
+    json_text,
+    split_pattern,
+)
 from llmstream_cli.core.schema_text import parse_schema, schema_error, shown
 from llmstream_cli.errors import SchemaError
 
@@ -168,7 +175,7 @@ class _Reader:
             raise refused
 
     def _bound_numbers(self, schema: dict[str, Any], where: str) -> None:
-        kinds, limits = kinds_of(schema), schema_strings.INTEGERS.get(schema.get("format", ""))
+        kinds, limits = kinds_of(schema), INTEGERS.get(schema.get("format", ""))
         if limits is not None and "type" in schema and kinds & {"integer", "number"}:
             del schema["format"]
             schema["type"] = sorted((kinds - {"number"}) | {"integer"})
@@ -195,7 +202,7 @@ class _Reader:
         media, content = schema.pop("contentMediaType", None), schema.pop("contentSchema", True)
         texts, held = list[str](), content is True
         if media == "application/json" and "contentEncoding" not in schema:
-            text, held = schema_strings.json_text(content)
+            text, held = json_text(content)
             texts.append(text)
         if not held:
             self._ignore(where, "contentSchema")
@@ -204,17 +211,17 @@ class _Reader:
     def _match_strings(self, schema: dict[str, Any], where: str, texts: list[str]) -> None:
         """Write formats, and what a string has in it, as patterns."""
         form = schema.pop("format", None)
-        known = schema_strings.NARROWER.get(form, form)
-        if known in schema_strings.FORMATS:
-            texts.append(schema_strings.FORMATS[known])
-        elif known in schema_strings.OF_THE_LIBRARY:
+        known = NARROWER.get(form, form)
+        if known in FORMATS:
+            texts.append(FORMATS[known])
+        elif known in OF_THE_LIBRARY:
             schema["format"] = known
         elif form is not None:
             self._ignore(where, "format")
         patterns = [f"^(?:{text})$" for text in texts]
         try:
             if "pattern" in schema:
-                patterns = schema_strings.split_pattern(schema["pattern"]) + patterns
+                patterns = split_pattern(schema["pattern"]) + patterns
         except UnsupportedPatternError as error:
             if not patterns and "format" not in schema:
                 told = schema_error(str(error), f"{where}/pattern")
