@@ -2,7 +2,8 @@
 
     LLMStreamError               HTTP  exit   meaning
     ├── InvalidValueError         422     2   a parameter is out of its bounds
-    │   └── InvalidFieldError     422     2   a field of an HTTP request is; it names it
+    │   ├── InvalidFieldError     422     2   a field of an HTTP request is; it names it
+    │   └── SchemaError           422     2   a JSON schema is none, or no answer can fulfil it
     ├── PromptError               400     1   no prompt can be made of the messages
     │   └── ContextLengthError    400     1   the prompt does not fit into the context
     ├── ModelError                500     1   the model cannot be used
@@ -68,6 +69,10 @@ class InvalidFieldError(InvalidValueError):
     def __init__(self, message: str, field: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class SchemaError(InvalidValueError):
+    """A JSON schema is none, or no answer can fulfil it; the message says where."""
 
 
 class PromptError(LLMStreamError):

@@ -62,7 +62,7 @@ class SamplingParams:
             sampler, and those of so many most likely tokens beside it; None reports nothing.
         grammar: a GBNF grammar that the answer has to follow.
         json_schema: JSON Schema, as JSON text, that the answer has to fulfil; `{}` is any JSON. An
-            answer that ends with `FinishReason.STOP` does.
+            answer that ends with `FinishReason.STOP` does, unless a string of `stop` cut it.
 
     Raises:
         InvalidValueError: a value is out of its bounds or not finite, or two exclude each other.
@@ -130,10 +130,8 @@ class SamplingParams:
             raise InvalidValueError(
                 f"a grammar or JSON schema may have at most {MAX_GRAMMAR_CHARS} characters"
             )
-        if self.stop or self.ignore_eos:  # either would end the answer where the grammar does not
-            raise InvalidValueError(
-                "stop and ignore_eos cannot be combined with a grammar or a JSON schema"
-            )
+        if self.ignore_eos:  # nothing could end the answer
+            raise InvalidValueError("ignore_eos cannot be combined with a grammar or a JSON schema")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from typing import Any
 from quart import Response
 
 from llmstream_cli.core.api import SamplingParams
-from llmstream_cli.errors import InvalidFieldError, InvalidValueError
+from llmstream_cli.core.json_schema import read_schema
+from llmstream_cli.errors import InvalidFieldError, InvalidValueError, SchemaError
+from llmstream_cli.server.exchange import note_schema_field
 
 MAX_MESSAGES = 4096
 MAX_TEXT_PARTS = 1024
@@ -41,8 +43,15 @@ def sampling_params(
         # A default that the constraint excludes gives way to it; what the client gave does not.
         off = {"grammar": None, "json_schema": None, "stop": (), "ignore_eos": False}
         given = {**off, **given}
+    schema_field = client_names.get("json_schema", "json_schema")
+    note_schema_field(schema_field)
     try:
-        return dataclasses.replace(defaults, **given)
+        params = dataclasses.replace(defaults, **given)
+        if params.json_schema is not None:
+            read_schema(params.json_schema)
+        return params
+    except SchemaError as error:
+        raise InvalidFieldError(str(error), schema_field) from error
     except InvalidValueError as error:
         name, _, rest = str(error).partition(" ")
         if name not in _PARAMETERS:

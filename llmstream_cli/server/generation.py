@@ -13,7 +13,15 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 
 from llmstream_cli.core.api import Chunk, GenerationRequest
-from llmstream_cli.errors import BusyError, LLMStreamError, SlowReaderError, TimeLimitError
+from llmstream_cli.core.json_schema import read_schema
+from llmstream_cli.errors import (
+    BusyError,
+    InvalidFieldError,
+    LLMStreamError,
+    SchemaError,
+    SlowReaderError,
+    TimeLimitError,
+)
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.exchange import current_exchange
 from llmstream_cli.server.served import ServedModel
@@ -54,6 +62,8 @@ class Generation:
         self._model = served.name
         self._exchange = current_exchange()
         self._exchange.model = served.name
+        if (schema := requests[0].sampling.json_schema) is not None:
+            self._exchange.schema_ignored = read_schema(schema).ignored
         self._progress = context.requests.begin(
             self._exchange.request_id, served.engine, len(requests)
         )
@@ -153,6 +163,8 @@ class Generation:
                     if self._waiting_bytes > _MAX_WAITING_BYTES:
                         raise SlowReaderError("the client does not read its answer")
                     self._queue.put_nowait((index, chunk))
+        except SchemaError as error:
+            self._put_error(InvalidFieldError(str(error), self._exchange.schema_field))
         except Exception as error:  # noqa: BLE001  (whoever waits for the answer raises it)
             self._put_error(error)
 

@@ -26,7 +26,7 @@ _EVERYWHERE = {"0.0.0.0", "::", ""}  # noqa: S104  (compared with, not bound)
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9_\-, ]{1,1000}")
 _PREFLIGHT_SECONDS = "600"
-_EXPOSED = "X-Request-Id, X-Model, Retry-After"
+_EXPOSED = "X-Request-Id, X-Model, X-Schema-Ignored, Retry-After"
 
 
 class Guards:

@@ -36,9 +36,11 @@ _SAME_NAMES = {
     "presence_penalty",
     "frequency_penalty",
 }
-_CLIENT_NAMES = {"max_tokens": "options.num_predict", "logprobs": "top_logprobs"} | {
-    name: f"options.{name}" for name in _SAME_NAMES
-}
+_CLIENT_NAMES = {
+    "max_tokens": "options.num_predict",
+    "logprobs": "top_logprobs",
+    "json_schema": "format",
+} | {name: f"options.{name}" for name in _SAME_NAMES}
 
 ModelName = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
 

@@ -257,7 +257,10 @@ class ChatCompletionRequest(_SamplingFields):
 
     def _client_names(self) -> dict[str, str]:
         names = [name for _, name in self._bounds()]
-        return {"logprobs": "top_logprobs", "max_tokens": names[0] if names else "max_tokens"}
+        known = {"logprobs": "top_logprobs", "max_tokens": names[0] if names else "max_tokens"}
+        if self.response_format is not None and self.json_schema is None:
+            known["json_schema"] = "response_format.json_schema.schema"
+        return known
 
 
 def _as_prompts(value: object) -> object:

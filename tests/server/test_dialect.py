@@ -47,7 +47,7 @@ def test_an_error_that_names_no_parameter_stays_as_it_is() -> None:
         SamplingParams(json_schema="{}"),
     ],
 )
-@pytest.mark.parametrize("given_", [{"grammar": 'root ::= "b"'}, {"json_schema": "[]"}])
+@pytest.mark.parametrize("given_", [{"grammar": 'root ::= "b"'}, {"json_schema": "true"}])
 def test_a_default_gives_way_to_the_constraint_that_excludes_it(
     defaults: SamplingParams, given_: dict[str, str]
 ) -> None:
@@ -56,7 +56,7 @@ def test_a_default_gives_way_to_the_constraint_that_excludes_it(
 
 def test_what_the_client_gave_does_not_give_way() -> None:
     with pytest.raises(InvalidValueError, match="cannot be combined"):
-        sampling_params(SamplingParams(), {"json_schema": "{}", "stop": ("###",)}, {})
+        sampling_params(SamplingParams(), {"json_schema": "{}", "ignore_eos": True}, {})
 
 
 @given(st.integers(-(2**63), 2**63 - 1))

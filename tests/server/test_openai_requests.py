@@ -280,9 +280,9 @@ def test_what_a_completion_refuses(given: dict[str, Any], field: str) -> None:
     assert caught.value.field == field
 
 
-def test_a_schema_excludes_stop_strings() -> None:
+def test_a_schema_excludes_an_answer_without_end() -> None:
     with pytest.raises(InvalidValueError, match="cannot be combined"):
-        chat(response_format={"type": "json_object"}, stop="}")
+        chat(response_format={"type": "json_object"}, ignore_eos=True)
 
 
 @pytest.mark.parametrize(
