@@ -20,12 +20,13 @@ PURE += ["stop", "wire"]
 # What each room may import of the others; itself, and `errors`, always.
 ALLOWED = {
     "errors": set[str](),
-    "core": {"prompts"},
+    "machine": set[str](),
+    "core": {"machine", "prompts"},
     "prompts": set[str](),
-    "models": set[str](),
+    "models": {"machine"},
     "config": set[str](),
     "history": {"core", "prompts"},
-    "cli": {"config", "core", "history", "models", "prompts", "server"},
+    "cli": {"config", "core", "history", "machine", "models", "prompts", "server"},
     "server": {"core", "prompts"},
     "__main__": {"cli"},
     "__init__": set[str](),

@@ -161,7 +161,7 @@ def model() -> Finding:
 
 async def _answer(path: Path) -> Finding:
     started = time.perf_counter()
-    engine = SupervisedEngine(EngineConfig(model_path=str(path), ctx_size=512))
+    engine = SupervisedEngine(EngineConfig(model_path=str(path)))
     engine.start()
     sampling = SamplingParams(temperature=0.0, max_tokens=8)
     request = GenerationRequest((Message("user", "Where is Paris?"),), sampling)

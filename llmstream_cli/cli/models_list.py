@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from llmstream_cli.cli import speed as machine_speed
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.core.cpu import default_threads
+from llmstream_cli.machine import Memory, free_disk, memory
 from llmstream_cli.models import hub
 from llmstream_cli.models.fit import Assessment, Speed, assess, recommend
 from llmstream_cli.models.hub import CachedModel
 from llmstream_cli.models.hub_cache import hub_folder
-from llmstream_cli.models.machine import Memory, free_disk, memory
 from llmstream_cli.models.named_model import preset_model
 from llmstream_cli.models.preset import CandleFile, Preset
 from llmstream_cli.models.presets import PRESETS

@@ -9,6 +9,7 @@ from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.prompts.messages import Message
 
+FIRST_CTX_SIZE = 512  # of each request, until one needs more
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 256
 MAX_LOGIT_BIASES = 1024
@@ -329,17 +330,19 @@ class EngineConfig:
 
     Attributes:
         model_path: a GGUF file.
-        ctx_size: the most tokens of one prompt and answer; None is the model's own context, at
-            most `default_ctx_limit`.
+        ctx_size: the most tokens of one prompt and answer; None is what the model was trained
+            with, or as much of that as there is memory for.
         threads: CPU threads; None is one for each physical core this process may use.
         gpu_layers: layers to keep on a GPU, where llama-cpp-python was built for one; -1 is all.
         max_batch_tokens: the most tokens of one step, hence how long a step can last; at least two
             for each of `max_seqs`, whatever is said here.
-        max_seqs: requests that generate at once; each has `ctx_size` tokens of its own. With one,
-            memory is taken as the conversation grows; with more, at the start.
+        max_seqs: requests that generate at once; each has `ctx_size` tokens of its own. Memory is
+            taken as the longest of them grows.
         max_queue: requests that wait for their turn; one more is refused.
         chat_format: how conversations are written down, whatever the file says.
         default_chat_format: how they are if the file has no chat template.
+        max_bytes: memory that weights, context and program may take together; None is without a
+            limit other than the machine's.
     """
 
     model_path: str
@@ -351,6 +354,7 @@ class EngineConfig:
     max_queue: int = 256
     chat_format: ChatFormat | None = None
     default_chat_format: ChatFormat | None = None
+    max_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -364,11 +368,6 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise InvalidValueError(f"{name} must be between {low} and {high}")
-
-    @property
-    def default_ctx_limit(self) -> int:
-        """The most tokens that are made room for unasked; several slots take theirs at once."""
-        return 8192 if self.max_seqs == 1 else 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,7 +69,7 @@ class LoadedModel:
         self.info = ModelInfo(
             name=Path(config.model_path).stem,
             description=self.model.description,
-            ctx_size=config.ctx_size or min(ctx_train, config.default_ctx_limit),
+            ctx_size=config.ctx_size or ctx_train,
             load_seconds=self.model.load_seconds,
             cpu_features=cpu_features(),
             ctx_train=ctx_train,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmstream_cli.errors import DownloadError, ModelNotFoundError, NoRoomError, UnreachableError
+from llmstream_cli.machine import free_disk
 from llmstream_cli.models.download_record import DownloadRecord
 from llmstream_cli.models.hub_cache import (
     CachedModel,
@@ -18,7 +19,6 @@ from llmstream_cli.models.hub_cache import (
     remove,
     sweep_partials,
 )
-from llmstream_cli.models.machine import free_disk
 from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.quants import choose, is_model, part_names, quant_of
 from llmstream_cli.models.reference import HubModel
