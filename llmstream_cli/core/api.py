@@ -146,8 +146,8 @@ class GenerationRequest:
         sampling: how to draw and when to stop.
         prompt: continue this instead of `messages`, as it is: text, in which control tokens are
             read, or token ids. What comes of it is all answer, and never reasoning.
-        keep_alive: how many seconds the model stays loaded after this and later answers, where
-            requests load it (see `Residency`); infinite is for good, None as before.
+        keep_alive: how many seconds the model stays loaded for this client, where requests load it
+            (see `Residency`); infinite is for good, None as the operator said.
         unset: names of the parameters in `sampling` that nobody asked for. An engine that passes
             the request on leaves them to the other server; one that generates itself takes the
             values that stand there.
@@ -155,6 +155,8 @@ class GenerationRequest:
             `enable_thinking`; None leaves it to the template. Where the answer has to follow a
             grammar or a schema it does not.
         report_progress: send chunks that tell how far the request is before its first token.
+        client: who asks, where that is known: the model stays loaded for each as long as it wants.
+        cache_scope: prefixes are shared among requests of one scope only.
 
     Raises:
         InvalidValueError: there are both messages and a prompt, or neither; or thinking is asked
@@ -168,6 +170,8 @@ class GenerationRequest:
     unset: tuple[str, ...] = ()
     thinking: bool | None = None
     report_progress: bool = False
+    client: str = ""
+    cache_scope: str = ""
 
     def __post_init__(self) -> None:
         if bool(self.messages) == (self.prompt is not None):
@@ -503,15 +507,20 @@ class Residency(Protocol):
     def expires_seconds(self) -> float:
         """Seconds until it is unloaded if nobody asks; infinite for never."""
 
-    async def load(self, keep_alive: float | None = None) -> ModelInfo:
-        """Wait until the model is loaded; the time begins anew that it stays loaded.
+    async def load(self, keep_alive: float | None = None, client: str = "") -> ModelInfo:
+        """Wait until the model is loaded; the time begins anew that it stays so for this client.
 
         Args:
             keep_alive: as of a `GenerationRequest`.
+            client: as of a `GenerationRequest`.
 
         Raises:
             LLMStreamError: as `Engine.generate`.
         """
 
-    def unload(self) -> None:
-        """Unload the model as soon as it answers no request."""
+    def unload(self, client: str = "") -> bool:
+        """Unload the model as soon as it answers no request, unless other clients want it.
+
+        Returns:
+            Whether none of them does.
+        """

@@ -114,6 +114,7 @@ class EngineCore:
         splitter: ReasoningSplitter | None = None,
         *,
         report_progress: bool = False,
+        cache_scope: str = "",
     ) -> None:
         """Queue a request.
 
@@ -125,13 +126,14 @@ class EngineCore:
             turn_ends: texts that end the answer, besides the stop strings of `params`.
             splitter: tells the reasoning from the answer; None if there is none.
             report_progress: let `step` tell how far the request is until it has a token.
+            cache_scope: whose prefixes it may take over; see `GenerationRequest`.
 
         Raises:
             QueueFullError: too many requests wait already.
             EngineError: there is not enough memory for it; nothing else is harmed.
         """
         assert request_id not in self._by_id
-        sequence = Sequence(prompt, max_tokens=params.max_tokens)
+        sequence = Sequence(prompt, max_tokens=params.max_tokens, cache_scope=cache_scope)
         self._scheduler.add(sequence)
         try:
             self._runner.add(sequence, params, constraint)

@@ -13,7 +13,7 @@ import itertools
 import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Protocol
 
@@ -42,6 +42,17 @@ _log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds until a model that failed is tried again
 
 _uses = itertools.count(1)  # a clock that ticks with each use
+
+
+_MAX_CLIENTS = 1024  # whose wishes are remembered
+
+
+@dataclass(slots=True)
+class _Wish:
+    """A client wants the model for so many seconds since it was answered last."""
+
+    keep_alive: float
+    since: float
 
 
 class Phase(Enum):
@@ -115,7 +126,9 @@ class PooledEngine:
         self._pool = pool
         self._factory = factory
         self._estimated_bytes = needed_bytes
-        self._usual_keep_alive = self._keep_alive = keep_alive
+        self._usual_keep_alive = keep_alive
+        self._wishes: dict[str, _Wish] = {}  # by client, the latest last
+        self._loaded_at = 0.0  # by the loop's clock
         self._max_requests = max_requests
         self._on_load = on_load
         self._engine: Engine | None = None
@@ -123,7 +136,6 @@ class PooledEngine:
         self._task: asyncio.Task[None] | None = None  # loads, or unloads
         self._timer: asyncio.TimerHandle | None = None
         self._launching = False  # `start` was called, and it was not loaded since
-        self._unload_wanted = False
         self._closed = False
         self._failure: LLMStreamError | None = None  # of the last load
         self._retry_at = 0.0  # by the loop's clock
@@ -181,14 +193,19 @@ class PooledEngine:
         """
         if self._launching:
             raise EngineNotReadyError(f"{self.status.reason}; try again later")
-        await self._enter(request.keep_alive)
+        await self._enter(request.keep_alive, request.client)
+        measured = False
         try:
-            chunks = self._loaded_engine().generate(replace(request, keep_alive=None))
+            chunks = self._loaded_engine().generate(replace(request, keep_alive=None, client=""))
             async with contextlib.aclosing(chunks):
                 async for chunk in chunks:
+                    if not measured:  # the context may have grown for the prompt
+                        measured = True
+                        self._measure()
+                        self._pool.settle()
                     yield chunk
         finally:
-            self.release()  # synchronous, as clean-up in a generator has to be
+            self.release(request.client)  # synchronous, as clean-up in a generator has to be
 
     async def aclose(self) -> None:
         """End all requests, those that wait too, and the engine; see `Engine.aclose`."""
@@ -218,23 +235,24 @@ class PooledEngine:
     @property
     def expires_seconds(self) -> float:
         """Seconds until it is unloaded; see `Residency.expires_seconds`."""
-        if self._timer is None:
-            return self._keep_alive
-        return max(0.0, self._timer.when() - asyncio.get_running_loop().time())
+        if self.phase is not Phase.LOADED:
+            return self._usual_keep_alive if self.phase is Phase.LOADING else 0.0
+        return max(0.0, self._expiry() - asyncio.get_running_loop().time())
 
-    async def load(self, keep_alive: float | None = None) -> ModelInfo:
+    async def load(self, keep_alive: float | None = None, client: str = "") -> ModelInfo:
         """Wait until the model is loaded; see `Residency.load`."""
-        await self._enter(keep_alive)
+        await self._enter(keep_alive, client)
         try:
             return await self._loaded_engine().ready()
         finally:
-            self.release()
+            self.release(client)
 
-    def unload(self) -> None:
+    def unload(self, client: str = "") -> bool:
         """Unload the model as soon as it answers no request; see `Residency.unload`."""
         if self.phase is Phase.LOADED:
-            self._unload_wanted = True
+            self._want(client, 0.0)
             self._rest()
+        return not self.expires_seconds
 
     # ---- for the pool -----------------------------------------------------------------------
 
@@ -245,11 +263,13 @@ class PooledEngine:
         self.leases += 1
         self.last_used = next(_uses)
 
-    def release(self) -> None:
+    def release(self, client: str = "") -> None:
         """Count one less."""
         assert self.leases
         self.leases -= 1
         self.last_used = next(_uses)
+        if client in self._wishes:
+            self._wishes[client].since = asyncio.get_running_loop().time()
         if self.phase is Phase.LOADED:
             self._measure()
             self._rest()
@@ -259,7 +279,6 @@ class PooledEngine:
         """Begin to load the model."""
         assert self.phase is Phase.ABSENT
         self._failure = None
-        self._unload_wanted = False
         self._change(Phase.LOADING, self._load())
 
     def unload_now(self, why: str) -> None:
@@ -275,12 +294,25 @@ class PooledEngine:
 
     # ---- requests ---------------------------------------------------------------------------
 
-    async def _enter(self, keep_alive: float | None) -> None:
+    async def _enter(self, keep_alive: float | None, client: str) -> None:
         """Wait for a lease, which has to be released."""
         self._admit()
         await self._pool.enter(self)
-        if keep_alive is not None:
-            self._keep_alive = keep_alive
+        self._want(client, self._usual_keep_alive if keep_alive is None else keep_alive)
+
+    def _want(self, client: str, keep_alive: float) -> None:
+        """Note how long a client wants the model after it was used; its latest wish counts."""
+        self._wishes.pop(client, None)
+        self._wishes[client] = _Wish(keep_alive, asyncio.get_running_loop().time())
+        if len(self._wishes) > _MAX_CLIENTS:
+            del self._wishes[next(iter(self._wishes))]
+
+    def _expiry(self) -> float:
+        """Return when nobody wants the model any more, by the loop's clock."""
+        wishes = self._wishes.values() or (_Wish(self._usual_keep_alive, self._loaded_at),)
+        if self.leases:
+            return asyncio.get_running_loop().time() + max(wish.keep_alive for wish in wishes)
+        return max(wish.since + wish.keep_alive for wish in wishes)
 
     def _admit(self) -> None:
         """Refuse a request that could only fail, or is one too many."""
@@ -333,6 +365,7 @@ class PooledEngine:
         """Take requests."""
         self._info = info
         self.phase = Phase.LOADED
+        self._loaded_at = asyncio.get_running_loop().time()
         self.loads += 1
         self.load_seconds += seconds
         self.last_used = next(_uses)
@@ -375,7 +408,7 @@ class PooledEngine:
                 _log.exception("a bug kept %s from being unloaded well", self.name)
             self._past = self._engine.metrics.after(self._past)
         self._engine = self._info = None
-        self._keep_alive = self._usual_keep_alive
+        self._wishes.clear()
         self.phase = Phase.ABSENT
         self._pool.settle()
 
@@ -391,14 +424,13 @@ class PooledEngine:
         status = self._loaded_engine().status
         if status.state is EngineState.FAILED:
             self._fail(EngineError(status.reason))
-        elif self._unload_wanted:
-            self._unload("a request asked for that")
-        elif self._keep_alive <= 0:
-            self._unload("it is not to be kept")
-        elif math.isfinite(self._keep_alive):
-            why = f"nobody has asked for {self._keep_alive:g} seconds"
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._keep_alive, self._unload, why)
+            return
+        expiry, now = self._expiry(), asyncio.get_running_loop().time()
+        if expiry <= now:
+            self._unload("nobody wants it to be kept")
+        elif math.isfinite(expiry):
+            why = f"nobody has asked for {expiry - now:g} seconds"
+            self._timer = asyncio.get_running_loop().call_at(expiry, self._unload, why)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

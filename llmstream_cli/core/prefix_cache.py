@@ -5,7 +5,8 @@ computed until it is needed: that is the cache, and its memory is the slots' own
 
 Rules:
 
-1. A prefix is reused token by token: what counts is the longest common prefix of token ids.
+1. A prefix is reused token by token: what counts is the longest common prefix of token ids, of
+   sequences of one scope. One of another scope is neither taken over, nor copied, nor waited for.
 2. At least the last token of a prompt is computed, because its logits are wanted.
 3. To take over a slot with its tokens costs nothing. To copy another slot's stream costs as much as
    computing `min_copy_tokens` tokens, so it must save more.

@@ -187,6 +187,7 @@ class StepLoop:
                 encoded.turn_ends,
                 encoded.splitter,
                 report_progress=encoded.report_progress,
+                cache_scope=encoded.cache_scope,
             )
         except EngineError as error:
             self._sink([(command.request_id, error)])

@@ -46,6 +46,8 @@ class Exchange:
         prompt_tokens: of all its answers.
         generated_tokens: of all its answers.
         model: that answered; empty where none did.
+        key: which of the server's keys it bears, by number; empty where there are not several.
+        cache_scope: of its answers; see `GenerationRequest`.
     """
 
     method: str
@@ -58,7 +60,14 @@ class Exchange:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     model: str = ""
+    key: str = ""
+    cache_scope: str = ""
     started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def owner(self) -> str:
+        """Who asks, as far as that can be told: a key, else an address."""
+        return self.key or self.client
 
     def log(self) -> None:
         """Write the line. What was asked and answered stays out of it, and so do keys."""

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
 from llmstream_cli.core.api import Chunk, GenerationRequest
 from llmstream_cli.errors import BusyError, LLMStreamError, SlowReaderError, TimeLimitError
@@ -47,12 +48,15 @@ class Generation:
         self._waiting_bytes = 0
         self._unfinished = len(requests)
         self._deadline = asyncio.get_running_loop().time() + context.settings.timeout_seconds
+        self._exchange = exchange = current_exchange()
+        whose = {"client": exchange.owner, "cache_scope": exchange.cache_scope}
         self._tasks = [
-            asyncio.create_task(self._read(index, served.engine.generate(request)))
+            asyncio.create_task(
+                self._read(index, served.engine.generate(replace(request, **whose)))
+            )
             for index, request in enumerate(requests)
         ]
         self._model = served.name
-        self._exchange = current_exchange()
         self._exchange.model = served.name
         self._progress = context.requests.begin(
             self._exchange.request_id, served.engine, len(requests)
