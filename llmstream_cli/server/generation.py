@@ -49,12 +49,13 @@ class Generation:
         self._unfinished = len(requests)
         self._deadline = asyncio.get_running_loop().time() + context.settings.timeout_seconds
         self._exchange = exchange = current_exchange()
-        whose = {"client": exchange.owner, "cache_scope": exchange.cache_scope}
+        owned = [
+            replace(request, client=exchange.owner, cache_scope=exchange.cache_scope)
+            for request in requests
+        ]
         self._tasks = [
-            asyncio.create_task(
-                self._read(index, served.engine.generate(replace(request, **whose)))
-            )
-            for index, request in enumerate(requests)
+            asyncio.create_task(self._read(index, served.engine.generate(request)))
+            for index, request in enumerate(owned)
         ]
         self._model = served.name
         self._exchange.model = served.name
