@@ -83,8 +83,8 @@ class ContextLengthError(PromptError):
         some = f"at least {prompt_tokens}" if at_least else prompt_tokens
         super().__init__(
             f"this model's maximum context length is {ctx_size} tokens for prompt and answer, and "
-            f"the prompt has {some}: shorten it, drop earlier messages, or raise --ctx-size as far "
-            "as the model was trained for"
+            f"the prompt has {some}: shorten it, drop earlier messages, or take a larger --ctx-size "
+            "where the model was trained with more"
         )
         self.prompt_tokens = prompt_tokens
         self.ctx_size = ctx_size

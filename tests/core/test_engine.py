@@ -213,11 +213,10 @@ async def test_an_answer_that_outgrows_the_first_cache_is_that_of_a_large_one(
                 await collect(engine.generate(question(query, replace(GREEDY, max_tokens=4))))
             request = question("Tell a long story.", replace(GREEDY, max_tokens=600))
             answers.append(token_ids(await collect(engine.generate(request))))
-            again = await collect(engine.generate(question(PROMPTS[0])))
-            answers[-1] += token_ids(again)
-            assert again[-1].usage is not None
-            cached = again[-1].usage.cached_tokens
-            assert cached >= again[-1].usage.prompt_tokens - 1 or max_seqs == 1
+            for query in PROMPTS:
+                again = await collect(engine.generate(question(query)))
+                assert again[-1].usage is not None
+                answers[-1] += [*token_ids(again), again[-1].usage.cached_tokens]
     assert len(answers[0]) > 300
     assert answers[0] == answers[1]
 

@@ -177,7 +177,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert (member._timer is not None) == (
                 member.phase is Phase.LOADED
                 and not member.leases
-                and member.expires_seconds < math.inf
+                and all(wish.keep_alive < math.inf for wish in member._wishes.values())
             )
 
     # ---- the end ------------------------------------------------------------------------------
