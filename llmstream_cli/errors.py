@@ -83,7 +83,7 @@ class ContextLengthError(PromptError):
         some = f"at least {prompt_tokens}" if at_least else prompt_tokens
         super().__init__(
             f"this model's maximum context length is {ctx_size} tokens for prompt and answer, and "
-            f"the prompt has {some}: shorten it, drop earlier messages, or take a larger --ctx-size "
+            f"the prompt has {some}: shorten it, drop earlier messages, or give --ctx-size more, "
             "where the model was trained with more"
         )
         self.prompt_tokens = prompt_tokens

@@ -54,6 +54,10 @@ class _Wish:
     keep_alive: float
     since: float
 
+    @property
+    def expiry(self) -> float:
+        return self.since + self.keep_alive
+
 
 class Phase(Enum):
     """Where an engine is in its life."""
@@ -237,7 +241,10 @@ class PooledEngine:
         """Seconds until it is unloaded; see `Residency.expires_seconds`."""
         if self.phase is not Phase.LOADED:
             return self._usual_keep_alive if self.phase is Phase.LOADING else 0.0
-        return max(0.0, self._expiry() - asyncio.get_running_loop().time())
+        if self.leases:
+            wishes = (wish.keep_alive for wish in self._wishes.values())
+            return max(wishes, default=self._usual_keep_alive)
+        return max(0.0, self._longest_wish().expiry - asyncio.get_running_loop().time())
 
     async def load(self, keep_alive: float | None = None, client: str = "") -> ModelInfo:
         """Wait until the model is loaded; see `Residency.load`."""
@@ -307,12 +314,10 @@ class PooledEngine:
         if len(self._wishes) > _MAX_CLIENTS:
             del self._wishes[next(iter(self._wishes))]
 
-    def _expiry(self) -> float:
-        """Return when nobody wants the model any more, by the loop's clock."""
+    def _longest_wish(self) -> _Wish:
+        """Return the wish for which the model stays the longest; the operator's without any."""
         wishes = self._wishes.values() or (_Wish(self._usual_keep_alive, self._loaded_at),)
-        if self.leases:
-            return asyncio.get_running_loop().time() + max(wish.keep_alive for wish in wishes)
-        return max(wish.since + wish.keep_alive for wish in wishes)
+        return max(wishes, key=lambda wish: wish.expiry)
 
     def _admit(self) -> None:
         """Refuse a request that could only fail, or is one too many."""
@@ -425,12 +430,12 @@ class PooledEngine:
         if status.state is EngineState.FAILED:
             self._fail(EngineError(status.reason))
             return
-        expiry, now = self._expiry(), asyncio.get_running_loop().time()
-        if expiry <= now:
-            self._unload("nobody wants it to be kept")
-        elif math.isfinite(expiry):
-            why = f"nobody has asked for {expiry - now:g} seconds"
-            self._timer = asyncio.get_running_loop().call_at(expiry, self._unload, why)
+        wish, loop = self._longest_wish(), asyncio.get_running_loop()
+        if wish.expiry <= loop.time():
+            self._unload("it is not to be kept")
+        elif math.isfinite(wish.expiry):
+            why = f"nobody has asked for {wish.keep_alive:g} seconds"
+            self._timer = loop.call_at(wish.expiry, self._unload, why)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
