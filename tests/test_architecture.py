@@ -15,7 +15,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 PURE = ["budget", "detokenizer", "gbnf", "json_schema", "output", "prefix_cache", "scheduler"]
 PURE += ["reasoning", "remote_answer", "remote_models", "remote_request", "sequence", "sse"]
-PURE += ["stop", "wire"]
+PURE += ["stop", "wire", "wishes"]
 
 # What each room may import of the others; itself, and `errors`, always.
 ALLOWED = {

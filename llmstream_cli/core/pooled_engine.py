@@ -13,7 +13,7 @@ import itertools
 import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from llmstream_cli.core.api import (
     GenerationRequest,
     ModelInfo,
 )
+from llmstream_cli.core.wishes import Wishes
 from llmstream_cli.errors import (
     EngineClosedError,
     EngineError,
@@ -44,19 +45,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds until a model that failed is
 _uses = itertools.count(1)  # a clock that ticks with each use
 
 
-_MAX_CLIENTS = 1024  # whose wishes are remembered
-
-
-@dataclass(slots=True)
-class _Wish:
-    """A client wants the model for so many seconds since it was answered last."""
-
-    keep_alive: float
-    since: float
-
-    @property
-    def expiry(self) -> float:
-        return self.since + self.keep_alive
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class Phase(Enum):
@@ -130,9 +120,7 @@ class PooledEngine:
         self._pool = pool
         self._factory = factory
         self._estimated_bytes = needed_bytes
-        self._usual_keep_alive = keep_alive
-        self._wishes: dict[str, _Wish] = {}  # by client, the latest last
-        self._loaded_at = 0.0  # by the loop's clock
+        self._wishes = Wishes(keep_alive)
         self._max_requests = max_requests
         self._on_load = on_load
         self._engine: Engine | None = None
@@ -240,11 +228,9 @@ class PooledEngine:
     def expires_seconds(self) -> float:
         """Seconds until it is unloaded; see `Residency.expires_seconds`."""
         if self.phase is not Phase.LOADED:
-            return self._usual_keep_alive if self.phase is Phase.LOADING else 0.0
-        if self.leases:
-            wishes = (wish.keep_alive for wish in self._wishes.values())
-            return max(wishes, default=self._usual_keep_alive)
-        return max(0.0, self._longest_wish().expiry - asyncio.get_running_loop().time())
+            return 0.0
+        wish = self._wishes.longest()
+        return wish.keep_alive if self.leases else max(0.0, wish.expiry - _now())
 
     async def load(self, keep_alive: float | None = None, client: str = "") -> ModelInfo:
         """Wait until the model is loaded; see `Residency.load`."""
@@ -257,7 +243,7 @@ class PooledEngine:
     def unload(self, client: str = "") -> bool:
         """Unload the model as soon as it answers no request; see `Residency.unload`."""
         if self.phase is Phase.LOADED:
-            self._want(client, 0.0)
+            self._wishes.note(client, 0.0, _now())
             self._rest()
         return not self.expires_seconds
 
@@ -275,8 +261,7 @@ class PooledEngine:
         assert self.leases
         self.leases -= 1
         self.last_used = next(_uses)
-        if client in self._wishes:
-            self._wishes[client].since = asyncio.get_running_loop().time()
+        self._wishes.note_answered(client, _now())
         if self.phase is Phase.LOADED:
             self._measure()
             self._rest()
@@ -305,26 +290,14 @@ class PooledEngine:
         """Wait for a lease, which has to be released."""
         self._admit()
         await self._pool.enter(self)
-        self._want(client, self._usual_keep_alive if keep_alive is None else keep_alive)
-
-    def _want(self, client: str, keep_alive: float) -> None:
-        """Note how long a client wants the model after it was used; its latest wish counts."""
-        self._wishes.pop(client, None)
-        self._wishes[client] = _Wish(keep_alive, asyncio.get_running_loop().time())
-        if len(self._wishes) > _MAX_CLIENTS:
-            del self._wishes[next(iter(self._wishes))]
-
-    def _longest_wish(self) -> _Wish:
-        """Return the wish for which the model stays the longest; the operator's without any."""
-        wishes = self._wishes.values() or (_Wish(self._usual_keep_alive, self._loaded_at),)
-        return max(wishes, key=lambda wish: wish.expiry)
+        self._wishes.note(client, keep_alive, _now())
 
     def _admit(self) -> None:
         """Refuse a request that could only fail, or is one too many."""
         if self._closed:
             raise EngineClosedError
         self._pool.check_room(self.name, self._estimated_bytes)
-        if self._failure is not None and asyncio.get_running_loop().time() < self._retry_at:
+        if self._failure is not None and _now() < self._retry_at:
             raise twin(self._failure)
         waiting = self._pool.waiting(self)
         if self.leases + waiting >= self._max_requests:
@@ -345,7 +318,7 @@ class PooledEngine:
 
     async def _load(self) -> None:
         self._tell("loading %s", self.name)
-        started = asyncio.get_running_loop().time()
+        started = _now()
         try:
             self._engine = self._factory()
             self._engine.start()
@@ -356,7 +329,7 @@ class PooledEngine:
             _log.exception("a bug kept %s from being loaded", self.name)
             self._fail(EngineError(f"{self.name} could not be loaded: {error!r}"))
         else:
-            seconds = asyncio.get_running_loop().time() - started
+            seconds = _now() - started
             self._tell("loaded %s in %.3f seconds", self.name, seconds)
             self._on_load()
             self._begin(info, seconds)
@@ -370,7 +343,7 @@ class PooledEngine:
         """Take requests."""
         self._info = info
         self.phase = Phase.LOADED
-        self._loaded_at = asyncio.get_running_loop().time()
+        self._wishes.begin(_now())
         self.loads += 1
         self.load_seconds += seconds
         self.last_used = next(_uses)
@@ -386,7 +359,7 @@ class PooledEngine:
             error = ModelError(f"cannot load {self.name}: {error}")  # no value of the request's
         self._tell("%s cannot be used: %s", self.name, error, level=logging.WARNING)
         self._failure = error
-        self._retry_at = asyncio.get_running_loop().time() + self._pause
+        self._retry_at = _now() + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         self._launching = False
         self._pool.reject(self, error)
@@ -413,7 +386,6 @@ class PooledEngine:
                 _log.exception("a bug kept %s from being unloaded well", self.name)
             self._past = self._engine.metrics.after(self._past)
         self._engine = self._info = None
-        self._wishes.clear()
         self.phase = Phase.ABSENT
         self._pool.settle()
 
@@ -430,12 +402,12 @@ class PooledEngine:
         if status.state is EngineState.FAILED:
             self._fail(EngineError(status.reason))
             return
-        wish, loop = self._longest_wish(), asyncio.get_running_loop()
-        if wish.expiry <= loop.time():
+        wish = self._wishes.longest()
+        if wish.expiry <= _now():
             self._unload("it is not to be kept")
         elif math.isfinite(wish.expiry):
             why = f"nobody has asked for {wish.keep_alive:g} seconds"
-            self._timer = loop.call_at(wish.expiry, self._unload, why)
+            self._timer = asyncio.get_running_loop().call_at(wish.expiry, self._unload, why)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

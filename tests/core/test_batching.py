@@ -222,6 +222,6 @@ async def test_a_stream_goes_on_while_the_context_grows_for_another(model_path: 
                 request = question("word " * 700, replace(GREEDY, max_tokens=3))
                 long = asyncio.create_task(collect(engine.generate(request)))
         assert long is not None
-        assert text(await long)
+        assert (await long)[-1].finish_reason is not None
         assert runner.ctx_size == 1024
     assert answer == alone
