@@ -173,7 +173,7 @@ class PooledEngine:
         """Wait until the model is loaded, which it will be if it is not; see `Engine.ready`."""
         if self.info is not None and self.status.state is EngineState.READY:
             return self.info
-        return await self.load()
+        return await self.load(client=None)  # nobody's wish: whoever launches a model waits too
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
         """Stream the answer, once the model is loaded; see `Engine.generate`.
@@ -232,7 +232,7 @@ class PooledEngine:
         wish = self._wishes.longest()
         return wish.keep_alive if self.leases else max(0.0, wish.expiry - _now())
 
-    async def load(self, keep_alive: float | None = None, client: str = "") -> ModelInfo:
+    async def load(self, keep_alive: float | None = None, client: str | None = "") -> ModelInfo:
         """Wait until the model is loaded; see `Residency.load`."""
         await self._enter(keep_alive, client)
         try:
@@ -256,12 +256,13 @@ class PooledEngine:
         self.leases += 1
         self.last_used = next(_uses)
 
-    def release(self, client: str = "") -> None:
+    def release(self, client: str | None = None) -> None:
         """Count one less."""
         assert self.leases
         self.leases -= 1
         self.last_used = next(_uses)
-        self._wishes.note_answered(client, _now())
+        if client is not None:
+            self._wishes.note_answered(client, _now())
         if self.phase is Phase.LOADED:
             self._measure()
             self._rest()
@@ -286,11 +287,12 @@ class PooledEngine:
 
     # ---- requests ---------------------------------------------------------------------------
 
-    async def _enter(self, keep_alive: float | None, client: str) -> None:
+    async def _enter(self, keep_alive: float | None, client: str | None) -> None:
         """Wait for a lease, which has to be released."""
         self._admit()
         await self._pool.enter(self)
-        self._wishes.note(client, keep_alive, _now())
+        if client is not None:
+            self._wishes.note(client, keep_alive, _now())
 
     def _admit(self) -> None:
         """Refuse a request that could only fail, or is one too many."""

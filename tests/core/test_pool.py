@@ -179,6 +179,16 @@ async def test_a_client_lets_go_of_a_model_for_itself_alone() -> None:
 
 
 @timeless
+async def test_who_launches_a_model_is_no_client() -> None:
+    models = Models(1, keep_alive=math.inf)
+    models[0].start()
+    await models[0].ready()
+    assert models[0].unload("one")
+    await turns()
+    assert models.open == []
+
+
+@timeless
 @pytest.mark.parametrize("client", ["", "one"])
 async def test_whoever_is_answered_later_keeps_the_model(client: str) -> None:
     """Also where clients cannot be told apart."""
