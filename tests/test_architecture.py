@@ -15,7 +15,15 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 PURE = ["budget", "detokenizer", "gbnf", "json_schema", "output", "prefix_cache", "scheduler"]
 PURE += ["reasoning", "remote_answer", "remote_models", "remote_request", "sequence", "sse"]
-PURE += ["schema_keywords", "schema_references", "schema_strings", "schema_text", "stop", "wire"]
+PURE += [
+    "schema_keywords",
+    "schema_references",
+    "schema_strings",
+    "schema_text",
+    "stop",
+    "wire",
+    "wishes",
+]
 
 # What every room may import, besides itself.
 COMMON = {"errors", "files", "hosts"}
@@ -25,12 +33,13 @@ ALLOWED = {
     "errors": set[str](),
     "files": set[str](),
     "hosts": set[str](),
-    "core": {"prompts"},
+    "machine": set[str](),
+    "core": {"machine", "prompts"},
     "prompts": set[str](),
-    "models": set[str](),
+    "models": {"machine"},
     "config": set[str](),
     "history": {"core", "prompts"},
-    "cli": {"config", "core", "history", "models", "prompts", "server"},
+    "cli": {"config", "core", "history", "machine", "models", "prompts", "server"},
     "server": {"core", "prompts"},
     "__main__": {"cli"},
     "__init__": set[str](),

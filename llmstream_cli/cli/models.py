@@ -8,9 +8,9 @@ from pathlib import Path
 from llmstream_cli.cli.progress import make_progress
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.errors import InvalidValueError, ModelError, ModelNotFoundError, NoRoomError
+from llmstream_cli.machine import memory
 from llmstream_cli.models import hub_cache
 from llmstream_cli.models.hub_cache import CachedModel
-from llmstream_cli.models.machine import memory
 from llmstream_cli.models.named_model import NamedModel, named_model, preset_of_repo
 from llmstream_cli.models.preset import CandleFile, Preset
 from llmstream_cli.models.presets import PRESETS

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from llmstream_cli.cli import speed as machine_speed
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.core.cpu import default_threads
+from llmstream_cli.machine import Memory, free_disk, memory
 from llmstream_cli.models.fit import Assessment, Speed, assess, recommend
 from llmstream_cli.models.hub_cache import CachedModel, hub_folder, list_cached
-from llmstream_cli.models.machine import Memory, free_disk, memory
 from llmstream_cli.models.named_model import preset_model
 from llmstream_cli.models.preset import CandleFile, Preset
 from llmstream_cli.models.presets import PRESETS

@@ -32,6 +32,7 @@ class EncodedRequest:
         splitter: tells its reasoning from the answer; None if all that comes is answer, as where a
             constraint holds for the whole of it.
         report_progress: see `GenerationRequest`.
+        cache_scope: see `GenerationRequest`.
     """
 
     prompt: list[int]
@@ -39,6 +40,7 @@ class EncodedRequest:
     turn_ends: tuple[str, ...] = ()
     splitter: ReasoningSplitter | None = None
     report_progress: bool = False
+    cache_scope: str = ""
 
 
 class LoadedModel:
@@ -69,7 +71,7 @@ class LoadedModel:
         self.info = ModelInfo(
             name=Path(config.model_path).stem,
             description=self.model.description,
-            ctx_size=config.ctx_size or min(ctx_train, config.default_ctx_limit),
+            ctx_size=config.ctx_size or ctx_train,
             load_seconds=self.model.load_seconds,
             cpu_features=cpu_features(),
             ctx_train=ctx_train,
@@ -122,6 +124,7 @@ class LoadedModel:
             turn_ends=() if sampling.is_constrained else self._turn_ends(request),
             splitter=None if sampling.is_constrained else splitter,
             report_progress=request.report_progress,
+            cache_scope=request.cache_scope,
         )
 
     def _compile(self, sampling: SamplingParams) -> "Constraint":

@@ -1,26 +1,22 @@
 """One scheduled step on the model: fill the batch, decode, sample."""
 
+import math
 from typing import TYPE_CHECKING
 
 from llmstream_cli.core.api import SamplingParams
-from llmstream_cli.core.llama import Batch, Context, Model
+from llmstream_cli.core.growing_context import GrowingContext
+from llmstream_cli.core.llama import Batch, Model
 from llmstream_cli.core.sampler import Sampler
 from llmstream_cli.core.scheduler import DrawnToken, Step
 from llmstream_cli.core.sequence import Sequence
-from llmstream_cli.errors import EngineError, StepRefusedError
+from llmstream_cli.errors import EngineError
 
 if TYPE_CHECKING:
     from llmstream_cli.core.constraint import Constraint
 
-_FIRST_CTX_SIZE = 512
-
 
 class Runner:
-    """Owns the context. For a single slot its KV cache starts small and doubles when outgrown.
-
-    A cache for thousands of tokens takes a tenth of a second to clear and memory that a short
-    answer never uses; moving a sequence to a larger one takes some milliseconds, a few times in a
-    long answer.
+    """Owns the context, which grows.
 
     Args:
         model: what to run.
@@ -28,22 +24,44 @@ class Runner:
         max_batch_tokens: the most tokens of one step.
         ctx_size: the most tokens of one sequence.
         threads: CPU threads.
+        max_bytes: see `GrowingContext`.
     """
 
     def __init__(
-        self, model: Model, *, max_seqs: int, max_batch_tokens: int, ctx_size: int, threads: int
+        self,
+        model: Model,
+        *,
+        max_seqs: int,
+        max_batch_tokens: int,
+        ctx_size: int,
+        threads: int,
+        max_bytes: float = math.inf,
     ) -> None:
         self._model = model
-        self._ctx_size = ctx_size
         self._batch = Batch(max_batch_tokens)
-        self._context = Context(
+        self._contexts = GrowingContext(
             model,
-            ctx_size=min(ctx_size, _FIRST_CTX_SIZE) if max_seqs == 1 else ctx_size,
+            ctx_size=ctx_size,
             max_seqs=max_seqs,
             max_batch_tokens=max_batch_tokens,
             threads=threads,
+            max_bytes=max_bytes,
         )
         self._samplers: dict[Sequence, Sampler] = {}
+
+    @property
+    def ctx_size(self) -> int:
+        """Tokens that a sequence has room for now."""
+        return self._contexts.current.ctx_size
+
+    def limit_to_memory(self) -> int:
+        """Bound sequences to what memory allows; return the most tokens of one."""
+        self._contexts.limit_to_memory()
+        return self._contexts.max_ctx_size
+
+    def make_room(self, num_tokens: int, *, wait: bool) -> bool:
+        """See `GrowingContext.make_room`."""
+        return self._contexts.make_room(num_tokens, wait=wait)
 
     def add(
         self, sequence: Sequence, params: SamplingParams, constraint: "Constraint | None" = None
@@ -53,7 +71,7 @@ class Runner:
             self._model,
             params,
             prompt=sequence.token_ids,
-            ctx_size=self._ctx_size,
+            ctx_size=self._contexts.max_ctx_size,
             constraint=constraint,
         )
 
@@ -68,39 +86,24 @@ class Runner:
             The token of each such sequence, or why none can be drawn for it.
 
         Raises:
-            StepRefusedError: llama.cpp refused the step, or there is no memory for it; what the
-                slots held before it is good.
+            StepRefusedError: llama.cpp refused the step; what the slots held before it is good.
             EngineError: llama.cpp failed; no sequence can go on.
         """
-        self._make_room(max(max(p.end, p.sequence.num_prompt_tokens) for p in step.parts))
         for reuse in step.reuses:
             if reuse.is_copy:
-                self._context.copy_sequence(reuse.source, reuse.slot)
-            self._context.truncate_sequence(reuse.slot, reuse.num_tokens)
+                self._contexts.current.copy_sequence(reuse.source, reuse.slot)
+            self._contexts.current.truncate_sequence(reuse.slot, reuse.num_tokens)
         rows = self._fill(step)
-        self._context.decode(self._batch)
+        self._contexts.current.decode(self._batch)
         return {sequence: self._draw(sequence, row) for sequence, row in rows.items()}
 
     def abort(self) -> None:
         """End the running step early, for good; from any thread."""
-        self._context.abort()
+        self._contexts.abort()
 
     def close(self) -> None:
         """Release the KV cache."""
-        self._context.close()
-
-    def _make_room(self, num_tokens: int) -> None:
-        if num_tokens <= self._context.ctx_size:
-            return
-        size = self._context.ctx_size
-        while size < num_tokens:
-            size *= 2
-        try:
-            larger = self._context.grown(min(size, self._ctx_size))
-        except EngineError as error:
-            raise StepRefusedError(str(error)) from error
-        self._context.close()
-        self._context = larger
+        self._contexts.close()
 
     def _fill(self, step: Step) -> dict[Sequence, int]:
         self._batch.clear()
@@ -122,7 +125,7 @@ class Runner:
 
     def _draw(self, sequence: Sequence, row: int) -> DrawnToken | EngineError:
         try:
-            token, logprob = self._samplers[sequence].sample(self._context, row)
+            token, logprob = self._samplers[sequence].sample(self._contexts.current, row)
         except EngineError as error:
             return error
         except Exception as error:  # noqa: BLE001  (a bug; its request must hear of it, no other)

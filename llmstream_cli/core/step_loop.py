@@ -7,10 +7,11 @@ the sink, and what carries it further, to an event loop or through a pipe, sends
 """
 
 import contextlib
+import math
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmstream_cli.core.api import Chunk, EngineConfig, EngineMetrics, ModelInfo, SamplingParams
 from llmstream_cli.core.cpu import default_threads
@@ -140,14 +141,12 @@ class StepLoop:
             max_batch_tokens=max_batch_tokens,
             ctx_size=loaded.info.ctx_size,
             threads=config.threads or default_threads(),
+            max_bytes=math.inf if config.max_bytes is None else config.max_bytes,
         )
+        if config.ctx_size is None:
+            loaded.info = replace(loaded.info, ctx_size=self._runner.limit_to_memory())
         self.loaded = loaded
-        cache = PrefixCache(
-            config.max_seqs,
-            # A copy moves the whole stream of a slot, used or not: the larger, the dearer.
-            min_copy_tokens=max(16, loaded.info.ctx_size // 256),
-            partial=loaded.model.forgets_partially,
-        )
+        cache = PrefixCache(config.max_seqs, partial=loaded.model.forgets_partially)
         scheduler = Scheduler(
             cache,
             max_batch_tokens=max_batch_tokens,
@@ -188,6 +187,7 @@ class StepLoop:
                 encoded.turn_ends,
                 encoded.splitter,
                 report_progress=encoded.report_progress,
+                cache_scope=encoded.cache_scope,
             )
         except EngineError as error:
             self._sink([(command.request_id, error)])

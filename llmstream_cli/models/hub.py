@@ -13,8 +13,8 @@ from llmstream_cli.errors import (
     did_you_mean,
 )
 from llmstream_cli.files import exists, is_file
+from llmstream_cli.machine import free_disk
 from llmstream_cli.models.hub_cache import RepoFolder, cached_files, sweep_partials
-from llmstream_cli.models.machine import free_disk
 from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.quants import choose, is_model, part_names, quant_of
 from llmstream_cli.models.reference import HubModel

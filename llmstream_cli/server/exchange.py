@@ -50,6 +50,8 @@ class Exchange:
         model: that answered; empty where none did.
         schema_field: what the client calls the JSON schema of its answer.
         schema_ignored: JSON pointers to what in it the answer need not fulfil.
+        key: which of the server's keys it bears, by number; empty where there are not several.
+        cache_scope: of its answers; see `GenerationRequest`.
     """
 
     method: str
@@ -64,7 +66,14 @@ class Exchange:
     model: str = ""
     schema_field: str = "json_schema"
     schema_ignored: tuple[str, ...] = ()
+    key: str = ""
+    cache_scope: str = ""
     started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def owner(self) -> str:
+        """Who asks, as far as that can be told: a key, else an address."""
+        return self.key or self.client
 
     def log(self) -> None:
         """Write the line. What was asked and answered stays out of it, and so do keys."""

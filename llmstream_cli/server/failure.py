@@ -8,6 +8,7 @@ from quart import Response
 
 from llmstream_cli.errors import (
     ContextLengthError,
+    ContextMemoryError,
     EngineError,
     InvalidFieldError,
     LLMStreamError,
@@ -28,6 +29,7 @@ _TYPES = {
 }
 _CODES: dict[type[LLMStreamError], str] = {
     ContextLengthError: "context_length_exceeded",
+    ContextMemoryError: "no_room",
     EngineError: "engine_failed",
     MethodError: "method_not_allowed",
     PromptError: "invalid_prompt",

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
 from llmstream_cli.core.api import Chunk, GenerationRequest
 from llmstream_cli.core.json_schema import read_schema
@@ -55,12 +56,16 @@ class Generation:
         self._waiting_bytes = 0
         self._unfinished = len(requests)
         self._deadline = asyncio.get_running_loop().time() + context.settings.timeout_seconds
+        self._exchange = exchange = current_exchange()
+        owned = [
+            replace(request, client=exchange.owner, cache_scope=exchange.cache_scope)
+            for request in requests
+        ]
         self._tasks = [
             asyncio.create_task(self._read(index, served.engine.generate(request)))
-            for index, request in enumerate(requests)
+            for index, request in enumerate(owned)
         ]
         self._model = served.name
-        self._exchange = current_exchange()
         self._exchange.model = served.name
         if (schema := requests[0].sampling.json_schema) is not None:
             self._exchange.schema_ignored = read_schema(schema).ignored

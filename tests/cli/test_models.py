@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmstream_cli.errors import NoRoomError
-from llmstream_cli.models.machine import Memory
+from llmstream_cli.machine import Memory
 from llmstream_cli.models.preset import CandleFile
 from llmstream_cli.models.presets import PRESETS
 from tests.candle_files import write_model, write_tokenizer

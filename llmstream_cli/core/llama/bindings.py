@@ -4,6 +4,7 @@ import ctypes
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from llmstream_cli.errors import ModelError
 __all__ = [
     "C",
     "cpu_features",
+    "kv_buffers",
     "listen_to_log",
     "recent_errors",
     "set_log_sink",
@@ -56,6 +58,8 @@ else:
 _LOG_LEVEL_DEBUG, _LOG_LEVEL_ERROR, _LOG_LEVEL_CONTINUED = 1, 4, 5
 
 recent_errors: deque[str] = deque(maxlen=8)  # messages of llama.cpp, the oldest first
+kv_buffers: deque[float] = deque(maxlen=64)  # bytes; only the log tells how large a KV cache is
+_KV_BUFFER = re.compile(rb"KV buffer size = +([\d.]+) MiB")
 _log_sink: Callable[[str], object] | None = None
 _last_level = 0
 
@@ -76,6 +80,8 @@ def _on_log(level: int, text: bytes, _user_data: object) -> None:
         return
     if level == _LOG_LEVEL_ERROR:
         recent_errors.append(text.decode("utf-8", "replace").strip())
+    if buffer := _KV_BUFFER.search(text):
+        kv_buffers.append(float(buffer[1]) * 2**20)
     if _log_sink is not None:
         _log_sink(text.decode("utf-8", "replace"))
 
