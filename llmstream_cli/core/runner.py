@@ -1,18 +1,22 @@
 """One scheduled step on the model: fill the batch, decode, sample."""
 
+import time
 from typing import TYPE_CHECKING
 
 from llmstream_cli.core.api import SamplingParams
-from llmstream_cli.core.llama import Batch, Context, Model
+from llmstream_cli.core.cpu import LostTime, default_threads, others_running, usable_cpus
+from llmstream_cli.core.llama import Batch, Context, Model, SpinSwitch
 from llmstream_cli.core.sampler import Sampler
 from llmstream_cli.core.scheduler import DrawnToken, Step
 from llmstream_cli.core.sequence import Sequence
+from llmstream_cli.core.thread_control import ThreadControl, modes
 from llmstream_cli.errors import EngineError, StepRefusedError
 
 if TYPE_CHECKING:
     from llmstream_cli.core.constraint import Constraint
 
 _FIRST_CTX_SIZE = 512
+_PAUSE = 1.0  # seconds without a step, after which the machine may be another
 
 
 class Runner:
@@ -27,23 +31,35 @@ class Runner:
         max_seqs: how many slots there are.
         max_batch_tokens: the most tokens of one step.
         ctx_size: the most tokens of one sequence.
-        threads: CPU threads.
+        threads: CPU threads; None is one for each physical core, and fewer while others use them.
     """
 
     def __init__(
-        self, model: Model, *, max_seqs: int, max_batch_tokens: int, ctx_size: int, threads: int
+        self,
+        model: Model,
+        *,
+        max_seqs: int,
+        max_batch_tokens: int,
+        ctx_size: int,
+        threads: int | None,
     ) -> None:
         self._model = model
         self._ctx_size = ctx_size
+        self._threads = threads or default_threads()
         self._batch = Batch(max_batch_tokens)
         self._context = Context(
             model,
             ctx_size=min(ctx_size, _FIRST_CTX_SIZE) if max_seqs == 1 else ctx_size,
             max_seqs=max_seqs,
             max_batch_tokens=max_batch_tokens,
-            threads=threads,
+            threads=self._threads,
         )
         self._samplers: dict[Sequence, Sampler] = {}
+        self._spin = SpinSwitch()
+        self._control = ThreadControl(
+            modes(self._threads, fixed=threads is not None, can_sleep=self._spin.works)
+        )
+        self._last_step = 0.0
 
     def add(
         self, sequence: Sequence, params: SamplingParams, constraint: "Constraint | None" = None
@@ -78,7 +94,7 @@ class Runner:
                 self._context.copy_sequence(reuse.source, reuse.slot)
             self._context.truncate_sequence(reuse.slot, reuse.num_tokens)
         rows = self._fill(step)
-        self._context.decode(self._batch)
+        self._decode(self._batch.struct.n_tokens)
         return {sequence: self._draw(sequence, row) for sequence, row in rows.items()}
 
     def abort(self) -> None:
@@ -88,6 +104,20 @@ class Runner:
     def close(self) -> None:
         """Release the KV cache."""
         self._context.close()
+        self._spin.set(spin=True)
+
+    def _decode(self, num_tokens: int) -> None:
+        """Compute the batch with as many threads as the machine has cores for now."""
+        if time.perf_counter() - self._last_step > _PAUSE:
+            wanted = self._threads + others_running()
+            self._control.restart(contended=wanted > len(usable_cpus()))
+        mode = self._control.choose(num_tokens)
+        self._context.set_threads(mode.threads)
+        self._spin.set(spin=mode.spin)
+        lost_time = LostTime(mode.threads, spin=mode.spin)
+        self._context.decode(self._batch)
+        self._control.observe(num_tokens, *lost_time.stop())
+        self._last_step = time.perf_counter()
 
     def _make_room(self, num_tokens: int) -> None:
         if num_tokens <= self._context.ctx_size:

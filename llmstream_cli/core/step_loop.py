@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llmstream_cli.core.api import Chunk, EngineConfig, EngineMetrics, ModelInfo, SamplingParams
-from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.llama import DecodeAbortedError
 from llmstream_cli.core.loaded_model import EncodedRequest, LoadedModel
@@ -139,7 +138,7 @@ class StepLoop:
             max_seqs=config.max_seqs,
             max_batch_tokens=max_batch_tokens,
             ctx_size=loaded.info.ctx_size,
-            threads=config.threads or default_threads(),
+            threads=config.threads,
         )
         self.loaded = loaded
         cache = PrefixCache(

@@ -95,6 +95,10 @@ class Context:
                 raise EngineError(f"cannot move a sequence to a context of {ctx_size} tokens")
         return larger
 
+    def set_threads(self, threads: int) -> None:
+        """Compute with so many threads from the next step on."""
+        C.llama_set_n_threads(self.pointer, threads, threads)
+
     def abort(self) -> None:
         """End the running step, and every later one, at its next operation; from any thread."""
         self._abort_flag[0] = b"\x01"
