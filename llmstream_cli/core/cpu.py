@@ -74,7 +74,7 @@ class LostTime:
         """Return how long the step took, and what it lost, in seconds."""
         seconds, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
         if self._delay is not None and (delay := _run_delay()) is not None:
-            return seconds, delay - self._delay
+            return seconds, max(0.0, delay - self._delay)  # a thread takes its own with it
         return seconds, max(0.0, self._threads * seconds - cpu)
 
 

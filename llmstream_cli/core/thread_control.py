@@ -76,6 +76,7 @@ class ThreadControl:
         self._quiet = modes[0]
         # All threads, if they can sleep, else as on a quiet machine; then fewer.
         self._modes = modes[1:] if len(modes) > 1 and not modes[1].spin else modes
+        self._adapts = self._modes[-1] != self._quiet
         self._allowance = _LOST_PER_THREAD * self._quiet.threads
         self._elapsed = self._quiet_since = 0.0
         self._patience = _FIRST_PATIENCE
@@ -83,7 +84,7 @@ class ThreadControl:
 
     def restart(self, *, contended: bool) -> None:
         """Begin anew, after a pause in which the machine may have changed."""
-        self.contended = contended and len(self._modes) > 1
+        self.contended = contended and self._adapts
         self._mode = self._modes[0] if self.contended else self._quiet
         self._costs: dict[tuple[int, Mode], float] = {}  # seconds a token, by the step's size
         self._due = dict.fromkeys(self._modes, 0.0)  # when a mode is to be tried again
@@ -111,7 +112,7 @@ class ThreadControl:
         self._elapsed += seconds
         if not self.contended:
             self._lost += min(1.0, seconds / _BLIP) * (lost / seconds - self._lost)
-            if len(self._modes) > 1 and self._lost > _LOST + self._allowance:
+            if self._adapts and self._lost > _LOST + self._allowance:
                 self._enter()
             return
         size, per_token = num_tokens.bit_length(), seconds / num_tokens
@@ -126,10 +127,10 @@ class ThreadControl:
     def _enter(self) -> None:
         relapse = self._elapsed - self._quiet_since < _RELAPSE
         self._patience = min(2 * self._patience, _LONGEST_PATIENCE) if relapse else _FIRST_PATIENCE
-        costs = self._costs
+        costs, due = self._costs, self._due
         self.restart(contended=True)
         if relapse:  # into what is known
-            self._costs = costs
+            self._costs, self._due = costs, due
 
     def _look_for_quiet(self, seconds: float, lost: float) -> None:
         clean = lost < (_CLEAN + self._allowance) * seconds

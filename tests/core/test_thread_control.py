@@ -148,6 +148,14 @@ def test_where_threads_cannot_sleep_fewer_run() -> None:
     assert not control.contended
 
 
+def test_a_fixed_number_of_threads_can_still_sleep() -> None:
+    control = ThreadControl(modes(2, fixed=True, can_sleep=True))
+    assert {mode for mode, _ in run(control, two_loops, 5)[1:]} == {SLEEPING}
+    assert {mode for mode, _ in run(control, quiet, 2)[-50:]} == {ALL}
+    nothing_to_choose = ThreadControl(modes(2, fixed=True, can_sleep=False))
+    assert {mode for mode, _ in run(nothing_to_choose, two_loops, 5)} == {ALL}
+
+
 def test_after_a_pause_it_begins_as_it_is_told() -> None:
     control = ThreadControl([ALL, SLEEPING, ONE])
     control.restart(contended=True)
