@@ -164,7 +164,7 @@ def two_models(path: str, arguments: argparse.Namespace) -> None:
         for link in links:
             link.symlink_to(path)
         models = [word for link in links for word in ("--model", str(link))]
-        command = [LLMSTREAM, "serve", *models, "--ctx-size", str(CTX_SIZE)]
+        command = [arguments.llmstream, "serve", *models, "--ctx-size", str(CTX_SIZE)]
         with running(command, "/ready") as port:
             for alone in ("one", "two"):  # load both
                 streams = Streams(port, [alone])
@@ -178,7 +178,7 @@ def two_models(path: str, arguments: argparse.Namespace) -> None:
 
 
 def ask(arguments: argparse.Namespace) -> None:
-    command = [LLMSTREAM, "ask", QUESTION, "-t", "0", "-n", "96", "--json"]
+    command = [arguments.llmstream, "ask", QUESTION, "-t", "0", "-n", "96", "--json"]
 
     def speed() -> float:
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -195,6 +195,7 @@ def ask(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--llmstream", default=LLMSTREAM, help="another installation's command")
     parser.add_argument("--peer", help="llama-server")
     parser.add_argument("--busy", type=int, default=os.cpu_count(), help="loops of others")
     parser.add_argument("-r", "--rounds", type=int, default=5)
@@ -206,7 +207,7 @@ def main() -> None:
     if arguments.only in (None, "ask"):
         ask(arguments)
     if arguments.only in (None, "serve"):
-        command = [LLMSTREAM, "serve", *sizes, "--ctx-size", str(CTX_SIZE)]
+        command = [arguments.llmstream, "serve", *sizes, "--ctx-size", str(CTX_SIZE)]
         serve(command, "llmstream serve", "/ready", arguments)
     if arguments.only in (None, "two"):
         two_models(path, arguments)
