@@ -61,8 +61,8 @@ class LostTime:
 
     Args:
         threads: of the step.
-        spin: they want one all the time, so what they did not get tells it. Of threads that sleep
-            while they wait, Linux keeps count.
+        spin: they want one all the time, so what they did not get tells it. For threads that may
+            sleep while they wait for each other, Linux counts how long they waited for a CPU.
     """
 
     def __init__(self, threads: int, *, spin: bool) -> None:

@@ -114,7 +114,7 @@ class Runner:
         mode = self._control.choose(num_tokens)
         self._context.set_threads(mode.threads)
         self._spin.set(spin=mode.spin)
-        lost_time = LostTime(mode.threads, spin=mode.spin)
+        lost_time = LostTime(mode.threads, spin=mode.spin and self._spin.works)
         self._context.decode(self._batch)
         self._control.observe(num_tokens, *lost_time.stop())
         self._last_step = time.perf_counter()
