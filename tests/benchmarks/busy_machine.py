@@ -84,7 +84,7 @@ class Streams:
             reader.start()
 
     def _read(self, model: str, number: int) -> None:
-        body = {"model": model, "stream": True, "max_tokens": TOKENS, "temperature": 0.2}
+        body = {"model": model, "stream": True, "max_tokens": TOKENS, "ignore_eos": True}
         while not self._ended.is_set():
             number += 100
             connection = http.client.HTTPConnection("127.0.0.1", self._port)
