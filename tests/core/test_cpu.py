@@ -77,8 +77,8 @@ class Times:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tasks: Path) -> None:
         self.wall = self.cpu = 0.0
         self._tasks = tasks
-        monkeypatch.setattr(cpu.time, "perf_counter", lambda: self.wall)
-        monkeypatch.setattr(cpu.time, "process_time", lambda: self.cpu)
+        monkeypatch.setattr("llmstream_cli.core.cpu.time.perf_counter", lambda: self.wall)
+        monkeypatch.setattr("llmstream_cli.core.cpu.time.process_time", lambda: self.cpu)
         monkeypatch.setattr(cpu, "_TASKS", tasks)
 
     def delay(self, task: int, seconds: float) -> None:

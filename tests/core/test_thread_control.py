@@ -33,7 +33,7 @@ def run(
     control: ThreadControl, machine: Machine, seconds: float, num_tokens: int = 1
 ) -> list[tuple[Mode, float]]:
     """Step for some seconds; return each step's mode and time."""
-    steps = []
+    steps: list[tuple[Mode, float]] = []
     while sum(took for _, took in steps) < seconds:
         mode = control.choose(num_tokens)
         took, lost = machine(mode, num_tokens)
