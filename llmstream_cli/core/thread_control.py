@@ -8,21 +8,22 @@ to a hundred times as long. There the threads must sleep while they wait, or be 
 Rules:
 
 1. All threads spin until a step lost CPU time to others. Then the machine is contended.
-2. While it is, the modes for that are tried in turn, and the fastest runs. Their speeds depend on
-   how many tokens a step has, so they are kept by the size of the step.
+2. While it is, all modes are tried in turn, and the fastest runs. Their speeds depend on how many
+   tokens a step has, so they are kept by the size of the step.
 3. Its neighbours, and all threads, are tried again for a step every `_INTERVAL` seconds, more
-   rarely the more time the last trial cost.
-4. If all threads run, sleep while they wait and lose no time, the machine is quiet again. Where
-   that proved wrong soon afterwards, they must lose none for longer the next time.
+   rarely the more time the last trial cost: a step of threads that spin can take a second.
+4. If all threads run and lose no time, the machine is quiet again. Where that proved wrong soon
+   afterwards, they must lose none for longer the next time.
 
 Pure: no clock, no thread. Time is what the steps took.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 _INTERVAL = 0.4  # seconds; a quiet machine is to be noticed within one
-_COST_FACTOR = 16  # a trial's excess may take this part of the time
+_COST_FACTOR = 32  # a trial's excess may take this part of the time
 _GAIN = 0.3  # how much of what a step tells of its mode's speed is believed
 _RELAPSE = 1.0  # seconds; contended again so soon, the machine was not quiet
 _FIRST_PATIENCE, _LONGEST_PATIENCE = 0.02, 0.16  # seconds without a loss that mean quiet
@@ -73,10 +74,9 @@ class ThreadControl:
     """
 
     def __init__(self, modes: Sequence[Mode]) -> None:
+        self._modes = modes
         self._quiet = modes[0]
-        # All threads, if they can sleep, else as on a quiet machine; then fewer.
-        self._modes = modes[1:] if len(modes) > 1 and not modes[1].spin else modes
-        self._adapts = self._modes[-1] != self._quiet
+        self._num_full = sum(mode.threads == self._quiet.threads for mode in modes)
         self._allowance = _LOST_PER_THREAD * self._quiet.threads
         self._elapsed = self._quiet_since = 0.0
         self._patience = _FIRST_PATIENCE
@@ -84,10 +84,12 @@ class ThreadControl:
 
     def restart(self, *, contended: bool) -> None:
         """Begin anew, after a pause in which the machine may have changed."""
-        self.contended = contended and self._adapts
-        self._mode = self._modes[0] if self.contended else self._quiet
+        self.contended = contended and len(self._modes) > 1
+        self._mode = self._quiet
         self._costs: dict[tuple[int, Mode], float] = {}  # seconds a token, by the step's size
         self._due = dict.fromkeys(self._modes, 0.0)  # when a mode is to be tried again
+        # Not the quiet mode, of which others were seen already.
+        self._due[self._quiet] = self._elapsed + _COST_FACTOR * _INTERVAL
         self._lost = 0.0  # CPU seconds in a second, of late, on a quiet machine
         self._clean_seconds = 0.0  # in which all threads lost nothing, less the others
 
@@ -95,9 +97,7 @@ class ThreadControl:
         """Return the mode for a step of `num_tokens`."""
         if not self.contended:
             self._mode = self._quiet
-        elif self._clean_seconds:
-            self._mode = self._modes[0]
-        else:
+        elif not self._clean_seconds:
             self._mode = self._next(num_tokens.bit_length())
         return self._mode
 
@@ -112,7 +112,7 @@ class ThreadControl:
         self._elapsed += seconds
         if not self.contended:
             self._lost += min(1.0, seconds / _BLIP) * (lost / seconds - self._lost)
-            if self._adapts and self._lost > _LOST + self._allowance:
+            if len(self._modes) > 1 and self._lost > _LOST + self._allowance:
                 self._enter()
             return
         size, per_token = num_tokens.bit_length(), seconds / num_tokens
@@ -121,7 +121,7 @@ class ThreadControl:
         fastest = min(cost for (s, _), cost in self._costs.items() if s == size)
         excess = seconds - fastest * num_tokens
         self._due[self._mode] = self._elapsed + max(_INTERVAL, _COST_FACTOR * excess)
-        if self._mode is self._modes[0]:
+        if self._mode in self._modes[: self._num_full]:
             self._look_for_quiet(seconds, lost)
 
     def _enter(self) -> None:
@@ -142,8 +142,9 @@ class ThreadControl:
 
     def _next(self, size: int) -> Mode:
         """Return a mode that is to be tried, else the fastest."""
-        costs = [self._costs.get((size, mode), 0.0) for mode in self._modes]  # 0: not known
-        fastest = min((i for i, cost in enumerate(costs) if cost), key=costs.__getitem__, default=0)
-        near = [i for i in (0, fastest - 1, fastest + 1) if 0 <= i < len(costs)]
-        due = [i for i in near if not costs[i] or self._due[self._modes[i]] <= self._elapsed]
-        return self._modes[min(due, key=lambda i: (costs[i] > 0, i), default=fastest)]
+        costs = [self._costs.get((size, mode), math.inf) for mode in self._modes]
+        fastest = costs.index(min(costs)) if min(costs) < math.inf else self._num_full - 1
+        near = {*range(self._num_full), fastest - 1, fastest, fastest + 1} & {*range(len(costs))}
+        due = [i for i in near if self._due[self._modes[i]] <= self._elapsed]
+        unknown = [i for i in near if costs[i] == math.inf and i]
+        return self._modes[min(unknown or due, default=fastest)]

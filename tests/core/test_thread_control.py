@@ -19,13 +19,15 @@ def quiet(mode: Mode, num_tokens: int) -> tuple[float, float]:
 
 def two_loops(mode: Mode, num_tokens: int) -> tuple[float, float]:
     """Others in both cores, as measured with one token a step."""
-    seconds = {ALL: 0.4, SLEEPING: 0.027, ONE: 0.022}[mode] * num_tokens**0.7
+    seconds = {ALL: 0.02, SLEEPING: 0.027, ONE: 0.022}[mode] * num_tokens**0.7
+    seconds += 0.4 if mode == ALL else 0.0  # as often as threads wait, whatever they compute
     return seconds, {ALL: 1.0, SLEEPING: 0.8, ONE: 0.4}[mode] * seconds
 
 
 def one_loop(mode: Mode, num_tokens: int) -> tuple[float, float]:
     """One core is the others'; a single thread loses nothing."""
-    seconds = {ALL: 0.3, SLEEPING: 0.018, ONE: 0.013}[mode] * num_tokens**0.7
+    seconds = {ALL: 0.01, SLEEPING: 0.018, ONE: 0.013}[mode] * num_tokens**0.7
+    seconds += 0.3 if mode == ALL else 0.0
     return seconds, {ALL: 1.0, SLEEPING: 0.8, ONE: 0.0}[mode] * seconds
 
 
@@ -34,10 +36,11 @@ def run(
 ) -> list[tuple[Mode, float]]:
     """Step for some seconds; return each step's mode and time."""
     steps: list[tuple[Mode, float]] = []
-    while sum(took for _, took in steps) < seconds:
+    while seconds > 0:
         mode = control.choose(num_tokens)
         took, lost = machine(mode, num_tokens)
         control.observe(num_tokens, took, lost)
+        seconds -= took
         steps.append((mode, took))
     return steps
 
@@ -82,7 +85,7 @@ def test_a_contended_machine_gets_its_fastest_mode(machine: Machine, num_tokens:
     control = ThreadControl([ALL, SLEEPING, ONE])
     run(control, quiet, 1, num_tokens)
     steps = run(control, machine, 20, num_tokens)
-    assert [mode for mode, _ in steps].count(ALL) == 1  # the step that noticed it
+    assert [mode for mode, _ in steps].count(ALL) <= 3  # the step that noticed it, and trials
     assert efficiency(steps[1:], machine(ONE, num_tokens)[0]) > 0.9
 
 
@@ -122,10 +125,20 @@ def test_what_trials_cost_is_bounded(ratio: float) -> None:
     """However much faster or slower each mode is than the one before, the fastest is found."""
     choice = modes(4, fixed=False, can_sleep=True)
     costs = {mode: 0.02 * ratio**index for index, mode in enumerate(choice[1:])}
+    costs[choice[0]] = 0.5
     control = ThreadControl(choice)
     control.restart(contended=True)
-    steps = run(control, lambda mode, _: (costs[mode], costs[mode]), 20)
+    steps = run(control, lambda mode, _: (costs[mode], costs[mode]), 40)
     assert efficiency(steps, min(costs.values())) > 0.85
+
+
+def test_threads_that_spin_run_where_they_lose_less_than_others() -> None:
+    """As beside processes of low priority: whoever sleeps has to wait to be woken, no other."""
+    control = ThreadControl([ALL, SLEEPING, ONE])
+    control.restart(contended=True)
+    costs = {ALL: (0.010, 0.001), SLEEPING: (0.02, 0.016), ONE: (0.013, 0.0)}
+    steps = run(control, lambda mode, _: costs[mode], 30)
+    assert {mode for mode, _ in steps[-500:]} == {ALL}
 
 
 def test_far_fewer_threads_are_tried_only_where_fewer_are_faster() -> None:
