@@ -55,6 +55,7 @@ class Runner:
             threads=self._threads,
         )
         self._samplers: dict[Sequence, Sampler] = {}
+        self._reproducible: set[Sequence] = set()  # those that draw the same answer each time
         self._spin = SpinSwitch()
         self._control = ThreadControl(
             modes(self._threads, fixed=threads is not None, can_sleep=self._spin.works)
@@ -65,6 +66,8 @@ class Runner:
         self, sequence: Sequence, params: SamplingParams, constraint: "Constraint | None" = None
     ) -> None:
         """Prepare to sample for a sequence, within a constraint where there is one."""
+        if params.seed is not None or params.temperature == 0:
+            self._reproducible.add(sequence)
         self._samplers[sequence] = Sampler(
             self._model,
             params,
@@ -76,6 +79,7 @@ class Runner:
     def remove(self, sequence: Sequence) -> None:
         """Forget how to sample for a sequence."""
         del self._samplers[sequence]
+        self._reproducible.discard(sequence)
 
     def run(self, step: Step) -> dict[Sequence, DrawnToken | EngineError]:
         """Compute a step; draw a token for each part that reaches its sequence's end.
@@ -94,7 +98,7 @@ class Runner:
                 self._context.copy_sequence(reuse.source, reuse.slot)
             self._context.truncate_sequence(reuse.slot, reuse.num_tokens)
         rows = self._fill(step)
-        self._decode(self._batch.struct.n_tokens)
+        self._decode(self._batch.struct.n_tokens, step)
         return {sequence: self._draw(sequence, row) for sequence, row in rows.items()}
 
     def abort(self) -> None:
@@ -106,12 +110,17 @@ class Runner:
         self._context.close()
         self._spin.set(spin=True)
 
-    def _decode(self, num_tokens: int) -> None:
-        """Compute the batch with as many threads as the machine has cores for now."""
+    def _decode(self, num_tokens: int, step: Step) -> None:
+        """Compute the batch with as many threads as the machine has cores for now.
+
+        Attention over a single new token splits the keys among the threads, and so rounds otherwise
+        with another number of them. An answer that is to be the same each time keeps the number.
+        """
         if time.perf_counter() - self._last_step > _PAUSE:
             wanted = self._threads + others_running()
             self._control.restart(contended=wanted > len(usable_cpus()))
-        mode = self._control.choose(num_tokens)
+        fixed = num_tokens == 1 and step.parts[0].sequence in self._reproducible
+        mode = self._control.choose(num_tokens, all_threads=fixed)
         self._context.set_threads(mode.threads)
         self._spin.set(spin=mode.spin)
         lost_time = LostTime(mode.threads, spin=mode.spin and self._spin.works)

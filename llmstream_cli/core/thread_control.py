@@ -93,12 +93,13 @@ class ThreadControl:
         self._lost = 0.0  # CPU seconds in a second, of late, on a quiet machine
         self._clean_seconds = 0.0  # in which all threads lost nothing, less the others
 
-    def choose(self, num_tokens: int) -> Mode:
-        """Return the mode for a step of `num_tokens`."""
+    def choose(self, num_tokens: int, *, all_threads: bool = False) -> Mode:
+        """Return the mode for a step of `num_tokens`, maybe one with all threads."""
         if not self.contended:
             self._mode = self._quiet
         elif not self._clean_seconds:
-            self._mode = self._next(num_tokens.bit_length())
+            choice = self._modes[: self._num_full] if all_threads else self._modes
+            self._mode = self._next(num_tokens.bit_length(), choice)
         return self._mode
 
     def observe(self, num_tokens: int, seconds: float, lost: float) -> None:
@@ -140,11 +141,11 @@ class ThreadControl:
             self.contended = False
             self._quiet_since, self._lost = self._elapsed, 0.0
 
-    def _next(self, size: int) -> Mode:
-        """Return a mode that is to be tried, else the fastest."""
-        costs = [self._costs.get((size, mode), math.inf) for mode in self._modes]
+    def _next(self, size: int, choice: Sequence[Mode]) -> Mode:
+        """Return a mode of the choice that is to be tried, else the fastest."""
+        costs = [self._costs.get((size, mode), math.inf) for mode in choice]
         fastest = costs.index(min(costs)) if min(costs) < math.inf else self._num_full - 1
         near = {*range(self._num_full), fastest - 1, fastest, fastest + 1} & {*range(len(costs))}
-        due = [i for i in near if self._due[self._modes[i]] <= self._elapsed]
+        due = [i for i in near if self._due[choice[i]] <= self._elapsed]
         unknown = [i for i in near if costs[i] == math.inf and i]
-        return self._modes[min(unknown or due, default=fastest)]
+        return choice[min(unknown or due, default=fastest)]

@@ -178,7 +178,7 @@ def two_models(path: str, arguments: argparse.Namespace) -> None:
 
 
 def ask(arguments: argparse.Namespace) -> None:
-    command = [arguments.llmstream, "ask", QUESTION, "-t", "0", "-n", "96", "--json"]
+    command = [arguments.llmstream, "ask", QUESTION, "-n", "96", "--json"]
 
     def speed() -> float:
         output = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -169,6 +169,20 @@ def test_a_fixed_number_of_threads_can_still_sleep() -> None:
     assert {mode for mode, _ in run(nothing_to_choose, two_loops, 5)} == {ALL}
 
 
+@pytest.mark.parametrize("machine", [one_loop, two_loops])
+def test_a_step_may_need_all_threads(machine: Machine) -> None:
+    control = ThreadControl([ALL, SLEEPING, ONE])
+    control.restart(contended=True)
+    found = set()
+    for number in range(2000):
+        only = number % 3 == 0 or number > 1000
+        mode = control.choose(1, all_threads=only)
+        control.observe(1, *machine(mode, 1))
+        found.add((only, mode))
+    assert {mode for only, mode in found if only} <= {ALL, SLEEPING}
+    assert (False, ONE) in found
+
+
 def test_after_a_pause_it_begins_as_it_is_told() -> None:
     control = ThreadControl([ALL, SLEEPING, ONE])
     control.restart(contended=True)
