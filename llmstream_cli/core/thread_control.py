@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 _INTERVAL = 0.4  # seconds; a quiet machine is to be noticed within one
 _COST_FACTOR = 32  # a trial's excess may take this part of the time
+_FIRST_TRIAL = 2.0  # seconds until the quiet mode is tried on a machine that only seems busy
 _GAIN = 0.3  # how much of what a step tells of its mode's speed is believed
 _RELAPSE = 1.0  # seconds; contended again so soon, the machine was not quiet
 _FIRST_PATIENCE, _LONGEST_PATIENCE = 0.02, 0.16  # seconds without a loss that mean quiet
@@ -88,8 +89,7 @@ class ThreadControl:
         self._mode = self._quiet
         self._costs: dict[tuple[int, Mode], float] = {}  # seconds a token, by the step's size
         self._due = dict.fromkeys(self._modes, 0.0)  # when a mode is to be tried again
-        # Not the quiet mode, of which others were seen already.
-        self._due[self._quiet] = self._elapsed + _COST_FACTOR * _INTERVAL
+        self._due[self._quiet] = self._elapsed + _FIRST_TRIAL
         self._lost = 0.0  # CPU seconds in a second, of late, on a quiet machine
         self._clean_seconds = 0.0  # in which all threads lost nothing, less the others
 
@@ -114,7 +114,7 @@ class ThreadControl:
         if not self.contended:
             self._lost += min(1.0, seconds / _BLIP) * (lost / seconds - self._lost)
             if len(self._modes) > 1 and self._lost > _LOST + self._allowance:
-                self._enter()
+                self._enter(seconds)
             return
         size, per_token = num_tokens.bit_length(), seconds / num_tokens
         known = self._costs.get((size, self._mode), per_token)
@@ -125,13 +125,15 @@ class ThreadControl:
         if self._mode in self._modes[: self._num_full]:
             self._look_for_quiet(seconds, lost)
 
-    def _enter(self) -> None:
+    def _enter(self, seconds: float) -> None:
+        """Leave the quiet mode after a step that others disturbed for so long."""
         relapse = self._elapsed - self._quiet_since < _RELAPSE
         self._patience = min(2 * self._patience, _LONGEST_PATIENCE) if relapse else _FIRST_PATIENCE
         costs, due = self._costs, self._due
         self.restart(contended=True)
         if relapse:  # into what is known
             self._costs, self._due = costs, due
+        self._due[self._quiet] = self._elapsed + _COST_FACTOR * seconds
 
     def _look_for_quiet(self, seconds: float, lost: float) -> None:
         clean = lost < (_CLEAN + self._allowance) * seconds

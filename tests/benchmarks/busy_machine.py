@@ -125,7 +125,7 @@ def summary(values: list[float], unit: str = "", digits: int = 2) -> str:
 
 
 def report(name: str, quiet: list[float], busy: list[float]) -> None:
-    ratios = [b / q for q, b in zip(quiet, busy, strict=True)]
+    ratios = [b / max(q, 0.1) for q, b in zip(quiet, busy, strict=True)]
     print(
         f"{name}: quiet {summary(quiet, digits=1)}, busy {summary(busy, digits=1)} tok/s,"
         f" ratio {summary(ratios)}",
