@@ -175,7 +175,7 @@ def threads() -> Finding:
             "threads",
             "warn",
             f"{message}; others keep {load:.1f} busy",
-            "--threads 1 may be faster while they do",
+            "answers take the longer; threads adapt by themselves, unless --threads is given",
         )
     return Finding("threads", "ok", message)
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from llmstream_cli.core.api import Chunk, EngineConfig, EngineMetrics, ModelInfo, SamplingParams
-from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.llama import DecodeAbortedError
 from llmstream_cli.core.loaded_model import EncodedRequest, LoadedModel
@@ -140,7 +139,7 @@ class StepLoop:
             max_seqs=config.max_seqs,
             max_batch_tokens=max_batch_tokens,
             ctx_size=loaded.info.ctx_size,
-            threads=config.threads or default_threads(),
+            threads=config.threads,
             max_bytes=math.inf if config.max_bytes is None else config.max_bytes,
         )
         if config.ctx_size is None:

@@ -117,6 +117,10 @@ class Context:
         sizes = (C.llama_state_seq_get_size(self.pointer, i) for i in range(self.max_seqs))
         return int(max(sizes))
 
+    def set_threads(self, threads: int) -> None:
+        """Compute with so many threads from the next step on."""
+        C.llama_set_n_threads(self.pointer, threads, threads)
+
     def abort(self) -> None:
         """End the running step, and every later one, at its next operation; from any thread."""
         self._abort_flag[0] = b"\x01"
