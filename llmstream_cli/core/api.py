@@ -7,7 +7,7 @@ from typing import Protocol
 
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.formats import ChatFormat
-from llmstream_cli.prompts.messages import Message
+from llmstream_cli.prompts.messages import Ending, Message
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 256
@@ -154,6 +154,8 @@ class GenerationRequest:
             `enable_thinking`; None leaves it to the template. Where the answer has to follow a
             grammar or a schema it does not.
         report_progress: send chunks that tell how far the request is before its first token.
+        ending: how the prompt ends; None leaves the assistant's message open where it is the last
+            and has a text, so that the answer goes on with it, and opens a turn after any other.
 
     Raises:
         InvalidValueError: there are both messages and a prompt, or neither; or thinking is asked
@@ -167,8 +169,28 @@ class GenerationRequest:
     unset: tuple[str, ...] = ()
     thinking: bool | None = None
     report_progress: bool = False
+    ending: Ending | None = None
+
+    @property
+    def continues_message(self) -> bool:
+        """Whether the answer goes on with the last message."""
+        return self.prompt_ending == "message"
+
+    @property
+    def prompt_ending(self) -> Ending:
+        """How the prompt of messages ends."""
+        if self.ending is not None or not self.messages:
+            return self.ending or "turn"
+        last = self.messages[-1]
+        return "message" if last.role == "assistant" and last.content else "turn"
 
     def __post_init__(self) -> None:
+        if (
+            self.ending == "message"
+            and self.messages[-1:]
+            and (self.messages[-1].role != "assistant")
+        ):
+            raise InvalidValueError("only a last message of the assistant's can be continued")
         if bool(self.messages) == (self.prompt is not None):
             raise InvalidValueError("a request has either messages or a prompt")
         if self.keep_alive is not None and not self.keep_alive >= 0:

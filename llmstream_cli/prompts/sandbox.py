@@ -119,7 +119,7 @@ def _count_chars(value: Any) -> int:
     if isinstance(value, str | bytes):
         return len(value)
     if isinstance(value, Namespace):
-        value = value._Namespace__attrs  # its text shows them
+        value = value._Namespace__attrs  # noqa: SLF001  (its text shows them)
     if isinstance(value, Mapping):
         value = (one for pair in value.items() for one in pair)
     elif isinstance(value, range) or not isinstance(value, Collection):
@@ -198,7 +198,9 @@ def _check_method(name: str, owner: str | bytes, arguments: tuple[Any, ...], nam
 
 @pass_environment
 def _join(env: Environment, value: Any, d: str = "", attribute: str | int | None = None) -> str:
-    return _join_texts(value if attribute is None else map(make_attrgetter(env, attribute), value), d)
+    if attribute is not None:
+        value = map(make_attrgetter(env, attribute), value)
+    return _join_texts(value, d)
 
 
 def _format(value: Any, *arguments: Any, **named: Any) -> str:
@@ -281,31 +283,19 @@ class _Charging(NodeTransformer):
             node, name, [], [], None, None, lineno=node.lineno, environment=node.environment
         )
 
-    def visit_For(self, node: nodes.For) -> nodes.For:
-        self.generic_visit(node)
-        node.iter = self._wrap(node.iter, _LOOP)
+    def generic_visit(self, node: nodes.Node, *arguments: Any, **named: Any) -> nodes.Node:
+        super().generic_visit(node, *arguments, **named)
+        match node:
+            case nodes.For():
+                node.iter = self._wrap(node.iter, _LOOP)
+            case nodes.Concat():
+                parts = nodes.List(node.nodes, lineno=node.lineno, environment=node.environment)
+                return self._wrap(parts, _CONCATENATE)
+            case nodes.List() | nodes.Dict() | nodes.Getitem(arg=nodes.Slice()):
+                return self._wrap(node, _CHARGE)
+            case nodes.Tuple(ctx="load"):
+                return self._wrap(node, _CHARGE)
         return node
-
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Filter:
-        self.generic_visit(node)
-        parts = nodes.List(node.nodes, lineno=node.lineno, environment=node.environment)
-        return self._wrap(parts, _CONCATENATE)
-
-    def visit_List(self, node: nodes.List) -> nodes.Filter:
-        self.generic_visit(node)
-        return self._wrap(node, _CHARGE)
-
-    def visit_Dict(self, node: nodes.Dict) -> nodes.Filter:
-        self.generic_visit(node)
-        return self._wrap(node, _CHARGE)
-
-    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:
-        self.generic_visit(node)
-        return self._wrap(node, _CHARGE) if node.ctx == "load" else node
-
-    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
-        self.generic_visit(node)
-        return self._wrap(node, _CHARGE) if isinstance(node.arg, nodes.Slice) else node
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -313,6 +303,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     intercepted_binops: ClassVar[frozenset[str]] = frozenset({"+", "-", "*", "**", "%"})  # type: ignore[misc]
     concat = staticmethod(lambda parts: _charge(_join_texts(parts)))  # type: ignore[assignment]
+
+    # Jinja calls the following for each template, and for each operation in one.
 
     def _generate(self, source: nodes.Template, *arguments: Any, **named: Any) -> str:
         return super()._generate(_Charging().visit(source), *arguments, **named)
@@ -346,9 +338,9 @@ def _check_product(left: Any, right: Any) -> None:
             and len(sequence) * count > MAX_ITERATIONS
         ):
             raise PromptError("the chat template repeats a value without end")
-    if isinstance(left, int) and isinstance(right, int):
-        if left.bit_length() + right.bit_length() > _MAX_INTEGER_BITS:
-            raise PromptError("the chat template computes a number without end")
+    bits = [number.bit_length() for number in (left, right) if isinstance(number, int)]
+    if len(bits) == 2 and sum(bits) > _MAX_INTEGER_BITS:  # noqa: PLR2004
+        raise PromptError("the chat template computes a number without end")
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -393,9 +385,7 @@ def _environment() -> _Environment:
     }
     filters = {**environment.filters, **_REPLACED}
     environment.filters = {
-        name: _charged(name, function)
-        for name, function in filters.items()
-        if name not in _MISSING
+        name: _charged(name, function) for name, function in filters.items() if name not in _MISSING
     } | {_LOOP: _loop, _CHARGE: _charge, _CONCATENATE: lambda parts: _charge(_join_texts(parts))}
     return environment
 

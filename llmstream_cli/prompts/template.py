@@ -1,16 +1,16 @@
 """A model's chat template, rendered where it can do no harm: see `sandbox`."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 from llmstream_cli.errors import PromptError
 from llmstream_cli.prompts import sandbox
-from llmstream_cli.prompts.messages import Message
+from llmstream_cli.prompts.messages import Message, Role
+from llmstream_cli.prompts.shapes import Shape, find_shape
 
 MAX_SOURCE_CHARS = 512 * 1024
 
-_PROBE_SYSTEM, _PROBE_USER = "probe of the system role", "probe of the user role"
+_MAX_SHAPES = 256  # of conversations by their roles, which are remembered
 
 
 class ChatTemplate:
@@ -31,6 +31,7 @@ class ChatTemplate:
         # Jinja compiles to Python, whose own compiler can refuse what Jinja let pass.
         except Exception as error:
             raise PromptError(f"the chat template is invalid: {sandbox.one_line(error)}") from error
+        self._shapes: dict[tuple[bool | Role, ...], Shape] = {}
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """Render the template.
@@ -61,34 +62,59 @@ class ChatTemplate:
             sandbox.allowance.reset(token)
         return "".join(pieces)
 
-    @cached_property
-    def takes_system_role(self) -> bool:
-        """Whether the template writes a system message down: some refuse it, some drop it.
+    def shape(self, messages: Sequence[Message], *, opens_turn: bool = True) -> Shape:
+        """Return the shape in which the template reads such messages; see `find_shape`.
 
-        Found out by rendering. A template that fails without a system message too is given the
-        benefit of the doubt, so that its own words reach whoever asked.
+        Args:
+            messages: only their roles matter.
+            opens_turn: see `chat_variables`.
+
+        Raises:
+            PromptError: there is none.
         """
-        user = Message("user", _PROBE_USER)
-        try:
-            return _PROBE_SYSTEM in self._probe([Message("system", _PROBE_SYSTEM), user])
-        except PromptError:
-            try:
-                self._probe([user])
-            except PromptError:
-                return True
-            return False
 
-    def _probe(self, messages: Sequence[Message]) -> str:
-        return self.render(chat_variables(messages, bos_token="", eos_token=""))
+        def probe(arranged: Sequence[Message], typed: bool) -> str:
+            return self.render(
+                chat_variables(
+                    arranged, bos_token="", eos_token="", typed=typed, opens_turn=opens_turn
+                )
+            )
+
+        key = opens_turn, *(message.role for message in messages)
+        shape = self._shapes.get(key)
+        if shape is None:
+            if len(self._shapes) >= _MAX_SHAPES:
+                self._shapes.clear()
+            shape = self._shapes[key] = find_shape(probe, messages)
+        return shape
 
 
 def chat_variables(
-    messages: Sequence[Message], *, bos_token: str, eos_token: str
+    messages: Sequence[Message],
+    *,
+    bos_token: str,
+    eos_token: str,
+    typed: bool = False,
+    opens_turn: bool = True,
 ) -> dict[str, Any]:
-    """Return what templates of the dialect expect, for the assistant to answer."""
+    """Return what templates of the dialect expect.
+
+    Args:
+        messages: the conversation.
+        bos_token: text of the token that begins a sequence.
+        eos_token: text of the one that ends it.
+        typed: give each content as a list of typed parts.
+        opens_turn: whether the assistant's turn is to be opened at the end.
+    """
     return {
-        "messages": [{"role": m.role, "content": m.content} for m in messages],
-        "add_generation_prompt": True,
+        "messages": [
+            {
+                "role": m.role,
+                "content": [{"type": "text", "text": m.content}] if typed else m.content,
+            }
+            for m in messages
+        ],
+        "add_generation_prompt": opens_turn,
         "bos_token": bos_token,
         "eos_token": eos_token,
         "tools": None,

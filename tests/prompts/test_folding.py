@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from llmstream_cli.core.llama import Model
 from llmstream_cli.errors import PromptError
-from llmstream_cli.prompts.encode import _encode_masked, encode_chat
+from llmstream_cli.prompts.encode import encode_chat
 from llmstream_cli.prompts.messages import Message, Role, fold_system
 from llmstream_cli.prompts.template import ChatTemplate, chat_variables
-from tests.prompts.families import CONVERSATION, FAMILIES
+from tests.prompts.families import CONVERSATION, FAMILIES, encode_masked
 
 CTX_SIZE = 8192
 
@@ -215,7 +215,7 @@ def test_benign_messages_are_the_tokens_of_a_plain_render(
         chat_variables(messages, bos_token=model.bos_token, eos_token=model.eos_token)
     )
     plain = model.tokenize(rendered, special=True)
-    assert list(_encode_masked(model, template, messages)) == plain
+    assert encode_masked(model, template, messages) == plain
 
 
 def test_a_message_cannot_spell_a_control_token_with_the_system_message_before_it(
