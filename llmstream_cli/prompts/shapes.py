@@ -52,6 +52,7 @@ _SHAPES = [
     )
 ]
 PLAIN = _SHAPES[0]
+_PART = r"""'type': 'text', 'text': '"""
 
 
 def find_shape(
@@ -72,23 +73,28 @@ def find_shape(
     for shape, arranged in _distinct(marked):
         try:
             # Some write a text in capitals.
-            written = set(re.findall(r"mark\d{5}", render(arranged, shape.typed).lower()))
+            rendered = render(arranged, shape.typed).lower()
         except PromptError:
             continue
+        # Parts that are written as a list are not read as parts.
+        written = set(re.findall(rf"(?<!{_PART})mark\d{{5}}", rendered))
         missing[shape] = [number for number, mark in enumerate(marks) if mark not in written]
         if not missing[shape]:
             return shape
-    for shape, numbers in missing.items():
-        if not any(messages[number].role == "system" for number in numbers) and (
-            len(messages) - 1 not in numbers
-        ):
-            return shape
     if not missing:
         return PLAIN  # what it refuses is told in its own words, by who renders the contents
-    lost = next(iter(missing.values()))[0]
+    last = len(messages) - 1
+    lost = {
+        shape: [n for n in numbers if n == last or messages[n].role == "system"]
+        for shape, numbers in missing.items()
+    }
+    shape = min(lost, key=lambda one: len(lost[one]))
+    if not lost[shape]:
+        return shape
+    number = lost[shape][0]
     raise PromptError(
-        f"the chat template does not write message {lost + 1} ({messages[lost].role}) into the "
-        "prompt; leave it out, or name another template with --template"
+        f"the chat template does not write message {number + 1} ({messages[number].role}) "
+        "into the prompt; leave it out, or name another template with --template"
     )
 
 

@@ -208,9 +208,7 @@ FAMILIES = {
 }
 
 
-def encode_masked(
-    model: Model, template: ChatTemplate, messages: Sequence[Message]
-) -> list[int]:
+def encode_masked(model: Model, template: ChatTemplate, messages: Sequence[Message]) -> list[int]:
     """The tokens of messages given as they are, whatever they hold, under masks."""
     render = partial(encode._render, model, template, False, None, "turn")
     return list(encode._encode_masked(model, render, messages))
