@@ -124,6 +124,7 @@ def _count_chars(value: Any) -> int:
         value = (one for pair in value.items() for one in pair)
     elif isinstance(value, range) or not isinstance(value, Collection):
         return _BYTES_OF_ITEM
+    allowance.get().charge(_BYTES_OF_ITEM)
     total = 2
     for one in value:
         total += _count_chars(one) + 4

@@ -61,7 +61,7 @@ HOSTILE = [
         )
     ),
     *(
-        LONG + f"{{{{ {expression} | length }}}}"
+        LONG + f"{{{{ ({expression}) | length }}}}"
         for expression in (
             "([s] * 100000) | join",
             "s.join('y' * 100000)",
