@@ -127,8 +127,8 @@ def _render(
     # Qwen3 and most others ask by the first name, DeepSeek V3.1 and Granite by the second.
     told = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
     mark = _mark(messages) if ending == "message" else ""
-    *before, last = messages or [None]
-    if mark and last is not None:  # what the template writes behind the mark closes the turn
+    if mark:  # what the template writes behind it closes the turn
+        *before, last = messages
         messages = [*before, Message(last.role, last.content + mark)]
     rendered = template.render(
         chat_variables(

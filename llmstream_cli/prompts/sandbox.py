@@ -279,7 +279,8 @@ def _charged(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 class _Charging(NodeTransformer):
     """Puts a charge around those expressions that Jinja computes without asking its environment."""
 
-    def _wrap(self, node: nodes.Expr, name: str) -> nodes.Filter:
+    def _wrap(self, node: nodes.Node, name: str) -> nodes.Filter:
+        assert isinstance(node, nodes.Expr)
         return nodes.Filter(
             node, name, [], [], None, None, lineno=node.lineno, environment=node.environment
         )
@@ -303,7 +304,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     """The sandbox with rules 1 and 2."""
 
     intercepted_binops: ClassVar[frozenset[str]] = frozenset({"+", "-", "*", "**", "%"})  # type: ignore[misc]
-    concat = staticmethod(lambda parts: _charge(_join_texts(parts)))  # type: ignore[assignment]
+    concat = staticmethod(lambda parts: _charge(_join_texts(parts)))
 
     # Jinja calls the following for each template, and for each operation in one.
 

@@ -44,12 +44,13 @@ class Shape(NamedTuple):
         return list(self.neighbours(self.system(messages)))
 
 
+_SYSTEM: tuple[Rearrange, ...] = (list, lead_with_system, fold_system)
+_NEIGHBOURS: tuple[Rearrange, ...] = (list, merge_neighbours)
+
 # In the order of preference: the least that is changed comes first.
 _SHAPES = [
     Shape(system, neighbours, typed)
-    for typed, neighbours, system in product(
-        (False, True), (list, merge_neighbours), (list, lead_with_system, fold_system)
-    )
+    for typed, neighbours, system in product((False, True), _NEIGHBOURS, _SYSTEM)
 ]
 PLAIN = _SHAPES[0]
 _PART = r"""'type': 'text', 'text': '"""

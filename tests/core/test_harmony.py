@@ -38,8 +38,10 @@ def run(pieces: list[str], prompt: str = "<|start|>assistant") -> tuple[Delta, H
         ("", "Yes.", Delta("Yes.")),
         (
             "<|start|>assistant",
-            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>commentary<|message|>"
-            "b<|end|><|start|>assistant<|channel|>final<|message|>c",
+            (
+                "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>commentary<|message|>"
+                "b<|end|><|start|>assistant<|channel|>final<|message|>c"
+            ),
             Delta("b\n\nc", "a"),
         ),
         (

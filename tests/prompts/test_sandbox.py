@@ -105,9 +105,8 @@ HOSTILE = [
         ],
     ),
     "{% set n = namespace(n=3) %}{% for i in range(60) %}{% set n.n = n.n * n.n %}{% endfor %}",
-    "{% set b = [0] * 9999 %}{% for i in b %}{% for j in b %}{% for k in b %}{% endfor %}{% endfor %}"
-    "{% endfor %}",
-    "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{% set x = f(99) %}",
+    "{% set b = [0] * 9999 %}{% for i in b %}{% for j in b %}{% endfor %}{% endfor %}",
+    "{% macro f(n) %}{% if n %}{{ f(n - 1) ~ f(n - 1) }}{% endif %}{% endmacro %}{{ f(99) }}",
 ]
 
 

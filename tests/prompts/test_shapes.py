@@ -17,7 +17,8 @@ from tests.prompts.test_folding import OWN
 # Each behaves as the templates of these families do, in the features that matter here.
 SMOLVLM = """
 {%- for message in messages -%}
-    {{- message['role'] | capitalize + (':' if message['content'][0]['type'] == 'image' else ': ') -}}
+    {%- set image = message['content'][0]['type'] == 'image' -%}
+    {{- message['role'] | capitalize + (':' if image else ': ') -}}
     {%- for line in message['content'] -%}
         {%- if line['type'] == 'text' -%}{{- line['text'] -}}{%- endif -%}
     {%- endfor -%}
@@ -78,12 +79,12 @@ DEEPSEEK = """
 {%- endfor -%}
 {{- bos_token + ns.system -}}
 {%- for message in messages -%}
-    {%- if message['role'] == 'user' -%}{{- '<｜User｜>' + message['content'] -}}{%- endif -%}
+    {%- if message['role'] == 'user' -%}{{- '<|User|>' + message['content'] -}}{%- endif -%}
     {%- if message['role'] == 'assistant' -%}
-        {{- '<｜Assistant｜>' + message['content'].split('</think>')[-1] + eos_token -}}
+        {{- '<|Assistant|>' + message['content'].split('</think>')[-1] + eos_token -}}
     {%- endif -%}
 {%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<｜Assistant｜><think>\n' -}}{%- endif -%}
+{%- if add_generation_prompt -%}{{- '<|Assistant|><think>\n' -}}{%- endif -%}
 """
 COMMAND_R = """
 {%- if messages[0]['role'] == 'system' -%}
