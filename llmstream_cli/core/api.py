@@ -7,7 +7,7 @@ from typing import Protocol
 
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.formats import ChatFormat
-from llmstream_cli.prompts.messages import Message
+from llmstream_cli.prompts.messages import Ending, Message
 
 FIRST_CTX_SIZE = 512  # of each request, until one needs more
 MAX_STOP_STRINGS = 16
@@ -155,6 +155,8 @@ class GenerationRequest:
         report_progress: send chunks that tell how far the request is before its first token.
         client: who asks, where that is known: the model stays loaded for each as long as it wants.
         cache_scope: prefixes are shared among requests of one scope only.
+        ending: how the prompt ends; None leaves the assistant's message open where it is the last
+            and has a text, so that the answer goes on with it, and opens a turn after any other.
 
     Raises:
         InvalidValueError: there are both messages and a prompt, or neither; or thinking is asked
@@ -170,8 +172,28 @@ class GenerationRequest:
     report_progress: bool = False
     client: str = ""
     cache_scope: str = ""
+    ending: Ending | None = None
+
+    @property
+    def continues_message(self) -> bool:
+        """Whether the answer goes on with the last message."""
+        return self.prompt_ending == "message"
+
+    @property
+    def prompt_ending(self) -> Ending:
+        """How the prompt of messages ends."""
+        if self.ending is not None or not self.messages:
+            return self.ending or "turn"
+        last = self.messages[-1]
+        return "message" if last.role == "assistant" and last.content else "turn"
 
     def __post_init__(self) -> None:
+        if (
+            self.ending == "message"
+            and self.messages[-1:]
+            and (self.messages[-1].role != "assistant")
+        ):
+            raise InvalidValueError("only a last message of the assistant's can be continued")
         if bool(self.messages) == (self.prompt is not None):
             raise InvalidValueError("a request has either messages or a prompt")
         if self.keep_alive is not None and not self.keep_alive >= 0:

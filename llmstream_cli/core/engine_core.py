@@ -16,7 +16,7 @@ from llmstream_cli.core.api import (
 )
 from llmstream_cli.core.output import OutputStream
 from llmstream_cli.core.prefix_cache import MIN_COPY_TOKENS
-from llmstream_cli.core.reasoning import Delta, Phase, ReasoningSplitter
+from llmstream_cli.core.reasoning import Delta, Phase, Splitter
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
 from llmstream_cli.errors import ContextMemoryError, EngineError, StepRefusedError
@@ -111,7 +111,7 @@ class EngineCore:
         params: SamplingParams,
         constraint: "Constraint | None" = None,
         turn_ends: tuple[str, ...] = (),
-        splitter: ReasoningSplitter | None = None,
+        splitter: Splitter | None = None,
         *,
         report_progress: bool = False,
         cache_scope: str = "",
@@ -272,7 +272,9 @@ class EngineCore:
                 answer.last_token = now
                 self._generated_tokens += 1
             token_ids = () if token.ends_turn else (token.token_id,)
-            delta = Delta() if token.ends_turn else answer.output.push(self._piece(token.token_id))
+            delta = Delta()
+            if not token.ends_turn:
+                delta = answer.output.push(self._piece(token.token_id), token.token_id)
             logprobs = answer.answer_logprobs(None if token.ends_turn else token.logprob)
             if answer.output.stopped:
                 self._scheduler.finish(sequence, FinishReason.STOP)

@@ -152,7 +152,7 @@ class StepLoop:
             ctx_size=loaded.info.ctx_size,
             max_queue=config.max_queue,
         )
-        return EngineCore(self._runner, scheduler, loaded.piece)
+        return EngineCore(self._runner, scheduler, loaded.model.piece)
 
     def _serve(self, core: EngineCore) -> None:
         """Obey and step in turn until told to close."""

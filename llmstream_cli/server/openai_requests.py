@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from llmstream_cli.core.api import GenerationRequest, SamplingParams
 from llmstream_cli.errors import InvalidFieldError
-from llmstream_cli.prompts.messages import Message, Role
+from llmstream_cli.prompts.messages import Ending, Message, Role
 from llmstream_cli.server.dialect import (
     JSON_OBJECT,
     MAX_MESSAGES,
@@ -168,6 +168,8 @@ class ChatCompletionRequest(_SamplingFields):
     response_format: ResponseFormat | None = None
     chat_template_kwargs: ChatTemplateKwargs | None = None
     reasoning_effort: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
     tools: list[Any] | None = None
     tool_choice: Any = None
     functions: list[Any] | None = None
@@ -194,10 +196,32 @@ class ChatCompletionRequest(_SamplingFields):
         sampling = sampling_params(defaults, self._given(), self._client_names())
         return [
             GenerationRequest(
-                messages, with_choice_seed(sampling, choice), thinking=self._thinking()
+                messages,
+                with_choice_seed(sampling, choice),
+                thinking=self._thinking(),
+                ending=self._ending(),
             )
             for choice in range(self.num_choices)
         ]
+
+    def _ending(self) -> Ending | None:
+        """Return how the prompt ends, in vLLM's words; None where the client says nothing."""
+        if self.continue_final_message:
+            if self.add_generation_prompt:
+                raise _refusal(
+                    "continue_final_message",
+                    "continue_final_message and add_generation_prompt exclude each other",
+                )
+            if self.messages[-1].role != "assistant":
+                raise _refusal(
+                    "continue_final_message",
+                    "continue_final_message needs a last message of the assistant's",
+                )
+            return "message"
+        if self.add_generation_prompt is False:
+            return "closed"
+        said = self.add_generation_prompt, self.continue_final_message
+        return None if said == (None, None) else "turn"
 
     def _thinking(self) -> bool | None:
         """Return whether to reason; of an effort it is only known whether there shall be any."""

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from llmstream_cli.core.llama import Model
 from llmstream_cli.errors import ContextLengthError, PromptError
-from llmstream_cli.prompts.encode import _encode_masked, encode_chat
+from llmstream_cli.prompts.encode import encode_chat
 from llmstream_cli.prompts.messages import Message, Role
 from llmstream_cli.prompts.template import ChatTemplate
 from llmstream_cli.prompts.tokenizer import ControlToken
+from tests.prompts.families import encode_masked
 
 CTX_SIZE = 8192
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
@@ -116,7 +117,7 @@ def test_the_masked_way_gives_benign_messages_the_same_tokens(
     model: Model, template: ChatTemplate, messages: list[Message]
 ) -> None:
     plain = model.tokenize(plain_render(messages), special=True)
-    assert list(_encode_masked(model, template, messages)) == plain
+    assert encode_masked(model, template, messages) == plain
 
 
 @given(messages=conversations(hostile))

@@ -346,3 +346,25 @@ def test_every_field_is_documented(
 ) -> None:
     documented = (Path(__file__).parents[2] / "docs" / "openai.md").read_text()
     assert [name for name in type_.model_fields if f"`{name}" not in documented] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "ending"),
+    [
+        ({}, "message"),
+        ({"continue_final_message": True}, "message"),
+        ({"continue_final_message": True, "add_generation_prompt": False}, "message"),
+        ({"continue_final_message": False}, "turn"),
+        ({"add_generation_prompt": True}, "turn"),
+        ({"add_generation_prompt": False}, "closed"),
+        ({"continue_final_message": True, "add_generation_prompt": True}, None),
+    ],
+)
+def test_how_the_prompt_ends(fields: dict[str, bool], ending: str | None) -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "It"}]
+    asked = ChatCompletionRequest.model_validate({"messages": turns, **fields})
+    if ending is None:
+        with pytest.raises(InvalidValueError, match="exclude each other"):
+            asked.generation_requests(SamplingParams())
+        return
+    assert asked.generation_requests(SamplingParams())[0].prompt_ending == ending
