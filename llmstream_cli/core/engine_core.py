@@ -1,7 +1,7 @@
 """The synchronous heart of an engine: requests in, chunks out, one step at a time."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,16 +21,23 @@ from llmstream_cli.core.sequence import Sequence, SequenceStatus
 from llmstream_cli.errors import EngineError, StepRefusedError
 
 if TYPE_CHECKING:
-    from llmstream_cli.core.constraint import Constraint
+    from llmstream_cli.core.sampler import TokenConstraint
+
+
+_HELD_SECONDS = 0.005  # until it is looked again whether a grammar is ready, where all wait for one
 
 
 class StepRunner(Protocol):
     """What the core needs of a runner; see `core.runner.Runner` for each member."""
 
     def add(  # noqa: D102
-        self, sequence: Sequence, params: SamplingParams, constraint: "Constraint | None" = None
+        self,
+        sequence: Sequence,
+        params: SamplingParams,
+        constraint: "TokenConstraint | None" = None,
     ) -> None: ...
     def remove(self, sequence: Sequence) -> None: ...  # noqa: D102
+    def held(self) -> Set[Sequence]: ...  # noqa: D102
     def run(self, step: Step) -> Mapping[Sequence, DrawnToken | EngineError]: ...  # noqa: D102
 
 
@@ -98,7 +105,7 @@ class EngineCore:
         request_id: int,
         prompt: list[int],
         params: SamplingParams,
-        constraint: "Constraint | None" = None,
+        constraint: "TokenConstraint | None" = None,
         turn_ends: tuple[str, ...] = (),
         splitter: ReasoningSplitter | None = None,
         *,
@@ -150,7 +157,10 @@ class EngineCore:
         Raises:
             EngineError: the runner failed; no request can go on.
         """
-        step = self._scheduler.schedule()
+        step = self._scheduler.schedule(self._runner.held())
+        if not step.parts:
+            time.sleep(_HELD_SECONDS)
+            return []
         begun = self._clock()
         for part in step.parts:
             answer = self._by_sequence[part.sequence]

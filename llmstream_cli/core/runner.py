@@ -1,18 +1,16 @@
 """One scheduled step on the model: fill the batch, decode, sample."""
 
-from typing import TYPE_CHECKING
+import time
 
 from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.core.llama import Batch, Context, Model
-from llmstream_cli.core.sampler import Sampler
+from llmstream_cli.core.sampler import Sampler, TokenConstraint
 from llmstream_cli.core.scheduler import DrawnToken, Step
 from llmstream_cli.core.sequence import Sequence
 from llmstream_cli.errors import EngineError, StepRefusedError
 
-if TYPE_CHECKING:
-    from llmstream_cli.core.constraint import Constraint
-
 _FIRST_CTX_SIZE = 512
+_GRAMMAR_SECONDS = 0.005  # that a step waits for grammars, most of which need 0.1 ms
 
 
 class Runner:
@@ -46,7 +44,7 @@ class Runner:
         self._samplers: dict[Sequence, Sampler] = {}
 
     def add(
-        self, sequence: Sequence, params: SamplingParams, constraint: "Constraint | None" = None
+        self, sequence: Sequence, params: SamplingParams, constraint: TokenConstraint | None = None
     ) -> None:
         """Prepare to sample for a sequence, within a constraint where there is one."""
         self._samplers[sequence] = Sampler(
@@ -55,6 +53,19 @@ class Runner:
             prompt=sequence.token_ids,
             ctx_size=self._ctx_size,
             constraint=constraint,
+        )
+
+    def held(self) -> frozenset[Sequence]:
+        """Return the sequences whose grammars cannot tell yet which token may come next.
+
+        Waits a moment for those that could in time before.
+        """
+        deadline = time.monotonic() + _GRAMMAR_SECONDS
+        return frozenset(
+            sequence
+            for sequence, sampler in self._samplers.items()
+            if sampler.constraint is not None
+            and not sampler.constraint.is_ready(max(0.0, deadline - time.monotonic()))
         )
 
     def remove(self, sequence: Sequence) -> None:

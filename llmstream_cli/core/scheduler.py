@@ -20,7 +20,7 @@ Pure: no clock, no thread, no model.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from llmstream_cli.core.api import DrawnLogprob, FinishReason
@@ -119,20 +119,21 @@ class Scheduler:
             raise QueueFullError(f"{len(self.waiting)} requests wait already; try again later")
         self.waiting.append(sequence)
 
-    def schedule(self) -> Step:
-        """Plan the next step; give free slots to waiting sequences first."""
+    def schedule(self, held: Set[Sequence] = frozenset()) -> Step:
+        """Plan the next step without those held; give free slots to waiting sequences first."""
         while self.waiting and self.cache.num_idle:
             sequence = self.waiting.popleft()
             self.cache.acquire(sequence)
             sequence.status = SequenceStatus.RUNNING
             self.running.append(sequence)
-        decoding = [s for s in self.running if s.num_uncomputed_tokens == 1]
+        running = [s for s in self.running if s not in held]
+        decoding = [s for s in running if s.num_uncomputed_tokens == 1]
         step = Step(num_decoding=len(decoding))
         room = self._budget.room(len(decoding))
         for sequence in decoding:
             self._begin(step, sequence, room)
             self._plan(step, sequence, 1)
-        for sequence in self.running:
+        for sequence in running:
             if room.is_full:
                 break
             if sequence.num_uncomputed_tokens > 1 and self._begin(step, sequence, room):

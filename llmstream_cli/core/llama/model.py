@@ -20,17 +20,18 @@ class Model:
     Every method may be called from any thread.
 
     Attributes:
-        ctx_train: tokens of context that the model was trained with.
+        ctx_train: tokens of context that the model was trained with; 0 without its weights.
         load_seconds: how long loading took.
 
     Raises:
         ModelError: llama.cpp refuses the file, or it holds no model that generates text.
     """
 
-    def __init__(self, path: str, *, gpu_layers: int = 0) -> None:
+    def __init__(self, path: str, *, gpu_layers: int = 0, vocab_only: bool = False) -> None:
         started = time.perf_counter()
         params = C.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        params.vocab_only = vocab_only
         params.load_mode = C.LLAMA_LOAD_MODE_MMAP
         listen_to_log()
         recent_errors.clear()
