@@ -86,6 +86,8 @@ class _Encoder(LoadedModel):
         if self._job.low_priority:
             os.nice(_LOW_PRIORITY)
         _end_with(connection, True)
+        if connection.poll():  # it was closed before that
+            return
         _limit(self._job.seconds, PROMPT_BYTES)
         outcome = self._outcome()
         _end_with(connection, False)

@@ -43,6 +43,7 @@ class FakeRunner:
         draw_errors: what the next token of a sequence is drawn as, once.
         step_seconds: what a step takes.
         step: the last one that was asked for.
+        waiting_for_grammar: the sequences that are to be left out.
     """
 
     def __init__(
@@ -59,6 +60,10 @@ class FakeRunner:
         self.draw_errors: dict[Sequence, EngineError] = {}
         self.step_seconds = 1.0
         self.step = Step()
+        self.waiting_for_grammar: set[Sequence] = set()
+
+    def held(self) -> set[Sequence]:
+        return self.waiting_for_grammar
 
     def add(self, sequence: Sequence, params: SamplingParams, constraint: object = None) -> None:
         error, self.add_error = self.add_error, None

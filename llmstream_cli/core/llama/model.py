@@ -5,6 +5,7 @@ import os
 import re
 import time
 import weakref
+from pathlib import Path
 
 from llmstream_cli.core.llama.bindings import C, listen_to_log, recent_errors
 from llmstream_cli.errors import EngineError, ModelError
@@ -29,6 +30,7 @@ class Model:
 
     def __init__(self, path: str, *, gpu_layers: int = 0, vocab_only: bool = False) -> None:
         started = time.perf_counter()
+        name = Path(path).name
         params = C.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocab_only
@@ -37,14 +39,14 @@ class Model:
         recent_errors.clear()
         pointer = C.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:
-            raise ModelError(f"cannot load {path}: {_load_failure()}")
+            raise ModelError(f"cannot load {name}: {_load_failure().replace(path, name)}")
         self.pointer = pointer
         self._free = weakref.finalize(self, C.llama_model_free, pointer)
         vocab = C.llama_model_get_vocab(pointer)
         if not vocab or C.llama_vocab_type(vocab) == C.LLAMA_VOCAB_TYPE_NONE:
-            raise ModelError(f"cannot use {path}: it has no vocabulary")
+            raise ModelError(f"cannot use {name}: it has no vocabulary")
         if C.llama_model_has_encoder(pointer) or not C.llama_model_has_decoder(pointer):
-            raise ModelError(f"cannot use {path}: it is not a model that continues text")
+            raise ModelError(f"cannot use {name}: it is not a model that continues text")
         self._vocab = vocab
         self.vocab_size = C.llama_vocab_n_tokens(vocab)
         self.ctx_train = C.llama_model_n_ctx_train(pointer)
