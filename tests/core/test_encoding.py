@@ -84,7 +84,7 @@ class Bench:
         self.outcomes[request_id] = outcome
 
     def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not condition():
             assert time.monotonic() < deadline
             self.pool.receive(wait(self.pool.connections, 0.02))
@@ -108,6 +108,8 @@ class Bench:
         self.until(lambda: not self.children())
 
     def close(self) -> None:
+        for connection in self.pool.connections:
+            connection.close()
         self.pool._control.close()
         self.pool._process.wait(300)
 
