@@ -11,6 +11,7 @@ answered, and how far the memory of all the server's processes grew.
 
 import argparse
 import asyncio
+import itertools
 import json
 import tempfile
 import time
@@ -97,7 +98,7 @@ class Stream:
 
     def longest_gap(self, since: float, until: float) -> float:
         times = [since, *(t for t in self.times if since < t < until), until]
-        return max(after - before for before, after in zip(times, times[1:], strict=False))
+        return max(after - before for before, after in itertools.pairwise(times))
 
 
 async def measure(url: str, root: int, quiet_seconds: float) -> dict[str, Any]:

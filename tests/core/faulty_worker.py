@@ -91,7 +91,7 @@ match os.environ.get("LLAMA_FAULT", "").split():
     case ["quiet-exit"]:
         sys.exit(7)
     case ["outlives-parent"]:  # the kernel is not asked to kill it
-        worker.die_with_parent = lambda: None
+        vars(worker)["die_with_parent"] = lambda: None
     case ["impatient"]:
         slow = Lane(places=1, seconds=0.5)
         vars(worker)["EncodingPool"] = functools.partial(EncodingPool, slow=slow)

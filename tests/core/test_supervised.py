@@ -500,7 +500,7 @@ async def test_a_model_that_was_ready_is_tried_again_until_it_loads(
     monkeypatch.setattr(supervised_module, "_LONGEST_PAUSE", 0.1)
     async with running(tiny_path) as engine:
         await engine.ready()
-        away = tiny_path.rename(tiny_path.with_suffix(".away"))
+        away = tiny_path.rename(tiny_path.with_suffix(".away"))  # noqa: ASYNC240
         os.kill(pid(engine), signal.SIGKILL)
         await until(lambda: engine.metrics.restarts >= 6)
         assert engine.status.state is EngineState.RESTARTING
