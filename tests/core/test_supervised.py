@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import os
 import random
 import signal
@@ -553,6 +554,27 @@ async def test_a_template_that_keeps_the_gil_is_ended_as_well(
             await collect(engine.generate(question("hang")))
         assert engine.metrics.restarts == 0
         assert await collect(engine.generate(question("the of", SHORT)))
+
+
+async def test_expensive_schemas_cost_no_running_answer(model_path: Path) -> None:
+    """One is held by who sent it, the others were sent and left."""
+    properties = {f"^a{n}b*$": {"type": "integer"} for n in range(600)}
+    expensive = replace(SHORT, json_schema=json.dumps({"patternProperties": properties}))
+    async with running(model_path, max_seqs=3) as engine:
+        await engine.ready()
+        process = pid(engine)
+        reader = Reader(engine, question(PROMPTS[0], ENDLESS))
+        left = [Reader(engine, question("the of", expensive)) for _ in range(5)]
+        held = Reader(engine, question("the of", expensive))
+        await until(lambda: bool(reader.chunks))
+        for other in left:
+            other.task.cancel()
+        await held.task
+        assert isinstance(held.error, InvalidValueError)
+        assert "JSON schema" in str(held.error)
+        assert reader.error is None
+        assert pid(engine) == process
+        reader.task.cancel()
 
 
 # ---- consumers that leave, or do not read ---------------------------------------------------
