@@ -12,7 +12,6 @@ import contextlib
 import itertools
 import logging
 import math
-import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import replace
 from enum import Enum, auto
@@ -127,7 +126,7 @@ class PooledEngine:
         self._unload_wanted = False
         self._closed = False
         self._failure: LLMStreamError | None = None  # of the last load
-        self._retry_at = 0.0  # by the monotonic clock
+        self._retry_at = 0.0  # by the loop's clock
         self._pause = _FIRST_PAUSE
         self._past = EngineMetrics()  # counters of the engines before
 
@@ -143,7 +142,7 @@ class PooledEngine:
                 return self._loaded_engine().status
             case Phase.LOADING:
                 return EngineStatus(EngineState.LOADING, "the model is being loaded")
-        if self._failure is not None and time.monotonic() < self._retry_at:
+        if self._failure is not None and asyncio.get_running_loop().time() < self._retry_at:
             return EngineStatus(EngineState.FAILED, str(self._failure))
         if self._pool.waiting(self):
             return EngineStatus(EngineState.IDLE, "it waits for memory that other models hold")
@@ -288,7 +287,7 @@ class PooledEngine:
         if self._closed:
             raise EngineClosedError
         self._pool.check_room(self.name, self._estimated_bytes)
-        if self._failure is not None and time.monotonic() < self._retry_at:
+        if self._failure is not None and asyncio.get_running_loop().time() < self._retry_at:
             raise twin(self._failure)
         waiting = self._pool.waiting(self)
         if self.leases + waiting >= self._max_requests:
@@ -349,7 +348,7 @@ class PooledEngine:
             error = ModelError(f"cannot load {self.name}: {error}")  # no value of the request's
         self._tell("%s cannot be used: %s", self.name, error, level=logging.WARNING)
         self._failure = error
-        self._retry_at = time.monotonic() + self._pause
+        self._retry_at = asyncio.get_running_loop().time() + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         self._launching = False
         self._pool.reject(self, error)
