@@ -42,6 +42,7 @@ sends it as it is. Anything else that escapes is a bug and keeps its traceback.
 """
 
 from collections.abc import Iterable
+from copy import copy
 from typing import ClassVar
 
 
@@ -55,6 +56,18 @@ class LLMStreamError(Exception):
 
     status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 1
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copy and pickle the message and the attributes: `__init__` may want others."""
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(
+    cls: type[LLMStreamError], args: tuple[object, ...], attributes: dict[str, object]
+) -> LLMStreamError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class InvalidValueError(LLMStreamError):
@@ -265,9 +278,7 @@ class ConfigError(LLMStreamError):
 
 def twin(error: LLMStreamError) -> LLMStreamError:
     """Copy an error: an exception object belongs to one raise, which writes its traceback to it."""
-    copy = type(error).__new__(type(error), *error.args)
-    copy.__dict__.update(error.__dict__)
-    return copy
+    return copy(error)
 
 
 # ---- to say what is wrong -------------------------------------------------------------------

@@ -23,7 +23,14 @@ _LEAVE_SECONDS = 1.0  # from the end of the connection until the process is kill
 _REAP_SECONDS = 5.0  # from there until it is given up: the kernel may still write its memory out
 _POLL_SECONDS = 0.01
 _MAX_REASON_CHARS = 300
-_SECRET = re.compile("TOKEN|SECRET|PASSWORD|CREDENTIAL|KEY", re.IGNORECASE)
+
+# Variables that the process may see, by their names or how these begin: where libraries and
+# temporary files are, how text is written, and what the compute libraries read.
+_INHERITED = re.compile(
+    "(PATH|HOME|LANG|LANGUAGE|TZ|TMPDIR|TEMP|TMP|VIRTUAL_ENV|SYSTEMROOT)$|"
+    "(LC|LD|DYLD|MALLOC|OMP|GOMP|KMP|OPENBLAS|MKL|BLIS|VECLIB|GGML|LLAMA|CUDA|NVIDIA|HIP|HSA|ROCR|"
+    "GPU|VK|MTL|METAL|SYCL|ONEAPI|ZE|GLIBC|COV|COVERAGE)_"
+)
 
 
 class Child(asyncio.Protocol):
@@ -91,6 +98,16 @@ class Child(asyncio.Protocol):
             return 0
         page_size: int = os.sysconf("SC_PAGE_SIZE")
         return int(statm.split()[1]) * page_size
+
+    def activity(self) -> object:
+        """Return what changes while the process computes or reads; None where it is not known."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+        fields = stat.rpartition(")")[2].split()
+        # Page faults, CPU time of user and system, resident pages; see proc(5).
+        return fields[7], fields[9], fields[11], fields[12], fields[21]
 
     async def connect(self) -> None:
         """Listen to the process in the running loop."""
@@ -218,15 +235,11 @@ class _Lines(asyncio.Protocol):
 
 
 def _environment() -> dict[str, str]:
-    """Return the variables of the process: this one's, but for its secrets and Python's settings.
+    """Return the variables of the process, which parses files from strangers: what it needs.
 
-    The process parses files from strangers. It finds the same modules as this one, and no others.
+    It finds the same modules as this one, and no others.
     """
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("PYTHON") and not _SECRET.search(name)
-    }
+    inherited = {name: value for name, value in os.environ.items() if _INHERITED.match(name)}
     search_path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     # Without the last, each failed assertion in ggml starts a debugger to print its stack.
     return {**inherited, "PYTHONPATH": search_path, "PYTHONUTF8": "1", "GGML_NO_BACKTRACE": "1"}

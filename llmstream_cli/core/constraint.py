@@ -120,6 +120,14 @@ class GrammarCompiler:
         limits = llguidance.LLParserLimits(verbose_errors=False)
         return llguidance.LLMatcher(self._get_tokenizer(), grammar, log_level=0, limits=limits)
 
+    def read_vocabulary(self) -> None:
+        """Do what the first grammar would wait for.
+
+        Raises:
+            InvalidValueError: there can be no grammars with this vocabulary.
+        """
+        self._get_tokenizer()
+
     def _get_tokenizer(self) -> llguidance.LLTokenizer:
         with self._lock:
             if self._tokenizer is None:
@@ -161,6 +169,14 @@ class Constraint:
         if not mask.any():
             raise EngineError("the grammar has led to a place where no token fits")
         return mask.view(np.bool_)
+
+    def bits(self) -> bytes:
+        """Return what `allowed` told last as a bit for each token, the lowest of a byte first."""
+        return self._bits.tobytes()
+
+    def is_ready(self, seconds: float) -> bool:
+        """Whether `allowed` need not wait for another process, as it may elsewhere."""
+        return True
 
     def accept(self, token: int) -> None:
         """Go on with a token, which must be an allowed one.

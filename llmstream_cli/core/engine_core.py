@@ -1,7 +1,7 @@
 """The synchronous heart of an engine: requests in, chunks out, one step at a time."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,7 +22,10 @@ from llmstream_cli.core.sequence import Sequence, SequenceStatus
 from llmstream_cli.errors import ContextMemoryError, EngineError, StepRefusedError
 
 if TYPE_CHECKING:
-    from llmstream_cli.core.constraint import Constraint
+    from llmstream_cli.core.sampler import TokenConstraint
+
+
+_HELD_SECONDS = 0.005  # until it is looked again whether a grammar is ready, where all wait for one
 
 
 class StepRunner(Protocol):
@@ -32,9 +35,13 @@ class StepRunner(Protocol):
     def ctx_size(self) -> int: ...  # noqa: D102
     def make_room(self, num_tokens: int, *, wait: bool) -> bool: ...  # noqa: D102
     def add(  # noqa: D102
-        self, sequence: Sequence, params: SamplingParams, constraint: "Constraint | None" = None
+        self,
+        sequence: Sequence,
+        params: SamplingParams,
+        constraint: "TokenConstraint | None" = None,
     ) -> None: ...
     def remove(self, sequence: Sequence) -> None: ...  # noqa: D102
+    def held(self) -> Set[Sequence]: ...  # noqa: D102
     def run(self, step: Step) -> Mapping[Sequence, DrawnToken | EngineError]: ...  # noqa: D102
 
 
@@ -109,7 +116,7 @@ class EngineCore:
         request_id: int,
         prompt: list[int],
         params: SamplingParams,
-        constraint: "Constraint | None" = None,
+        constraint: "TokenConstraint | None" = None,
         turn_ends: tuple[str, ...] = (),
         splitter: Splitter | None = None,
         *,
@@ -164,9 +171,11 @@ class EngineCore:
         Raises:
             EngineError: the runner failed; no request can go on.
         """
-        ended, held = self._make_room()
-        step = self._scheduler.schedule(held)
+        ended, growing = self._make_room()
+        step = self._scheduler.schedule(growing | self._runner.held())
         if not step.parts:
+            if self._scheduler.running:
+                time.sleep(_HELD_SECONDS)
             return ended
         begun = self._clock()
         for part in step.parts:

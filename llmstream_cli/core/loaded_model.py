@@ -15,6 +15,7 @@ from llmstream_cli.errors import InvalidValueError, PromptError
 
 if TYPE_CHECKING:
     from llmstream_cli.core.constraint import Constraint, GrammarCompiler
+    from llmstream_cli.core.sampler import TokenConstraint
     from llmstream_cli.prompts.template import ChatTemplate
 
 _NO_LIMIT = 2**31  # tokens; nothing is computed of them
@@ -36,7 +37,7 @@ class EncodedRequest:
     """
 
     prompt: list[int]
-    constraint: "Constraint | None" = None
+    constraint: "TokenConstraint | None" = None
     turn_ends: tuple[str, ...] = ()
     splitter: Splitter | None = None
     report_progress: bool = False
@@ -55,11 +56,11 @@ class LoadedModel:
         InvalidValueError: the configured context is larger than the model's.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, *, vocab_only: bool = False) -> None:
         self._lock = threading.Lock()  # around `_grammars`; `cached_property` itself has none
-        self.model = Model(config.model_path, gpu_layers=config.gpu_layers)
+        self.model = Model(config.model_path, gpu_layers=config.gpu_layers, vocab_only=vocab_only)
         ctx_train = self.model.ctx_train
-        if config.ctx_size is not None and config.ctx_size > ctx_train:
+        if not vocab_only and config.ctx_size is not None and config.ctx_size > ctx_train:
             raise InvalidValueError(
                 f"ctx_size is {config.ctx_size}, and the model was trained with {ctx_train}"
             )

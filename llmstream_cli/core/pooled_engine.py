@@ -146,7 +146,7 @@ class PooledEngine:
                 return self._loaded_engine().status
             case Phase.LOADING:
                 return EngineStatus(EngineState.LOADING, "the model is being loaded")
-        if self._failure is not None:
+        if self._failure is not None and asyncio.get_running_loop().time() < self._retry_at:
             return EngineStatus(EngineState.FAILED, str(self._failure))
         if self._pool.waiting(self):
             return EngineStatus(EngineState.IDLE, "it waits for memory that other models hold")

@@ -2,22 +2,19 @@
 
 import math
 import time
-from typing import TYPE_CHECKING
 
 from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.core.cpu import LostTime, default_threads, others_running, usable_cpus
 from llmstream_cli.core.growing_context import GrowingContext
 from llmstream_cli.core.llama import Batch, Model, SpinSwitch
-from llmstream_cli.core.sampler import Sampler
+from llmstream_cli.core.sampler import Sampler, TokenConstraint
 from llmstream_cli.core.scheduler import DrawnToken, Step
 from llmstream_cli.core.sequence import Sequence
 from llmstream_cli.core.thread_control import ThreadControl, modes
 from llmstream_cli.errors import EngineError
 
-if TYPE_CHECKING:
-    from llmstream_cli.core.constraint import Constraint
-
 _PAUSE = 1.0  # seconds without a step, after which the machine may be another
+_GRAMMAR_SECONDS = 0.005  # that a step waits for grammars, most of which need 0.1 ms
 
 
 class Runner:
@@ -76,7 +73,7 @@ class Runner:
         return self._contexts.make_room(num_tokens, wait=wait)
 
     def add(
-        self, sequence: Sequence, params: SamplingParams, constraint: "Constraint | None" = None
+        self, sequence: Sequence, params: SamplingParams, constraint: TokenConstraint | None = None
     ) -> None:
         """Prepare to sample for a sequence, within a constraint where there is one."""
         if params.seed is not None or params.temperature == 0:
@@ -87,6 +84,19 @@ class Runner:
             prompt=sequence.token_ids,
             ctx_size=self._contexts.max_ctx_size,
             constraint=constraint,
+        )
+
+    def held(self) -> frozenset[Sequence]:
+        """Return the sequences whose grammars cannot tell yet which token may come next.
+
+        Waits a moment for those that could in time before.
+        """
+        deadline = time.monotonic() + _GRAMMAR_SECONDS
+        return frozenset(
+            sequence
+            for sequence, sampler in self._samplers.items()
+            if sampler.constraint is not None
+            and not sampler.constraint.is_ready(max(0.0, deadline - time.monotonic()))
         )
 
     def remove(self, sequence: Sequence) -> None:

@@ -10,16 +10,25 @@ Only between tokens whose logits are equal may the choice differ: llama.cpp's so
 import math
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from llmstream_cli.core.api import DrawnLogprob, SamplingParams
 from llmstream_cli.core.llama import Context, Model, SamplerChain
 
 if TYPE_CHECKING:
-    from llmstream_cli.core.constraint import Constraint
+    import numpy as np
+    import numpy.typing as npt
 
 _GREEDY_BELOW = 1e-4  # logits divided by less overflow single precision
 _WORTH_IT = 4  # narrow where at most this part of the vocabulary is left
+
+
+class TokenConstraint(Protocol):
+    """Follows an answer through its grammar; see `constraint.Constraint`."""
+
+    def is_ready(self, seconds: float) -> bool: ...  # noqa: D102
+    def allowed(self) -> "npt.NDArray[np.bool_]": ...  # noqa: D102
+    def accept(self, token: int) -> None: ...  # noqa: D102
 
 
 class Sampler:
@@ -40,11 +49,11 @@ class Sampler:
         *,
         prompt: Sequence[int],
         ctx_size: int,
-        constraint: "Constraint | None" = None,
+        constraint: TokenConstraint | None = None,
     ) -> None:
         self._model = model
         self._num_top = params.logprobs
-        self._constraint = constraint
+        self.constraint = constraint
         self._chain = SamplerChain(model)
         window = _penalty_window(params, ctx_size)
         if biases := _biases(model, params):
@@ -88,17 +97,17 @@ class Sampler:
         Raises:
             EngineError: the grammar cannot tell which tokens may come next.
         """
-        if self._constraint is None and self._num_top is None:
+        if self.constraint is None and self._num_top is None:
             return self._chain.sample(context, row), None
         from llmstream_cli.core import logits  # numpy: only where it is wanted
 
         values = logits.view(context.logits(row))
-        raw = values if self._constraint is None or self._num_top is None else values.copy()
-        if self._constraint is not None:
-            logits.rule_out(values, self._constraint.allowed())
+        raw = values if self.constraint is None or self._num_top is None else values.copy()
+        if self.constraint is not None:
+            logits.rule_out(values, self.constraint.allowed())
         token = self._chain.sample(context, row)
-        if self._constraint is not None:
-            self._constraint.accept(token)
+        if self.constraint is not None:
+            self.constraint.accept(token)
         if self._num_top is None:
             return token, None
         return token, logits.describe(raw, token, self._num_top, self._model.piece)

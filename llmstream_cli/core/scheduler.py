@@ -20,7 +20,7 @@ Pure: no clock, no thread, no model.
 """
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from llmstream_cli.core.api import DrawnLogprob, FinishReason
@@ -127,11 +127,11 @@ class Scheduler:
             sequence.status = SequenceStatus.RUNNING
             self.running.append(sequence)
 
-    def schedule(self, held: Collection[Sequence] = ()) -> Step:
+    def schedule(self, held: Set[Sequence] = frozenset()) -> Step:
         """Plan the next step, after `admit`.
 
         Args:
-            held: running sequences that have no part in it, for there is no room for them yet.
+            held: running sequences that have no part in it, for they wait for room or a grammar.
         """
         self.admit()
         running = [sequence for sequence in self.running if sequence not in held]

@@ -9,7 +9,9 @@ the purpose can do worse. Here that costs the requests that were being answered,
 3. The next process is started after a pause that doubles from death to death. A process that has
    run well for a while makes the pause short again.
 4. A model that the process reports as unusable is not tried again; one that kills the process while
-   it is being loaded, a few times.
+   it is being loaded, a few times. One that was ready before is tried again for ever.
+5. A process that answers no ping, with or without work, is killed, and so is one whose load makes
+   no progress.
 
 Everything here runs in one event loop, the one in which the engine is first used, and nothing waits
 for a consumer: what is generated for one that does not read is bounded, and then ended.
@@ -21,6 +23,7 @@ import itertools
 import logging
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from llmstream_cli.core.api import (
     Chunk,
@@ -56,7 +59,8 @@ _RAN_WELL_SECONDS = 60.0
 _MAX_LOADS = 4  # in a row that may kill the process
 _RETRY_SECONDS = 30.0  # how long a request waits for the next process
 _TICK_SECONDS = 1.0
-_MAX_UNANSWERED = 30  # ticks without a sign of life, while there is work, until it is killed
+_MAX_UNANSWERED = 10  # ticks without a sign of life until a process is killed
+_MAX_STALLED = 30  # ticks in which a load neither computes nor reads
 
 
 @dataclass(slots=True, eq=False)
@@ -102,6 +106,8 @@ class SupervisedEngine:
         self._failed_loads = 0
         self._pause = _FIRST_PAUSE
         self._unanswered = 0
+        self._stalled = 0
+        self._activity: object = None  # of the process, when it was looked at last
         self._calls: dict[int, _Call] = {}
         self._request_ids = itertools.count()
         self._past = EngineMetrics()  # counters of the processes that have died
@@ -251,7 +257,7 @@ class SupervisedEngine:
         self._past = self._present.after(self._past)
         self._present = EngineMetrics(slots=self._config.max_seqs)
         self._child = None
-        self._unanswered = 0
+        self._unanswered = self._stalled = 0
         if self._failure is not None:
             return
         now = asyncio.get_running_loop().time()
@@ -260,8 +266,8 @@ class SupervisedEngine:
         elif now - self._ready_since >= _RAN_WELL_SECONDS:
             self._pause = _FIRST_PAUSE
         self._ready_since = None
-        if self._failed_loads == _MAX_LOADS:
-            error = ModelError(f"cannot load {self._config.model_path}: {reason}")
+        if self._failed_loads == _MAX_LOADS and self._info is None:
+            error = ModelError(f"cannot load {Path(self._config.model_path).name}: {reason}")
             self._fail(EngineState.FAILED, error)
             return
         self._set_status(EngineState.RESTARTING, f"{reason}; it is being started again")
@@ -280,14 +286,23 @@ class SupervisedEngine:
             for request_id, call in [*self._calls.items()]:
                 if call.expires is not None and call.expires < now:
                     self._end(request_id, EngineNotReadyError(f"{self._status.reason}; try again"))
-            if self._child is None or self._status.state is not EngineState.READY:
-                continue
-            if self._unanswered >= _MAX_UNANSWERED:
-                seconds = f"{_MAX_UNANSWERED * _TICK_SECONDS:g} seconds"
-                self._child.kill(f"the engine's process gave no sign of life for {seconds}")
-            elif self._calls:
-                self._unanswered += 1
-                self._child.send(Ping())
+            if self._child is not None:
+                self._watch_child(self._child)
+
+    def _watch_child(self, child: Child) -> None:
+        if self._status.state is not EngineState.READY:
+            before, self._activity = self._activity, child.activity()
+            stalled = self._activity is not None and self._activity == before
+            self._stalled = self._stalled + 1 if stalled else 0
+            if self._stalled >= _MAX_STALLED:
+                seconds = f"{_MAX_STALLED * _TICK_SECONDS:g} seconds"
+                child.kill(f"loading the model made no progress for {seconds}")
+        elif self._unanswered >= _MAX_UNANSWERED:
+            seconds = f"{_MAX_UNANSWERED * _TICK_SECONDS:g} seconds"
+            child.kill(f"the engine's process gave no sign of life for {seconds}")
+        else:
+            self._unanswered += 1
+            child.send(Ping())
 
     # ---- what the process says ----------------------------------------------------------------
 
@@ -321,7 +336,7 @@ class SupervisedEngine:
     def _note_end(self, error: LLMStreamError) -> None:
         """Give up where the next process could only fail in the same way."""
         assert self._child is not None
-        if isinstance(error, ModelError | InvalidValueError) and self._ready_since is None:
+        if isinstance(error, ModelError | InvalidValueError) and self._info is None:
             self._fail(EngineState.FAILED, error)
         else:
             self._set_status(EngineState.RESTARTING, str(error))

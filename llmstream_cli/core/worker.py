@@ -1,29 +1,29 @@
 """The engine's process: `python -m llmstream_cli.core.worker`.
 
 Its standard input is a socket to its parent, a `SupervisedEngine`. The main thread loads the model
-and steps; one thread reads commands, one writes reports, and some encode prompts. None of them ever
-waits for the parent but the writer, which sends all that has gathered meanwhile at once.
+and steps; one thread reads commands, and what the processes of `core.encoding` make of them; one
+writes reports, all that have gathered meanwhile at once. Only that one waits for the parent.
 
 Only the parent decides when the process ends: by closing the socket, if only because it died. A bug
 in any thread ends it as well, and the parent starts it anew.
 """
 
 import contextlib
-import ctypes
 import os
 import queue
-import select
 import signal
 import socket
 import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from multiprocessing.connection import wait
 from types import TracebackType
 from typing import NoReturn
 
 from llmstream_cli.core.api import Chunk, GenerationRequest, ModelInfo
-from llmstream_cli.core.encoding import EncodingPool, EncodingStuckError
+from llmstream_cli.core.encoder import die_with_parent
+from llmstream_cli.core.encoding import EncodingPool
 from llmstream_cli.core.llama import set_log_sink
 from llmstream_cli.core.loaded_model import EncodedRequest
 from llmstream_cli.core.step_loop import Result, StepLoop
@@ -96,6 +96,7 @@ class Worker:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._outbox = Outbox(connection)
+        self._info: ModelInfo | None = None
 
     def run(self) -> NoReturn:
         """Serve the parent until it hangs up, or until the engine fails."""
@@ -107,9 +108,9 @@ class Worker:
         assert isinstance(load, Load)
         if load.log:
             set_log_sink(sys.stderr.write)
+        self._encodings = EncodingPool(load.config, self._submit)
         self._steps = StepLoop(load.config, self._report)
         self._steps.tell_ready(_READY)
-        self._encodings = EncodingPool(self._encode, self._submit)
         threading.Thread(target=self._obey, args=(reader,), name="inbox", daemon=True).start()
         self._steps.run()
         assert self._steps.end is not None
@@ -122,28 +123,20 @@ class Worker:
         answers: list[tuple[int, Chunk | LLMStreamError]] = []
         for request_id, result in results:
             if isinstance(result, ModelInfo):
+                self._info = result
                 self._outbox.post(Loaded(result))
             elif request_id != _READY:  # a load that failed is told with `Ended`
                 answers.append((request_id, result))
         self._outbox.post(Results(tuple(answers), self._steps.metrics))
 
     def _obey(self, reader: FrameReader) -> None:
-        # Wanted by the first prompt; to import it now, while the model loads, takes no time.
-        import llmstream_cli.prompts.encode
-        import llmstream_cli.prompts.template  # noqa: F401
-
         while True:
-            if self._readable():
+            encodings = self._encodings.connections
+            ready = wait([self._connection, *encodings], _CHECK_SECONDS if encodings else None)
+            if self._connection in ready:
                 for command in reader.feed(self._receive()):
                     self._execute(command)
-            try:
-                self._encodings.check()
-            except EncodingStuckError:
-                _die("a chat template could not be stopped")
-
-    def _readable(self) -> bool:
-        timeout = _CHECK_SECONDS if self._encodings.busy else None
-        return bool(select.select([self._connection], [], [], timeout)[0])
+            self._encodings.receive(ready)
 
     def _receive(self) -> bytes:
         data = self._connection.recv(_RECEIVE_BYTES)
@@ -154,19 +147,14 @@ class Worker:
     def _execute(self, command: Command) -> None:
         match command:
             case Submit(request_id, request):
-                self._encodings.submit(request_id, request)
+                assert self._info is not None  # else the parent would not have sent it
+                self._encodings.submit(request_id, request, self._info)
             case Cancel(request_id):
-                # In this order: after the first call no encoding submits the request any more.
                 self._encodings.cancel(request_id)
                 with contextlib.suppress(LLMStreamError):  # the engine has just failed
                     self._steps.cancel(request_id)
             case Ping():
                 self._outbox.post(Pong())
-
-    def _encode(self, request: GenerationRequest) -> EncodedRequest:
-        loaded = self._steps.loaded
-        assert loaded is not None  # else the parent would not have sent it
-        return loaded.encode(request)
 
     def _submit(
         self, request_id: int, request: GenerationRequest, outcome: EncodedRequest | LLMStreamError
@@ -176,23 +164,6 @@ class Worker:
                 self._steps.submit(request_id, outcome, request.sampling)
         else:
             self._outbox.post(Results(((request_id, outcome),), self._steps.metrics))
-
-
-def _die(reason: str) -> NoReturn:
-    """Leave with the last word on standard error, where the parent reads it."""
-    os.write(2, f"{reason}\n".encode())
-    os._exit(1)
-
-
-def _die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies, whatever it is doing then.
-
-    Where the system has no such service, the end of the socket tells; then a call into C that keeps
-    the GIL comes to its end first.
-    """
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # <linux/prctl.h>
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def _leave_on_bug(
@@ -205,14 +176,13 @@ def _leave_on_bug(
 
 def main() -> NoReturn:
     """Run the process."""
-    _die_with_parent()
+    die_with_parent()
     sys.excepthook = _leave_on_bug
     threading.excepthook = lambda bug: _leave_on_bug(*bug[:3])
     # A service manager may signal every process of a service: the parent still has to drain.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # The thread that steps wants the GIL after each call into llama.cpp; those that render chat
-    # templates hold it for an interval.
+    # The thread that steps wants the GIL after each call into llama.cpp.
     sys.setswitchinterval(0.001)
     Worker(socket.socket(fileno=0)).run()
 

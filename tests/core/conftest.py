@@ -19,4 +19,6 @@ def tiny_path(tmp_path: Path) -> Path:
 def fault(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Gives the processes that are started from now on a fault; see `faulty_worker`."""
     monkeypatch.setattr(child, "WORKER_MODULE", "tests.core.faulty_worker")
-    return lambda name: monkeypatch.setenv("FAULT", name)
+    return lambda name: monkeypatch.setenv(
+        "LLAMA_FAULT", name
+    )  # as one of the variables that it sees

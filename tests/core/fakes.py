@@ -46,6 +46,7 @@ class FakeRunner:
         ctx_size: tokens that a sequence has room for; it grows to what is asked for.
         memory_tokens: as far as that.
         growth_steps: so many steps after it was first asked for, unless that is waited for.
+        waiting_for_grammar: the sequences that are to be left out.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class FakeRunner:
         self.step = Step()
         self.ctx_size = self.memory_tokens = 1_000_000
         self.growth_steps = self._asked = 0
+        self.waiting_for_grammar: set[Sequence] = set()
 
     def make_room(self, num_tokens: int, *, wait: bool) -> bool:
         if num_tokens <= self.ctx_size:
@@ -75,6 +77,9 @@ class FakeRunner:
             return False
         self.ctx_size, self._asked = num_tokens, 0
         return True
+
+    def held(self) -> set[Sequence]:
+        return self.waiting_for_grammar
 
     def add(self, sequence: Sequence, params: SamplingParams, constraint: object = None) -> None:
         error, self.add_error = self.add_error, None

@@ -1,4 +1,4 @@
-"""The engine's process with the fault that the variable FAULT names; without one it is sound.
+"""The engine's process with the fault that the variable LLAMA_FAULT names; without one it is sound.
 
 Run as `python -m tests.core.faulty_worker` in place of `llmstream_cli.core.worker`.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 from llmstream_cli.core import worker
 from llmstream_cli.core.api import ModelInfo
-from llmstream_cli.core.encoding import EncodingPool
+from llmstream_cli.core.encoding import EncodingPool, Lane
 from llmstream_cli.core.llama import Batch, Context
 from llmstream_cli.core.llama.bindings import C
 from llmstream_cli.core.step_loop import StepLoop
@@ -66,7 +66,7 @@ def refuse_memory() -> None:
     raise EngineError("not enough memory for a context of 8192 tokens")
 
 
-match os.environ.get("FAULT", "").split():
+match os.environ.get("LLAMA_FAULT", "").split():
     case []:
         pass
     case ["abort-in-load"]:
@@ -91,9 +91,10 @@ match os.environ.get("FAULT", "").split():
     case ["quiet-exit"]:
         sys.exit(7)
     case ["outlives-parent"]:  # the kernel is not asked to kill it
-        worker._die_with_parent = lambda: None
+        vars(worker)["die_with_parent"] = lambda: None
     case ["impatient"]:
-        vars(worker)["EncodingPool"] = functools.partial(EncodingPool, seconds=0.5)
+        slow = Lane(places=1, seconds=0.5)
+        vars(worker)["EncodingPool"] = functools.partial(EncodingPool, slow=slow)
     case fault:
         raise AssertionError(fault)
 

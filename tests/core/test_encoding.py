@@ -1,124 +1,250 @@
-"""Prompts encoded within a time limit, on threads that can be stopped."""
+"""Requests encoded in processes that the kernel limits, on real processes."""
 
-import threading
+import json
+import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from multiprocessing.connection import wait
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from llmstream_cli.core.api import GenerationRequest
-from llmstream_cli.core.encoding import EncodingPool, EncodingStuckError
-from llmstream_cli.errors import EngineError, InvalidValueError, LLMStreamError, PromptError
+from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
+from llmstream_cli.core.constraint import GrammarCompiler
+from llmstream_cli.core.encoding import EncodingPool, Lane, RemoteConstraint
+from llmstream_cli.core.llama import Model
+from llmstream_cli.core.loaded_model import EncodedRequest, LoadedModel
+from llmstream_cli.errors import (
+    EngineError,
+    InvalidValueError,
+    LLMStreamError,
+    PromptError,
+    QueueFullError,
+)
+from llmstream_cli.prompts.messages import Message
+from tests.gguf_files import write_llama
 
-Outcome = list[int] | LLMStreamError
+# What each request does is said by its message.
+TEMPLATE = """\
+{%- set what = messages[0]['content'] -%}
+{%- if what == 'burn' -%}
+    {%- for a in range(300) -%}{%- for b in range(300) -%}{%- set s = what | upper -%}
+    {%- for c in what * 9999 -%}{%- endfor -%}
+    {%- endfor -%}{%- endfor -%}
+{%- elif what == 'keep the GIL' -%}
+    {%- set n = namespace(value=12345) -%}
+    {%- for _ in range(60) -%}{%- set n.value = n.value * n.value -%}{%- endfor -%}
+{%- elif what == 'fill the memory' -%}
+    {%- set n = namespace(value='x') -%}
+    {%- for _ in range(40) -%}{%- set n.value = n.value ~ n.value -%}{%- endfor -%}
+{%- elif what == 'refuse' -%}
+    {{- raise_exception('no') -}}
+{%- endif -%}
+{{- what -}}
+"""
+EXPENSIVE_SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "patternProperties": {f"^a{n}b*$": {"type": "integer"} for n in range(600)},
+    }
+)
 
 
-def burn() -> None:
-    while True:
-        sum(range(100))
+def message(text: str, **sampling: object) -> GenerationRequest:
+    return GenerationRequest(
+        messages=(Message("user", text),),
+        sampling=SamplingParams(**sampling),  # type: ignore[arg-type]
+    )
 
 
 class Bench:
-    """A pool whose encodings do what their prompts say."""
+    """A pool on a tiny model."""
 
-    def __init__(self, *, places: int = 4, seconds: float = 300.0) -> None:
-        self.outcomes: dict[int, Outcome] = {}
-        self.started: list[str] = []
-        self.go_on = threading.Event()
-        self.stopped = threading.Event()
-        self.pool = EncodingPool(self._encode, self._deliver, places=places, seconds=seconds)
+    def __init__(self, path: Path, *, quick: float = 60.0, slow: float = 60.0) -> None:
+        config = EngineConfig(model_path=str(path), ctx_size=256)
+        self.loaded = LoadedModel(config)
+        self.outcomes: dict[int, EncodedRequest | LLMStreamError] = {}
+        self.pool = EncodingPool(
+            config,
+            self._deliver,
+            quick=Lane(places=2, seconds=quick),
+            slow=Lane(places=1, seconds=slow, low_priority=True),
+        )
 
-    def submit(self, request_id: int, prompt: str) -> None:
-        self.pool.submit(request_id, GenerationRequest(prompt=prompt))
+    def submit(self, request_id: int, request: GenerationRequest) -> None:
+        self.pool.submit(request_id, request, self.loaded.info)
 
-    def _encode(self, request: GenerationRequest) -> list[int]:
-        prompt = request.prompt
-        assert isinstance(prompt, str)
-        self.started.append(prompt)
-        match prompt:
-            case "burn":
-                try:
-                    burn()
-                finally:
-                    self.stopped.set()
-            case "wait":  # one call, which a thread cannot be made to leave
-                self.go_on.wait(300)
-            case "refuse":
-                raise InvalidValueError("a foreign token")
-            case "bug":
-                raise ZeroDivisionError("a bug")
-        return [len(prompt)]
-
-    def _deliver(self, request_id: int, request: GenerationRequest, outcome: Outcome) -> None:
+    def _deliver(
+        self, request_id: int, _: GenerationRequest, outcome: EncodedRequest | LLMStreamError
+    ) -> None:
         assert request_id not in self.outcomes
         self.outcomes[request_id] = outcome
 
     def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 120
         while not condition():
             assert time.monotonic() < deadline
-            self.pool.check()
-            time.sleep(0.005)
+            self.pool.receive(wait(self.pool.connections, 0.02))
+
+    def outcome(self, request: GenerationRequest) -> EncodedRequest | LLMStreamError:
+        request_id = 1000 + len(self.outcomes)
+        self.submit(request_id, request)
+        self.until(lambda: request_id in self.outcomes)
+        return self.outcomes[request_id]
+
+    def children(self) -> list[int]:
+        """Return the processes that were forked and are there yet."""
+        task = Path(f"/proc/{self.pool._process.pid}/task")
+        return [
+            int(child)
+            for thread in task.iterdir()
+            for child in (thread / "children").read_text().split()
+        ]
+
+    def until_no_process(self) -> None:
+        self.until(lambda: not self.children())
+
+    def close(self) -> None:
+        for connection in self.pool.connections:
+            connection.close()
+        self.pool._control.close()
+        self.pool._process.wait(300)
 
 
-def test_outcomes_are_tokens_or_errors() -> None:
-    bench = Bench()
-    for request_id, prompt in enumerate(["four", "refuse", "bug"]):
-        bench.submit(request_id, prompt)
-    bench.until(lambda: len(bench.outcomes) == 3)
-    assert bench.outcomes[0] == [4]
-    assert isinstance(bench.outcomes[1], InvalidValueError)
-    assert isinstance(bench.outcomes[2], EngineError)
-    assert "ZeroDivisionError" in str(bench.outcomes[2])
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    benches: list[Bench] = []
+
+    def start(**settings: float) -> Bench:
+        benches.append(Bench(write_llama(tmp_path / "m.gguf", TEMPLATE), **settings))
+        return benches[-1]
+
+    yield start
+    for bench in benches:
+        bench.close()
 
 
-def test_only_so_many_run_at_once_and_in_order() -> None:
-    bench = Bench(places=2)
-    for request_id, prompt in enumerate(["wait", "wait", "c", "d"]):
-        bench.submit(request_id, prompt)
-    bench.until(lambda: len(bench.started) == 2)
-    assert bench.started == ["wait", "wait"]
-    bench.go_on.set()
-    bench.until(lambda: len(bench.outcomes) == 4)
-    assert set(bench.started[2:]) == {"c", "d"}
-    bench.until(lambda: not bench.pool.busy)
+def test_outcomes_are_those_of_the_model_in_this_process(start: Callable[..., Bench]) -> None:
+    bench = start()
+    for request in (message("the of"), GenerationRequest(prompt="the of"), message("<s>[INST]")):
+        assert bench.outcome(request) == bench.loaded.encode(request)
+    for refused in (message("refuse"), message("x" * 5000), GenerationRequest(prompt=(10**6,))):
+        with pytest.raises(LLMStreamError) as expected:
+            bench.loaded.encode(refused)
+        outcome = bench.outcome(refused)
+        assert type(outcome) is type(expected.value)
+        assert str(outcome) == str(expected.value)
+        assert vars(outcome) == vars(expected.value)
+    bench.until_no_process()
 
 
-def test_one_that_takes_too_long_is_stopped_and_harms_no_other() -> None:
-    bench = Bench(places=1, seconds=0.2)
-    bench.submit(0, "burn")
-    bench.submit(1, "four")
-    bench.until(lambda: len(bench.outcomes) == 2)
+def test_a_grammar_is_followed_as_in_this_process(start: Callable[..., Bench]) -> None:
+    bench = start()
+    schema = json.dumps({"type": "object", "properties": {"a": {"enum": ["x", "yz"]}}})
+    for sampling in ({"json_schema": schema}, {"grammar": 'root ::= "ab" [0-9]* "c"'}):
+        outcome = bench.outcome(message("the of", **sampling))
+        assert isinstance(outcome, EncodedRequest)
+        remote = outcome.constraint
+        assert isinstance(remote, RemoteConstraint)
+        local = GrammarCompiler(bench.loaded.model).compile_grammar(
+            SamplingParams(**sampling)  # type: ignore[arg-type]
+        )
+        for _ in range(12):
+            assert remote.is_ready(300)
+            assert (remote.allowed() == local.allowed()).all()
+            token = int(np.flatnonzero(local.allowed())[0])
+            if bench.loaded.model.is_end_of_generation(token):
+                break
+            local.accept(token)
+            remote.accept(token)
+    assert bench.children()
+    del outcome, remote
+    bench.outcomes.clear()  # that holds them as well
+    bench.until_no_process()
+
+
+@pytest.mark.parametrize("what", ["burn", "keep the GIL", "fill the memory"])
+def test_a_template_harms_its_own_request_alone(start: Callable[..., Bench], what: str) -> None:
+    bench = start(quick=0.3, slow=2.0)
+    bench.submit(0, message(what))
+    assert isinstance(bench.outcome(message("the of")), EncodedRequest)
+    bench.until(lambda: 0 in bench.outcomes)
     assert isinstance(bench.outcomes[0], PromptError)
-    assert "in 0.2 seconds" in str(bench.outcomes[0])
-    assert bench.outcomes[1] == [4]
-    assert bench.stopped.wait(300)
-    bench.until(lambda: not bench.pool.busy)
+    bench.until_no_process()
 
 
-def test_a_cancelled_one_is_stopped_and_never_heard_of() -> None:
-    bench = Bench(places=1)
-    bench.submit(0, "burn")
-    bench.submit(1, "waits for the place")
-    bench.until(lambda: bool(bench.started))
-    bench.pool.cancel(1)
-    bench.pool.cancel(0)
+def test_an_expensive_schema_is_named(start: Callable[..., Bench]) -> None:
+    outcome = start(quick=0.2).outcome(message("the of", json_schema=EXPENSIVE_SCHEMA))
+    assert isinstance(outcome, InvalidValueError)
+    assert str(outcome).startswith("JSON schema: it needs more than 1 second")
+
+
+def test_cheap_requests_do_not_wait_for_expensive_ones(start: Callable[..., Bench]) -> None:
+    bench = start(quick=0.2)
+    for number in range(5):
+        bench.submit(number, message("burn"))
+    assert isinstance(bench.outcome(message("the of")), EncodedRequest)
+    bench.until(lambda: len(bench.pool._slow.waiting) == 4)
+    bench.until(lambda: len(bench.children()) == 1)
+    assert isinstance(bench.outcome(message("the of")), EncodedRequest)
+    for number in range(5):
+        bench.pool.cancel(number)
     bench.pool.cancel(99)
-    bench.submit(2, "four")
-    assert bench.stopped.wait(300)
-    bench.until(lambda: not bench.pool.busy)
-    assert bench.outcomes == {2: [4]}
+    bench.until_no_process()
+    assert not set(range(5)) & set(bench.outcomes)
 
 
-def test_one_that_cannot_be_stopped_is_reported() -> None:
-    bench = Bench(seconds=0.1)
-    bench.submit(0, "wait")
-    with pytest.raises(EncodingStuckError):
-        bench.until(lambda: False)
-    assert isinstance(bench.outcomes[0], PromptError)
-    bench.go_on.set()
-    deadline = time.monotonic() + 300
-    while bench.pool._stopping[0].thread.is_alive():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    assert list(bench.outcomes) == [0]
+def test_only_so_many_expensive_ones_wait(start: Callable[..., Bench]) -> None:
+    bench = start(quick=0.1)
+    for number in range(12):
+        bench.submit(number, message("burn"))
+    bench.until(lambda: len(bench.outcomes) == 3)  # one is encoded, eight wait
+    assert all(isinstance(outcome, QueueFullError) for outcome in bench.outcomes.values())
+    for number in range(12):
+        bench.pool.cancel(number)
+    bench.until_no_process()
+
+
+def test_a_cancelled_one_ends_even_where_it_keeps_the_gil(start: Callable[..., Bench]) -> None:
+    bench = start()
+    bench.submit(0, message("keep the GIL"))
+    bench.until(lambda: bool(bench.children()))
+    time.sleep(0.3)  # to be in the middle of it
+    bench.pool.cancel(0)
+    bench.until_no_process()
+    assert isinstance(bench.outcome(message("the of")), EncodedRequest)
+    assert 0 not in bench.outcomes
+
+
+def test_an_encoder_that_was_killed_is_started_again(start: Callable[..., Bench]) -> None:
+    bench = start()
+    assert isinstance(bench.outcome(message("the of")), EncodedRequest)
+    os.kill(bench.pool._process.pid, signal.SIGKILL)
+    bench.pool._process.wait(300)
+    assert isinstance(bench.outcome(message("the of")), EncodedRequest)
+
+
+def test_a_grammar_whose_process_was_killed_ends_its_answer(start: Callable[..., Bench]) -> None:
+    bench = start()
+    outcome = bench.outcome(message("the of", grammar='root ::= "a"*'))
+    assert isinstance(outcome, EncodedRequest)
+    assert outcome.constraint is not None
+    outcome.constraint.allowed()
+    for process in bench.children():
+        os.kill(process, signal.SIGKILL)
+    bench.until_no_process()
+    outcome.constraint.accept(5)
+    with pytest.raises(EngineError, match="the grammar needs more than"):
+        outcome.constraint.allowed()
+
+
+def test_a_model_without_weights_knows_what_prompts_need(tmp_path: Path) -> None:
+    path = str(write_llama(tmp_path / "m.gguf", TEMPLATE))
+    whole, vocabulary = Model(path), Model(path, vocab_only=True)
+    assert vocabulary.vocab_size == whole.vocab_size
+    assert vocabulary.control_tokens() == whole.control_tokens()
+    assert vocabulary.chat_template == whole.chat_template
+    assert replace(LoadedModel(EngineConfig(model_path=path), vocab_only=True).info).thinks is False

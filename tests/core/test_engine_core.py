@@ -101,6 +101,24 @@ class Bench:
         return self.scheduler.cache.num_idle
 
 
+@pytest.mark.parametrize("num_tokens", [1, 9])
+def test_one_that_waits_for_its_grammar_holds_no_other(num_tokens: int) -> None:
+    bench = Bench({1: "abcdefghij", 2: "klm"})
+    bench.add(1, num_tokens)
+    bench.add(2)
+    bench.steps(1)
+    (held,) = [s for s in bench.scheduler.running if s.num_prompt_tokens == num_tokens][:1]
+    bench.runner.waiting_for_grammar.add(held)
+    before = len(held.token_ids)
+    bench.steps(10)
+    assert bench.text(2) == "klm"
+    assert bench.reason(2) is FinishReason.STOP
+    assert len(held.token_ids) == before
+    bench.runner.waiting_for_grammar.clear()
+    bench.run()
+    assert bench.text(1) == "abcdefghij"
+
+
 def test_each_step_gives_a_chunk_with_the_token_and_its_text() -> None:
     bench = Bench({1: "abc"})
     bench.add(1)

@@ -32,6 +32,9 @@ class FakeConstraint(Constraint):
         self._mask = np.isin(np.arange(vocab_size), allowed)
         self.accepted: list[int] = []
 
+    def is_ready(self, seconds: float) -> bool:
+        return True
+
     def allowed(self) -> npt.NDArray[np.bool_]:
         return self._mask
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import os
 import random
 import signal
@@ -463,8 +464,51 @@ async def test_a_process_without_a_sign_of_life_is_killed(
         os.kill(pid(engine), signal.SIGSTOP)
         await reader.task
         assert isinstance(reader.error, EngineDiedError)
-        assert "no sign of life for 1.5 seconds" in str(reader.error)
+        assert "no sign of life for 0.5 seconds" in str(reader.error)
         await engine.ready()
+
+
+async def test_a_process_that_stops_without_work_costs_no_request(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised_module, "_TICK_SECONDS", 0.05)
+    async with running(tiny_path) as engine:
+        await engine.ready()
+        stopped = pid(engine)
+        os.kill(stopped, signal.SIGSTOP)
+        await until(lambda: engine.status.state is EngineState.RESTARTING)
+        await engine.ready()
+        assert pid(engine) != stopped
+        assert await collect(engine.generate(question("the of", SHORT)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="progress is read from /proc")
+async def test_a_load_without_progress_is_given_up(
+    tiny_path: Path, fault: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault("slow-load")
+    monkeypatch.setattr(supervised_module, "_TICK_SECONDS", 0.02)
+    monkeypatch.setattr(supervised_module, "_LONGEST_PAUSE", 0.1)
+    async with running(tiny_path) as engine:
+        with pytest.raises(ModelError, match="made no progress"):
+            await engine.ready()
+
+
+async def test_a_model_that_was_ready_is_tried_again_until_it_loads(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is gone for a while: nobody has to ask for the engine to come back."""
+    monkeypatch.setattr(supervised_module, "_LONGEST_PAUSE", 0.1)
+    async with running(tiny_path) as engine:
+        await engine.ready()
+        away = tiny_path.rename(tiny_path.with_suffix(".away"))  # noqa: ASYNC240
+        os.kill(pid(engine), signal.SIGKILL)
+        await until(lambda: engine.metrics.restarts >= 6)
+        assert engine.status.state is EngineState.RESTARTING
+        assert str(tiny_path.parent) not in engine.status.reason
+        away.rename(tiny_path)
+        await engine.ready()
+        assert await collect(engine.generate(question("the of", SHORT)))
 
 
 # ---- hostile templates ----------------------------------------------------------------------
@@ -494,23 +538,43 @@ async def test_a_template_that_burns_time_costs_its_own_request_alone(
         assert await collect(engine.generate(question("the of", SHORT)))
         await burning.task
         assert type(burning.error) is PromptError
-        assert "in 0.5 seconds" in str(burning.error)
+        assert "no prompt within 0.5 seconds" in str(burning.error)
         assert await collect(engine.generate(question("the of", SHORT)))
         assert pid(engine) == process
 
 
-async def test_a_template_that_hangs_the_process_is_killed_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_template_that_keeps_the_gil_is_ended_as_well(
+    tmp_path: Path, fault: Callable[[str], None]
 ) -> None:
-    """One multiplication of huge numbers keeps the GIL: no thread in there can do anything."""
-    monkeypatch.setattr(supervised_module, "_TICK_SECONDS", 0.1)
+    """One multiplication of huge numbers: no thread in that process can do anything."""
+    fault("impatient")
     async with running(write_llama(tmp_path / "m.gguf", BURNING), ctx_size=256) as engine:
         await engine.ready()
-        with pytest.raises(EngineDiedError, match="no sign of life"):
+        with pytest.raises(PromptError, match="no prompt within"):
             await collect(engine.generate(question("hang")))
-        assert engine.metrics.restarts == 1
-        await engine.ready()
+        assert engine.metrics.restarts == 0
         assert await collect(engine.generate(question("the of", SHORT)))
+
+
+async def test_expensive_schemas_cost_no_running_answer(model_path: Path) -> None:
+    """One is held by who sent it, the others were sent and left."""
+    properties = {f"^a{n}b*$": {"type": "integer"} for n in range(600)}
+    expensive = replace(SHORT, json_schema=json.dumps({"patternProperties": properties}))
+    async with running(model_path, max_seqs=3) as engine:
+        await engine.ready()
+        process = pid(engine)
+        reader = Reader(engine, question(PROMPTS[0], ENDLESS))
+        left = [Reader(engine, question("the of", expensive)) for _ in range(5)]
+        held = Reader(engine, question("the of", expensive))
+        await until(lambda: bool(reader.chunks))
+        for other in left:
+            other.task.cancel()
+        await held.task
+        assert isinstance(held.error, InvalidValueError)
+        assert "JSON schema" in str(held.error)
+        assert reader.error is None
+        assert pid(engine) == process
+        reader.task.cancel()
 
 
 # ---- consumers that leave, or do not read ---------------------------------------------------

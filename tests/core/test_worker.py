@@ -163,15 +163,22 @@ async def test_it_ignores_ctrl_c_and_the_service_manager(tiny_path: Path) -> Non
 
 
 def test_its_environment_has_no_secrets_and_no_surprises(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setenv("SOME_API_KEY", "secret")
-    monkeypatch.setenv("PYTHONSTARTUP", "/tmp/surprise.py")
+    secrets = {
+        *("HF_TOKEN", "SOME_API_KEY", "DB_URL", "GITHUB_PAT", "MY_AUTH", "AWS_PROFILE", "PGUSER"),
+        *("LANGSMITH_PROJECT", "PATHS_OF_SECRETS", "PYTHONSTARTUP", "HTTPS_PROXY"),
+    }
+    for name in secrets:
+        monkeypatch.setenv(name, "secret")
+    needed = {"LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR", "GOMP_SPINCOUNT"}
+    for name in needed:
+        monkeypatch.setenv(name, "needed")
     monkeypatch.setenv("GGML_NO_BACKTRACE", "0")
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     environment = child_module._environment()
     assert environment["OMP_WAIT_POLICY"] == "passive"
     assert environment["GGML_NO_BACKTRACE"] == "1"
-    assert not {"HF_TOKEN", "SOME_API_KEY", "PYTHONSTARTUP"} & set(environment)
+    assert needed < set(environment)
+    assert not secrets & set(environment)
 
 
 async def test_no_module_of_the_current_folder_comes_before_the_programs_own(

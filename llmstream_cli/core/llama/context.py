@@ -86,7 +86,7 @@ class Context:
         self._free = weakref.finalize(self, C.llama_free, pointer)
         self._memory = C.llama_get_memory(pointer)
         if not self._memory or C.llama_pooling_type(pointer) != C.LLAMA_POOLING_TYPE_NONE:
-            raise ModelError(does_not_continue(model.path))
+            raise ModelError(does_not_continue(model.name))
         self.ctx_size: int = C.llama_n_ctx_seq(pointer)
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import time
 import weakref
+from pathlib import Path
 
 from llmstream_cli.core.llama.bindings import C, listen_to_log, recent_errors
 from llmstream_cli.errors import EngineError, ModelError
@@ -20,31 +21,33 @@ class Model:
     Every method may be called from any thread.
 
     Attributes:
-        ctx_train: tokens of context that the model was trained with.
+        ctx_train: tokens of context that the model was trained with; 0 without its weights.
         load_seconds: how long loading took.
 
     Raises:
         ModelError: llama.cpp refuses the file, or it holds no model that generates text.
     """
 
-    def __init__(self, path: str, *, gpu_layers: int = 0) -> None:
+    def __init__(self, path: str, *, gpu_layers: int = 0, vocab_only: bool = False) -> None:
         started = time.perf_counter()
+        name = Path(path).name
         params = C.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        params.vocab_only = vocab_only
         params.load_mode = C.LLAMA_LOAD_MODE_MMAP
         listen_to_log()
         recent_errors.clear()
         pointer = C.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:
-            raise ModelError(f"cannot load {path}: {_load_failure()}")
+            raise ModelError(f"cannot load {name}: {_load_failure().replace(path, name)}")
         self.pointer = pointer
         self._free = weakref.finalize(self, C.llama_model_free, pointer)
         vocab = C.llama_model_get_vocab(pointer)
         if not vocab or C.llama_vocab_type(vocab) == C.LLAMA_VOCAB_TYPE_NONE:
-            raise ModelError(f"cannot use {path}: it has no vocabulary")
+            raise ModelError(f"cannot use {name}: it has no vocabulary")
         if C.llama_model_has_encoder(pointer) or not C.llama_model_has_decoder(pointer):
-            raise ModelError(does_not_continue(path))
-        self.path = path
+            raise ModelError(does_not_continue(name))
+        self.name = name
         self._vocab = vocab
         self.vocab_size = C.llama_vocab_n_tokens(vocab)
         self.ctx_train = C.llama_model_n_ctx_train(pointer)
@@ -201,10 +204,10 @@ class Model:
         return text.decode("utf-8", "replace")
 
 
-def does_not_continue(path: str) -> str:
+def does_not_continue(name: str) -> str:
     """Say why a model cannot be used that computes no next token."""
     return (
-        f"cannot use {path}: it does not continue text, as encoders, embedding models, rerankers "
+        f"cannot use {name}: it does not continue text, as encoders, embedding models, rerankers "
         "and diffusion models do not; choose a model for chat"
     )
 
