@@ -20,13 +20,14 @@ PURE += ["stop", "wire"]
 # What each room may import of the others; itself, and `errors`, always.
 ALLOWED = {
     "errors": set[str](),
-    "core": {"prompts"},
+    "core": {"prompts", "sampling"},
     "prompts": set[str](),
     "models": set[str](),
     "config": set[str](),
+    "sampling": set[str](),
     "history": {"core", "prompts"},
-    "cli": {"config", "core", "history", "models", "prompts", "server"},
-    "server": {"core", "prompts"},
+    "cli": {"config", "core", "history", "models", "prompts", "sampling", "server"},
+    "server": {"core", "prompts", "sampling"},
     "__main__": {"cli"},
     "__init__": set[str](),
 }

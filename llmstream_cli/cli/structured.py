@@ -3,8 +3,8 @@
 import stat
 from pathlib import Path
 
-from llmstream_cli.core.api import MAX_GRAMMAR_CHARS
 from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.sampling import MAX_GRAMMAR_CHARS
 
 
 def read_schema(text: str) -> str:

@@ -21,6 +21,7 @@ from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.core.gbnf import gbnf_to_lark
 from llmstream_cli.core.json_schema import read_schema
 from llmstream_cli.errors import EngineError, InvalidValueError
+from llmstream_cli.sampling import CONSTRAINTS
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -33,6 +34,16 @@ _CONTROL = b"\xff"
 # write worse where they may not break lines as they are used to (docs/structured-output.md has
 # figures), and where white space is free a small one can go on with it for ever.
 _JSON_STYLE: "JsonCompileOptions" = {"whitespace_pattern": r" |\n[ \t]{0,20}"}
+
+# The constraints as llguidance reads them, and what messages call them.
+_SOURCES: dict[str, Callable[[str], str]] = {
+    "grammar": lambda text: llguidance.LLMatcher.grammar_from_lark(gbnf_to_lark(text)),
+    "json_schema": lambda text: llguidance.LLMatcher.grammar_from_json_schema(
+        read_schema(text), overrides=_JSON_STYLE
+    ),
+    "regex": llguidance.LLMatcher.grammar_from_regex,
+}
+_NAMES = {"grammar": "grammar", "json_schema": "JSON schema", "regex": "regex"}
 
 # What llguidance says in the words of its own parser and options.
 _REASONS = {
@@ -69,7 +80,7 @@ class GrammarCompiler:
         self._lock = threading.Lock()
 
     def compile_grammar(self, params: SamplingParams) -> "Constraint":
-        """Compile a request's grammar or JSON schema, one of which it must have.
+        """Compile a request's grammar, JSON schema or regular expression; it must have one.
 
         Most take a millisecond, the worst seen two seconds, in which other threads go on.
 
@@ -77,19 +88,19 @@ class GrammarCompiler:
             InvalidValueError: it is invalid or too complex, asks for what is not supported, or
                 cannot be followed with this model's vocabulary.
         """
-        if params.grammar is not None:
-            grammar = llguidance.LLMatcher.grammar_from_lark(gbnf_to_lark(params.grammar))
-        else:
-            assert params.json_schema is not None
-            schema = read_schema(params.json_schema)
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_STYLE)
+        kind = next(name for name in CONSTRAINTS if getattr(params, name) is not None)
+        try:
+            return self._compile(_SOURCES[kind](getattr(params, kind)), _NAMES[kind])
+        except InvalidValueError as error:
+            raise InvalidValueError(str(error), kind) from error
+
+    def _compile(self, source: str, what: str) -> "Constraint":
         matcher = llguidance.LLMatcher(
             self._get_tokenizer(),
-            grammar,
+            source,
             log_level=0,
             limits=llguidance.LLParserLimits(verbose_errors=False),
         )
-        what = "grammar" if params.json_schema is None else "JSON schema"
         if matcher.is_error():
             raise InvalidValueError(f"{what}: {_reason(matcher)}")
         constraint = Constraint(matcher, self._vocabulary.vocab_size)

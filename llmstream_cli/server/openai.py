@@ -10,7 +10,7 @@ from quart import Blueprint, Response
 
 import llmstream_cli
 from llmstream_cli.server.body import read_model
-from llmstream_cli.server.dialect import json_response
+from llmstream_cli.server.dialect import fields_as_given, json_response
 from llmstream_cli.server.openai_requests import ChatCompletionRequest, CompletionRequest
 from llmstream_cli.server.openai_responses import (
     ChatEncoder,
@@ -31,12 +31,14 @@ def openai_routes(models: ServedModels) -> Blueprint:
     @blueprint.post("/chat/completions")
     async def chat_completions() -> Response:
         body = await read_model(ChatCompletionRequest)
-        return await _answer(models, body, "chatcmpl", ChatEncoder, chat_completion)
+        with fields_as_given(body.client_names):  # errors of the engine's, too
+            return await _answer(models, body, "chatcmpl", ChatEncoder, chat_completion)
 
     @blueprint.post("/completions")
     async def completions() -> Response:
         body = await read_model(CompletionRequest)
-        return await _answer(models, body, "cmpl", CompletionEncoder, completion)
+        with fields_as_given(body.client_names):
+            return await _answer(models, body, "cmpl", CompletionEncoder, completion)
 
     @blueprint.get("/models")
     async def list_models() -> Response:

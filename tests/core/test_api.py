@@ -8,10 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstream_cli.core.api import (
-    MAX_GRAMMAR_CHARS,
-    MAX_LOGIT_BIASES,
-    MAX_STOP_CHARS,
-    MAX_STOP_STRINGS,
     EngineConfig,
     EngineMetrics,
     GenerationRequest,
@@ -20,6 +16,12 @@ from llmstream_cli.core.api import (
 )
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.messages import Message
+from llmstream_cli.sampling import (
+    MAX_GRAMMAR_CHARS,
+    MAX_LOGIT_BIASES,
+    MAX_STOP_CHARS,
+    MAX_STOP_STRINGS,
+)
 
 SAMPLING_BOUNDS: dict[str, tuple[float, float]] = {
     "temperature": (0.0, 10.0),

@@ -39,7 +39,6 @@ from llmstream_cli.core.wire import (
 )
 from llmstream_cli.errors import (
     ContextLengthError,
-    InvalidFieldError,
     InvalidValueError,
     LLMStreamError,
 )
@@ -189,7 +188,7 @@ def arrived(error: LLMStreamError) -> LLMStreamError:
 
 @pytest.mark.parametrize("cls", TREE)
 def test_every_error_arrives_as_its_own_class(cls: type[LLMStreamError]) -> None:
-    more = {ContextLengthError: (12, 8), InvalidFieldError: ("a reason", "top_k")}
+    more = {ContextLengthError: (12, 8), InvalidValueError: ("a reason", "top_k")}
     error = cls(*more.get(cls, ("a reason",)))
     result = arrived(error)
     assert type(result) is cls

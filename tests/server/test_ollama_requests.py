@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from llmstream_cli.core.api import GenerationRequest, SamplingParams
-from llmstream_cli.errors import InvalidFieldError
+from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.messages import Message
 from llmstream_cli.server.ollama_requests import (
     ChatRequest,
@@ -202,7 +202,7 @@ def test_the_old_name_of_the_model_field() -> None:
 )
 def test_what_both_routes_refuse(given: dict[str, Any], field: str) -> None:
     for make in (chat, generate):
-        with pytest.raises(InvalidFieldError) as caught:
+        with pytest.raises(InvalidValueError) as caught:
             make(**given)
         assert caught.value.field == field
         assert field.rpartition(".")[2] in str(caught.value)
@@ -220,7 +220,7 @@ def test_what_both_routes_refuse(given: dict[str, Any], field: str) -> None:
     ],
 )
 def test_what_a_chat_refuses(given: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidFieldError) as caught:
+    with pytest.raises(InvalidValueError) as caught:
         chat(**given)
     assert caught.value.field == field
 
@@ -237,7 +237,7 @@ def test_what_a_chat_refuses(given: dict[str, Any], field: str) -> None:
     ],
 )
 def test_what_generate_refuses(given: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidFieldError) as caught:
+    with pytest.raises(InvalidValueError) as caught:
         generate(**given)
     assert caught.value.field == field
 

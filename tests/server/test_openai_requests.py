@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from llmstream_cli.core.api import GenerationRequest, SamplingParams
-from llmstream_cli.errors import InvalidFieldError, InvalidValueError
+from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.messages import Message
 from llmstream_cli.server.openai_requests import ChatCompletionRequest, CompletionRequest
 
@@ -258,7 +258,7 @@ def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
     ],
 )  # fmt: skip
 def test_what_a_chat_refuses(given: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidFieldError) as caught:
+    with pytest.raises(InvalidValueError) as caught:
         chat(**given)
     assert caught.value.field == field
     assert "\n" not in str(caught.value)
@@ -275,7 +275,7 @@ def test_what_a_chat_refuses(given: dict[str, Any], field: str) -> None:
     ],
 )
 def test_what_a_completion_refuses(given: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidFieldError) as caught:
+    with pytest.raises(InvalidValueError) as caught:
         complete(**given)
     assert caught.value.field == field
 
