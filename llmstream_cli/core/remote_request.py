@@ -26,11 +26,12 @@ COMPLETIONS = "/v1/completions"
 _APIS = {"llmstream": "llamacpp", "llamacpp": "llamacpp", "vllm": "vllm", "sglang": "sglang"}
 
 
-def _written(api: str, parameter: Parameter, value: Any) -> dict[str, Any]:
+def _written(owner: str, parameter: Parameter, value: Any) -> dict[str, Any]:
     """Return a parameter as a part of a request's body."""
+    api = _APIS.get(owner, "openai")
     name = parameter.name_in(api)
     if name is None:
-        of = api if api in _APIS else "OpenAI"
+        of = owner if owner in _APIS else "OpenAI"
         raise InvalidValueError(
             f"{parameter.name} cannot be asked of this server: its API is {of}'s", parameter.name
         )
@@ -81,9 +82,8 @@ def request_body(request: GenerationRequest, model: str, owner: str) -> dict[str
         body |= _thinking(request.thinking, owner)
     else:
         body["prompt"] = request.prompt
-    api = _APIS.get(owner, "openai")
     for name, value in _asked_for(request).items():
-        body |= _written(api, PARAMETERS[name], value)
+        body |= _written(owner, PARAMETERS[name], value)
     return body
 
 

@@ -5,7 +5,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NoReturn, TypeVar
 
@@ -54,6 +54,15 @@ async def read_model(type_: type[_Model], *, any_content_type: bool = False) -> 
     fields = parse_json(await _read())
     if not isinstance(fields, dict):
         raise RequestError("the body has to be a JSON object")
+    return validated(type_, fields)
+
+
+def validated(type_: type[_Model], fields: Mapping[str, Any]) -> _Model:
+    """Return the fields of a body as a model.
+
+    Raises:
+        InvalidValueError: one is unknown, missing, or has a value that it cannot have.
+    """
     try:
         return type_.model_validate(fields)
     except ValidationError as error:

@@ -177,8 +177,8 @@ _OPENAI_REFUSED = {
 }
 _CHAT_REFUSED = {
     **_OPENAI_REFUSED,
-    "tool_choice": Refused(("none", "auto"), 'set it to "none", or leave it out'),
-    "function_call": Refused(("none", "auto"), 'set it to "none", or leave it out'),
+    "tool_choice": Refused(("none", "auto"), "leave it and tools out"),
+    "function_call": Refused(("none", "auto"), "leave it and functions out"),
     "modalities": Refused(([], ["text"]), "the answer can be text only"),
     **dict.fromkeys(("audio", "web_search_options"), _NONE),
     "verbosity": Refused(("medium",), "say it in a message"),

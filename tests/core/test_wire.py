@@ -215,7 +215,7 @@ def test_an_error_from_elsewhere_arrives_as_its_closest_ancestor() -> None:
 def test_what_is_no_data_in_an_error_stays_behind() -> None:
     error = InvalidValueError("a reason")
     error.__dict__.update(_private=1, handle=object(), line=3)
-    assert vars(arrived(error)) == {"line": 3}
+    assert vars(arrived(error)) == {"field": None, "line": 3}
 
 
 # ---- what breaks the rules ------------------------------------------------------------------

@@ -33,7 +33,7 @@ def test_what_is_given_goes_over_the_defaults_and_nothing_else() -> None:
     [
         ([("num_predict", "max_tokens", 0)], "num_predict must be between 1 and 2147483647"),
         ([("halt", "stop", ("a",) * 17)], "at most 16 stop strings are allowed, not 17"),
-        ([("halt", "stop", ("a",)), ("format", "json_schema", "{}")], "stop and ignore_eos cannot"),
+        ([("halt", "stop", ("a",)), ("format", "json_schema", "{}")], "halt and ignore_eos cannot"),
         ([("ebnf", "grammar", "a"), ("format", "json_schema", "{}")], "format and ebnf exclude"),
         ([("repeat", "repeat_penalty", 1), ("again", "repeat_penalty", 2)], "again and repeat are"),
     ],

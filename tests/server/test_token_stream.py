@@ -100,10 +100,10 @@ async def test_the_contexts_need_a_key_where_the_server_has_one() -> None:
 
 async def test_an_unknown_context_gets_a_near_miss_or_all_there_are() -> None:
     reply = await stream(context="sqll")
-    assert error_of(reply)["message"] == "context: none is called 'sqll'; did you mean sql?"
+    assert error_of(reply)["message"] == "context 'sqll' is not known; did you mean sql?"
     assert error_of(reply)["param"] == "context"
     reply = await stream(context="zzz")
-    assert error_of(reply)["message"] == "context: none is called 'zzz'; known: sql, pirate"
+    assert error_of(reply)["message"] == "context 'zzz' is not known; known: sql, pirate"
     reply = await stream(context="x" * 100_000)
     assert len(error_of(reply)["message"]) < 200
 
