@@ -291,7 +291,8 @@ VALUES: list[Any] = [
     [0.5],
 ]
 VALUES += [{"5": "x"}, {"y": 1}, {str(number): 1 for number in range(1025)}, [{"role": 5}]]
-VALUES += [[{"role": "user", "content": value}] for value in (5, [5], [{}], [{"type": 5}])]
+CONTENTS: list[Any] = [5, [5], [{}], [{"type": 5}]]
+VALUES += [[{"role": "user", "content": content}] for content in CONTENTS]
 VALUES += [{name: 5} for name in ("type", "schema", "json", "choice", "enable_thinking", "stop")]
 
 # What pydantic can find wrong with these models, all of it.
