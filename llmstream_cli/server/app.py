@@ -53,7 +53,7 @@ def create_app(context: ServerContext) -> Quart:
         ollama_routes(context.models),
         status_routes(context),
         probe_routes(context),
-        page_routes(openapi.document(OPERATIONS)),
+        page_routes(openapi.document(OPERATIONS, context.contexts)),
     ):
         app.register_blueprint(blueprint)
     app.register_error_handler(LLMStreamError, _tell)

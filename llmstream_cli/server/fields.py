@@ -46,6 +46,46 @@ class FieldTable(BaseModel):
 _Model = TypeVar("_Model", bound=FieldTable)
 
 
+def excluded(*together: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return what a model's schema says of fields that exclude each other.
+
+    Args:
+        together: schemas by fields; a body must not fulfil all of one of these. A schema
+            with `MISSING` is also fulfilled where the body lacks the field.
+    """
+    return {
+        "not": {
+            "anyOf": [
+                {
+                    "required": [
+                        name
+                        for name, schema in one.items()
+                        if not MISSING.items() <= schema.items()
+                    ],
+                    "properties": {
+                        name: {key: value for key, value in schema.items() if key not in MISSING}
+                        for name, schema in one.items()
+                    },
+                }
+                for one in together
+            ]
+        }
+    }
+
+
+MISSING = {"may be missing": True}
+NO_ITEMS = WithJsonSchema({"enum": [None, []]})
+ANY_TEXT = {"type": "string", "minLength": 1}
+ANY_ITEMS = {"type": "array", "minItems": 1}
+TRUE = {"const": True}
+NOT_TRUE = {"enum": [False, None], **MISSING}
+NOT_NONE = {"not": {"const": "none"}, **MISSING}
+TOP_LOGPROBS_ALONE = {
+    "top_logprobs": {"type": "integer", "minimum": 1},
+    "logprobs": NOT_TRUE,
+}
+
+
 def with_fields(
     parameters: Mapping[str, str],
     refused: Mapping[str, Refused],
@@ -104,7 +144,7 @@ _TYPES: dict[str, Any] = {
             Annotated[str, Field(pattern=r"^[0-9]{1,10}$")],
             Annotated[float, Field(ge=-MAX_BIAS, le=MAX_BIAS)],
         ],
-        Field(max_length=MAX_LOGIT_BIASES),
+        Field(max_length=MAX_LOGIT_BIASES, json_schema_extra={"additionalProperties": False}),
     ],
     "grammar": _GrammarText,
     "regex": _GrammarText,

@@ -149,7 +149,7 @@ OPERATIONS = (
         "Answer a conversation, as Ollama's API does",
         _STREAMS,
         request=ChatRequest,
-        replies=(Reply(200, "The answer."),),
+        replies=(Reply(200, "The answer.", streamed=NDJSON),),
         error=OllamaError,
     ),
     Operation(
@@ -158,7 +158,7 @@ OPERATIONS = (
         "Answer or continue a prompt, as Ollama's API does",
         _STREAMS,
         request=GenerateRequest,
-        replies=(Reply(200, "The answer."),),
+        replies=(Reply(200, "The answer.", streamed=NDJSON),),
         error=OllamaError,
     ),
     Operation(
@@ -169,9 +169,25 @@ OPERATIONS = (
         replies=(Reply(200, "The model."),),
         error=OllamaError,
     ),
-    Operation("get", "/api/tags", "List the models", replies=(Reply(200, "The models."),)),
-    Operation("get", "/api/ps", "List the loaded models", replies=(Reply(200, "The models."),)),
     Operation(
-        "get", "/api/version", "The version of Ollama's API", replies=(Reply(200, "The version."),)
+        "get",
+        "/api/tags",
+        "List the models",
+        replies=(Reply(200, "The models."),),
+        error=OllamaError,
+    ),
+    Operation(
+        "get",
+        "/api/ps",
+        "List the loaded models",
+        replies=(Reply(200, "The models."),),
+        error=OllamaError,
+    ),
+    Operation(
+        "get",
+        "/api/version",
+        "The version of Ollama's API",
+        replies=(Reply(200, "The version."),),
+        error=OllamaError,
     ),
 )

@@ -6,7 +6,7 @@ no effect, because that is decided when the server starts.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import AliasChoices, ConfigDict, Field, WithJsonSchema
 
 from llmstream_cli.core.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
@@ -23,10 +23,29 @@ from llmstream_cli.server.dialect import (
     sampling_params,
     schema_text,
 )
-from llmstream_cli.server.fields import OLLAMA_CHAT, OLLAMA_GENERATE, OLLAMA_OPTIONS, FieldTable
+from llmstream_cli.server.fields import (
+    ANY_TEXT,
+    NO_ITEMS,
+    OLLAMA_CHAT,
+    OLLAMA_GENERATE,
+    OLLAMA_OPTIONS,
+    TOP_LOGPROBS_ALONE,
+    TRUE,
+    FieldTable,
+    excluded,
+)
 from llmstream_cli.server.keep_alive import keep_alive_seconds
 
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+_NUMBER = r"[0-9]{1,15}(\.[0-9]{0,9})?"
+_DURATION = {
+    "type": "string",
+    "pattern": rf"^(-?({_NUMBER}|({_NUMBER}(ns|us|µs|ms|s|m|h))+)|forever|inf)?$",
+}
+
+
+_THINKING = {"enum": [True, "low", "medium", "high", "max"]}
+
 ModelName = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
 
 
@@ -42,6 +61,8 @@ class OllamaOptions(_Fields):
 
 class _GenerationFields(_Fields):
     """What both routes take."""
+
+    model_config = ConfigDict(json_schema_extra=excluded(TOP_LOGPROBS_ALONE))
 
     model: ModelName | None = Field(
         None,
@@ -59,7 +80,7 @@ class _GenerationFields(_Fields):
         "of `low`, `medium`, `high`, `max`, which all mean `true`; without it, as the model's "
         "template has it; not with `raw` or a `format`",
     )
-    keep_alive: float | str | None = Field(
+    keep_alive: float | Annotated[str, WithJsonSchema(_DURATION)] | None = Field(
         None,
         description="how long the model stays loaded after this answer and later ones: seconds, "
         '`"5m"`, `"1h30m"`; 0 unloads it then, -1 keeps it. Without it, as before, at first as '
@@ -117,10 +138,10 @@ class _GenerationFields(_Fields):
 class OllamaMessage(_Fields):
     """One turn."""
 
-    role: str
+    role: Annotated[str, WithJsonSchema({"enum": [*_ROLES]})]
     content: str | None = None
-    images: list[Any] | None = None
-    tool_calls: list[Any] | None = None
+    images: Annotated[list[Any] | None, NO_ITEMS] = None
+    tool_calls: Annotated[list[Any] | None, NO_ITEMS] = None
 
 
 @OLLAMA_CHAT
@@ -152,6 +173,12 @@ class ChatRequest(_GenerationFields):
 @OLLAMA_GENERATE
 class GenerateRequest(_GenerationFields):
     """Body of `POST /api/generate`."""
+
+    model_config = ConfigDict(
+        json_schema_extra=excluded(
+            TOP_LOGPROBS_ALONE, {"raw": TRUE, "system": ANY_TEXT}, {"raw": TRUE, "think": _THINKING}
+        )
+    )
 
     prompt: str | None = Field(None, description="a question")
     system: str | None = Field(None, description="the system message before it; not with `raw`")

@@ -13,6 +13,7 @@ from llmstream_cli.server.body import read_model
 from llmstream_cli.server.dialect import fields_as_given, json_response
 from llmstream_cli.server.openai_requests import ChatCompletionRequest, CompletionRequest
 from llmstream_cli.server.openai_responses import (
+    EVENT_STREAM,
     ChatEncoder,
     CompletionEncoder,
     Shape,
@@ -98,7 +99,7 @@ OPERATIONS = (
         "Answer a conversation, as OpenAI's API does",
         "With `stream`, the answer comes as server-sent events and ends in `[DONE]`.",
         request=ChatCompletionRequest,
-        replies=(Reply(200, "The answer."),),
+        replies=(Reply(200, "The answer.", streamed=EVENT_STREAM),),
     ),
     Operation(
         "post",
@@ -106,7 +107,7 @@ OPERATIONS = (
         "Continue prompts, as OpenAI's API does",
         "With `stream`, the answer comes as server-sent events and ends in `[DONE]`.",
         request=CompletionRequest,
-        replies=(Reply(200, "The answer."),),
+        replies=(Reply(200, "The answer.", streamed=EVENT_STREAM),),
     ),
     Operation("get", "/v1/models", "List the models", replies=(Reply(200, "The models."),)),
     Operation("get", "/v1/models/{name}", "Describe a model", replies=(Reply(200, "The model."),)),

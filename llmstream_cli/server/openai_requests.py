@@ -7,7 +7,7 @@ ignored, because clients send many.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from llmstream_cli.core.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
@@ -28,7 +28,17 @@ from llmstream_cli.server.dialect import (
     schema_text,
     with_choice_seed,
 )
-from llmstream_cli.server.fields import CHAT, COMPLETION, FieldTable
+from llmstream_cli.server.fields import (
+    ANY_ITEMS,
+    CHAT,
+    COMPLETION,
+    MISSING,
+    NO_ITEMS,
+    NOT_NONE,
+    TOP_LOGPROBS_ALONE,
+    FieldTable,
+    excluded,
+)
 
 MAX_CHOICES = 8
 MAX_PROMPTS = 32
@@ -56,8 +66,10 @@ class _OnlyFields(_Fields):
 class ContentPart(_Fields):
     """One part of a message's content."""
 
-    type: str
-    text: str | None = None
+    model_config = ConfigDict(json_schema_extra={"required": ["type", "text"]})
+
+    type: Annotated[str, WithJsonSchema({"const": "text"})]
+    text: Annotated[str | None, WithJsonSchema({"type": "string"})] = None
 
 
 _Content = str | Annotated[list[ContentPart], Field(max_length=MAX_TEXT_PARTS)] | None
@@ -66,14 +78,20 @@ _Content = str | Annotated[list[ContentPart], Field(max_length=MAX_TEXT_PARTS)] 
 class OpenAIMessage(_Fields):
     """One turn; its content is a string or a list of text parts."""
 
-    role: str
+    model_config = ConfigDict(
+        json_schema_extra=excluded(
+            {"role": {"not": {"const": "assistant"}}, "content": {"enum": [None, []], **MISSING}}
+        )
+    )
+
+    role: Annotated[str, WithJsonSchema({"enum": [*_ROLES]})]
     content: Annotated[
         list[ContentPart],
         Field(max_length=MAX_TEXT_PARTS),
         BeforeValidator(as_text_parts, json_schema_input_type=_Content),
     ] = []  # noqa: RUF012  (pydantic copies it)
-    tool_calls: list[Any] | None = None
-    function_call: Any = None
+    tool_calls: Annotated[list[Any] | None, NO_ITEMS] = None
+    function_call: Annotated[Any, WithJsonSchema({"type": "null"})] = None
 
 
 class StreamOptions(_Fields):
@@ -234,6 +252,14 @@ class _SamplingFields(_Fields):
 @CHAT
 class ChatCompletionRequest(_SamplingFields):
     """Body of `POST /v1/chat/completions`."""
+
+    model_config = ConfigDict(
+        json_schema_extra=excluded(
+            TOP_LOGPROBS_ALONE,
+            {"tools": ANY_ITEMS, "tool_choice": NOT_NONE},
+            {"functions": ANY_ITEMS, "function_call": NOT_NONE},
+        )
+    )
 
     messages: Annotated[list[OpenAIMessage], Field(min_length=1, max_length=MAX_MESSAGES)] = Field(
         description="turns of `system`, `developer` (the same as `system`), `user` and "

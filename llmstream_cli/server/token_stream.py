@@ -21,7 +21,7 @@ from llmstream_cli.server.dialect import (
     json_response,
     sampling_params,
 )
-from llmstream_cli.server.fields import TOKEN_STREAM, FieldTable
+from llmstream_cli.server.fields import TOKEN_STREAM, FieldTable, excluded
 from llmstream_cli.server.openapi import Operation, Reply
 from llmstream_cli.server.respond import stream
 
@@ -41,7 +41,11 @@ class ChatMessage(BaseModel):
 class TokenStreamRequest(FieldTable):
     """A question, and how to answer it. What is left out, or null, is as the server was started."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra=excluded({"system": {"type": "string"}, "context": {"type": "string"}}),
+    )
 
     query: str = Field(
         min_length=1,
