@@ -97,7 +97,9 @@ def _near_route(path: str, routes: Collection[str]) -> str:
         extra = path.removesuffix(f"/{inner}")
         wrong = f" Leave {extra} out of the client's base URL" if extra else ""
         return f"; did you mean /{inner}?{wrong}"
-    if path and (outer := next((route for route in routes if route.endswith(path)), "")):
+    if path and (
+        outer := min((route for route in routes if route.endswith(path)), key=len, default="")
+    ):
         missing = outer.removesuffix(path)
         return f"; did you mean {outer}? Let the client's base URL end in {missing}"
     near = difflib.get_close_matches(path, routes, n=1, cutoff=0.8)
