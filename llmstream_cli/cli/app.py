@@ -32,7 +32,7 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:  # an unknown option, a value of the wrong type
         return _fail(error.format_message(), error.exit_code)
     except LLMStreamError as error:
-        return _fail(name_option(str(error)), error.exit_code)
+        return _fail(name_option(error), error.exit_code)
     except (BrokenPipeError, SystemExit) as error:
         return _left(error)
     except OSError as error:

@@ -107,10 +107,7 @@ class _GenerationFields(_Fields):
         """
         if self.keep_alive is None or self.keep_alive == "":
             return None
-        try:
-            return keep_alive_seconds(self.keep_alive)
-        except InvalidValueError as error:
-            raise _refusal("keep_alive", str(error)) from error
+        return keep_alive_seconds(self.keep_alive)
 
     @property
     def thinking(self) -> bool | None:

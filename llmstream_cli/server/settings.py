@@ -66,7 +66,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         for name, (low, high) in _BOUNDS.items():
             if not low <= getattr(self, name) <= high:
-                raise InvalidValueError(f"{name} must be between {low} and {high}")
+                raise InvalidValueError(f"{name} must be between {low} and {high}", name)
         for origin in self.cors_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise InvalidValueError(
