@@ -371,8 +371,8 @@ def settings_commands(context: Any) -> dict[str, TyperCommand]:
 
 def _blame(error: InvalidValueError, origins: Mapping[str, Origin]) -> ConfigError | None:
     """Say a complaint of the place that its option has its value from, if it is not given."""
-    option = _OPTIONS.get(error.field or "", error.field)
-    if option is None and (found := _SUBJECT.match(str(error))):  # a command's own: `--raw needs …`
+    option = _OPTIONS.get(error.field or "", error.field or "")
+    if not option and (found := _SUBJECT.match(str(error))):  # a command's own: `--raw needs …`
         option = found[1].replace("-", "_")
         error = InvalidValueError(str(error), found[0])
     return origins[option].refusal(complaint(error)) if option in origins else None

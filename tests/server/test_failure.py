@@ -63,7 +63,8 @@ def test_a_message_is_one_line(path: str) -> None:
 
 
 async def message(method: str, path: str) -> tuple[int, Any]:
-    response = await client(ScriptedEngine()).open(path, method=method)
+    server = client(ScriptedEngine())
+    response = await (server.post(path) if method == "POST" else server.get(path))
     return response.status_code, await response.get_json()
 
 

@@ -11,6 +11,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
 
 from tests.server.fakes import FakeEngine, serving
 
@@ -54,6 +55,7 @@ def try_out(schema: schemathesis.schemas.BaseSchema, mode: GenerationMode) -> Co
     """Send requests to all operations, check the responses, and count them by path and status."""
     seen: Counter[Any] = Counter()
     for result in schema.get_all_operations():
+        assert isinstance(result, Ok)
         operation = result.ok()
         if mode.is_negative and operation.method == "get":
             continue  # nothing about these can be wrong, but the name of what there is not
@@ -67,7 +69,7 @@ def try_out(schema: schemathesis.schemas.BaseSchema, mode: GenerationMode) -> Co
             suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy(generation_mode=mode))
-        def run(case: schemathesis.Case) -> None:
+        def run(case: schemathesis.Case[Any]) -> None:
             response = case.call()
             path = case.operation.path
             seen[path, response.status_code] += 1
