@@ -215,4 +215,5 @@ def _reason(matcher: llguidance.LLMatcher) -> str:
             return reason
     # A regular expression's error shows the place in lines of its own before it tells the reason.
     text = " ".join(text.partition("\n<")[0].rpartition("error: ")[2].split())
+    text = text.partition(" 1 | start: ")[0]  # where a regex is put, which is none of the user's
     return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}…"
