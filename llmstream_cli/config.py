@@ -12,17 +12,17 @@ Which options and which presets there can be is known further up, in `cli.settin
 error with its line: a misspelt setting never passes for one that was heard.
 """
 
+import errno
 import os
 import re
-import stat
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from llmstream_cli.errors import ConfigError
+from llmstream_cli.errors import ConfigError, did_you_mean, one_line
+from llmstream_cli.files import expand, nearest_existing, read_text, user_folder
 
 VARIABLE = "LLMSTREAM_CONFIG"
 HISTORY_VARIABLE = "LLMSTREAM_HISTORY"
@@ -59,6 +59,7 @@ class Config(NamedTuple):
         contexts: system messages by the names that `--context` knows them by.
         presets: models by the names that `--features` shall know them by, as they stand there.
         history: what is kept of conversations.
+        unreadable: why a file that is there is not used; empty where none is.
     """
 
     path: Path | None = None
@@ -72,6 +73,7 @@ class Config(NamedTuple):
     contexts: Mapping[str, str] = _NOTHING
     presets: Mapping[str, Table] = _NOTHING
     history: History = History()
+    unreadable: str = ""
 
     def says(self, *keys: str) -> bool:
         """Tell whether the file has a value at `keys`, which lead to it from the top."""
@@ -90,18 +92,12 @@ def config_path() -> Path | None:
     """Return where the file is, or would be; None if the user wants none.
 
     It is where `LLMSTREAM_CONFIG` says, and nowhere if that is empty; else in the folder that the
-    system has for it: `~/.config/llmstream/config.toml` on Linux, see platformdirs.
+    system has for it: `~/.config/llmstream/config.toml` on Linux.
     """
     named = os.environ.get(VARIABLE)
     if named is not None:
-        return _expand(named) if named else None
-    if sys.platform == "linux":
-        folder = _linux_folder("XDG_CONFIG_HOME", "~/.config")
-    else:
-        from platformdirs import user_config_path
-
-        folder = user_config_path("llmstream", appauthor=False)
-    return folder / "config.toml"
+        return expand(named) if named else None
+    return user_folder("config") / "config.toml"
 
 
 def history_path(config: Config) -> Path | None:
@@ -109,45 +105,58 @@ def history_path(config: Config) -> Path | None:
 
     It is what `LLMSTREAM_HISTORY` names, and none where that is `off`; else what `[history]` says;
     else `history.db` in the folder that the system has for a user's data, such as
-    `~/.local/share/llmstream`.
+    `~/.local/share/llmstream`. None is kept where that cannot be a folder.
     """
     chosen = os.environ.get(HISTORY_VARIABLE)
     if chosen:
-        return None if chosen.lower() == HISTORY_OFF else _expand(chosen)
+        return None if chosen.lower() == HISTORY_OFF else expand(chosen)
     if not config.history.enabled:
         return None
     if config.history.path is not None:
         return config.history.path
-    if sys.platform == "linux":
-        folder = _linux_folder("XDG_DATA_HOME", "~/.local/share")
-    else:
-        from platformdirs import user_data_path
-
-        folder = user_data_path("llmstream", appauthor=False)
-    return folder / "history.db"
+    folder = user_folder("data")
+    return folder / "history.db" if nearest_existing(folder).is_dir() else None
 
 
-def _linux_folder(variable: str, usual: str) -> Path:
-    """Return the folder as platformdirs has it, whose import every answer would wait for."""
-    return _expand(os.environ.get(variable, "").strip() or usual) / "llmstream"
+def why_no_history(config: Config) -> str:
+    """Return why no conversations are kept where `history_path` is None."""
+    if not os.environ.get(HISTORY_VARIABLE):
+        if config.unreadable:
+            return f"{config.unreadable}, and it may switch the history off"
+        if config.history.enabled:
+            place = user_folder("data")
+            return f"{place} cannot be a folder; {HISTORY_VARIABLE} can name a file elsewhere"
+    return "the history is switched off"
 
 
 def load_config() -> Config:
     """Read the file at `config_path()`, if there is one.
 
+    In a home that this process may not enter, or that is no folder, there is none. As it may forbid
+    to keep conversations, none are kept where it is there and cannot be read.
+
     Raises:
-        ConfigError: the file cannot be read, is no TOML, or says what it cannot say; or
-            `LLMSTREAM_CONFIG` names a file that is not there.
+        ConfigError: the file is no text, no TOML, or says what it cannot say; or
+            `LLMSTREAM_CONFIG` names one that is not there or cannot be read.
     """
     path = config_path()
     if path is None:
         return Config()
-    found = _read(path)
-    if found is None:
-        if VARIABLE in os.environ:
-            raise ConfigError(f"{VARIABLE} names {path}, and there is no such file")
+    is_named = VARIABLE in os.environ
+    try:
+        mode = path.stat().st_mode
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if is_named:
+            raise ConfigError(f"{VARIABLE} names {path}, and there is no such file") from error
         return Config()
-    text, mode = found
+    except OSError as error:
+        if is_named:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+        unreadable = f"{path} cannot be read: {error.strerror}"
+        return Config(unreadable=unreadable, history=History(enabled=False))
+    text = read_text(path, MAX_BYTES, error=ConfigError)
     return parse_config(text, path, is_private=os.name != "posix" or not mode & 0o044)
 
 
@@ -167,7 +176,7 @@ def parse_config(text: str, path: Path, *, is_private: bool = True) -> Config:
         # With the line end, a mistake on the last line has its number.
         settings = _toml(text + "\n")
     except ValueError as error:
-        raise ConfigError(f"{path} is not TOML: {_one_line(str(error))}") from error
+        raise ConfigError(f"{path} is not TOML: {one_line(error)}") from error
     except RecursionError as error:
         raise ConfigError(f"{path} is nested too deeply") from error
     try:
@@ -175,14 +184,6 @@ def parse_config(text: str, path: Path, *, is_private: bool = True) -> Config:
     except _SettingError as error:
         raise Config(path=path, text=text).refusal(str(error), *error.keys) from error
     return Config(path=path, text=text, is_private=is_private, **said)
-
-
-def _expand(path: str) -> Path:
-    """Put the user's home in the place of `~`."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # `~nobody`
-        return Path(path)
 
 
 class _SettingError(Exception):
@@ -204,40 +205,11 @@ def _toml(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def _read(path: Path) -> tuple[str, int] | None:
-    """Return the text of a file, and who may do what with it; None where there is none."""
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise ConfigError(f"{path} is not a regular file")
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise ConfigError(f"{path} is longer than {MAX_BYTES >> 10} KiB")
-        return data.decode("utf-8-sig"), stat.S_IMODE(mode)
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: byte {error.start}") from error
-    except (OSError, ValueError) as error:  # no permission, a name too long or with a NUL
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"cannot read {path}: {reason}") from error
-
-
 def _reader(name: str) -> Callable[[Any], Any]:
     reader = _READERS.get(name)
     if reader is None:
-        raise _SettingError(f"there is no table {name!r}; {hint(name, _READERS)}", name)
+        raise _SettingError(f"there is no table {name!r}; {did_you_mean(name, _READERS)}", name)
     return reader
-
-
-def hint(name: str, known: Iterable[str]) -> str:
-    """Return what else may have been meant: the near miss, or all names there are."""
-    import difflib  # for mistakes alone
-
-    names = list(known)
-    near = difflib.get_close_matches(name.lower(), names, n=1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
 
 
 def _table_reader(name: str) -> Callable[[Any], Table]:
@@ -272,15 +244,14 @@ def _presets(value: Any) -> Mapping[str, Table]:
 def _history(value: Any) -> History:
     for name in _table_reader("history")(value):
         if name not in History._fields:
-            raise _SettingError(
-                f"there is no setting {name!r}; {hint(name, History._fields)}", "history", name
-            )
+            hint = did_you_mean(name, History._fields)
+            raise _SettingError(f"there is no setting {name!r}; {hint}", "history", name)
     enabled, path = value.get("enabled", True), value.get("path")
     if not isinstance(enabled, bool):
         raise _SettingError("enabled has to be true or false", "history", "enabled")
     if path is not None and not (isinstance(path, str) and path):
         raise _SettingError("path has to be the name of a file", "history", "path")
-    return History(enabled=enabled, path=None if path is None else _expand(path))
+    return History(enabled=enabled, path=None if path is None else expand(path))
 
 
 def _check_name(what: str, name: str, *keys: str) -> None:
@@ -341,7 +312,3 @@ def _has(value: Any, keys: tuple[str, ...]) -> bool:
             return False
         value = value[key]
     return True
-
-
-def _one_line(text: str) -> str:
-    return "".join(filter(str.isprintable, " ".join(text.split())))

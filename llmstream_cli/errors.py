@@ -39,6 +39,7 @@ sends it as it is. Anything else that escapes is a bug and keeps its traceback.
 """
 
 import re
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -261,3 +262,28 @@ def twin(error: LLMStreamError) -> LLMStreamError:
     copy = type(error).__new__(type(error), *error.args)
     copy.__dict__.update(error.__dict__)
     return copy
+
+
+# ---- to say what is wrong -------------------------------------------------------------------
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """Return `did you mean NAME?` of the nearest of the known names; without one, `otherwise`.
+
+    That is all names there are if it is None.
+    """
+    import difflib  # for mistakes alone
+
+    names = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(name[:100].lower(), names, n=1)
+    if near:
+        return f"did you mean {names[near[0]]}?"
+    return f"known: {', '.join(names.values())}" if otherwise is None else otherwise
+
+
+def one_line(message: str | Exception, max_chars: int | None = None) -> str:
+    """Return a message, which may quote anybody, as one line that a terminal may be shown."""
+    text = message if isinstance(message, str) else str(message) or type(message).__name__
+    visible = "".join(c for c in text if c.isprintable() or c.isspace())
+    line = " ".join(visible.split())
+    return line if max_chars is None or len(line) <= max_chars else line[: max_chars - 1] + "…"

@@ -20,6 +20,7 @@ from llmstream_cli.config import (
     history_path,
     load_config,
     parse_config,
+    why_no_history,
 )
 from llmstream_cli.errors import ConfigError
 
@@ -91,13 +92,38 @@ def test_an_empty_variable_is_no_file(home: Path, monkeypatch: pytest.MonkeyPatc
     assert load_config() == Config()
 
 
-@pytest.mark.parametrize("xdg", ["", "  ", "/somewhere"])
-def test_the_usual_place_is_that_of_platformdirs(
-    home: Path, monkeypatch: pytest.MonkeyPatch, xdg: str
+def test_below_what_is_no_folder_there_is_no_file_and_nothing_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", xdg)
-    folder = user_config_path("llmstream", appauthor=False)
-    assert config_path() == folder / "config.toml"
+    monkeypatch.delenv("LLMSTREAM_CONFIG", raising=False)
+    for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, os.devnull)
+    config = load_config()
+    assert (config, history_path(config)) == (Config(), None)
+    assert why_no_history(config).startswith("/dev/null/llmstream cannot be a folder")
+    monkeypatch.setenv("LLMSTREAM_CONFIG", "/dev/null/config.toml")
+    with pytest.raises(ConfigError, match="there is no such file"):
+        load_config()
+    monkeypatch.setenv("LLMSTREAM_CONFIG", os.devnull)
+    assert load_config().path == Path(os.devnull)
+
+
+def test_a_file_that_may_not_be_read_is_told_of_and_nothing_is_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have said that nothing shall be."""
+    path = config_path()
+    assert path is not None
+    path.parent.mkdir(parents=True)
+    path.write_text(CONTEXTS)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    config = load_config()
+    assert config.unreadable == f"{path} cannot be read: Permission denied"
+    assert (config.contexts, history_path(config)) == ({}, None)
+    assert why_no_history(config).endswith("and it may switch the history off")
+    monkeypatch.setenv("LLMSTREAM_CONFIG", str(path))
+    with pytest.raises(ConfigError, match=r"cannot read .*: Permission denied"):
+        load_config()
 
 
 def test_a_home_that_is_not_known_is_left_as_it_stands(
@@ -153,7 +179,7 @@ def test_a_file_of_the_largest_size_and_windows_line_ends_is_read(
 
 
 def test_every_setting_has_a_reader_and_every_reader_a_setting() -> None:
-    about_the_file = {"path", "text", "is_private"}
+    about_the_file = {"path", "text", "is_private", "unreadable"}
     assert {*config._READERS} == {*Config._fields} - about_the_file
 
 

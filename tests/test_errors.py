@@ -3,7 +3,12 @@
 import inspect
 import re
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from llmstream_cli import errors
+from llmstream_cli.errors import did_you_mean, one_line
 
 
 def test_the_drawn_tree_has_every_error_with_its_status_and_exit_code() -> None:
@@ -20,3 +25,30 @@ def test_the_drawn_tree_has_every_error_with_its_status_and_exit_code() -> None:
     }
     del defined["LLMStreamError"]
     assert drawn == defined
+
+
+@pytest.mark.parametrize(
+    ("name", "otherwise", "hint"),
+    [
+        ("Sq", None, "did you mean SQL?"),
+        ("sql" * 9999, None, "known: SQL, math"),
+        ("zzz", None, "known: SQL, math"),
+        ("zzz", "ask", "ask"),
+        ("zzz", "", ""),
+    ],
+)
+def test_a_near_miss_is_named(name: str, otherwise: str | None, hint: str) -> None:
+    assert did_you_mean(name, ["SQL", "math"], otherwise) == hint
+
+
+@given(st.text())
+def test_any_text_becomes_one_line(text: str) -> None:
+    line = one_line(text, 300)
+    assert line.isprintable()
+    assert len(line) <= 300
+    assert line == one_line(line, 300)
+
+
+def test_an_error_without_a_word_is_named() -> None:
+    assert one_line(ValueError()) == "ValueError"
+    assert one_line(ValueError("a\x1b[2J\n\n b")) == "a[2J b"

@@ -11,8 +11,8 @@ from llmstream_cli.cli import chat_app, config_app, history_app, models_app, opt
 from llmstream_cli.cli.model_order import ModelOrderCommand, model_choices
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.settings import SettingsCommand, name_option, settings_commands
-from llmstream_cli.cli.terminal import complain, discard_output, one_line
-from llmstream_cli.errors import LLMStreamError
+from llmstream_cli.cli.terminal import check_text, complain, discard_output
+from llmstream_cli.errors import LLMStreamError, one_line
 
 app = typer.Typer(
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -27,18 +27,31 @@ def run(arguments: Sequence[str]) -> int:
     if sys.stdout is None:
         return _fail("standard output is closed", 1)
     try:
+        for number, argument in enumerate(arguments, 1):
+            check_text(argument, f"argument {number}")
         code: int | None = app(arguments, prog_name="llmstream", standalone_mode=False)
         sys.stdout.flush()
     except typer.TyperException as error:  # an unknown option, a value of the wrong type
-        return _fail(error.format_message(), error.exit_code)
+        return _fail(_with_hint(error.format_message(), arguments), error.exit_code)
     except LLMStreamError as error:
         return _fail(name_option(error), error.exit_code)
     except (BrokenPipeError, SystemExit) as error:
         return _left(error)
     except OSError as error:
         discard_output()
-        return _fail(f"cannot write: {error.strerror}", 1)
+        where = f" {error.filename}" if error.filename else ""
+        return _fail(f"cannot write{where}: {error.strerror}", 1)
     return code or 0
+
+
+def _with_hint(message: str, arguments: Sequence[str]) -> str:
+    from llmstream_cli.cli.meant import meant
+
+    line = meant(arguments, vars(typer.main.get_command(app))["commands"])
+    if line is None:
+        return message
+    # Typer's own guess is by the letters alone.
+    return f"{message.partition('. Did you')[0].rstrip('.')}; did you mean `{line}`?"
 
 
 def _left(error: BaseException) -> int:
@@ -279,7 +292,8 @@ def serve(
 @app.command(
     cls=SettingsCommand,
     help="Measure how fast a model answers, for one reader and for many."
-    "\n\nA number of streams ask at once: distinct prompts, or such as share a long prefix. With "
+    "\n\nA number of streams ask at once: distinct prompts, or such as share a long prefix. It "
+    "ends within a minute, unless you say how many streams, runs or seconds. With "
     "--url it measures any server that speaks the OpenAI API by the same means.",
 )
 def bench(
@@ -291,11 +305,12 @@ def bench(
     url: options.Url = None,
     url_model: options.UrlModel = None,
     api_key: options.ApiKey = None,
-    streams: options.Streams = "1,2,4,8,16,32",
+    streams: options.Streams = None,
     prefix: options.Prefix = "both",
     prompt_tokens: options.PromptTokens = 256,
     max_tokens: options.AnswerTokens = 64,
-    repeat: options.Repeat = 3,
+    repeat: options.Repeat = None,
+    seconds: options.Seconds = None,
     seed: options.PromptSeed = None,
     ctx_size: options.StreamCtxSize = None,
     threads: options.Threads = None,
@@ -316,6 +331,7 @@ def bench(
         prompt_tokens=prompt_tokens,
         max_tokens=max_tokens,
         repeat=repeat,
+        seconds=seconds,
         seed=seed,
         ctx_size=ctx_size,
         threads=threads,
@@ -325,8 +341,8 @@ def bench(
 
 @app.command(
     help="Examine this installation and this machine, and tell what to do about what is wrong."
-    "\n\nIt loads the embedded model and asks the Hugging Face Hub for an answer. The exit code "
-    "is 1 if something does not work."
+    "\n\nIt has the model answer that `ask` would take, and asks the Hugging Face Hub for a sign "
+    "of life. The exit code is 1 if something does not work."
 )
 def doctor(context: typer.Context, json: options.Json = False) -> int:
     """Turn the options into settings, and examine."""

@@ -10,26 +10,17 @@ that no file can end its own:
     ```
 """
 
-import codecs
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmstream_cli.cli.terminal import as_utf8, without_controls
+from llmstream_cli.cli.terminal import read_file, without_controls
 from llmstream_cli.errors import InvalidValueError
 
 MAX_FILES = 64
 MAX_FILE_BYTES = 4 * 1024 * 1024
 MAX_ALL_BYTES = 16 * 1024 * 1024
 
-# The longer mark first: the one of UTF-16 is a beginning of the one of UTF-32.
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
 _LANGUAGE = re.compile(r"\.([A-Za-z0-9+]{1,12})")
 
 
@@ -48,51 +39,16 @@ def attach(question: str, files: Sequence[str]) -> str:
         raise InvalidValueError(f"at most {MAX_FILES} files can be attached, not {len(files)}")
     blocks, num_bytes = [], 0
     for file in files:
-        data = _read(file)
-        num_bytes += len(data)
+        if file == "-":
+            raise InvalidValueError("standard input needs no --attach: what is piped there is read")
+        text = read_file(file, MAX_FILE_BYTES, prefix="--attach: ").replace("\r", "\n")
+        num_bytes += len(text.encode())
         if num_bytes > MAX_ALL_BYTES:
             raise InvalidValueError(
                 f"the attached files are longer than {MAX_ALL_BYTES >> 20} MiB together"
             )
-        blocks.append(_block(file, _decode(data, file)))
+        blocks.append(_block(file, text))
     return "\n\n".join(filter(None, (*blocks, question)))
-
-
-def _read(file: str) -> bytes:
-    if file == "-":
-        raise InvalidValueError("standard input needs no --attach: what is piped there is read")
-    shown = _shown(file)
-    try:
-        path = Path(file).expanduser()
-        if path.is_dir():
-            raise InvalidValueError(f"cannot attach {shown}: it is a directory")
-        with path.open("rb") as stream:  # a pipe will do, `<(command)` for one
-            data = stream.read(MAX_FILE_BYTES + 1)
-    except (OSError, ValueError, RuntimeError) as error:  # ValueError: a NUL in the name
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InvalidValueError(f"cannot attach {shown}: {reason}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise InvalidValueError(
-            f"cannot attach {shown}: it is longer than {MAX_FILE_BYTES >> 20} MiB"
-        )
-    return data
-
-
-def _decode(data: bytes, file: str) -> str:
-    """Return the text of a file, its lines ended as on POSIX."""
-    mark, encoding = next(
-        ((mark, encoding) for mark, encoding in _MARKS if data.startswith(mark)), (b"", "utf-8")
-    )
-    try:
-        text = data[len(mark) :].decode(encoding)
-    except UnicodeDecodeError as error:
-        place = error.start + len(mark)
-        raise InvalidValueError(
-            f"cannot attach {_shown(file)}: it is no text, byte {place} is not {encoding.upper()}"
-        ) from error
-    if "\0" in text:
-        raise InvalidValueError(f"cannot attach {_shown(file)}: it is no text, but binary")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _block(file: str, text: str) -> str:
@@ -105,4 +61,4 @@ def _block(file: str, text: str) -> str:
 
 def _shown(file: str) -> str:
     """Return a file's name as one line."""
-    return without_controls(as_utf8(file, "the name of an attached file")).replace("\n", " ")
+    return without_controls(file).replace("\n", " ")

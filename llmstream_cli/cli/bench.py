@@ -19,11 +19,12 @@ from llmstream_cli.cli.bench_figures import (
     build_prompts,
     evaluate,
 )
+from llmstream_cli.cli.bench_progress import Plan, Progress
 from llmstream_cli.cli.bench_report import Parameters, Report, as_json, as_lines, print_table
 from llmstream_cli.cli.find_model import find_model
 from llmstream_cli.cli.process import INTERRUPTED
 from llmstream_cli.cli.prompt import preset_format, read_template
-from llmstream_cli.cli.terminal import AnswerWriter, complain, discard_output
+from llmstream_cli.cli.terminal import AnswerWriter, discard_output
 from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.errors import EngineError, InvalidValueError, LLMStreamError
@@ -33,6 +34,12 @@ from llmstream_cli.prompts.messages import Message
 PrefixOption = Literal["distinct", "shared", "both"]
 
 _MAX_STREAMS = 256
+
+# Where the user says neither how many streams nor how many runs.
+_SECONDS = 50.0  # which leaves some of a minute to load the model
+
+_STREAMS = "1,2,4,8,16,32"
+_REPEAT = 3
 
 _PREFIXES: dict[PrefixOption, tuple[Prefix, ...]] = {
     "distinct": ("distinct",),
@@ -104,13 +111,14 @@ class Bench:
     url: str | None
     url_model: str | None
     api_key: str | None
-    streams: str
+    streams: str | None
     prefix: PrefixOption
     prompt_tokens: int
     max_tokens: int
     ctx_size: int | None
     threads: int | None
-    repeat: int
+    repeat: int | None
+    seconds: float | None
     seed: int | None
     json: bool
 
@@ -151,6 +159,7 @@ class Bench:
             ("prompt-tokens", self.prompt_tokens, MIN_PROMPT_TOKENS, 1_000_000),
             ("max-tokens", self.max_tokens, 1, 1_000_000),
             ("repeat", self.repeat, 1, 1000),
+            ("seconds", self.seconds, 0, 1_000_000),
             ("seed", self.seed, 0, 2**32 - 1),
         ):
             if value is not None and not low <= value <= high:
@@ -192,12 +201,15 @@ class Bench:
     def _parameters(
         self, seed: int, ctx_size: int | None = None, threads: int | None = None
     ) -> Parameters:
+        is_open = self.streams is None and self.repeat is None
+        seconds = (_SECONDS if is_open else 0.0) if self.seconds is None else self.seconds
         return Parameters(
-            streams=parse_streams(self.streams),
+            streams=parse_streams(_STREAMS if self.streams is None else self.streams),
             prefixes=_PREFIXES[self.prefix],
             prompt_tokens=self.prompt_tokens,
             max_tokens=self.max_tokens,
-            repeat=self.repeat,
+            repeat=self.repeat or (1 if is_open else _REPEAT),
+            seconds=seconds or None,
             seed=seed,
             ctx_size=ctx_size,
             threads=threads,
@@ -235,31 +247,51 @@ def _measure_until_interrupted(report: Report, open_target: OpenTarget) -> int:
     """
     import asyncio
 
-    progress = Progress()
+    parameters = report.parameters
+    runs = 1 + parameters.repeat * len(parameters.prefixes)  # the first warms up
+    plan = Plan(
+        [streams for streams in parameters.streams for _ in range(runs)], parameters.seconds
+    )
+    progress = Progress(plan)
     leave_at_once = signal.getsignal(signal.SIGINT)
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        asyncio.run(_measure(report, open_target, progress))
+        asyncio.run(_measure(report, open_target, plan, progress))
     except KeyboardInterrupt:
         return INTERRUPTED
+    except TimeoutError as error:
+        if not report.runs:
+            raise EngineError(
+                f"nothing could be measured in {parameters.seconds:g} s; give --seconds more, or "
+                "--prompt-tokens and --max-tokens fewer"
+            ) from error
     finally:
         signal.signal(signal.SIGINT, leave_at_once)
         progress.clear()
-    report.complete = True
+    report.complete = not plan.pending
     return 0
 
 
-async def _measure(report: Report, open_target: OpenTarget, progress: "Progress") -> None:
-    """Do all runs. Each number of streams gets a target of its own, and one run to warm it up."""
+async def _measure(report: Report, open_target: OpenTarget, plan: Plan, progress: Progress) -> None:
+    """Do all runs that there is time for.
+
+    Each number of streams gets a target of its own, and one run to warm it up.
+
+    Raises:
+        TimeoutError: a run took longer than it seemed to.
+    """
     run_numbers = itertools.count()
-    for streams in report.parameters.streams:
-        progress.show(f"streams {streams}: starting")
-        target = open_target(streams)
-        try:
-            report.model = await target.ready()
-            await _measure_streams(report, target, streams, run_numbers, progress)
-        finally:
-            await target.aclose()
+    async with progress.drawn():
+        for streams in report.parameters.streams:
+            if not plan.allows(streams, runs=2):
+                return
+            progress.show(f"streams {streams}: starting")
+            target = open_target(streams)
+            try:
+                report.model = await target.ready()
+                await _measure_streams(report, target, streams, run_numbers, plan, progress)
+            finally:
+                await target.aclose()
 
 
 async def _measure_streams(
@@ -267,7 +299,8 @@ async def _measure_streams(
     target: Target,
     streams: int,
     run_numbers: "itertools.count[int]",
-    progress: "Progress",
+    plan: Plan,
+    progress: Progress,
 ) -> None:
     """Do all runs of so many streams; the kinds take turns, so that a drift meets them alike."""
     parameters = report.parameters
@@ -280,7 +313,8 @@ async def _measure_streams(
             run=next(run_numbers),
             seed=parameters.seed,
         )
-        return await run_once(target, prompts)
+        async with plan.run(streams):
+            return await run_once(target, prompts)
 
     progress.show(f"streams {streams}: warming up")
     warm_up = await run(parameters.prefixes[0])
@@ -288,6 +322,8 @@ async def _measure_streams(
         raise EngineError(warm_up.errors[0])
     for number in range(parameters.repeat):
         for prefix in parameters.prefixes:
+            if not plan.allows(streams):
+                return
             progress.show(f"streams {streams}: {prefix}, {number + 1} of {parameters.repeat}")
             measured = await run(prefix)
             report.runs.setdefault((prefix, streams), []).append(measured)
@@ -315,22 +351,3 @@ async def _answer(target: Target, prompt: str) -> Answer:
     except LLMStreamError as failure:
         error = str(failure)
     return Answer(started, tuple(pieces), time.perf_counter(), cost, error)
-
-
-class Progress:
-    """A line on standard error that is replaced by the next; none unless it is a terminal."""
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr is not None and sys.stderr.isatty()
-
-    def show(self, text: str) -> None:
-        """Replace the line."""
-        self._write(f"\r\x1b[K{text}")
-
-    def clear(self) -> None:
-        """Leave an empty line, with the cursor at its beginning."""
-        self._write("\r\x1b[K")
-
-    def _write(self, text: str) -> None:
-        if self._terminal:
-            complain(text)

@@ -10,7 +10,8 @@ from llmstream_cli.cli.bench_figures import Cost
 from llmstream_cli.core.remote_answer import RemoteAnswer, reported_tokens
 from llmstream_cli.core.remote_models import RemoteModel, only_model, parse_models, unlisted_model
 from llmstream_cli.core.remote_request import CHAT
-from llmstream_cli.core.upstream import IDLE_SECONDS, Upstream, one_line
+from llmstream_cli.core.upstream import IDLE_SECONDS, MAX_LINE_CHARS, Upstream
+from llmstream_cli.errors import one_line
 
 
 class OpenAIClient:
@@ -47,7 +48,7 @@ class OpenAIClient:
             EngineError: the server cannot be reached, or names no model.
             InvalidValueError: it names several.
         """
-        return one_line((await self._find_model()).name)
+        return one_line((await self._find_model()).name, MAX_LINE_CHARS)
 
     async def stream(self, prompt: str) -> AsyncGenerator[str | Cost]:
         """Yield the answer's pieces of text as they come and, if it is reported, what it cost.

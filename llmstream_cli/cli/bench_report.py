@@ -26,6 +26,7 @@ class Parameters:
         prompt_tokens: length of a prompt, about.
         max_tokens: length of an answer at most.
         repeat: runs of each kind at each number of streams.
+        seconds: that all of them may take; None is no limit.
         seed: of the prompts.
         ctx_size: tokens of a stream's context; None with a server, which has its own.
         threads: CPU threads; None with a server.
@@ -36,6 +37,7 @@ class Parameters:
     prompt_tokens: int
     max_tokens: int
     repeat: int
+    seconds: float | None
     seed: int
     ctx_size: int | None = None
     threads: int | None = None
@@ -218,5 +220,7 @@ def _description(report: Report) -> list[str]:
     if report.counted_pieces:
         lines.append("the server reports no usage: pieces of text are counted as tokens")
     if not report.complete:
-        lines.append("not complete")
+        limit = parameters.seconds
+        why = f": it has {limit:g} s; --seconds 0 takes as long as it needs" if limit else ""
+        lines.append(f"not complete{why}")
     return lines

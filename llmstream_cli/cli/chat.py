@@ -10,8 +10,8 @@ from llmstream_cli.cli.chat_commands import complete, run_command
 from llmstream_cli.cli.lines import Lines, open_lines, without_quotes
 from llmstream_cli.cli.setup import Setup
 from llmstream_cli.cli.talk import Talk
-from llmstream_cli.cli.terminal import as_utf8, complain, one_line
-from llmstream_cli.errors import LLMStreamError, OutputError, PromptError
+from llmstream_cli.cli.terminal import check_text, complain
+from llmstream_cli.errors import LLMStreamError, OutputError, PromptError, one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +27,8 @@ class Chat:
         lines, typed = open_lines(begun.recorder.recent_questions, complete)
         self.setup.view.make()
         with asyncio.Runner() as runner:
+            if begun.opened.found is None:
+                runner.run(begun.opened.engine.ready())  # a server that is not there: say so now
             talk = Talk(
                 setup=self.setup,
                 engine=begun.engine,
@@ -59,12 +61,12 @@ def _converse(talk: Talk, lines: Lines) -> int:
     code = 0
     while True:
         try:
-            text = lines.read()
+            text = check_text(lines.read(), "the line")
             if text.startswith("/"):
                 if not run_command(talk, text):
                     return code
             elif text.strip():
-                talk.ask(as_utf8(without_quotes(text), "the question"))
+                talk.ask(without_quotes(text))
         except EOFError:
             return code
         except KeyboardInterrupt:

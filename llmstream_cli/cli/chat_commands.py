@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from llmstream_cli.cli.conversation_file import load, save
 from llmstream_cli.cli.prompt import context_message, known_contexts
 from llmstream_cli.cli.talk import Talk
-from llmstream_cli.cli.terminal import as_utf8, complain, without_controls
-from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.cli.terminal import complain, without_controls
+from llmstream_cli.errors import InvalidValueError, did_you_mean
+from llmstream_cli.files import expand
 
 _OFF = "off"  # takes a setting back
 
@@ -41,8 +41,9 @@ def run_command(talk: Talk, line: str) -> bool:
         return False
     command = _COMMANDS.get(name)
     if command is None:
-        raise InvalidValueError(f"there is no {name}; {_near(name)}")
-    command.run(talk, as_utf8(rest.strip(), "what follows a command"))
+        hint = did_you_mean(name, [*_COMMANDS, *_LEAVE], "/help lists the commands")
+        raise InvalidValueError(f"there is no {name}; {hint}")
+    command.run(talk, rest.strip())
     return True
 
 
@@ -63,13 +64,6 @@ def complete(before: tuple[str, ...]) -> Iterable[str]:
             return PRESETS
         case _:
             return ()
-
-
-def _near(name: str) -> str:
-    import difflib  # for mistakes alone
-
-    near = difflib.get_close_matches(name, [*_COMMANDS, *_LEAVE], n=1)
-    return f"did you mean {near[0]}?" if near else "/help lists the commands"
 
 
 def _say(line: str) -> None:
@@ -113,9 +107,7 @@ def _set(talk: Talk, rest: str) -> None:
         _show_sampling(talk)
         return
     if name not in _SETTINGS:
-        from llmstream_cli.prompts.names import hint
-
-        raise InvalidValueError(f"there is no setting {name!r}; {hint(name, _SETTINGS)}")
+        raise InvalidValueError(f"there is no setting {name!r}; {did_you_mean(name, _SETTINGS)}")
     if not text:
         raise InvalidValueError(f"give a value: /set {name} VALUE, or /set {name} {_OFF}")
     talk.sampling = replace(talk.sampling, **{name: _value(name, text)})
@@ -162,7 +154,7 @@ def _retry(talk: Talk, _rest: str) -> None:
 def _save(talk: Talk, rest: str) -> None:
     if not rest:
         raise InvalidValueError("name the file: /save FILE")
-    own = talk.file is not None and Path(rest).expanduser().absolute() == talk.file
+    own = talk.file is not None and expand(rest).absolute() == talk.file
     talk.file = save(talk.conversation, rest, overwrite=own)
     _say(f"saved in {talk.file}")
 

@@ -11,6 +11,7 @@ of a word.
 import contextlib
 
 from llmstream_cli.errors import LLMStreamError
+from llmstream_cli.files import exists
 
 
 def presets() -> list[str]:
@@ -64,7 +65,7 @@ def sessions() -> list[str]:
         from llmstream_cli.history.store import History
 
         path = history_path(load_config())
-        if path is not None and path.exists():
+        if path is not None and exists(path):
             with History.open(path) as history:
                 return [session.name for session in history.sessions() if session.name is not None]
     return []

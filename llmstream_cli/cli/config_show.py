@@ -178,7 +178,8 @@ def _lines(config: Config, rows: list[Row]) -> Iterator[str]:
     if path is None:
         yield "no configuration file: LLMSTREAM_CONFIG is empty"
     else:
-        yield without_controls(f"{path}{'' if config.path else ', which does not exist'}")
+        missing = "which cannot be read" if config.unreadable else "which does not exist"
+        yield without_controls(f"{path}{'' if config.path else f', {missing}'}")
     yield ""
     table = [("setting", "commands", "value", "from")]
     for row in rows:

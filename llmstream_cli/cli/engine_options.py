@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmstream_cli.cli.find_model import find_model
 from llmstream_cli.cli.prompt import preset_format, read_template
-from llmstream_cli.cli.terminal import complain, one_line, without_controls
+from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.core.api import Engine, EngineConfig
-from llmstream_cli.errors import InvalidValueError, ModelNotFoundError
+from llmstream_cli.errors import InvalidValueError, ModelNotFoundError, one_line
 from llmstream_cli.models.reference import HubModel, LocalFile, parse_reference
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel
 
@@ -100,7 +100,7 @@ class EngineOptions:
             try:
                 return options, options.open()
             except ModelNotFoundError as error:
-                complain(f"llmstream: another model goes on: {one_line(str(error))}\n")
+                complain(f"llmstream: another model goes on: {one_line(error)}\n")
         return self, self.open()
 
     def _open_here(self) -> OpenEngine:

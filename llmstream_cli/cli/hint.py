@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from llmstream_cli.cli.terminal import complain
+from llmstream_cli.files import exists, user_folder
 from llmstream_cli.models.preset import Preset
 from llmstream_cli.models.presets import DEFAULT_PRESET, PRESETS
 from llmstream_cli.models.resolve import ResolvedModel
@@ -27,7 +28,7 @@ def hint_once(found: ResolvedModel, tokens_per_second: float) -> None:
     """
     if found.preset is None or found.preset.name != DEFAULT_PRESET:
         return
-    if sys.stderr is None or not sys.stderr.isatty() or _was_told():
+    if sys.stderr is None or not sys.stderr.isatty() or exists(user_folder("state") / _FILE):
         return
     if tokens_per_second <= 0:
         return
@@ -36,20 +37,12 @@ def hint_once(found: ResolvedModel, tokens_per_second: float) -> None:
         complain(line + "\n")
 
 
-def _was_told() -> bool:
-    import platformdirs
-
-    return (platformdirs.user_state_path("llmstream", appauthor=False) / _FILE).exists()
-
-
 def _remember() -> bool:
     """Keep that it is told; return whether it was not, and could be kept."""
-    import platformdirs
-
-    folder = platformdirs.user_state_path("llmstream", appauthor=False)
+    path = user_folder("state") / _FILE
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _FILE).open("x").close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("x").close()
     except OSError:  # it can only be read, or another process has just told it
         return False
     return True

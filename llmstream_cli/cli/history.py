@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from llmstream_cli.cli.terminal import AnswerWriter, as_utf8, complain, without_controls
-from llmstream_cli.config import history_path, load_config
+from llmstream_cli.cli.terminal import AnswerWriter, complain, without_controls
+from llmstream_cli.config import history_path, load_config, why_no_history
 from llmstream_cli.errors import HistoryError, InvalidValueError, SessionNotFoundError
+from llmstream_cli.files import exists
 from llmstream_cli.history.export import as_json, as_markdown, session_as_json, turn_as_json
 from llmstream_cli.history.records import Hit, Session
 from llmstream_cli.history.store import History
@@ -72,9 +73,8 @@ class Search:
 
     def run(self) -> int:
         """Print what was found; return the exit code."""
-        text = as_utf8(" ".join(self.words), "the text to search")
         with _opened() as history:
-            hits = [] if history is None else history.search(text, limit=self.limit)
+            hits = [] if history is None else history.search(" ".join(self.words), limit=self.limit)
         if self.json:
             _print_json([_hit_as_json(hit) for hit in hits])
         elif hits:
@@ -132,9 +132,10 @@ def parse_age(text: str) -> timedelta:
 
 
 def _path() -> Path:
-    path = history_path(load_config())
+    config = load_config()
+    path = history_path(config)
     if path is None:
-        raise HistoryError("no conversations are kept: the history is switched off")
+        raise HistoryError(f"no conversations are kept: {why_no_history(config)}")
     return path
 
 
@@ -142,7 +143,7 @@ def _path() -> Path:
 def _opened() -> Iterator[History | None]:
     """Open the history; None where there is none, which reading it does not change."""
     path = _path()
-    if not path.exists():
+    if not exists(path):
         yield None
         return
     with History.open(path) as history:

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO, Protocol, TextIO
 
+from llmstream_cli.cli.terminal import complain
 from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.files import decode, notice_wait
 
 PROMPT, CONTINUATION = ">>> ", "... "
 QUOTES = '"""'
@@ -64,6 +66,7 @@ class PipedLines:
     def __init__(self, stream: BinaryIO, prompt_on: TextIO | None = None) -> None:
         self._stream = stream
         self._screen = prompt_on
+        self._is_told = prompt_on is not None  # of the wait for the first line
 
     def read(self) -> str:
         """Return the next text; quotes that are never closed end with the input."""
@@ -79,15 +82,16 @@ class PipedLines:
         if self._screen is not None:
             self._screen.write(prompt)
             self._screen.flush()
-        data = self._stream.readline(MAX_LINE_BYTES + 1)
+        with notice_wait(self._tell_wait):
+            data = self._stream.readline(MAX_LINE_BYTES + 1)
+        self._is_told = True
         if not data:
             raise EOFError
-        if len(data) > MAX_LINE_BYTES:
-            raise InvalidValueError(f"a line is longer than {MAX_LINE_BYTES >> 20} MiB")
-        try:
-            return data.decode("utf-8-sig").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise InvalidValueError(f"a line is not UTF-8 text: {error}") from error
+        return decode(data, MAX_LINE_BYTES, "a line").rstrip("\r\n")
+
+    def _tell_wait(self) -> None:
+        if not self._is_told:
+            complain("llmstream: waiting for a question on standard input\n")
 
 
 def can_edit() -> bool:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llmstream_cli.cli.terminal import without_controls
+from llmstream_cli.errors import one_line
 from llmstream_cli.models.file_facts import FileFacts, read_facts
 from llmstream_cli.models.named_model import NamedModel, named_model
 from llmstream_cli.models.resolve import find_here
@@ -122,7 +122,9 @@ def as_lines(facts: Mapping[str, object]) -> str:
     }
     width = max(map(len, values))
     return "".join(
-        f"{name.ljust(width)}  {_one_line(str(value))}\n" for name, value in values.items() if value
+        f"{name.ljust(width)}  {one_line(str(value), _MAX_VALUE_CHARS)}\n"
+        for name, value in values.items()
+        if value
     )
 
 
@@ -163,9 +165,3 @@ def _counted(number: object) -> str | None:
         if number >= factor:
             return f"{number / factor:.3g}{unit}"
     return str(number)
-
-
-def _one_line(value: str) -> str:
-    """Show what a file says of itself: anyone may have written it."""
-    shown = without_controls(" ".join(value.split()))
-    return shown if len(shown) <= _MAX_VALUE_CHARS else shown[:_MAX_VALUE_CHARS] + "…"

@@ -295,7 +295,13 @@ ApiKey = Annotated[
 ]
 
 Streams = Annotated[
-    str, _workload("--streams", metavar="N,N", help="How many streams ask at once, in turn.")
+    str | None,
+    _workload(
+        "--streams",
+        metavar="N,N",
+        help="How many streams ask at once, in turn.",
+        show_default="1,2,4,8,16,32",
+    ),
 ]
 Prefix = Annotated[
     Literal["distinct", "shared", "both"],
@@ -308,7 +314,22 @@ AnswerTokens = Annotated[
     int, _workload("--max-tokens", "-n", metavar="N", help="Length of an answer at most.")
 ]
 Repeat = Annotated[
-    int, _workload("--repeat", metavar="N", help="Runs of each kind; the report has the medians.")
+    int | None,
+    _workload(
+        "--repeat",
+        metavar="N",
+        help="Runs of each kind; the report has the medians.",
+        show_default="3; 1 without --streams",
+    ),
+]
+Seconds = Annotated[
+    float | None,
+    _workload(
+        "--seconds",
+        metavar="N",
+        help="Begin no run that would take longer, from the start; 0 is no limit.",
+        show_default="none; 50 with neither --streams nor --repeat",
+    ),
 ]
 PromptSeed = Annotated[
     int | None,

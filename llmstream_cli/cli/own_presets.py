@@ -5,9 +5,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from llmstream_cli.config import Config, Table, hint
+from llmstream_cli.config import Config, Table
 from llmstream_cli.core.api import EngineConfig, SamplingParams
-from llmstream_cli.errors import InvalidValueError, ModelNotFoundError
+from llmstream_cli.errors import InvalidValueError, ModelNotFoundError, did_you_mean
+from llmstream_cli.files import expand
 from llmstream_cli.models.own_preset import OwnPreset, register_presets
 from llmstream_cli.models.reference import HubModel, LocalFile, parse_reference
 from llmstream_cli.prompts.formats import find_format
@@ -31,7 +32,8 @@ def register_own_presets(config: Config) -> None:
 def _preset(config: Config, name: str, table: Table) -> OwnPreset:
     for key, value in table.items():
         if key not in _KEYS:
-            raise config.refusal(f"a preset has no {key!r}; {hint(key, _KEYS)}", *_at(name, key))
+            hint = did_you_mean(key, _KEYS)
+            raise config.refusal(f"a preset has no {key!r}; {hint}", *_at(name, key))
         if key in _TEXTS and not (isinstance(value, str) and value.strip()):
             raise config.refusal(f"{key} has to be text", *_at(name, key))
     chat_format = table.get("chat_format")
@@ -83,10 +85,7 @@ def _source(config: Config, name: str, table: Table) -> HubModel | LocalFile:
 def _beside(config: Config, path: str) -> Path:
     """Return the file; a name without a folder is beside the configuration file."""
     assert config.path is not None
-    try:
-        return config.path.parent / Path(path).expanduser()
-    except RuntimeError:  # `~nobody`
-        return config.path.parent / path
+    return config.path.parent / expand(path)
 
 
 def _ctx_size(config: Config, name: str, value: Any) -> int | None:
@@ -107,7 +106,7 @@ def _sampling(config: Config, name: str, table: Any) -> Mapping[str, Any]:
     for key, value in table.items():
         place = _at(name, "sampling", key)
         if key not in known:
-            raise config.refusal(f"sampling has no {key!r}; {hint(key, known)}", *place)
+            raise config.refusal(f"sampling has no {key!r}; {did_you_mean(key, known)}", *place)
         is_whole = key in {"top_k", "repeat_last_n", "seed", "max_tokens"}
         kind = int if is_whole else (int, float)
         if not isinstance(value, kind) or isinstance(value, bool):

@@ -1,6 +1,7 @@
 """The process of a command: when it began, how Ctrl-C ends it, how it leaves."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -13,6 +14,20 @@ STARTED = time.perf_counter()  # imported first of all: the statistics count fro
 INTERRUPTED = 130
 
 _last_acts: list[Callable[[], object]] = []  # what Ctrl-C does before it leaves
+
+
+def use_utf8() -> None:
+    """Have Python take arguments, variables and names of files for UTF-8, whatever the locale.
+
+    Its UTF-8 mode can only be chosen at the start: where the locale has another encoding, the
+    process starts anew. What standard output cannot show is replaced; answers go there as bytes.
+    """
+    if os.name == "posix" and sys.getfilesystemencoding() != "utf-8" and sys.executable:
+        words = [sys.orig_argv[0], "-X", "utf8", *sys.orig_argv[1:]]
+        with contextlib.suppress(OSError):
+            os.execv(sys.executable, words)  # noqa: S606  (this program, with its own words)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def leave_on_interrupt() -> None:

@@ -1,9 +1,10 @@
 """What the options about the prompt mean: `--template`, `--context`."""
 
-import stat
 from pathlib import Path
 
+from llmstream_cli.cli.terminal import read_file
 from llmstream_cli.errors import InvalidValueError, PromptError
+from llmstream_cli.files import exists, expand
 from llmstream_cli.prompts.formats import FORMATS, ChatFormat, find_format
 
 _MAX_TEMPLATE_BYTES = 1024 * 1024
@@ -20,11 +21,9 @@ def read_template(text: str) -> ChatFormat:
     if text.lower() in FORMATS:
         return find_format(text)
     path = Path(text)
-    source = _read(path)
-    if source is None:
-        if len(path.parts) == 1 and not path.suffix:
-            return find_format(text)  # which fails, and says what there is
-        raise InvalidValueError(f"--template: there is no file {text}")
+    if not exists(expand(text)) and len(path.parts) == 1 and not path.suffix:
+        return find_format(text)  # which fails, and says what there is
+    source = read_file(text, _MAX_TEMPLATE_BYTES, prefix="--template: ")
     from llmstream_cli.prompts.template import ChatTemplate
 
     try:
@@ -37,27 +36,6 @@ def read_template(text: str) -> ChatFormat:
 def preset_format(name: str | None) -> ChatFormat | None:
     """Return the prompt format that a preset names for a file without a template, if it does."""
     return None if name is None else FORMATS[name]
-
-
-def _read(path: Path) -> str | None:
-    """Return the text of a file; None where there is none."""
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise InvalidValueError(f"--template: {path} is not a regular file")
-        with path.open("rb") as file:
-            data = file.read(_MAX_TEMPLATE_BYTES + 1)
-        if len(data) > _MAX_TEMPLATE_BYTES:
-            raise InvalidValueError(f"--template: {path} is longer than 1 MiB")
-        return data.decode("utf-8-sig")
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError as error:
-        raise InvalidValueError(
-            f"--template: {path} is not UTF-8 text: byte {error.start}"
-        ) from error
-    except (OSError, ValueError) as error:  # no permission, a name too long or with a NUL
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InvalidValueError(f"--template: cannot read {path}: {reason}") from error
 
 
 def known_contexts() -> dict[str, str]:

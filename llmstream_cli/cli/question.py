@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from llmstream_cli.cli.prompt import context_message
-from llmstream_cli.cli.terminal import as_utf8, read_piped_input
+from llmstream_cli.cli.terminal import read_piped_input
 from llmstream_cli.errors import InvalidValueError
 
 
@@ -44,7 +44,7 @@ class Question(NamedTuple):
             yield text
 
     def _text(self) -> str:
-        words = as_utf8(" ".join(self.words), "the question")
+        words = " ".join(self.words)
         piped = read_piped_input(strip=not self.raw)
         question = "\n\n".join(filter(None, (words, piped)))
         if not self.files:
@@ -58,10 +58,10 @@ def system_message(system: str | None, context: str | None) -> str | None:
     """Return the system message that `--system` or `--context` gives; None where neither does.
 
     Raises:
-        InvalidValueError: both do, the context is unknown, or the text is no UTF-8.
+        InvalidValueError: both do, or the context is unknown.
     """
     if system is not None and context is not None:
         raise InvalidValueError("--system and --context both give the system message")
     if context is not None:
         return context_message(context)
-    return None if system is None else as_utf8(system, "the system message")
+    return system

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from llmstream_cli.cli.conversation import Conversation
 from llmstream_cli.cli.process import uninterrupted
-from llmstream_cli.cli.terminal import complain, one_line
-from llmstream_cli.config import history_path, load_config
-from llmstream_cli.errors import HistoryError, InvalidValueError, SessionNotFoundError
+from llmstream_cli.cli.terminal import complain
+from llmstream_cli.config import history_path, load_config, why_no_history
+from llmstream_cli.errors import HistoryError, InvalidValueError, SessionNotFoundError, one_line
+from llmstream_cli.files import exists
 from llmstream_cli.history.records import Turn
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Recorder:
         try:
             self._keep(self.path, system, turns, again=again)
         except (HistoryError, InvalidValueError) as error:
-            complain(f"llmstream: this is not kept: {one_line(str(error))}\n")
+            complain(f"llmstream: this is not kept: {one_line(error)}\n")
 
     def undo(self) -> None:
         """Delete the last question and its answer."""
@@ -67,7 +68,7 @@ class Recorder:
                 with History.open(self.path) as history:
                     history.undo(self.session_id)
             except HistoryError as error:
-                complain(f"llmstream: this is still kept: {one_line(str(error))}\n")
+                complain(f"llmstream: this is still kept: {one_line(error)}\n")
 
     def begin_anew(self, turns: Sequence[Turn] = ()) -> None:
         """Keep what follows as another conversation.
@@ -80,7 +81,7 @@ class Recorder:
 
     def recent_questions(self) -> list[str]:
         """Return what was asked in the conversations of late, the latest last."""
-        if self.path is None or not self.path.exists():
+        if self.path is None or not exists(self.path):
             return []
         from llmstream_cli.history.store import History
 
@@ -132,11 +133,12 @@ def resume(options: "RecordOptions") -> Resumed:
         InvalidValueError: the name cannot be one.
         HistoryError: the file cannot be used.
     """
-    path = None if options.off and not options.goes_on else history_path(load_config())
+    config = load_config()
+    path = None if options.off and not options.goes_on else history_path(config)
     if not options.goes_on:
         return Resumed(Conversation(), "", Recorder(path))
     if path is None:
-        raise HistoryError("no conversations are kept: the history is switched off")
+        raise HistoryError(f"no conversations are kept: {why_no_history(config)}")
     session, turns = _read(options, path)
     conversation = Conversation.of(turns)
     recorder = Recorder(
@@ -152,7 +154,7 @@ def _read(options: "RecordOptions", path: Path) -> "tuple[Session | None, list[T
     """Return the conversation and its turns; nothing of one that only has a name yet."""
     from llmstream_cli.history.store import History, check_name
 
-    if path.exists():  # else nothing is to be made
+    if exists(path):  # else nothing is to be made
         with History.open(path) as history:
             session = _find(options, history)
             if session is not None:

@@ -9,8 +9,8 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from llmstream_cli.cli.process import leave_on_interrupt
 from llmstream_cli.cli.progress import make_progress
@@ -18,19 +18,23 @@ from llmstream_cli.cli.prompt import known_contexts, preset_format, read_templat
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.served_models import Residence, serve_models
 from llmstream_cli.cli.stats import print_settings
-from llmstream_cli.cli.terminal import complain, without_controls
+from llmstream_cli.cli.stderr_writer import stderr_in_background
+from llmstream_cli.cli.terminal import complain, read_file, without_controls
 from llmstream_cli.core.api import EngineConfig
 from llmstream_cli.errors import InvalidValueError, ListenError
+from llmstream_cli.hosts import is_loopback
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
 from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.exchange import JsonFormatter
-from llmstream_cli.server.guards import is_loopback
 from llmstream_cli.server.lifecycle import STOP_SECONDS, Server
 from llmstream_cli.server.served import ServedModels
 from llmstream_cli.server.settings import ServerSettings
 
+_log = logging.getLogger(__name__)
+
 _MAX_KEY_FILE_BYTES = 1024 * 1024
+_LAST_WORD_SECONDS = 0.1  # for the thread that writes to standard error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +70,10 @@ class Serve:
             self.residence,
             verbose=self.verbose,
         )
-        _set_up_log(self.log_json)
         context = ServerContext(models, self.settings, contexts)
-        return asyncio.run(self._serve(context, all_found[0].seconds))
+        with stderr_in_background(_tell_dropped):
+            _set_up_log(self.log_json)
+            return asyncio.run(self._serve(context, all_found[0].seconds))
 
     def _config(self, found: ResolvedModel, chat_format: ChatFormat | None) -> EngineConfig:
         return EngineConfig(
@@ -124,12 +129,7 @@ def read_keys(keys: list[str], file: str | None) -> tuple[str, ...]:
     """
     found = list(keys)
     if file is not None:
-        try:
-            with Path(file).open(encoding="utf-8") as lines:
-                text = lines.read(_MAX_KEY_FILE_BYTES)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise ListenError(f"cannot read the keys in {file}: {reason}") from error
+        text = read_file(file, _MAX_KEY_FILE_BYTES, prefix="--api-key-file: ", error=ListenError)
         found += [line.strip() for line in text.splitlines() if not line.startswith("#")]
         found = [key for key in found if key]
         if not found:
@@ -174,6 +174,7 @@ def _leave_after(seconds: float) -> None:
 
     def leave() -> None:
         complain("llmstream: could not stop in time\n")
+        time.sleep(_LAST_WORD_SECONDS)
         os._exit(1)
 
     watchdog = threading.Timer(seconds, leave)
@@ -199,6 +200,10 @@ def _example(url: str, settings: ServerSettings, model: str | None) -> str:
         f"curl --no-buffer{ca} {url}/token_stream -H 'Content-Type: application/json'{key} "
         f"-d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
     )
+
+
+def _tell_dropped(num_dropped: int) -> None:
+    _log.warning("dropped %d lines of the log: standard error was not read", num_dropped)
 
 
 class _TextFormatter(logging.Formatter):

@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from llmstream_cli.cli.terminal import complain
-from llmstream_cli.config import OPTION_TABLES, Config, Table, hint, load_config
+from llmstream_cli.cli.terminal import check_text, complain
+from llmstream_cli.config import OPTION_TABLES, Config, Table, load_config
 from llmstream_cli.core.api import EngineConfig, SamplingParams
-from llmstream_cli.errors import ConfigError, InvalidValueError, LLMStreamError
+from llmstream_cli.errors import ConfigError, InvalidValueError, LLMStreamError, did_you_mean
 
 SECRETS = frozenset({"api_key"})
 
@@ -219,6 +219,7 @@ def wrong_type(option: TyperOption, value: Any) -> str | None:
 
 def _from_variable(option: TyperOption, text: str, name: str) -> Kept:
     origin = Variable(name)
+    check_text(text, name, ConfigError)
     if option.multiple:
         return Kept(_list(text, option.name, origin), origin)
     try:
@@ -263,7 +264,7 @@ def check_config(config: Config, commands: Mapping[str, TyperCommand]) -> None:
         for name, value in said.items():
             if name not in options:
                 raise config.refusal(
-                    f"there is no setting {name!r} in [{table}]; {hint(name, options)}",
+                    f"there is no setting {name!r} in [{table}]; {did_you_mean(name, options)}",
                     *(table, name),
                 )
             wrong = [wrong_type(option, value) for option in options[name]]
@@ -333,6 +334,8 @@ class SettingsContext(typer.Context):
                 from llmstream_cli.cli.own_presets import register_own_presets
 
                 register_own_presets(config)
+            if config.unreadable:
+                complain(f"llmstream: {config.unreadable}; going on without it\n")
             if is_exposed(config):
                 complain(f"llmstream: {exposure(config)}\n")
             self._lookup = Lookup(self.command.name or "", config)
@@ -351,6 +354,9 @@ class SettingsCommand(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; what is wrong with a kept value is said of its place."""
+        source = ctx.get_parameter_source("api_key")
+        if source and source.name == "COMMANDLINE" and not ctx.params.get("url", True):
+            raise InvalidValueError("--api-key is the key of another server; give its --url, too")
         try:
             return super().invoke(ctx)
         except InvalidValueError as error:
@@ -371,10 +377,10 @@ def settings_commands(context: Any) -> dict[str, TyperCommand]:
 
 def _blame(error: InvalidValueError, origins: Mapping[str, Origin]) -> ConfigError | None:
     """Say a complaint of the place that its option has its value from, if it is not given."""
-    option = _OPTIONS.get(error.field or "", error.field or "")
-    if not option and (found := _SUBJECT.match(str(error))):  # a command's own: `--raw needs …`
-        option = found[1].replace("-", "_")
+    if error.field is None and (found := _SUBJECT.match(str(error))):  # `--raw needs …`
         error = InvalidValueError(str(error), found[0])
+    option = (error.field or "").removeprefix("--").replace("-", "_")
+    option = _OPTIONS.get(option, option)
     return origins[option].refusal(complaint(error)) if option in origins else None
 
 

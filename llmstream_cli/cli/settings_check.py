@@ -1,6 +1,5 @@
 """Every kept value tried, as the commands would: for whoever has just written them."""
 
-import difflib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -21,7 +20,7 @@ from llmstream_cli.cli.settings import (
 )
 from llmstream_cli.config import Config
 from llmstream_cli.core.api import EngineConfig, SamplingParams
-from llmstream_cli.errors import InvalidValueError, LLMStreamError
+from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
 from llmstream_cli.models.own_preset import OWN_PRESETS
 from llmstream_cli.models.presets import find_preset
 from llmstream_cli.models.sizes import parse_size
@@ -73,10 +72,9 @@ def unknown_variables(commands: Mapping[str, TyperCommand]) -> Iterator[tuple[st
     for name in sorted(os.environ):
         if name.startswith(PREFIX) and name not in known:
             # Without what all have in common, which would make everything near.
-            rest = {one.removeprefix(PREFIX): one for one in known}
-            near = difflib.get_close_matches(name.removeprefix(PREFIX), rest, n=1)
-            advice = f"did you mean {rest[near[0]]}?" if near else "see `llmstream config show`"
-            yield name, advice
+            rest = [one.removeprefix(PREFIX) for one in known]
+            near = did_you_mean(name.removeprefix(PREFIX), rest, "")
+            yield name, near.replace("mean ", f"mean {PREFIX}") or "see `llmstream config show`"
 
 
 def _try(name: str, kept: Kept) -> None:
@@ -84,7 +82,8 @@ def _try(name: str, kept: Kept) -> None:
         for check in _checks(name):
             check(tuple(kept.value) if isinstance(kept.value, list) else kept.value)
     except LLMStreamError as error:
-        if isinstance(error, InvalidValueError) and error.field == _parameter(name):
+        own = {_parameter(name), f"--{name.replace('_', '-')}"}
+        if isinstance(error, InvalidValueError) and error.field in own:
             raise kept.origin.refusal(complaint(error)) from error
         raise kept.origin.refusal(f": {error}") from error
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import llmstream_cli
 from llmstream_cli.core.cpu import default_threads
-from llmstream_cli.models.cache_folder import cache_folder
+from llmstream_cli.files import cache_folder, replace_file
 from llmstream_cli.models.fit import Speed, speed_from
 from llmstream_cli.models.preset import Preset
 
@@ -96,12 +96,8 @@ def measure_speed(probe: Probe | None) -> Speed:
 def _remember(speed: Speed) -> None:
     """Write it, whole or not at all; where that is impossible it will be measured again."""
     content = {"machine": _machine(), "speed": dataclasses.asdict(speed)}
-    folder = cache_folder()
-    part = folder / f"{_FILE}.{os.getpid()}.part"
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        part.replace(folder / _FILE)
+        replace_file(cache_folder() / _FILE, json.dumps(content, indent=2) + "\n")
 
 
 def _machine() -> dict[str, object]:

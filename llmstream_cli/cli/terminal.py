@@ -6,12 +6,18 @@ import os
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from llmstream_cli.errors import InvalidValueError, OutputError
+from llmstream_cli.errors import InvalidValueError, LLMStreamError, OutputError, one_line
+from llmstream_cli.files import decode, notice_wait, read_text
 
 if TYPE_CHECKING:
     from llmstream_cli.cli.markdown import MarkdownWriter
 
 MAX_INPUT_BYTES = 16 * 1024 * 1024
+
+_WAITING = (
+    "llmstream: waiting for the end of standard input, which belongs to the question; "
+    "`</dev/null` leaves it out\n"
+)
 
 # A model, or the text it was given, can hold the sequences that move a terminal's cursor, set its
 # title or fill its clipboard. What is shown there keeps its line breaks and tabs, and no controls.
@@ -21,11 +27,6 @@ _UNSAFE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), None)
 def without_controls(text: str) -> str:
     """Return what of a text may be shown on a terminal."""
     return text.translate(_UNSAFE)
-
-
-def one_line(text: str) -> str:
-    """Return a message as one line that a terminal may be shown."""
-    return "".join(filter(str.isprintable, " ".join(text.split())))
 
 
 def shows_sequences(stream: TextIO | None) -> bool:
@@ -44,20 +45,32 @@ def complain(text: str) -> None:
         sys.stderr.flush()
 
 
-def as_utf8(text: str, name: str) -> str:
-    """Return an argument of the command line as the UTF-8 text that its bytes are.
-
-    Args:
-        text: as Python decoded it, which depends on the locale.
-        name: what the error calls it.
+def check_text(text: str, name: str, error: type[LLMStreamError] = InvalidValueError) -> str:
+    """Return a text of the command line, of the environment or of a terminal.
 
     Raises:
-        InvalidValueError: the bytes are no UTF-8.
+        LLMStreamError: of type `error`: its bytes were no UTF-8, which lone surrogates tell.
     """
     try:
-        return os.fsencode(text).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InvalidValueError(f"{name} is not UTF-8 text: {error}") from error
+        text.encode("utf-8")
+    except UnicodeEncodeError as problem:
+        raise error(f"{name} is not UTF-8 text: character {problem.start + 1}") from problem
+    return text
+
+
+def read_file(
+    name: str,
+    max_bytes: int,
+    *,
+    prefix: str = "",
+    error: type[LLMStreamError] = InvalidValueError,
+) -> str:
+    """Return the text of a file that an option names, which may be a pipe; see `read_text`."""
+
+    def tell() -> None:
+        complain(f"llmstream: {prefix}waiting for the end of {one_line(name)}\n")
+
+    return read_text(name, max_bytes, prefix=prefix, error=error, on_wait=tell)
 
 
 def read_piped_input(*, strip: bool = True) -> str:
@@ -74,15 +87,11 @@ def read_piped_input(*, strip: bool = True) -> str:
     if sys.stdin is None or sys.stdin.isatty():
         return ""
     try:
-        data = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
+        with notice_wait(lambda: complain(_WAITING)):
+            data = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
     except OSError:
         return ""
-    if len(data) > MAX_INPUT_BYTES:
-        raise InvalidValueError(f"standard input is longer than {MAX_INPUT_BYTES >> 20} MiB")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidValueError(f"standard input is not UTF-8 text: {error}") from error
+    text = decode(data, MAX_INPUT_BYTES, "standard input")
     return text.strip() if strip else text
 
 

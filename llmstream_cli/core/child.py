@@ -57,7 +57,10 @@ class Child(asyncio.Protocol):
         self._disconnected = asyncio.Event()
         self.verdict = ""
         self._errors = _Lines(log)
-        self._socket, theirs = socket.socketpair()
+        try:
+            self._socket, theirs = socket.socketpair()
+        except OSError as error:
+            raise EngineError(f"cannot start the engine's process: {error}") from error
         with theirs:
             try:
                 self._process = subprocess.Popen(  # noqa: S603

@@ -6,13 +6,17 @@ SGLang (`max_model_len`) add to it.
 Pure: no I/O, clock, thread, or model.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llmstream_cli.core.api import ModelInfo
-from llmstream_cli.errors import InvalidValueError, ModelNotFoundError, UpstreamError
+from llmstream_cli.errors import (
+    InvalidValueError,
+    ModelNotFoundError,
+    UpstreamError,
+    did_you_mean,
+)
 
 _OURS = "llmstream"
 _MAX_MODELS_SHOWN = 5
@@ -77,9 +81,7 @@ def only_model(models: Sequence[RemoteModel]) -> RemoteModel:
 
 def unknown_model(name: str, models: Sequence[RemoteModel]) -> ModelNotFoundError:
     """Return the error that there is no such model, with a near miss or what there is."""
-    names = {model.name.lower(): model.name for model in models}
-    near = difflib.get_close_matches(name.lower(), names, n=1)
-    hint = f"did you mean {names[near[0]]}?" if near else f"it has {_names(models)}"
+    hint = did_you_mean(name, (model.name for model in models), f"it has {_names(models)}")
     return ModelNotFoundError(f"the server has no model {name!r}; {hint}")
 
 

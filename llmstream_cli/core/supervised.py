@@ -237,12 +237,13 @@ class SupervisedEngine:
                 async with asyncio.timeout(pause):
                     await self._closing.wait()
                     return None
-            self._past = replace(self._past, restarts=self._past.restarts + 1)
             try:
                 self._child = Child(self._config, self._receive, self._log)
-            except EngineError as error:
-                self._bury(str(error))
+            except EngineError as error:  # of files or memory, say: no fault of the model
+                self._set_status(EngineState.RESTARTING, f"{error}; it is tried again")
+                _log.warning("%s", self._status.reason)
             else:
+                self._past = replace(self._past, restarts=self._past.restarts + 1)
                 return self._child
         return None
 

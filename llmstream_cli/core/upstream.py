@@ -11,7 +11,6 @@ This module imports httpx2, whose start takes longer than that of `ask`: import 
 """
 
 import contextlib
-import ipaddress
 import json
 import os
 import socket
@@ -32,13 +31,15 @@ from llmstream_cli.errors import (
     PromptError,
     QueueFullError,
     UpstreamError,
+    one_line,
 )
+from llmstream_cli.hosts import is_loopback
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 300.0  # a long queue in front of a slow model is no reason to give up
 
 _MAX_BODY_BYTES = 8 << 20  # a list of all models that a large service has
-_MAX_LINE_CHARS = 300
+MAX_LINE_CHARS = 300  # of what somebody else wrote
 
 # What errors call themselves, for programs: by a code for OpenAI and this project, by a type for
 # llama-server, by the parameter at fault for vLLM.
@@ -119,7 +120,7 @@ class Upstream:
         """Make one short line of what a server sent; some of them send the key back."""
         if self._api_key:
             text = text.replace(self._api_key, "***")
-        return one_line(text)
+        return one_line(text, MAX_LINE_CHARS)
 
     def _event(self, data: bytes) -> dict[str, Any]:
         event = _parse_json(data)
@@ -202,13 +203,19 @@ class Upstream:
 
 
 def base_url(text: str) -> str:
-    """Return a server's URL without the API's path; refuse what is none, or holds a secret."""
+    """Return a server's URL without the API's path; refuse what is none, or holds a secret.
+
+    Without a scheme it is http on this machine; elsewhere the user decides who may read along.
+    """
     try:
+        if "://" not in text and is_loopback(httpx2.URL(f"http://{text}").host):
+            text = f"http://{text}"
         url = httpx2.URL(text.rstrip("/").removesuffix("/v1"))
     except httpx2.InvalidURL as error:
         raise InvalidValueError(f"the server's URL is none: {error}") from error
     if url.scheme not in {"http", "https"} or not url.host:
-        raise InvalidValueError("the server's URL must be like http://127.0.0.1:8080")
+        hint = f"; did you mean http://{text} or https://{text}?" if "://" not in text else ""
+        raise InvalidValueError(f"the server's URL must be like http://127.0.0.1:8080{hint}")
     if url.userinfo:
         raise InvalidValueError("the server's URL must have no password in it")
     if url.query or url.fragment:
@@ -229,7 +236,7 @@ def _headers(api_key: str | None) -> dict[str, str]:
 
 
 def _client(url: str, headers: Mapping[str, str], idle_seconds: float) -> httpx2.AsyncClient:
-    local = _is_loopback(httpx2.URL(url).host)
+    local = is_loopback(httpx2.URL(url).host)
     context = _trust_nobody() if local and url.startswith("http:") else _trust_the_system()
     try:
         return httpx2.AsyncClient(
@@ -260,20 +267,7 @@ def _trust_the_system() -> ssl.SSLContext:
         ) from error
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
 # ---- what the server sends ------------------------------------------------------------------
-
-
-def one_line(text: str) -> str:
-    """Return what somebody else wrote as one line of no great length, safe for a terminal."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= _MAX_LINE_CHARS else line[: _MAX_LINE_CHARS - 1] + "…"
 
 
 async def _read(response: httpx2.Response) -> bytes:

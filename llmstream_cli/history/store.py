@@ -1,6 +1,5 @@
 """The conversations in their file."""
 
-import difflib
 import json
 import re
 import sqlite3
@@ -12,7 +11,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from llmstream_cli.core.api import FinishReason, Usage
-from llmstream_cli.errors import HistoryError, InvalidValueError, SessionNotFoundError
+from llmstream_cli.errors import (
+    HistoryError,
+    InvalidValueError,
+    SessionNotFoundError,
+    did_you_mean,
+)
 from llmstream_cli.history.records import Hit, Session, Turn
 from llmstream_cli.history.schema import connect, explained, has_words, transaction
 
@@ -162,9 +166,9 @@ class History:
             if found:
                 return _session(found[0])
             names = self._query("SELECT name FROM session WHERE name IS NOT NULL")
-        near = difflib.get_close_matches(name_or_id, [row["name"] for row in names], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise SessionNotFoundError(f"no conversation is called {name_or_id[:100]!r}{hint}")
+        message = f"no conversation is called {name_or_id[:100]!r}"
+        hint = did_you_mean(name_or_id, (row["name"] for row in names), "")
+        raise SessionNotFoundError(f"{message}; {hint}" if hint else message)
 
     def sessions(
         self, *, limit: int | None = None, updated_before: datetime | None = None

@@ -8,7 +8,6 @@ from. It is written beside its place, read back, and then put there, whole or no
 import errno
 import hashlib
 import os
-import secrets
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llmstream_cli.errors import ModelError, NoRoomError
+from llmstream_cli.files import beside, cache_folder
 from llmstream_cli.models.bpe_tokenizer import Vocabulary, read_vocabulary
-from llmstream_cli.models.cache_folder import cache_folder
 from llmstream_cli.models.candle_layout import Layout, UnfitError, find_layout, is_candle
 from llmstream_cli.models.gguf_check import check_gguf
 from llmstream_cli.models.gguf_format import DEFAULT_ALIGNMENT, GGUFHeader, Tensor, padded
@@ -202,7 +201,7 @@ def _locked(place: Path, progress: Progress) -> Iterator[None]:
 @contextmanager
 def _replacing(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
     """Open a file beside the target; put it in its place when the block has gone well."""
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    part = beside(target)
     try:
         with _told_of(target):
             with part.open("xb") as file:

@@ -21,8 +21,8 @@ import httpx2
 from filelock import FileLock, Timeout
 from huggingface_hub.errors import HfHubHTTPError
 
-from llmstream_cli.errors import DownloadError, NoRoomError, UnreachableError
-from llmstream_cli.models.hub_api import HubClient, RepoFile, may_pass, one_line
+from llmstream_cli.errors import DownloadError, NoRoomError, UnreachableError, one_line
+from llmstream_cli.models.hub_api import HubClient, RepoFile, may_pass
 from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.sizes import human_size
 

@@ -2,13 +2,12 @@
 
 import contextlib
 import json
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from llmstream_cli.models.cache_folder import cache_folder
+from llmstream_cli.files import cache_folder, exists, replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class DownloadRecord:
     @classmethod
     def forget(cls, repo: str, files: Iterable[str]) -> None:
         """Forget files that are no longer in the cache."""
-        if not _path(repo).exists():
+        if not exists(_path(repo)):
             return
         gone = set(files)
 
@@ -90,9 +89,8 @@ def _change(repo: str, change: Callable[[DownloadRecord], None]) -> None:
         with FileLock(path.with_suffix(".lock"), timeout=10):
             record = DownloadRecord.read(repo)
             change(record)
-            fresh = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
-            fresh.write_text(json.dumps({"etags": record.etags, "choices": record.choices}))
-            fresh.replace(path)
+            content = {"etags": record.etags, "choices": record.choices}
+            replace_file(path, json.dumps(content))
 
 
 def _path(repo: str) -> Path:

@@ -1,19 +1,24 @@
 """Models on the Hugging Face Hub: from a `HubModel` to files on this machine."""
 
 import contextlib
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmstream_cli.errors import DownloadError, ModelNotFoundError, NoRoomError, UnreachableError
+from llmstream_cli.errors import (
+    DownloadError,
+    ModelNotFoundError,
+    NoRoomError,
+    UnreachableError,
+    did_you_mean,
+)
+from llmstream_cli.files import exists, is_file
 from llmstream_cli.models.download_record import DownloadRecord
 from llmstream_cli.models.hub_cache import (
     CachedModel,
     RepoFolder,
     any_cached_files,
     cached_files,
-    is_file,
     list_cached,
     remove,
     sweep_partials,
@@ -89,7 +94,7 @@ def _fetch(
     files = _parts(first, listing)
     folder = RepoFolder.of(model.repo)
     missing = [file for file in files if not is_file(folder.pointer(listing.commit, file.path))]
-    fresh = [file for file in missing if not folder.blob(file.etag).exists()]
+    fresh = [file for file in missing if not exists(folder.blob(file.etag))]
     if fresh:
         _check_memory(model, files, listing, max_bytes_in_memory)
         sweep_partials()
@@ -146,9 +151,8 @@ def _pick(model: HubModel, listing: "Listing") -> str:
     if model.file is not None:
         if model.file in listing.files:
             return part_names(model.file)[0]
-        near = difflib.get_close_matches(model.file, listing.files, n=1, cutoff=0.7)
-        hint = f"; did you mean {near[0]}?" if near else _offer(listing)
-        raise ModelNotFoundError(f"{model.repo} has no file {model.file}{hint}")
+        hint = did_you_mean(model.file, listing.files, _offer(listing))
+        raise ModelNotFoundError(f"{model.repo} has no file {model.file}; {hint}".rstrip("; "))
     chosen = choose(listing.files, model.quant)
     if chosen is not None:
         return chosen
@@ -156,12 +160,12 @@ def _pick(model: HubModel, listing: "Listing") -> str:
         raise ModelNotFoundError(
             f"{model.repo} has no GGUF file; look for a repository with GGUF in its name"
         )
-    raise ModelNotFoundError(f"{model.repo} has no quantization {model.quant}{_offer(listing)}")
+    raise ModelNotFoundError(f"{model.repo} has no quantization {model.quant}; {_offer(listing)}")
 
 
 def _offer(listing: "Listing") -> str:
     names = dict.fromkeys(quant_of(file) or file for file in listing.files if is_model(file))
-    return f"; it has {', '.join(names)}" if names else ""
+    return f"it has {', '.join(names)}" if names else ""
 
 
 def _parts(first: str, listing: "Listing") -> "tuple[RepoFile, ...]":
@@ -189,7 +193,7 @@ def _check_disk(
 ) -> None:
     partials = [folder.partial(file.etag) for file in fresh]
     needed = sum(file.size for file in fresh)
-    needed -= sum(partial.stat().st_size for partial in partials if partial.exists())
+    needed -= sum(partial.stat().st_size for partial in partials if exists(partial))
     free = free_disk(folder.path)
     if needed > free:
         raise NoRoomError(

@@ -5,7 +5,6 @@ and the cache folder are read here at each call instead; a token stored by `hf a
 looked for where HF_HOME pointed at first.
 """
 
-import ipaddress
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
-from llmstream_cli.errors import DownloadError, ModelError, ModelNotFoundError, UnreachableError
+from llmstream_cli.errors import (
+    DownloadError,
+    ModelError,
+    ModelNotFoundError,
+    UnreachableError,
+    one_line,
+)
+from llmstream_cli.files import exists
+from llmstream_cli.hosts import is_loopback
 from llmstream_cli.models.reference import HubModel, is_safe_file
 
 if TYPE_CHECKING:
@@ -209,11 +216,6 @@ def may_pass(error: "HfHubHTTPError") -> bool:
     return error.response.status_code in _MAY_PASS
 
 
-def one_line(error: Exception) -> str:
-    """What a library says of an error, in a line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def is_offline() -> bool:
     """Whether the user forbids to ask the Hub."""
     return is_set("HF_HUB_OFFLINE") or is_set("TRANSFORMERS_OFFLINE")
@@ -233,21 +235,12 @@ def _check_endpoint(endpoint: str) -> tuple[str, bool]:
         raise DownloadError(f"HF_ENDPOINT is no address: {error}") from error
     if url.scheme not in {"http", "https"} or not host:
         raise DownloadError(f"HF_ENDPOINT is no address: {endpoint}")
-    return url.netloc.rpartition("@")[2], url.scheme == "https" or _is_loopback(host)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return url.netloc.rpartition("@")[2], url.scheme == "https" or is_loopback(host)
 
 
 def _token() -> str | None:
     """Return the token to send, if the user has one."""
-    from huggingface_hub import get_token
+    from huggingface_hub import constants, get_token
     from huggingface_hub.errors import OIDCError
 
     if is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
@@ -255,6 +248,8 @@ def _token() -> str | None:
     try:
         token = get_token()
     except (OSError, OIDCError) as error:
+        if isinstance(error, OSError) and not exists(Path(constants.HF_TOKEN_PATH)):
+            return None  # the home is no folder, or may not be entered
         raise DownloadError(f"the token for the Hub cannot be read: {one_line(error)}") from error
     if token is not None and not re.fullmatch(r"[!-~]+", token):  # no header could hold it
         raise DownloadError("the token for the Hub has characters that no token has; see HF_TOKEN")
@@ -269,7 +264,7 @@ def _refuse_token(host: str) -> None:
     from huggingface_hub import constants
 
     names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")
-    is_stored = Path(constants.HF_TOKEN_PATH).exists()
+    is_stored = exists(Path(constants.HF_TOKEN_PATH))
     may_be_sent = not is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN")
     if may_be_sent and (is_stored or any(os.environ.get(name) for name in names)):
         raise DownloadError(

@@ -16,12 +16,12 @@ import os
 import re
 import shutil
 import time
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmstream_cli.errors import ModelError
+from llmstream_cli.files import beside, expand, glob, is_file, replace_file
 from llmstream_cli.models.download_record import DownloadRecord
 from llmstream_cli.models.quants import DEFAULT_QUANTS, choose, part_names
 from llmstream_cli.models.reference import HubModel
@@ -38,7 +38,7 @@ def hub_folder() -> Path:
     env = os.environ.get
     home = env("HF_HOME") or f"{env('XDG_CACHE_HOME') or '~/.cache'}/huggingface"
     hub = env("HF_HUB_CACHE") or env("HUGGINGFACE_HUB_CACHE") or f"{home}/hub"
-    return Path(os.path.expandvars(hub)).expanduser()
+    return expand(os.path.expandvars(hub))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class RepoFolder:
         if is_file(pointer):
             return
         pointer.parent.mkdir(parents=True, exist_ok=True)
-        fresh = pointer.with_name(f"{pointer.name}.{uuid.uuid4().hex}.tmp")
+        fresh = beside(pointer)
         try:
             fresh.symlink_to(os.path.relpath(blob, pointer.parent))
         except OSError:  # a file system without symbolic links
@@ -107,11 +107,7 @@ class RepoFolder:
         revision = revision or "main"
         if revision == commit or self.commit(revision) == commit:
             return
-        ref = self.path / "refs" / revision
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        fresh = ref.with_name(f"{ref.name}.{uuid.uuid4().hex}.tmp")
-        fresh.write_text(commit)
-        fresh.replace(ref)
+        replace_file(self.path / "refs" / revision, commit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +134,6 @@ class CachedModel:
     last_used: float
     complete: bool
     ours: bool
-
-
-def is_file(path: Path) -> bool:
-    """Whether a file is there, and may be seen."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
 
 
 def cached_files(model: HubModel) -> tuple[Path, ...] | None:
@@ -184,7 +172,7 @@ def any_cached_files(model: HubModel) -> tuple[Path, ...] | None:
 def list_cached() -> list[CachedModel]:
     """List the GGUF files in the Hugging Face cache, by repository, file and revision."""
     found: list[CachedModel] = []
-    for path in sorted(hub_folder().glob("models--*--*")):
+    for path in glob(hub_folder(), "models--*--*"):
         folder = RepoFolder(path.name.removeprefix("models--").replace("--", "/", 1), path)
         record = DownloadRecord.read(folder.repo)
         for snapshot in folder.snapshots():
@@ -216,7 +204,7 @@ def remove(cached: CachedModel) -> int:
 def sweep_partials() -> None:
     """Delete what downloads of ours left that nobody has gone on with for two weeks."""
     oldest = time.time() - _MAX_PARTIAL_AGE
-    for path in hub_folder().glob(f"models--*/blobs/*{PARTIAL_SUFFIX}"):
+    for path in glob(hub_folder(), f"models--*/blobs/*{PARTIAL_SUFFIX}"):
         with contextlib.suppress(OSError):
             if path.stat().st_mtime < oldest:
                 path.unlink()

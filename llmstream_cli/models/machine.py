@@ -4,6 +4,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmstream_cli.files import nearest_existing
+
 _PROC = Path("/proc/self/cgroup")
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -64,8 +66,7 @@ def cgroup_memory(membership: Path, mount: Path) -> list[Memory]:
 
 def free_disk(folder: Path) -> int:
     """Return the bytes that a user may still write where the folder is, or will be."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(nearest_existing(folder)).free
 
 
 def _limit(folder: Path, limit: str, usage: str, reclaimable: str) -> Memory | None:

@@ -5,9 +5,7 @@ sampling is what their authors publish. The rank of quality is a judgement: by s
 what a model was trained for, not a measurement.
 """
 
-import difflib
-
-from llmstream_cli.errors import ModelNotFoundError
+from llmstream_cli.errors import ModelNotFoundError, did_you_mean
 from llmstream_cli.models.own_preset import OWN_PRESETS
 from llmstream_cli.models.preset import CandleFile, HubFile, KVShape, PackagedFile, Preset
 
@@ -315,19 +313,10 @@ def find_preset(name: str) -> Preset:
     preset = PRESETS.get(name.lower())
     if preset is not None:
         return preset
-    meant = _near_names(name)
-    known = ", ".join((*OWN_PRESETS, *PRESETS))
-    hint = f"did you mean {_alternatives(meant)}?" if meant else f"known: {known}"
-    raise ModelNotFoundError(f"no model is called {name!r}; {hint}")
-
-
-def _near_names(name: str) -> list[str]:
-    """Return the names that begin with what was typed, else the nearest, else none."""
-    typed = name.lower()
     known = (*OWN_PRESETS, *PRESETS)
-    completed = [name for name in known if typed and name.startswith(typed)]
-    return completed or difflib.get_close_matches(typed, known, n=1)
-
-
-def _alternatives(names: list[str]) -> str:
-    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    begun = [one for one in known if name and one.startswith(name.lower())]
+    if begun:
+        hint = f"did you mean {' or '.join(filter(None, (', '.join(begun[:-1]), begun[-1])))}?"
+    else:
+        hint = did_you_mean(name, known)
+    raise ModelNotFoundError(f"no model is called {name!r}; {hint}")

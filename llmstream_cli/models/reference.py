@@ -7,6 +7,7 @@ from typing import NamedTuple, NoReturn
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from llmstream_cli.errors import ModelNotFoundError
+from llmstream_cli.files import expand, is_file
 
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 
@@ -97,34 +98,18 @@ def parse_reference(text: str) -> HubModel | LocalFile | PresetName:
     """
     if not text.strip():
         _refuse(f"the name of the model is empty; it should be {_FORMS}")
-    path = _as_path(text)
-    if path is not None and _is_there(path):
+    path = expand(text)
+    if is_file(path):
         return LocalFile(path)
     if "://" in text or text.lower().startswith(tuple(f"{host}/" for host in _HOSTS)):
         return _parse_address(text)
-    if path is not None and text.startswith(("/", ".", "~")):
+    if text.startswith(("/", ".", "~")) and "\0" not in text:
         return LocalFile(path)
     if not text.isprintable() or " " in text:
         _refuse(f"{text!r} is not a model's name; it should be {_FORMS}")
     if text.count("/") <= 1 and text.lower().endswith(".gguf"):
         return LocalFile(Path(text))
     return _parse_hub(text) if "/" in text else PresetName(text)
-
-
-def _as_path(text: str) -> Path | None:
-    if "\0" in text:
-        return None
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:  # `~nobody`
-        return None
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name too long, or a folder that may not be looked into
-        return False
 
 
 def _parse_hub(text: str) -> HubModel:

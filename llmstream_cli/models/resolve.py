@@ -8,7 +8,6 @@
 A file that lies in the cache is found without a network.
 """
 
-import contextlib
 import re
 import time
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmstream_cli.errors import DownloadError, InvalidValueError, ModelError, ModelNotFoundError
+from llmstream_cli.files import expand, is_file
 from llmstream_cli.models.named_model import (
     NamedModel,
     called_model,
@@ -123,7 +123,7 @@ def resolve(
     """
     started = time.perf_counter()
     choice, progress = choice or ModelChoice(), progress or Silent()
-    model = _named(choice)
+    model = chosen_model(choice)
     source = model.file or _from_hub(model, progress, any_size)
     path, vouched = source, model.is_packaged or has_loaded(source)
     if not vouched:
@@ -180,7 +180,13 @@ def fetch(model: NamedModel, progress: Progress, *, any_size: bool = False) -> P
     return _loadable(source, model, None, progress)
 
 
-def _named(choice: ModelChoice) -> NamedModel:
+def chosen_model(choice: ModelChoice) -> NamedModel:
+    """Return what the user's words mean, wherever it is.
+
+    Raises:
+        ModelNotFoundError: nothing can be called that.
+        InvalidValueError: the words do not go together.
+    """
     if choice.model is None:
         return called_model(DEFAULT_PRESET if choice.preset is None else choice.preset)
     model = named_model(choice.model)
@@ -269,10 +275,8 @@ def _usual_tokenizer(source: Path, preset: Preset | None) -> Path | HubModel | N
 
 
 def _named_tokenizer(name: str) -> Path | HubModel:
-    path = Path(name)
-    with contextlib.suppress(RuntimeError):  # `~nobody`
-        path = path.expanduser()
-    if path.is_file():
+    path = expand(name)
+    if is_file(path):
         return path
     user, _, rest = name.partition("/")
     repo, _, file = rest.partition("/")

@@ -5,10 +5,9 @@ process of its own, once for each file. A lost record costs a second look, no mo
 """
 
 import contextlib
-import os
 from pathlib import Path
 
-from llmstream_cli.models.cache_folder import cache_folder
+from llmstream_cli.files import cache_folder, replace_file
 
 _MAX_FILES = 1000
 _Stamp = list[int]
@@ -28,8 +27,11 @@ def note_loaded(path: Path) -> None:
     known = _read()
     known.pop(str(path.absolute()), None)
     known[str(path.absolute())] = stamp
+    import json
+
+    # Of two processes that write at once, one is forgotten.
     with contextlib.suppress(OSError):
-        _write(dict([*known.items()][-_MAX_FILES:]))
+        replace_file(_record(), json.dumps(dict([*known.items()][-_MAX_FILES:])))
 
 
 def _stamp(path: Path) -> _Stamp | None:
@@ -59,20 +61,3 @@ def _read() -> dict[str, _Stamp]:
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
-
-
-def _write(known: dict[str, _Stamp]) -> None:
-    """Replace the record as a whole; of two who write at once, one is forgotten."""
-    import json
-    import tempfile
-
-    record = _record()
-    record.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=record.parent, prefix="loaded-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(known, file)
-        Path(name).replace(record)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 
-from llmstream_cli.errors import InvalidValueError
-from llmstream_cli.prompts.names import hint
+from llmstream_cli.errors import InvalidValueError, did_you_mean
 
 CONTEXTS: Mapping[str, str] = {
     "general": "You are an assistant that gives straight answers to given instructions",
@@ -40,5 +39,5 @@ def find_context(name: str, contexts: Mapping[str, str]) -> str:
     """
     text = contexts.get(name)
     if text is None:
-        raise InvalidValueError(f"no context is called {name!r}; {hint(name, contexts)}")
+        raise InvalidValueError(f"no context is called {name!r}; {did_you_mean(name, contexts)}")
     return text

@@ -10,8 +10,7 @@ mark turns with words (`USER:`, `### Instruction:`) have none; there a stop stri
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llmstream_cli.errors import InvalidValueError
-from llmstream_cli.prompts.names import hint
+from llmstream_cli.errors import InvalidValueError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,8 @@ def find_format(name: str) -> ChatFormat:
     """
     found = FORMATS.get(name.lower())
     if found is None:
-        raise InvalidValueError(f"no prompt format is called {name!r}; {hint(name, FORMATS)}")
+        hint = did_you_mean(name, FORMATS)
+        raise InvalidValueError(f"no prompt format is called {name!r}; {hint}")
     return found
 
 

@@ -19,7 +19,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from llmstream_cli.errors import PromptError
+from llmstream_cli.errors import PromptError, one_line
 from llmstream_cli.prompts.messages import Message
 
 MAX_SOURCE_CHARS = 512 * 1024
@@ -47,7 +47,7 @@ class ChatTemplate:
             self._template = _ENVIRONMENT.from_string(source)
         # Jinja compiles to Python, whose own compiler can refuse what Jinja let pass.
         except Exception as error:
-            raise PromptError(f"the chat template is invalid: {_one_line(error)}") from error
+            raise PromptError(f"the chat template is invalid: {one_line(error)}") from error
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """Render the template.
@@ -71,7 +71,7 @@ class ChatTemplate:
             raise
         # A template is a foreign program: it can raise whatever Python can.
         except Exception as error:
-            raise PromptError(f"the chat template failed: {_one_line(error)}") from error
+            raise PromptError(f"the chat template failed: {one_line(error)}") from error
         return "".join(pieces)
 
     @cached_property
@@ -107,12 +107,6 @@ def chat_variables(
         "tools": None,
         "documents": None,
     }
-
-
-def _one_line(error: Exception | str) -> str:
-    """Return a message as one line without control characters, fit to be printed."""
-    line = " ".join((str(error) or type(error).__name__).split())
-    return "".join(character for character in line if character.isprintable())
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -152,7 +146,7 @@ def _bounded_range() -> Callable[..., range]:
 
 
 def _raise_exception(message: str) -> NoReturn:
-    raise PromptError(f"the chat template refuses these messages: {_one_line(message)}")
+    raise PromptError(f"the chat template refuses these messages: {one_line(message)}")
 
 
 def _strftime_now(pattern: str) -> str:

@@ -5,8 +5,10 @@ import logging
 from collections.abc import Collection
 from urllib.parse import quote
 
-from quart import Quart, Response, current_app, request
+from quart import Quart, Request, Response, current_app, request
+from quart.routing import QuartMap
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
 
 from llmstream_cli.errors import (
     BodyTooLargeError,
@@ -41,9 +43,25 @@ OPERATIONS = (
 )
 
 
+class _Routes(QuartMap):
+    """Routes under any host name: `Guards` checks it, and Werkzeug fails where it is no IDNA."""
+
+    def bind_to_request(self, request: Request, *_: str | None) -> MapAdapter:  # type: ignore[override]
+        return self.bind(
+            "localhost",
+            url_scheme=request.scheme,
+            default_method=request.method,
+            path_info=request.path,
+        )
+
+
+class _App(Quart):
+    url_map_class = _Routes
+
+
 def create_app(context: ServerContext) -> Quart:
     """Return the application that serves a context's models."""
-    app = Quart("llmstream_cli", static_folder=None)
+    app = _App("llmstream_cli", static_folder=None)
     context.attach(app)
     app.config["MAX_CONTENT_LENGTH"] = context.settings.max_body_bytes
     Guards(context.settings).attach(app)

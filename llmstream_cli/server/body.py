@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from itertools import accumulate
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -24,15 +25,20 @@ from llmstream_cli.server.context import server_context
 _Model = TypeVar("_Model", bound=BaseModel)
 
 MAX_JSON_DEPTH = 64
+MAX_JSON_VALUES = 16_384
+"""In a body, beside token ids: each may cost an error message, and all of them hold up the loop."""
+MAX_TOKEN_IDS = 131_072
 
 _EXACT = 2**53  # whole numbers below are their own in double precision
 _MAX_SHOWN = 200  # characters of a field's name and place
+_TOKEN_ID_FIELDS = ("prompt",)  # of a body: those that may hold lists of token ids
 
 _Loc = tuple[int | str, ...]
 _Schema = dict[str, Any]
 
-# Strings, so that no bracket in them counts, and brackets. Possessive: it never goes back.
-_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|([\[{])|([\]}])', re.DOTALL)
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: it never goes back
+_DEPTHS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS = bytes(set(range(256)) - set(_DEPTHS))
 
 
 async def read_model(type_: type[_Model], *, any_content_type: bool = False) -> _Model:
@@ -51,7 +57,13 @@ async def read_model(type_: type[_Model], *, any_content_type: bool = False) -> 
     """
     if not any_content_type and not request.is_json:
         raise MediaTypeError("the body has to be JSON: send Content-Type: application/json")
-    fields = parse_json(await _read())
+    data = await _read()
+    async with server_context().parsing:  # the loop gets its turn between two bodies
+        await asyncio.sleep(0)
+        return _validate(type_, parse_json(data))
+
+
+def _validate(type_: type[_Model], fields: object) -> _Model:
     if not isinstance(fields, dict):
         raise RequestError("the body has to be a JSON object")
     return validated(type_, fields)
@@ -66,7 +78,7 @@ def validated(type_: type[_Model], fields: Mapping[str, Any]) -> _Model:
     try:
         return type_.model_validate(fields)
     except ValidationError as error:
-        raise _invalid(type_, error.errors(include_url=False)) from error
+        raise _invalid(type_, error.errors(include_url=False, include_input=False)) from error
 
 
 async def _read() -> bytes:
@@ -84,12 +96,12 @@ def parse_json(data: bytes) -> Any:
     """Return the value of a JSON text (RFC 8259) that all parsers read alike.
 
     Raises:
-        RequestError: it is none, is nested too deeply, names a field twice, or has text that is no
-            Unicode or a number that is none.
+        RequestError: it is none, is nested too deeply, has too many values, names a field twice, or
+            has text that is no Unicode or a number that is none.
     """
     if not data.strip():
         raise RequestError("the body is empty; it has to be a JSON object")
-    _check_depth(data)
+    num_values = _check_structure(data)
     try:
         text = data.decode("utf-8")
         value = json.loads(
@@ -105,17 +117,40 @@ def parse_json(data: bytes) -> Any:
         raise RequestError(f"the body is not JSON: {error}") from error
     except ValueError as error:  # Python's own limit, far beyond a double
         raise RequestError("the body has a number of too many digits") from error
+    if num_values - _num_token_ids(value) > MAX_JSON_VALUES:
+        raise _too_many(MAX_JSON_VALUES)
     return value
 
 
-def _check_depth(data: bytes) -> None:
-    if data.count(b"[") + data.count(b"{") <= MAX_JSON_DEPTH:
-        return
-    depth = 0
-    for match in _BRACKETS.finditer(data):
-        depth += (match[1] is not None) - (match[2] is not None)
-        if depth > MAX_JSON_DEPTH:
-            raise RequestError(f"the body is nested deeper than {MAX_JSON_DEPTH} levels")
+def _check_structure(data: bytes) -> int:
+    """Return how many values a JSON text has, about: a bound on what it takes to read it.
+
+    Raises:
+        RequestError: they are too many, or nested too deeply.
+    """
+    outside, num_strings = _STRING.subn(b'"', data, count=2 * MAX_JSON_VALUES + 1)
+    num_brackets = outside.count(b"[") + outside.count(b"{")
+    if num_strings > 2 * MAX_JSON_VALUES or num_brackets > MAX_JSON_VALUES:  # with those of names
+        raise _too_many(MAX_JSON_VALUES)
+    num_values = num_brackets + outside.count(b",")
+    if num_values > MAX_JSON_VALUES + MAX_TOKEN_IDS:
+        raise _too_many(MAX_JSON_VALUES + MAX_TOKEN_IDS)
+    depths = accumulate(map(_DEPTHS.__getitem__, outside.translate(None, _NO_BRACKETS)))
+    if max(depths, default=0) > MAX_JSON_DEPTH:
+        raise RequestError(f"the body is nested deeper than {MAX_JSON_DEPTH} levels")
+    return num_values
+
+
+def _num_token_ids(body: object) -> int:
+    """Return how many values of a body may be token ids."""
+    if not isinstance(body, dict):
+        return 0
+    lists = [value for name in _TOKEN_ID_FIELDS if isinstance(value := body.get(name), list)]
+    return sum(len(one) for ids in lists for one in (ids, *ids) if isinstance(one, list))
+
+
+def _too_many(limit: int) -> RequestError:
+    return RequestError(f"the body has more than {limit} values")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

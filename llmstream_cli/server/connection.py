@@ -6,7 +6,9 @@ It stands where Hypercorn has its `TCPServer`, which waits for a slow reader wit
 import asyncio
 import contextlib
 import logging
+import socket
 import ssl
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +32,7 @@ _WRITE_BUFFER = 64 * 1024  # bytes; beyond them a response waits for its reader
 _LINGER_SECONDS = 5.0  # for a client to see that it need not send the rest
 _REFUSED_SECONDS = 1.0  # the same, for one that is one too many
 _GOODBYE_SECONDS = 2.0  # for a TLS client to answer the goodbye of a server that stops
+_RESET = struct.pack("ii", 1, 0)  # linger for no time: the connection ends with a reset
 
 
 class Connection:
@@ -56,8 +59,6 @@ class Connection:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        self._app = app
-        self._config = config
         self._context = context
         self._settings = settings
         self._reader = reader
@@ -65,15 +66,25 @@ class Connection:
         self._lock = asyncio.Lock()  # of the protocol's events
         self._timer: asyncio.TimerHandle | None = None
         self._lingers = False  # what still comes is dropped
+        self._tasks = TaskGroup(asyncio.get_running_loop())
+        self._protocol = Http1Protocol(
+            app,
+            config,
+            context,
+            self._tasks,
+            ConnectionState({}),
+            writer.get_extra_info("ssl_object") is not None,
+            self._address("peername"),
+            self._address("sockname"),
+            self._send,
+        )
         self.idle = True
 
     async def run(self) -> None:
         """Serve until either side closes."""
         self._writer.transport.set_write_buffer_limits(high=_WRITE_BUFFER)
         try:
-            async with TaskGroup(asyncio.get_running_loop()) as tasks:
-                self._tasks = tasks
-                self._protocol = self._new_protocol(tasks)
+            async with self._tasks:
                 self._become_idle(True)
                 await self._read()
         finally:
@@ -95,27 +106,19 @@ class Connection:
         the connection and take the response with it. Then only this side is closed, and the other
         one read for a while (RFC 9112, section 9.6); another call closes that, too.
         """
-        if self._lingers or self._protocol.connection.their_state not in _UNFINISHED:
+        if self._protocol.connection.ends_by_close:
+            self.abort()
+        elif self._lingers or self._protocol.connection.their_state not in _UNFINISHED:
             self._finish()
         else:
             self._linger(_LINGER_SECONDS)
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close at once; with a reset, where the client would take what it has for a whole."""
+        if self._protocol.connection.ends_by_close and not self._writer.is_closing():
+            sock = self._writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._writer.transport.abort()
-
-    def _new_protocol(self, tasks: TaskGroup) -> Http1Protocol:
-        return Http1Protocol(
-            self._app,
-            self._config,
-            self._context,
-            tasks,
-            ConnectionState({}),
-            self._writer.get_extra_info("ssl_object") is not None,
-            self._address("peername"),
-            self._address("sockname"),
-            self._send,
-        )
 
     def _address(self, whose: str) -> tuple[str, int] | None:
         address = self._writer.get_extra_info(whose)

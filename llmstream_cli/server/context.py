@@ -1,5 +1,6 @@
 """What all handlers of one application share."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ class ServerContext:
         draining: the server was told to stop, and takes no new request.
         generations: what is being generated for somebody.
         requests: how far they have come, and what became of those that ended lately.
+        parsing: held by whoever parses a body, which blocks the event loop for a moment.
     """
 
     models: ServedModels
@@ -38,6 +40,7 @@ class ServerContext:
     draining: bool = False
     generations: "set[Generation]" = field(default_factory=set)
     requests: ProgressRegistry = field(default_factory=ProgressRegistry)
+    parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.models)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -144,9 +145,42 @@ def dump_line(body: object) -> bytes:
     return json.dumps(body, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
+class JsonList:
+    """A list whose values are written as JSON when they are added."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def append(self, value: object) -> None:
+        """Add a value."""
+        self._texts.append(_dump(value))
+
+    def __str__(self) -> str:
+        return f"[{','.join(self._texts)}]"
+
+
+def json_text(body: object) -> str:
+    """Write JSON, of a body that may have `JsonList` among its values."""
+    mark = secrets.token_hex(16)  # stands for one, where nobody can have guessed it
+    lists: list[str] = []
+
+    def note(value: object) -> str:
+        assert isinstance(value, JsonList)
+        lists.append(str(value))
+        return mark
+
+    parts = _dump(body, note).split(f'"{mark}"')
+    return "".join(part for pair in zip(parts, [*lists, ""], strict=True) for part in pair)
+
+
+def _dump(value: object, default: Callable[[object], str] | None = None) -> str:
+    return json.dumps(
+        value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=default
+    )
+
+
 def json_response(body: object) -> Response:
-    """Return the response that is one JSON object."""
-    data = json.dumps(body, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    response = Response(data, content_type="application/json")
+    """Return the response that is one JSON object, as `json_text` writes it."""
+    response = Response(json_text(body), content_type="application/json")
     response.headers["Cache-Control"] = "no-store"
     return response

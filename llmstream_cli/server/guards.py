@@ -15,9 +15,10 @@ from quart import Quart, Response, request
 
 from llmstream_cli.errors import ForbiddenError, UnauthorizedError
 from llmstream_cli.server.exchange import current_exchange
-from llmstream_cli.server.settings import ServerSettings
+from llmstream_cli.server.settings import ServerSettings, is_address
 
-OPEN_PATHS = frozenset({"/", "/health", "/ready", "/docs", "/openapi.json"})
+PROBES = frozenset({"/health", "/ready"})
+OPEN_PATHS = PROBES | {"/", "/docs", "/openapi.json"}
 OPEN_FOLDER = "/static/"
 
 _ANY = "*"
@@ -38,8 +39,8 @@ class Guards:
     def __init__(self, settings: ServerSettings) -> None:
         self._keys = [_digest(key.encode()) for key in settings.api_keys]
         self._origins = {origin.lower().rstrip("/") for origin in settings.cors_origins}
-        self._hosts = {"localhost", "127.0.0.1", "::1", settings.host.lower()}
-        self._hosts |= {host.lower() for host in settings.allowed_hosts}
+        hosts = ("localhost", "127.0.0.1", "::1", settings.host, *settings.allowed_hosts)
+        self._hosts = {_canonical(host) for host in hosts}
         # A name can be pointed anywhere, an address cannot: who listens everywhere has many.
         self._any_address = settings.host in _EVERYWHERE
 
@@ -51,19 +52,21 @@ class Guards:
     async def _check(self) -> Response | None:
         if request.url_rule is not None:
             current_exchange().route = request.url_rule.rule
-        self._check_host(request.headers.get("Host", ""))
+        host = request.headers.get("Host", "")  # HTTP/1.0 can do without
+        if request.path not in PROBES:  # which balancers ask by an address, or by no name at all
+            self._check_host(host)
         origin = request.headers.get("Origin")
         if request.method == "OPTIONS" and origin and self._shares_with(origin):
             return _preflight()
         if origin and request.method not in _SAFE_METHODS:
-            self._check_origin(origin, request.headers["Host"])
+            self._check_origin(origin, host)
         if self._keys and not _is_open(request.path):
             self._check_key()
         return None
 
     def _check_host(self, host: str) -> None:
         name = _name(host)
-        if _ANY in self._hosts or name in self._hosts or (self._any_address and _is_address(name)):
+        if _ANY in self._hosts or name in self._hosts or (self._any_address and is_address(name)):
             return
         raise ForbiddenError(
             f"this server does not go by the name {name[:100]!r}; "
@@ -121,25 +124,16 @@ def _is_open(path: str) -> bool:
 
 
 def _name(host: str) -> str:
-    """Return the name in a `Host` header: without port and brackets, in lower case."""
-    match = re.fullmatch(r"\[([0-9a-fA-F:.]+)\](?::\d*)?|([^:@/\[\]]*)(?::\d*)?", host)
-    return (match[1] or match[2]).lower().rstrip(".") if match else host
+    """Return the name in a `Host` header, without its port."""
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:@/\[\]]*)(?::\d*)?", host)
+    return _canonical(match[1]) if match else host
 
 
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+def _canonical(host: str) -> str:
+    """Return a name in lower case, or an address in its short form, without brackets."""
+    name = host.lower().removesuffix(".").removeprefix("[").removesuffix("]")
+    return str(ipaddress.ip_address(name)) if is_address(name) else name
 
 
 def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach what listens there."""
-    if host.lower() == "localhost":
-        return True
-    return _is_address(host) and ipaddress.ip_address(host).is_loopback

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import json
+import logging
 import socket
 import ssl
 from typing import Any
@@ -17,8 +18,12 @@ from llmstream_cli.server.connection import Connection
 from llmstream_cli.server.failure import error_body
 from llmstream_cli.server.settings import ServerSettings
 
-_MAX_HEAD_BYTES = 32 * 1024
+_log = logging.getLogger(__name__)
+
+_READ_BUFFER = 32 * 1024
 _TLS_SECONDS = 15.0
+_RETRY_SECONDS = 0.5  # until a connection is accepted again, where one could not be
+_TELL_SECONDS = 60.0  # between two lines in the log about that
 _MISSING = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # the machine has no such address
 _SEND_BUFFER = 128 * 1024  # bytes in the kernel: a slow reader shows sooner
 
@@ -37,10 +42,12 @@ class Listener:
         self._config.accesslog = None
         self._config.errorlog = None  # the application logs its failures itself
         self._config.include_server_header = False
-        self._config.h11_max_incomplete_size = _MAX_HEAD_BYTES
         self._app = wrap_app(app, self._config.wsgi_max_body_size, "asgi")
         self._context = WorkerContext(None)
-        self._servers: list[asyncio.Server] = []
+        self._sockets: list[socket.socket] = []
+        self._accepting: list[asyncio.Task[None]] = []
+        self._serving: set[asyncio.Task[None]] = set()
+        self._told_at = -_TELL_SECONDS
         self._connections: dict[Connection, asyncio.Task[None]] = {}
         self.port = settings.port
 
@@ -63,22 +70,20 @@ class Listener:
             ListenError: the address cannot be bound, or the certificate not be used.
         """
         tls = _tls(self._settings)
-        for sock in _bind(self._settings.host, self._settings.port):
-            self.port = sock.getsockname()[1]
-            server = await asyncio.start_server(
-                self._serve,
-                sock=sock,
-                backlog=self._settings.max_connections,
-                ssl=tls,
-                ssl_handshake_timeout=_TLS_SECONDS if tls else None,
-                limit=_MAX_HEAD_BYTES,
-            )
-            self._servers.append(server)
+        self._sockets = _bind(self._settings.host, self._settings.port)
+        self.port = self._sockets[0].getsockname()[1]
+        for sock in self._sockets:
+            sock.setblocking(False)
+            sock.listen(self._settings.max_connections)
+            self._accepting.append(asyncio.create_task(self._accept(sock, tls)))
 
     async def stop_accepting(self) -> None:
         """Take no more connections, and close each when it waits for its next request."""
-        for server in self._servers:
-            server.close()
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        for sock in self._sockets:
+            sock.close()
         await self._context.terminated.set()
         for connection in list(self._connections):
             if connection.idle:
@@ -99,7 +104,40 @@ class Listener:
         for connection in list(self._connections):
             connection.abort()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Accept connections; asyncio's own server tries on and on where it is out of files."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listening)
+            except ConnectionAbortedError:  # the client left before
+                continue
+            except OSError as error:  # no file descriptors, no memory
+                if loop.time() - self._told_at > _TELL_SECONDS:
+                    self._told_at = loop.time()
+                    _log.error("connections have to wait: %s", error.strerror)
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
+            task = loop.create_task(self._serve(sock, tls))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+            await asyncio.sleep(0)  # `sock_accept` does not wait while there is one
+
+    async def _serve(self, sock: socket.socket, tls: ssl.SSLContext | None) -> None:
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=_READ_BUFFER)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        try:
+            transport, _ = await loop.connect_accepted_socket(
+                lambda: protocol,
+                sock,
+                ssl=tls,
+                ssl_handshake_timeout=_TLS_SECONDS if tls else None,
+            )
+        except (OSError, ssl.SSLError):  # no TLS, or none that both speak
+            sock.close()
+            return
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         connection = Connection(
             self._app, self._config, self._context, self._settings, reader, writer
         )

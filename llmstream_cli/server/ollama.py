@@ -18,7 +18,13 @@ from llmstream_cli.server.context import server_context
 from llmstream_cli.server.dialect import dump_line, fields_as_given, json_response
 from llmstream_cli.server.exchange import current_exchange
 from llmstream_cli.server.ollama_requests import ChatRequest, GenerateRequest, ShowRequest
-from llmstream_cli.server.ollama_responses import NDJSON, LineEncoder, LineFormat, Route
+from llmstream_cli.server.ollama_responses import (
+    NDJSON,
+    LineEncoder,
+    LineFormat,
+    Route,
+    ollama_logprob,
+)
 from llmstream_cli.server.openapi import Operation, Reply
 from llmstream_cli.server.respond import collect, stream
 from llmstream_cli.server.served import ServedModel, ServedModels
@@ -95,7 +101,8 @@ async def _answer(
         return Response(dump_line(line) + b"\n", content_type=NDJSON)
     if body.streams:
         return await stream(served, [request], LineEncoder(format_))
-    (answer,) = await collect(served, [request])
+    logprob = ollama_logprob if format_.with_logprobs else None
+    (answer,) = await collect(served, [request], logprob)
     return json_response(format_.whole(answer))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from llmstream_cli.core.api import Chunk, DrawnLogprob, TokenLogprob, Usage
+from llmstream_cli.core.api import Chunk, TokenLogprob, Usage
 from llmstream_cli.errors import LLMStreamError
 from llmstream_cli.server.dialect import dump_line
 from llmstream_cli.server.failure import error_body
@@ -68,10 +68,9 @@ class LineFormat:
 
     def whole(self, answer: Answer) -> dict[str, Any]:
         """Return the body of a response that is not streamed."""
-        located = AlignedLogprobs().push(answer.text, answer.logprobs)
         last = self.last(answer.finish_reason, answer.usage)
         text = self._wrap(answer.text, answer.reasoning)
-        return {**last, **text, **self._logprobs(located)}
+        return {**last, **text, **answer.logprobs}
 
     def without_prompt(self, reason: Literal["load", "unload"]) -> dict[str, Any]:
         """Return the answer to a request without a prompt: what was done with the model."""
@@ -87,7 +86,7 @@ class LineFormat:
     def _logprobs(self, located: Sequence[LocatedLogprob]) -> dict[str, Any]:
         if not (self.with_logprobs and located):
             return {}
-        return {"logprobs": [_logprob(logprob) for _, logprob in located]}
+        return {"logprobs": [ollama_logprob(one)["logprobs"] for one in located]}
 
 
 class LineEncoder:
@@ -136,9 +135,11 @@ def _nanoseconds(seconds: float) -> int:
     return max(1, round(seconds * 1e9))
 
 
-def _logprob(logprob: DrawnLogprob) -> dict[str, Any]:
-    top = [_token(token) for token in logprob.top]
-    return {**_token(logprob.drawn), **({"top_logprobs": top} if top else {})}
+def ollama_logprob(located: LocatedLogprob) -> dict[str, Any]:
+    """Return what the list of log probabilities has for a token."""
+    top = [_token(token) for token in located.logprob.top]
+    top_field = {"top_logprobs": top} if top else {}
+    return {"logprobs": {**_token(located.logprob.drawn), **top_field}}
 
 
 def _token(token: TokenLogprob) -> dict[str, Any]:

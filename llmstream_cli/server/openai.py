@@ -18,10 +18,12 @@ from llmstream_cli.server.openai_responses import (
     CompletionEncoder,
     Shape,
     chat_completion,
+    chat_logprob,
     completion,
+    completion_logprob,
 )
 from llmstream_cli.server.openapi import Operation, Reply
-from llmstream_cli.server.respond import Answer, Encoder, collect, stream
+from llmstream_cli.server.respond import Answer, Encoder, LogprobFields, collect, stream
 from llmstream_cli.server.served import ServedModel, ServedModels
 
 
@@ -33,13 +35,17 @@ def openai_routes(models: ServedModels) -> Blueprint:
     async def chat_completions() -> Response:
         body = await read_model(ChatCompletionRequest)
         with fields_as_given(body.client_names):  # errors of the engine's, too
-            return await _answer(models, body, "chatcmpl", ChatEncoder, chat_completion)
+            return await _answer(
+                models, body, "chatcmpl", ChatEncoder, chat_completion, chat_logprob
+            )
 
     @blueprint.post("/completions")
     async def completions() -> Response:
         body = await read_model(CompletionRequest)
         with fields_as_given(body.client_names):
-            return await _answer(models, body, "cmpl", CompletionEncoder, completion)
+            return await _answer(
+                models, body, "cmpl", CompletionEncoder, completion, completion_logprob
+            )
 
     @blueprint.get("/models")
     async def list_models() -> Response:
@@ -59,6 +65,7 @@ async def _answer(
     prefix: str,
     encoder: Callable[[Shape], Encoder],
     whole: Callable[[Shape, Sequence[Answer]], dict[str, Any]],
+    logprob: LogprobFields,
 ) -> Response:
     served = models.find(body.model)
     requests = body.generation_requests(served.sampling)
@@ -74,7 +81,8 @@ async def _answer(
     )
     if body.stream:
         return await stream(served, requests, encoder(shape))
-    return json_response(whole(shape, await collect(served, requests)))
+    answers = await collect(served, requests, logprob if shape.with_logprobs else None)
+    return json_response(whole(shape, answers))
 
 
 def _system_fingerprint(served: ServedModel) -> str:

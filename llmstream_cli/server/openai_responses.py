@@ -146,7 +146,9 @@ def chat_completion(shape: Shape, answers: Sequence[Answer]) -> dict[str, Any]:
         {
             "index": index,
             "message": _message(answer),
-            "logprobs": _chat_logprobs(_located(answer)) if shape.with_logprobs else None,
+            "logprobs": {"content": answer.logprobs["content"], "refusal": None}
+            if shape.with_logprobs
+            else None,
             "finish_reason": answer.finish_reason,
         }
         for index, answer in enumerate(answers)
@@ -167,7 +169,9 @@ def completion(shape: Shape, answers: Sequence[Answer]) -> dict[str, Any]:
         {
             "text": answer.text,
             "index": index,
-            "logprobs": _completion_logprobs(_located(answer)) if shape.with_logprobs else None,
+            "logprobs": {name: answer.logprobs[name] for name in _COMPLETION_LISTS}
+            if shape.with_logprobs
+            else None,
             "finish_reason": answer.finish_reason,
         }
         for index, answer in enumerate(answers)
@@ -194,16 +198,15 @@ def _usage(of_answers: Sequence[Usage | None], num_choices: int) -> dict[str, An
     }
 
 
-def _located(answer: Answer) -> list[LocatedLogprob]:
-    return AlignedLogprobs().push(answer.text, answer.logprobs)
+def chat_logprob(located: LocatedLogprob) -> dict[str, Any]:
+    """Return what the list of a chat's log probabilities has for a token."""
+    logprob = located.logprob
+    top = [_chat_token(token) for token in logprob.top]
+    return {"content": {**_chat_token(logprob.drawn), "top_logprobs": top}}
 
 
 def _chat_logprobs(located: Sequence[LocatedLogprob]) -> dict[str, Any]:
-    content = [
-        {**_chat_token(logprob.drawn), "top_logprobs": [_chat_token(top) for top in logprob.top]}
-        for _, logprob in located
-    ]
-    return {"content": content, "refusal": None}
+    return {"content": [chat_logprob(one)["content"] for one in located], "refusal": None}
 
 
 def _chat_token(token: TokenLogprob) -> dict[str, Any]:
@@ -214,14 +217,24 @@ def _chat_token(token: TokenLogprob) -> dict[str, Any]:
     }
 
 
+_COMPLETION_LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+
+
+def completion_logprob(located: LocatedLogprob) -> dict[str, Any]:
+    """Return what each list of a completion's log probabilities has for a token."""
+    drawn = located.logprob.drawn
+    values = (
+        _completion_token(drawn.piece),
+        finite_logprob(drawn.logprob),
+        _completion_top(located.logprob),
+        located.text_offset,
+    )
+    return dict(zip(_COMPLETION_LISTS, values, strict=True))
+
+
 def _completion_logprobs(located: Sequence[LocatedLogprob]) -> dict[str, Any]:
-    drawn = [logprob.drawn for _, logprob in located]
-    return {
-        "tokens": [_completion_token(token.piece) for token in drawn],
-        "token_logprobs": [finite_logprob(token.logprob) for token in drawn],
-        "top_logprobs": [_completion_top(logprob) for _, logprob in located],
-        "text_offset": [offset for offset, _ in located],
-    }
+    tokens = [completion_logprob(one) for one in located]
+    return {name: [token[name] for token in tokens] for name in _COMPLETION_LISTS}
 
 
 def _completion_top(logprob: DrawnLogprob) -> dict[str, float]:

@@ -80,6 +80,13 @@ class Operation:
     open: bool = False
 
 
+_HTTP_ERRORS = {  # of any request; see `server.http1`
+    400: "The request is malformed.",
+    414: "The target is too long.",
+    431: "The head is too long.",
+    501: "The body has another transfer coding than chunked.",
+    505: "The version is not HTTP/1.0 or 1.1.",
+}
 _REQUEST_ERRORS = {
     400: "The request is malformed, or its prompt longer than the context.",
     404: "No such model.",
@@ -102,7 +109,7 @@ _ACCESS_ERRORS = {
 def document(operations: Iterable[Operation], contexts: Iterable[str] = ()) -> dict[str, Any]:
     """Return the description of these operations, as JSON values; `context` is one of those."""
     operations = tuple(operations)
-    bodies: set[type[BaseModel]] = set()
+    bodies: set[type[BaseModel]] = {ErrorReply}
     for operation in operations:
         bodies.add(operation.error)
         bodies |= {reply.model for reply in operation.replies if reply.model is not None}
@@ -144,13 +151,14 @@ def _describe(operation: Operation) -> dict[str, Any]:
             "content": {_JSON: {"schema": _reference(operation.request)}},
         }
     replies = {str(reply.status): _reply(reply) for reply in operation.replies}
-    errors = dict(_ACCESS_ERRORS) if not operation.open else {403: _ACCESS_ERRORS[403]}
+    errors = _HTTP_ERRORS | ({} if operation.open else _ACCESS_ERRORS)
     if parameters:
         errors[404] = "There is none of that name."
     if operation.request is not None:
         errors |= _REQUEST_ERRORS
     for status, summary in sorted(errors.items()):
-        replies.setdefault(str(status), _reply(Reply(status, summary, model=operation.error)))
+        model = ErrorReply if status in _HTTP_ERRORS.keys() - {400} else operation.error
+        replies.setdefault(str(status), _reply(Reply(status, summary, model=model)))
     described["responses"] = replies
     described["security"] = [] if operation.open else [{"key": []}, {}]
     return described

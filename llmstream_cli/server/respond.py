@@ -1,7 +1,8 @@
 """From requests to a model to the response, streamed or whole, in any wire format."""
 
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,15 +10,16 @@ from quart import Response
 
 from llmstream_cli.core.api import (
     Chunk,
-    DrawnLogprob,
     FinishReason,
     GenerationRequest,
     Usage,
 )
 from llmstream_cli.errors import EngineError, LLMStreamError
 from llmstream_cli.server.context import server_context
+from llmstream_cli.server.dialect import JsonList
 from llmstream_cli.server.exchange import CutError, current_exchange
 from llmstream_cli.server.generation import Generation
+from llmstream_cli.server.logprobs import AlignedLogprobs, LocatedLogprob
 from llmstream_cli.server.served import ServedModel
 
 _log = logging.getLogger(__name__)
@@ -48,42 +50,63 @@ class Encoder(Protocol):
         """Return how the format tells of an error after the first byte; None cuts the response."""
 
 
+LogprobFields = Callable[[LocatedLogprob], Mapping[str, object]]
+"""Returns what each list of a format's log probabilities has for a token, by the list's name."""
+
+
 @dataclass(slots=True)
 class Answer:
-    """A whole answer; each attribute is that of the chunks together."""
+    """A whole answer; each attribute is that of the chunks together.
+
+    Attributes:
+        logprobs: the lists of log probabilities by name, written as JSON chunk by chunk: thousands
+            of them at once would hold up the event loop.
+    """
 
     text: str = ""
     reasoning: str = ""
     token_ids: list[int] = field(default_factory=list)
-    logprobs: list[DrawnLogprob] = field(default_factory=list)
+    logprobs: dict[str, JsonList] = field(default_factory=lambda: defaultdict(JsonList))
     finish_reason: FinishReason = FinishReason.STOP
     usage: Usage | None = None
+    _aligned: AlignedLogprobs = field(default_factory=AlignedLogprobs)
+
+    def add(self, chunk: Chunk, logprob_fields: LogprobFields | None = None) -> None:
+        """Add a chunk; `logprob_fields` is None where no log probabilities are wanted."""
+        self.text += chunk.text
+        self.reasoning += chunk.reasoning
+        self.token_ids += chunk.token_ids
+        self.finish_reason = chunk.finish_reason or self.finish_reason
+        self.usage = chunk.usage or self.usage
+        if logprob_fields is not None:
+            for located in self._aligned.push(chunk.text, chunk.logprobs):
+                for name, value in logprob_fields(located).items():
+                    self.logprobs[name].append(value)
 
 
-async def collect(served: ServedModel, requests: Sequence[GenerationRequest]) -> list[Answer]:
+async def collect(
+    served: ServedModel,
+    requests: Sequence[GenerationRequest],
+    logprob_fields: LogprobFields | None = None,
+) -> list[Answer]:
     """Return the whole answers, in the order of the requests; cancel when the client has gone.
+
+    Args:
+        served: the model.
+        requests: one for each answer.
+        logprob_fields: how to write log probabilities, where they are wanted.
 
     Raises:
         LLMStreamError: one of them failed; the others are cancelled.
     """
     answers = [Answer() for _ in requests]
-    texts: list[list[str]] = [[] for _ in requests]
-    reasonings: list[list[str]] = [[] for _ in requests]
     generation = Generation(server_context(), served, requests)
     try:
         while chunks := await generation.chunks():
             for index, chunk in chunks:
-                answer = answers[index]
-                texts[index].append(chunk.text)
-                reasonings[index].append(chunk.reasoning)
-                answer.token_ids += chunk.token_ids
-                answer.logprobs += chunk.logprobs
-                answer.finish_reason = chunk.finish_reason or answer.finish_reason
-                answer.usage = chunk.usage or answer.usage
+                answers[index].add(chunk, logprob_fields)
     finally:
         generation.cancel()
-    for answer, text, reasoning in zip(answers, texts, reasonings, strict=True):
-        answer.text, answer.reasoning = "".join(text), "".join(reasoning)
     return answers
 
 

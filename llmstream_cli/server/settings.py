@@ -1,5 +1,6 @@
 """What the server is told when it starts."""
 
+import ipaddress
 import re
 from dataclasses import dataclass
 
@@ -18,7 +19,12 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "max_connections": (1, 100_000),
 }
 
-_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s]+/?")
+# What browsers and other clients can send, and so all that can ever match. Names are in ASCII.
+_NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
+_ORIGIN = re.compile(
+    r"([A-Za-z][A-Za-z0-9+.-]*)://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([1-9][0-9]{0,4}))?/?"
+)
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +50,7 @@ class ServerSettings:
         max_connections: open at once; one more is answered 503.
 
     Raises:
-        InvalidValueError: a value is out of its bounds, or an origin is none.
+        InvalidValueError: a value is out of its bounds, or a host or an origin could never match.
     """
 
     host: str = "127.0.0.1"
@@ -67,8 +73,36 @@ class ServerSettings:
         for name, (low, high) in _BOUNDS.items():
             if not low <= getattr(self, name) <= high:
                 raise InvalidValueError(f"{name} must be between {low} and {high}", name)
-        for origin in self.cors_origins:
-            if origin != "*" and not _ORIGIN.fullmatch(origin):
+        for host in self.allowed_hosts:
+            if host != "*" and not _is_host(host):
                 raise InvalidValueError(
-                    f"{origin[:100]!r} is no origin; one reads https://example.org, or * for any"
+                    f"--allow-host: {host[:100]!r} is no host name; one reads "
+                    "llm.example.org, without scheme, port and path, or * for any",
+                    "--allow-host",
                 )
+        for origin in self.cors_origins:
+            if origin != "*" and not _is_origin(origin):
+                raise InvalidValueError(
+                    f"--cors-origin: {origin[:100]!r} is no origin; one reads "
+                    "https://example.org, or * for any",
+                    "--cors-origin",
+                )
+
+
+def is_address(text: str) -> bool:
+    """Tell whether a text is an IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_host(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None or is_address(text.removeprefix("[").removesuffix("]"))
+
+
+def _is_origin(text: str) -> bool:
+    """Tell whether a browser could send this; it leaves out the port that its scheme implies."""
+    match = _ORIGIN.fullmatch(text)
+    return match is not None and match[2] != _DEFAULT_PORTS.get(match[1].lower(), "")

@@ -1,7 +1,6 @@
 """`POST /token_stream`: a question in, the text of the answer out as it is generated."""
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -10,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from quart import Blueprint, Response
 
 from llmstream_cli.core.api import Chunk, GenerationRequest
-from llmstream_cli.errors import InvalidValueError, LLMStreamError
+from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
 from llmstream_cli.prompts.messages import Message
 from llmstream_cli.sampling import SamplingParams
 from llmstream_cli.server.body import read_model
@@ -125,8 +124,7 @@ def as_fields(sampling: SamplingParams) -> dict[str, Any]:
 def _find_context(name: str, contexts: Mapping[str, str]) -> str:
     text = contexts.get(name)
     if text is None:
-        near = difflib.get_close_matches(name[:100], contexts, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(contexts)}"
+        hint = did_you_mean(name, contexts)
         raise InvalidValueError(f"context {name[:100]!r} is not known; {hint}", "context")
     return text
 

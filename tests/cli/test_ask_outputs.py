@@ -124,9 +124,10 @@ def test_an_answer_follows_a_grammar() -> None:
         (("--think",), "--think is not supported by SmolLM2-135M-Instruct"),
         (("--raw", "--no-think"), "--raw leaves --think and --no-think to the prompt"),
         (("--raw", "-c"), "--raw goes on with no conversation"),
-        (("-a", "no/such.txt"), "cannot attach no/such.txt"),
+        (("-a", "no/such.txt"), "--attach: there is no file no/such.txt"),
         (("--session", "a b"), "a conversation's name"),
         (("--url", "ftp://x"), "the server's URL must be"),
+        (("--api-key", "x"), "--api-key is the key of another server; give its --url, too"),
         (("--url", "http://127.0.0.1:1", "--ctx-size", "99"), "--ctx-size is the server's own"),
     ],
 )

@@ -1,6 +1,5 @@
 """Files that are put before a question."""
 
-import codecs
 import os
 import re
 import threading
@@ -57,49 +56,18 @@ def test_no_file_can_end_its_own_fence(text: str) -> None:
     assert inside == text.removesuffix("\n")
 
 
-@pytest.mark.parametrize(
-    ("mark", "encoding"),
-    [
-        (b"", "utf-8"),
-        (codecs.BOM_UTF8, "utf-8"),
-        (codecs.BOM_UTF16_LE, "utf-16-le"),
-        (codecs.BOM_UTF16_BE, "utf-16-be"),
-        (codecs.BOM_UTF32_LE, "utf-32-le"),
-        (codecs.BOM_UTF32_BE, "utf-32-be"),
-    ],
-)
-def test_encodings(mark: bytes, encoding: str) -> None:
-    text = "Grüße 🇦🇹\r\nand\rmore\n"
-    block = attach("", [write("a", mark + text.encode(encoding))])
-    assert block == "a:\n\n```\nGrüße 🇦🇹\nand\nmore\n```"
-
-
-@pytest.mark.parametrize(
-    ("data", "complaint"),
-    [
-        (b"\x7fELF\x00\x01", "it is no text, but binary"),
-        (b"a\xff", "it is no text, byte 1 is not UTF-8"),
-        (codecs.BOM_UTF8 + b"\xe2\x82", "it is no text, byte 3 is not UTF-8"),
-        (codecs.BOM_UTF16_LE + b"a", "it is no text, byte 2 is not UTF-16-LE"),
-        (codecs.BOM_UTF16_LE + b"\x01\x00\x00\x00", "it is no text, but binary"),
-    ],
-)
-def test_what_is_no_text_is_refused(data: bytes, complaint: str) -> None:
-    with pytest.raises(InvalidValueError, match=f"^cannot attach a.bin: {complaint}$"):
-        attach("Hi?", [write("a.bin", data)])
+def test_lines_end_as_on_posix() -> None:
+    assert attach("", [write("a", b"Gr\xc3\xbc\xc3\x9fe\r\nand\rmore\n")]) == (
+        "a:\n\n```\nGrüße\nand\nmore\n```"
+    )
 
 
 @pytest.mark.parametrize(
     ("file", "complaint"),
     [
         ("-", "standard input needs no --attach"),
-        (".", "cannot attach .: it is a directory"),
-        ("no/such", "cannot attach no/such: No such file or directory"),
-        ("", "cannot attach"),
-        ("a\0b", "cannot attach ab: embedded null byte"),
-        ("x" * 5000, "File name too long"),
-        ("~nobody-has-this-name/x", "cannot attach ~nobody"),
-        (os.fsdecode(b"gr\xf6\xdfe"), "the name of an attached file is not UTF-8"),
+        (".", "--attach: . is a directory"),
+        ("no/such", "--attach: there is no file no/such"),
     ],
 )
 def test_what_cannot_be_read_is_named(file: str, complaint: str) -> None:
@@ -113,7 +81,7 @@ def test_a_name_is_shown_in_a_line() -> None:
 
 
 def test_a_file_without_end_is_refused() -> None:
-    with pytest.raises(InvalidValueError, match="cannot attach /dev/zero: it is longer than 4 MiB"):
+    with pytest.raises(InvalidValueError, match="--attach: /dev/zero is longer than 4 MiB"):
         attach("Hi?", ["/dev/zero"])
 
 

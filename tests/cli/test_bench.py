@@ -88,6 +88,7 @@ def test_json_of_the_real_model() -> None:
         "prompt_tokens": 32,
         "max_tokens": 4,
         "repeat": 1,
+        "seconds": None,
         "seed": 0,
         "ctx_size": 108,
         "threads": 1,
@@ -234,7 +235,7 @@ async def test_failed_requests_are_counted_and_told() -> None:
     assert code == 1
     assert (
         complaints
-        == "llmstream: 1 requests failed, first: the server failed (HTTP 500: on [31m fire)\n"
+        == "llmstream: 1 requests failed, first: the server failed (HTTP 500: on[31m fire)\n"
     )
     assert [row[-1] for row in rows(output)] == ["errors", "1", "0"]
 
@@ -283,6 +284,44 @@ async def test_ctrl_c_prints_what_was_measured(answered: int) -> None:
     assert [result["prefix"] for result in results] == ["distinct"] * (answered // 2)
 
 
+@pytest.mark.parametrize("answered", [0, 2])
+async def test_the_end_of_the_time_prints_what_was_measured(answered: int) -> None:
+    def reply(number: int) -> Reply:
+        return answer_events(*story()) if number < answered else answer_events(hang=True)
+
+    async with serving(reply) as server:
+        code, output, complaints = await bench("--url", server.url, "--seconds", "2", *TINY)
+    if answered:
+        assert (code, complaints) == (0, "")
+        assert "# not complete: it has 2 s; --seconds 0 takes as long as it needs" in output
+        assert [row[:2] for row in rows(output)] == [["prefix", "streams"], ["distinct", "1"]]
+    else:
+        assert (code, output) == (1, "")
+        assert complaints.startswith("llmstream: nothing could be measured in 2 s; give --seconds")
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds", "repeat", "streams"),
+    [
+        ((), 50.0, 1, 6),
+        (("--seconds", "9"), 9.0, 1, 6),
+        (("--seconds", "0"), None, 1, 6),
+        (("--repeat", "2"), None, 2, 6),
+        (("--streams", "1"), None, 3, 1),
+        (("--streams", "1", "--seconds", "9"), 9.0, 3, 1),
+    ],
+)
+async def test_without_a_word_on_the_workload_there_is_a_minute(
+    options: tuple[str, ...], seconds: float | None, repeat: int, streams: int
+) -> None:
+    async with serving(answer_events(*story())) as server:
+        code, output, _ = await bench("--url", server.url, "--json", *options)
+    parameters = json.loads(output)["parameters"]
+    assert code == 0
+    assert (parameters["seconds"], parameters["repeat"]) == (seconds, repeat)
+    assert len(parameters["streams"]) == streams
+
+
 def test_the_key_is_no_default_that_help_shows() -> None:
     done = subprocess.run(
         [*BENCH, "--help"],
@@ -322,6 +361,8 @@ URL = ("--url", "http://127.0.0.1:1")
         (("--template", "chatml", *URL), 2, "not with --url"),
         (("-m", "no/such.gguf"), 1, "there is no file no/such.gguf"),
         (("--url-model", "tiny"), 2, "--url-model needs --url"),
+        (("--api-key", "x"), 2, "--api-key is the key of another server"),
+        (("--seconds", "-1"), 2, "--seconds must be between 0 and 1000000"),
         (("--threads", "1", *URL), 2, "not with --url"),
         (("--ctx-size", "100", *URL), 2, "not with --url"),
         (("--url", "ftp://127.0.0.1"), 2, "URL must be like http://127.0.0.1:8080"),

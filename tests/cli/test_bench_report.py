@@ -15,6 +15,7 @@ PARAMETERS = Parameters(
     prompt_tokens=256,
     max_tokens=64,
     repeat=2,
+    seconds=None,
     seed=7,
     ctx_size=448,
     threads=2,

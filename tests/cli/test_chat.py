@@ -65,6 +65,18 @@ def test_a_model_that_is_none_ends_the_chat() -> None:
     assert done.stderr == b"llmstream: there is no file no/such.gguf\n"
 
 
+def test_a_server_that_is_not_there_ends_the_chat_before_the_first_question() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "llmstream_cli", "chat", "--url", "127.0.0.1:1"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"llmstream: cannot connect to http://127.0.0.1:1: Connection refused\n"
+
+
 def test_no_standard_input_is_one_line() -> None:
     done = subprocess.run(
         ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND],

@@ -73,8 +73,8 @@ def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (None, "cannot read .*: No such file"),
-        (b"\xff", "is not JSON"),
+        (None, "there is no file .*"),
+        (b"\xff", "is not UTF-8 text: byte 0"),
         (b"[" * 100_000, "is not JSON"),
         (b"[]", "it has no list of turns"),
         (b'{"turns": {}}', "it has no list of turns"),

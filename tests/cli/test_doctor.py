@@ -12,7 +12,7 @@ import pytest
 
 from llmstream_cli.cli import doctor_machine, doctor_setup
 from llmstream_cli.cli.doctor import Finding
-from llmstream_cli.errors import ModelError
+from llmstream_cli.errors import LLMStreamError, ModelError
 from llmstream_cli.models import machine
 from llmstream_cli.models.machine import Memory
 from llmstream_cli.models.presets import PRESETS
@@ -20,8 +20,8 @@ from tests.cli.test_settings import COMMANDS
 from tests.hub_server import HubServer
 
 TIMEOUT = 600  # seconds; the machines that run this are slow at times
-CHECKS = ["python", "llama.cpp", "cpu", "threads", "memory", "disk", "cache", "hub", "token"]
-CHECKS += ["settings", "history", "port", "model"]
+CHECKS = ["llmstream", "python", "llama.cpp", "cpu", "threads", "memory", "disk", "cache", "hub"]
+CHECKS += ["token", "settings", "history", "port", "model"]
 
 
 def doctor(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -250,7 +250,9 @@ def test_the_file_of_the_history(
     assert found.verdict == verdict
     assert message in found.message
     config.write_text("[history]\nenabled = false\n")
-    assert doctor_setup.history() == Finding("history", "ok", "is switched off")
+    assert doctor_setup.history() == Finding(
+        "history", "ok", "is not kept: the history is switched off"
+    )
     config.write_text("broken")
     assert doctor_setup.history().verdict == "warn"
 
@@ -266,11 +268,30 @@ def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor_setup.port(COMMANDS).verdict == "fail"
 
 
-def test_a_missing_model_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    Missing = namedtuple("Missing", ["name", "packaged_file"])
-    monkeypatch.setitem(PRESETS, "smollm2", Missing("smollm2", lambda: None))
-    found = doctor_setup.model()
-    assert found.verdict == "warn"
+Bare = namedtuple("Bare", ["name", "packaged_file", "source", "chat_format"])
+
+
+def replace_default(monkeypatch: pytest.MonkeyPatch, file: Path | None) -> None:
+    """Have the default preset's package bring that file."""
+    usual = PRESETS["smollm2"]
+    bare = Bare("smollm2", lambda: file, usual.source, None)
+    monkeypatch.setitem(PRESETS, "smollm2", bare)
+
+
+def test_a_missing_model_is_a_failure_where_it_cannot_be_downloaded(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_default(monkeypatch, None)
+    found = doctor_setup.model(COMMANDS)
+    assert (found.verdict, found.message) == (
+        "warn",
+        "smollm2 is not here; the first `ask` downloads it",
+    )
+    assert "pip install" in found.advice
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = doctor_setup.model(COMMANDS)
+    assert found.verdict == "fail"
+    assert "no `ask` can work" in found.message
     assert "pip install" in found.advice
 
 
@@ -278,8 +299,23 @@ def test_a_model_that_does_not_load_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
-    Damaged = namedtuple("Damaged", ["name", "packaged_file"])
-    damaged = Damaged("smollm2", lambda: tmp_path / "m.gguf")
-    monkeypatch.setitem(PRESETS, "smollm2", damaged)
+    replace_default(monkeypatch, tmp_path / "m.gguf")
     with pytest.raises(ModelError):
-        doctor_setup.model()
+        doctor_setup.model(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("MODEL", "no/such.gguf", "failed to open GGUF file"),
+        ("FEATURES", "no-such", "no model is called 'no-such'"),
+        ("URL", "http://127.0.0.1:1", "cannot connect to http://127.0.0.1:1"),
+    ],
+)
+def test_the_model_that_is_kept_is_examined(
+    name: str, value: str, reason: str, own_caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"LLMSTREAM_{name}", value)
+    with pytest.raises(LLMStreamError) as raised:
+        doctor_setup.model(COMMANDS)
+    assert reason in str(raised.value)

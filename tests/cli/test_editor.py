@@ -101,8 +101,8 @@ def test_no_text_is_no_question(
     ("script", "complaint", "kept"),
     [
         ('echo half > "$1"; exit 3', "failed with exit code 3", ["half\n"]),
-        ('rm "$1"', "cannot read what the editor left: No such file", []),
-        ('printf "\\377" > "$1"', "the question is not UTF-8 text", ["\ufffd"]),
+        ('rm "$1"', "there is no file ", []),
+        ('printf "\\377" > "$1"', "is not UTF-8 text: byte 0", ["\ufffd"]),
     ],
 )
 def test_an_editor_that_fails(

@@ -80,17 +80,11 @@ def test_a_template_is_a_file(tmp_path: Path) -> None:
         (b"{{ \xff }}", "is not UTF-8 text: byte 3"),
         (b"x" * (600 * 1024), "the chat template has 614400 characters; too many to run"),
         (b"x" * (1024 * 1024 + 1), "is longer than 1 MiB"),
-        (None, "is not a regular file"),
     ],
 )
-def test_a_file_that_is_no_template_is_refused(
-    tmp_path: Path, content: bytes | None, reason: str
-) -> None:
+def test_a_file_that_is_no_template_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "my.jinja"
-    if content is None:
-        os.mkfifo(path)  # to read it would wait for ever
-    else:
-        path.write_bytes(content)
+    path.write_bytes(content)
     with pytest.raises(InvalidValueError, match=reason) as caught:
         read_template(str(path))
     assert "--template" in str(caught.value)
@@ -103,9 +97,9 @@ def test_a_file_that_is_no_template_is_refused(
         ("chatlm", "no prompt format is called 'chatlm'; did you mean chatml?"),
         ("none.jinja", "--template: there is no file none.jinja"),
         ("no/folder", "--template: there is no file no/folder"),
-        ("x" * 5000, "cannot read"),
-        ("\0", "cannot read"),
-        ("", "is not a regular file"),
+        ("x" * 5000, "no prompt format is called"),
+        ("\0", "no prompt format is called"),
+        ("", "the name of the file is empty"),
     ],
 )
 def test_what_is_neither_is_refused(text: str, reason: str) -> None:
@@ -140,7 +134,7 @@ def test_a_mistaken_template_shows_before_the_model_is_looked_for(tmp_path: Path
     message = refusal("?", "--template", str(path), "--model", "none.gguf")
     assert message.startswith(f"--template {path}: the chat template is invalid")
     message = refusal("?", "--template", "chatlm", "--model", "none.gguf")
-    assert message.startswith("no prompt format is called 'chatlm'; did you mean chatml? known: ")
+    assert message.startswith("no prompt format is called 'chatlm'; did you mean chatml?")
 
 
 def test_a_model_without_a_template_tells_the_ways_out(phi2: str) -> None:
@@ -198,10 +192,7 @@ def test_the_users_own_contexts_are_read_and_win(tmp_path: Path) -> None:
         expected = answer("--system", text, QUESTION)
         assert answer("--context", name, QUESTION, config=path) == expected
     message = refusal("--context", "pirat", QUESTION, config=path)
-    assert message == (
-        "no context is called 'pirat'; did you mean pirate? "
-        "known: general, classifier, sql, math, pirate"
-    )
+    assert message == "no context is called 'pirat'; did you mean pirate?"
 
 
 def test_a_context_and_a_system_message_exclude_each_other() -> None:

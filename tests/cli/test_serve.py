@@ -139,7 +139,7 @@ def test_the_launch_lines_say_what_is_served_and_how_to_ask(server: Running) -> 
     [
         (["--features", "smolm2"], 1, "no model is called 'smolm2'; did you mean smollm2?"),
         (["--model", "nowhere.gguf"], 1, "there is no file nowhere.gguf"),
-        (["--api-key-file", "nowhere"], 1, "cannot read the keys in nowhere: No such file"),
+        (["--api-key-file", "nowhere"], 1, "--api-key-file: there is no file nowhere"),
         (["--certfile", "nowhere", "--keyfile", "nowhere"], 1, "cannot use the certificate in"),
         (["--certfile", "nowhere"], 2, "--certfile and --keyfile belong together"),
         (["--host", "0.0.0.0"], 2, "others can reach 0.0.0.0, and there is no key"),
@@ -309,6 +309,22 @@ def test_a_second_interrupt_leaves_at_once() -> None:
 def test_a_signal_while_the_model_is_loaded_ends_the_server() -> None:
     with running() as server:
         assert server.stop() == 0
+
+
+def test_a_standard_error_that_nobody_reads_holds_nothing_up() -> None:
+    """As the full pipe of a supervisor that does not read its log."""
+    command = [*COMMAND, "--port", "0"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        url = process.stdout.readline().decode().strip()
+        with httpx2.Client(timeout=TIMEOUT) as client:
+            for _ in range(6000):  # lines of more than a hundred bytes; a pipe holds 64 KiB
+                assert client.get(f"{url}/health").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT) == 0
+        process.stderr.close()
 
 
 def test_the_watchdog_ends_a_process_whose_loop_hangs() -> None:

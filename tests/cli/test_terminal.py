@@ -1,16 +1,20 @@
 """What a terminal may see, and what a pipe gets."""
 
 import io
+import os
+import threading
+import time
 from typing import TextIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmstream_cli import files
 from llmstream_cli.cli import terminal
 from llmstream_cli.cli.terminal import (
     AnswerWriter,
-    as_utf8,
+    check_text,
     complain,
     read_piped_input,
     shows_sequences,
@@ -94,6 +98,7 @@ def piped(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
         (b"a\n\nb\n", "a\n\nb"),
         ("\N{BYTE ORDER MARK}größe".encode(), "größe"),
         (b"a\r\nb", "a\r\nb"),
+        ("größe".encode("utf-16"), "größe"),
     ],
 )
 def test_piped_input(monkeypatch: pytest.MonkeyPatch, data: bytes, text: str) -> None:
@@ -137,10 +142,35 @@ def test_a_complaint_that_nobody_hears_is_dropped(
     complain("anything")
 
 
-def test_an_argument_is_the_text_of_its_bytes() -> None:
-    assert as_utf8("größe 🇦🇹", "the question") == "größe 🇦🇹"
-    with pytest.raises(InvalidValueError, match="the question is not UTF-8"):
-        as_utf8("gr\udcf6\udcdfe", "the question")
+def test_bytes_that_are_no_text_are_told_of() -> None:
+    assert check_text("größe 🇦🇹", "the question") == "größe 🇦🇹"
+    with pytest.raises(InvalidValueError, match="the question is not UTF-8 text: character 3"):
+        check_text("gr\udcf6\udcdfe", "the question")
+
+
+def test_an_input_without_end_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(files, "WAIT_SECONDS", 0.01)
+    reader, writer = os.pipe()
+    told = ""
+
+    def write() -> None:
+        nonlocal told
+        while "waiting" not in told:
+            time.sleep(0.01)
+            told += capsys.readouterr().err
+        os.write(writer, b"text")
+        os.close(writer)
+
+    thread = threading.Thread(target=write)
+    with os.fdopen(reader) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        thread.start()
+        assert read_piped_input() == "text"
+        thread.join()
+    told += capsys.readouterr().err
+    assert told == terminal._WAITING
 
 
 @pytest.mark.parametrize(

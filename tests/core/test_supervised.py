@@ -1,9 +1,11 @@
 """The engine in a process of its own, on real processes: what it answers, and how it dies."""
 
 import asyncio
+import errno
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -656,14 +658,27 @@ async def test_a_process_that_cannot_be_started_is_an_error(
     await engine.aclose()
 
 
-async def test_a_restart_that_fails_to_start_is_tried_again(
-    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lack", ["python", "files"])
+async def test_a_restart_that_fails_to_start_is_tried_until_it_succeeds(
+    lack: str, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """However often that is: the model is not to blame."""
+    monkeypatch.setattr(supervised_module, "_LONGEST_PAUSE", 0.1)
+    tried = 0
+
+    def fail(*_: object, **__: object) -> None:
+        nonlocal tried
+        tried += 1
+        raise OSError(errno.EMFILE, "Too many open files")
+
     async with running(tiny_path) as engine:
         await engine.ready()
         with monkeypatch.context() as patch:
-            patch.setattr(sys, "executable", "/nowhere/python")
+            patch.setattr(
+                *((socket, "socketpair") if lack == "files" else (subprocess, "Popen")), fail
+            )
             os.kill(pid(engine), signal.SIGKILL)
-            await until(lambda: "cannot start" in engine.status.reason)
+            await until(lambda: tried > 2 * supervised_module._MAX_LOADS)
+            assert "cannot start the engine's process" in engine.status.reason
         await engine.ready()
-        assert engine.metrics.restarts >= 2
+        assert engine.metrics.restarts == 1

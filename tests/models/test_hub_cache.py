@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmstream_cli.errors import ModelError
-from llmstream_cli.models.cache_folder import cache_folder
+from llmstream_cli.files import cache_folder
 from llmstream_cli.models.hub import cached_files, fetch, list_cached, remove
 from llmstream_cli.models.hub_cache import RepoFolder, hub_folder
 from llmstream_cli.models.progress import Silent

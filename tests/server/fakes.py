@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from quart import Quart
@@ -26,6 +27,9 @@ from llmstream_cli.server.listener import Listener
 from llmstream_cli.server.served import ServedModel, ServedModels
 from llmstream_cli.server.settings import ServerSettings
 
+# A certificate for localhost that was made for these tests, and its key; nothing trusts it.
+TLS = Path(__file__).parent / "tls"
+CERTIFICATE: dict[str, Any] = {"certfile": str(TLS / "cert.pem"), "keyfile": str(TLS / "key.pem")}
 TIMEOUT = 60  # seconds; the machines that run this are slow at times
 
 

@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstream_cli.errors import RequestError
-from llmstream_cli.server.body import MAX_JSON_DEPTH, parse_json
+from llmstream_cli.server.body import (
+    MAX_JSON_DEPTH,
+    MAX_JSON_VALUES,
+    MAX_TOKEN_IDS,
+    parse_json,
+)
 from tests.server.fakes import ask, connect, head, parse, post, serving, talk
 
 NESTED: list[tuple[bytes, int]] = [
@@ -94,6 +99,50 @@ def test_a_text_without_end_does_not_take_long() -> None:
         parse_json(b'["' + b'\\"[' * 300_000)
 
 
+FEW = MAX_JSON_VALUES - 10
+
+
+@pytest.mark.parametrize(
+    ("unit", "most"),
+    [
+        ("1", FEW),
+        ('"x"', FEW),
+        ("{}", FEW // 2),
+        ("[[[]]]", FEW // 4),
+        ('{"a":"b","c":[null]}', FEW // 4),
+    ],
+)
+def test_the_number_of_values_is_bounded_whatever_they_are(unit: str, most: int) -> None:
+    def body(count: int) -> bytes:
+        return f'{{"any": [{",".join([unit] * count)}]}}'.encode()
+
+    assert len(parse_json(body(most))["any"]) == most
+    for count in (most + 100, 10 * most):
+        with pytest.raises(RequestError, match="the body has more than"):
+            parse_json(body(count))
+
+
+def test_the_number_of_names_is_bounded() -> None:
+    names = {f"x{index}": 0 for index in range(MAX_JSON_VALUES + 100)}
+    for body in (names, {"any": names}, {"any": [names]}):
+        with pytest.raises(RequestError, match=f"more than {MAX_JSON_VALUES} values"):
+            parse_json(json.dumps(body).encode())
+
+
+def test_text_counts_as_one_value_whatever_is_in_it() -> None:
+    text = '[{,"' * 100_000
+    assert parse_json(json.dumps({"query": text}).encode()) == {"query": text}
+
+
+@pytest.mark.parametrize("split", [1, 4])
+def test_as_many_token_ids_are_taken_as_a_long_context_holds(split: int) -> None:
+    ids = [[7] * (MAX_TOKEN_IDS // split)] * split
+    body = {"prompt": ids[0] if split == 1 else ids}
+    assert parse_json(json.dumps(body).encode()) == body
+    with pytest.raises(RequestError, match="values"):
+        parse_json(json.dumps({"stop": ids}).encode())
+
+
 # ---- over a socket --------------------------------------------------------------------------
 
 
@@ -143,13 +192,17 @@ async def test_a_body_that_is_too_long_is_413_whether_it_is_read_or_not(size: in
 
 async def test_a_chunked_body_has_the_same_bound() -> None:
     top = head(
-        "POST", "/token_stream", "Content-Type: application/json", "Transfer-Encoding: chunked"
+        "POST",
+        "/token_stream",
+        "Content-Type: application/json",
+        "Transfer-Encoding: chunked",
+        "Connection: close",
     )
     chunks = b"64\r\n" + b" " * 100 + b"\r\n"
     async with serving(max_body_bytes=1000) as served:
         assert parse(await talk(served, top + chunks * 11 + b"0\r\n\r\n")).status == 413
         fits = b'e\r\n{"query": "?"}\r\n' + chunks * 9 + b"0\r\n\r\n"
-        assert (await ask(served, top + fits)).status == 200
+        assert parse(await talk(served, top + fits)).status == 200
 
 
 async def test_a_body_that_does_not_come_is_408_and_the_end_of_the_connection() -> None:

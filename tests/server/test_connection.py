@@ -2,14 +2,20 @@
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 import random
 import socket
+import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from llmstream_cli.errors import EngineDiedError
 from tests.server.fakes import (
+    CERTIFICATE,
     TIMEOUT,
     FakeEngine,
     Served,
@@ -57,7 +63,28 @@ SMUGGLED = {
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "a head without end": b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 40_000,
     "a line without end": b"GET /" + b"x" * 40_000,
+    "a line feed before": b"\n" + PROBE,
+    "a carriage return before": b"\r" + PROBE,
+    "a space before": b" " + PROBE,
 }  # fmt: skip
+
+# What comes after the first chunk of a body, up to where the next request begins.
+ENDS = {
+    "a bare line feed": b"0\r\n\n",
+    "a bare line feed after a trailer": b"0\r\nX: y\r\n\n",
+    "a trailer with a bare line feed": b"0\r\nX: y\n\r\n",
+    "line feeds only": b"0\r\nX: y\n\n",
+    "a bare carriage return": b"0\r\nX: y\rZ: a\r\n\r\n",
+    "a folded trailer": b"0\r\nX: y\r\n z\r\n\r\n",
+    "a trailer that begins folded": b"0\r\n X: y\r\n\r\n",
+    "no trailer": b"0\r\nxy\r\n\r\n",
+    "a space before the colon": b"0\r\nX : y\r\n\r\n",
+    "trailers without end": b"0\r\nX: " + b"y" * 40_000,
+    "many trailers": b"0\r\n" + b"X: yyyyyyyy\r\n" * 4_000 + b"\r\n",
+    "a bare carriage return in an extension": b"0;a\rb\r\n\r\n",
+    "a bare line feed in an extension": b"0;a\nb\r\n\r\n",
+    "an extension without end": b"0;" + b"a" * 40_000,
+}
 
 
 @pytest.mark.parametrize("data", SMUGGLED.values(), ids=SMUGGLED)
@@ -67,9 +94,85 @@ async def test_what_others_could_read_otherwise_is_refused_and_the_connection_cl
     async with serving() as served:
         received = await talk(served, data + PROBE)
         assert received.count(b"HTTP/1.1 ") == 1, received
-        assert 400 <= parse(received).status <= 505
+        assert parse(received).status in {400, 414, 431, 501, 505}
         assert b"200 OK" not in received
         assert not served.engine.requests
+
+
+@pytest.mark.parametrize("pieces", [1, 1_000])
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+async def test_a_body_that_others_could_end_elsewhere_is_refused(end: bytes, pieces: int) -> None:
+    data = POST + ENCODED + b"\r\ne\r\n" + BODY + b"\r\n" + end + PROBE
+    async with serving() as served:
+        reader, writer = await connect(served)
+        for start in range(0, len(data), len(data) // pieces + 1):
+            writer.write(data[start : start + len(data) // pieces + 1])
+            await asyncio.sleep(0)
+        async with asyncio.timeout(TIMEOUT):
+            received = await reader.read()
+        writer.close()
+        assert received.count(b"HTTP/1.1 ") == 1, received
+        assert parse(received).status in {400, 431}
+        assert not served.engine.requests
+
+
+async def test_trailers_are_taken_and_dropped() -> None:
+    end = b"0;last=1\r\nX-Sum: abc\r\nX-Other: \r\n\r\n"
+    data = POST + ENCODED + b"\r\ne\r\n" + BODY + b"\r\n" + end
+    async with serving() as served:
+        received = await talk(served, data + head("GET", "/health", "Connection: close"))
+        assert received.count(b"HTTP/1.1 200") == 2
+
+
+@pytest.mark.parametrize("pause", [False, True])
+async def test_blank_lines_before_a_request_are_skipped(pause: bool) -> None:
+    """Old clients send one behind a body (RFC 9112, section 2.2)."""
+    async with serving() as served:
+        reader, writer = await connect(served)
+        last = head("GET", "/health", "Connection: close")
+        for data in (b"\r\n", PROBE, b"\r", b"\n", post(BODY), b"\r\n\r\n", last):
+            writer.write(data)
+            await asyncio.sleep(0.05 if pause else 0)
+        async with asyncio.timeout(TIMEOUT):
+            received = await reader.read()
+        writer.close()
+    assert received.count(b"HTTP/1.1 200") == 3, received
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET /\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nNonsense\r\n\r\n", 400),
+        (POST + b"Transfer-Encoding: gzip\r\n\r\n", 501),
+        (b"GET / HTTP/1.2\r\nHost: localhost\r\n\r\n", 505),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 32_750 + b"\r\n\r\n", 431),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"X: x\r\n" * 6_000 + b"\r\n", 431),
+        (b"GET /" + b"x" * 33_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414),
+    ],
+)
+async def test_who_is_not_understood_is_told_why(data: bytes, status: int) -> None:
+    async with serving() as served:
+        reply = parse(await talk(served, data))
+    assert (reply.status, reply.headers["connection"]) == (status, "close")
+    assert json.loads(reply.body)["error"]["message"].startswith("the request is not understood: ")
+
+
+@pytest.mark.parametrize("read_at_once", [True, False])
+async def test_a_head_of_32_kib_is_taken_and_no_longer_one(read_at_once: bool) -> None:
+    top = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX: "
+    async with serving() as served:
+        for size, status in ((32_768, 200), (32_769, 431)):
+            data = top + b"x" * (size - len(top) - 4) + b"\r\n\r\n"
+            reader, writer = await connect(served)
+            writer.write(data[:-1])
+            if not read_at_once:
+                await asyncio.sleep(0.05)
+            writer.write(data[-1:])
+            async with asyncio.timeout(TIMEOUT):
+                assert parse(await reader.read()).status == status
+            writer.close()
 
 
 @pytest.mark.parametrize(
@@ -129,6 +232,43 @@ async def test_a_client_that_sends_on_and_on_before_it_is_answered_is_cut() -> N
                     pass
         writer.close()
         await until(lambda: engine.running == 0)
+
+
+# ---- HTTP/1.0 -------------------------------------------------------------------------------
+
+OLD = post(BODY).replace(b"HTTP/1.1", b"HTTP/1.0")
+
+
+async def test_a_whole_answer_in_http_1_0_ends_with_the_connection() -> None:
+    async with serving() as served:
+        reader, writer = await connect(served)
+        writer.write(OLD)
+        async with asyncio.timeout(TIMEOUT):
+            assert parse(await reader.read()).body == b"one two three"
+        writer.close()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("cause", ["error", "time", "stop"])
+async def test_an_answer_in_http_1_0_that_is_cut_ends_with_a_reset(cause: str, tls: bool) -> None:
+    """Else its client would take what it has for a whole: nothing but the end tells the end."""
+    error = EngineDiedError("died") if cause == "error" else None
+    engine = FakeEngine(["one "], repeat=10**9 if error is None else 1, pause=0.01, error=error)
+    settings = {
+        **(CERTIFICATE if tls else {}),
+        **({"timeout_seconds": 1} if cause == "time" else {}),
+    }
+    context = ssl.create_default_context(cafile=CERTIFICATE["certfile"]) if tls else None
+    async with serving(engine, **settings) as served:
+        reader, writer = await asyncio.open_connection("localhost", served.port, ssl=context)
+        writer.write(OLD)
+        async with asyncio.timeout(TIMEOUT):
+            assert (await reader.readuntil(b"one ")).startswith(b"HTTP/1.1 200")
+            if cause == "stop":
+                served.listener.abort()
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+        writer.close()
 
 
 # ---- clients that leave ---------------------------------------------------------------------
@@ -370,6 +510,29 @@ async def test_one_connection_too_many_is_503() -> None:
             writer.close()
         await until(lambda: served.listener.num_connections == 0)
         assert (await ask(served, PROBE)).status == 200
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ECONNABORTED])
+async def test_a_connection_that_cannot_be_accepted_is_tried_again(
+    code: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("llmstream_cli.server.listener._RETRY_SECONDS", 0.01)
+    loop = asyncio.get_running_loop()
+    accept, failures = loop.sock_accept, 20
+
+    async def fail_at_first(sock: socket.socket) -> Any:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise OSError(code, os.strerror(code))
+        return await accept(sock)
+
+    monkeypatch.setattr(loop, "sock_accept", fail_at_first)
+    async with serving() as served:
+        assert (await ask(served, PROBE)).status == 200
+    assert failures < 0
+    told = [line for line in caplog.messages if "connections have to wait" in line]
+    assert len(told) == (code != errno.ECONNABORTED)
 
 
 async def test_an_answer_that_takes_too_long_is_504_before_its_first_token() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,10 @@ from llmstream_cli.core.gbnf import _escaped, gbnf_to_lark
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.server.dialect import (
     Given,
+    JsonList,
     choice_grammar,
     dump_line,
+    json_text,
     sampling_params,
     seed_param,
     with_choice_seed,
@@ -102,3 +105,23 @@ def test_a_line_is_one_line_for_whoever_splits_it(text: str) -> None:
     line = dump_line({"text": text})
     assert line.decode().splitlines() == [line.decode()]
     assert json.loads(line) == {"text": text}
+
+
+VALUES = st.none() | st.integers() | st.text() | st.dictionaries(st.text(), st.text(), max_size=2)
+
+
+@given(st.lists(st.lists(VALUES, max_size=3), max_size=3), VALUES)
+def test_lists_that_were_written_before_stand_where_they_belong(
+    lists: list[list[Any]], other: Any
+) -> None:
+    written = []
+    for values in lists:
+        written.append(JsonList())
+        for value in values:
+            written[-1].append(value)
+    body = {"first": other, "lists": written, "last": [{"in": one} for one in written]}
+    assert json.loads(json_text(body)) == {
+        "first": other,
+        "lists": lists,
+        "last": [{"in": one} for one in lists],
+    }

@@ -1,18 +1,19 @@
 """Who may ask: host names, origins, keys."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
-from tests.server.fakes import Reply, ask, head, post, serving
+from tests.server.fakes import Reply, ask, head, parse, post, serving, talk
 
 BODY = b'{"query": "?"}'
 ORIGIN = "https://example.org"
 
 
 async def get(
-    path: str = "/ready", *headers: str, host: str = "localhost", **settings: Any
+    path: str = "/status", *headers: str, host: str = "localhost", **settings: Any
 ) -> Reply:
     async with serving(**settings) as served:
         return await ask(served, head("GET", path, *headers, host=host))
@@ -60,6 +61,15 @@ async def test_loopback_names_are_answered(host: str) -> None:
         "10.0.0.1",
         "[::2]",
         "",
+        ".",
+        "a..b",
+        "localhost..",
+        "x" * 64,
+        "x" * 300,
+        "localhost:port",
+        "xn--",
+        "\xe9.example",
+        "[::1",
     ],
 )
 async def test_other_names_are_403_and_the_answer_says_what_to_do(host: str) -> None:
@@ -72,11 +82,12 @@ async def test_names_can_be_allowed() -> None:
     assert (await get(host="box.lan:80", allowed_hosts=("Box.LAN",))).status == 200
     assert (await get(host="other.lan", allowed_hosts=("box.lan",))).status == 403
     assert (await get(host="any.name", allowed_hosts=("*",))).status == 200
+    assert (await get(host="[fe80:0::1]:80", allowed_hosts=("FE80::0:1",))).status == 200
 
 
 async def statuses_everywhere(*hosts: str) -> list[int]:
     async with serving(host="0.0.0.0") as served:
-        return [(await ask(served, head(host=host))).status for host in hosts]
+        return [(await ask(served, head("GET", "/status", host=host))).status for host in hosts]
 
 
 async def test_who_listens_everywhere_answers_to_addresses_and_not_to_names() -> None:
@@ -91,8 +102,55 @@ async def test_two_hosts_or_none_are_refused() -> None:
     async with serving() as served:
         twice = await ask(served, head("GET", "/health", "Host: localhost"))
         none = await ask(served, b"GET /health HTTP/1.1\r\n\r\n")
-        old = await ask(served, b"GET /health HTTP/1.0\r\n\r\n")
+        old = await ask(served, b"GET /status HTTP/1.0\r\n\r\n")
     assert (twice.status, none.status, old.status) == (400, 400, 403)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+async def test_probes_are_answered_under_any_name_and_none(
+    method: str, path: str, host: str
+) -> None:
+    """As balancers send them, who go by addresses."""
+    names = ["Host: balanced.example", "Host: a..b", "Host:", "X-None: x"]
+    async with serving(host=host) as served:
+        for data in (f"{method} {path} HTTP/1.0\r\n{name}\r\n\r\n" for name in names):
+            assert (await ask(served, data.encode())).status == 200, data
+
+
+NAMES = (
+    "Host", "Origin", "Authorization", "X-Api-Key", "Content-Type", "Content-Length", "Connection",
+    "Expect", "Upgrade", "X-Request-Id", "If-None-Match", "Accept-Encoding", "Cookie", "Forwarded",
+    "X-Forwarded-Host", "Range", "Content-Encoding", "Access-Control-Request-Headers",
+)  # fmt: skip
+ODD = (
+    "", "*", '"', "'", ";=", ",,", "[", "[::1", "http://[", "http://a..b", "a..b", "x" * 64, "null",
+    "x" * 8000, "Bearer", "Bearer \xff", "Basic =", "application/json; charset=\xff", "W/", 'W/"',
+    "application/json; a*=utf-8''%ff", "multipart/form-data", "9" * 30, "-1", "1e3", "\xb2", "\x80",
+    "gzip;q=x", "gzip;q=1e400", "*;q=-1", "%00%ff", "bytes=9-1", 'a=b; c="', 'for="[::1]:x"',
+    "@:/?",
+)  # fmt: skip
+TO = (("GET", "/"), ("HEAD", "/ready"), ("OPTIONS", "/token_stream"), ("GET", "/requests/x"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_whatever_a_header_holds_the_server_does_not_fail(name: str) -> None:
+    settings: dict[str, Any] = {"body_seconds": 0.5, "header_seconds": 3, "cors_origins": (ORIGIN,)}
+    async with serving(api_keys=("k",), **settings) as served:
+
+        async def send(request: bytes, value: str) -> None:
+            top, _, body = request.partition(b"\r\n\r\n")
+            lines = [
+                line for line in top.split(b"\r\n") if not line.startswith(name.encode() + b":")
+            ]
+            top = b"\r\n".join([*lines, f"{name}: {value}".encode("latin1")])
+            reply = parse(await talk(served, top + b"\r\n\r\n" + body))
+            assert reply.status < 500, (top, reply.body)
+
+        extra = ("X-Api-Key: k", "Connection: close")
+        requests = [post(BODY, *extra), *(head(*to, *extra) for to in TO)]
+        await asyncio.gather(*(send(request, value) for request in requests for value in ODD))
 
 
 # ---- origins --------------------------------------------------------------------------------

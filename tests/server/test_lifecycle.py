@@ -4,19 +4,24 @@ import asyncio
 import socket
 import ssl
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from llmstream_cli.errors import InvalidValueError, ListenError
 from llmstream_cli.server.lifecycle import STOP_SECONDS, Server
 from llmstream_cli.server.settings import ServerSettings
-from tests.server.fakes import TIMEOUT, FakeEngine, head, new_context, parse, post, until
+from tests.server.fakes import (
+    CERTIFICATE,
+    TIMEOUT,
+    TLS,
+    FakeEngine,
+    head,
+    new_context,
+    parse,
+    post,
+    until,
+)
 
-# A certificate for localhost that was made for these tests, and its key; nothing trusts it.
-TLS = Path(__file__).parent / "tls"
-CERTIFICATE: dict[str, Any] = {"certfile": str(TLS / "cert.pem"), "keyfile": str(TLS / "key.pem")}
 BODY = b'{"query": "?"}'
 
 
@@ -157,14 +162,68 @@ async def test_an_address_that_the_machine_lacks_does_not_matter_beside_one_that
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     server = Server(new_context(FakeEngine(), host="localhost"))
     await server.start()
-    assert [one.sockets[0].getsockname()[0] for one in server._listener._servers] == ["127.0.0.1"]
+    assert [one.getsockname()[0] for one in server._listener._sockets] == ["127.0.0.1"]
     await server.stop()
 
 
-@pytest.mark.parametrize("origin", ["example.org", "https://example.org/page", "https://", "null"])
-def test_what_is_no_origin_cannot_be_let_in(origin: str) -> None:
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "",
+        "null",
+        "example.org",
+        "https://",
+        "https:///",
+        "https://example.org/page",
+        "https://example.org//",
+        "https://example.org?a",
+        "https://*.example.org",
+        "https://user@example.org",
+        "https://b\xfccher.example",
+        "https://example.org:443",
+        "HTTP://example.org:80",
+        "https://example.org:port",
+        "https://example.org:",
+        " https://example.org",
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: str) -> None:
     with pytest.raises(InvalidValueError, match="is no origin"):
         ServerSettings(cors_origins=(origin,))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        ".",
+        "..",
+        "a..b",
+        "http://example.org",
+        "example.org:80",
+        "example.org/",
+        "user@example.org",
+        "*.example.org",
+        "10.0.0.0/8",
+        "[::1]:80",
+        "[example.org]",
+        "a b",
+        "a,b",
+        "b\xfccher.example",
+    ],
+)
+def test_a_host_that_no_client_names_is_refused(host: str) -> None:
+    with pytest.raises(InvalidValueError, match="is no host name"):
+        ServerSettings(allowed_hosts=(host,))
+
+
+def test_hosts_and_origins_that_can_match_are_taken() -> None:
+    hosts = ("*", "box", "Box.Lan", "box.lan.", "my_box", "xn--bcher-kva.example", "10.0.0.1",
+             "::1", "[fe80::1]")  # fmt: skip
+    origins = ("*", "https://example.org", "https://Example.org/", "http://localhost:3000",
+               "http://[::1]:5173", "https://example.org:80", "tauri://localhost",
+               "chrome-extension://abcdef")  # fmt: skip
+    ServerSettings(allowed_hosts=hosts, cors_origins=origins)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,16 @@ from hypothesis import strategies as st
 
 from llmstream_cli.core.api import Chunk, FinishReason, Usage
 from llmstream_cli.errors import EngineDiedError
-from llmstream_cli.server.ollama_responses import LineEncoder, LineFormat, Route, rfc3339
+from llmstream_cli.server.dialect import json_text
+from llmstream_cli.server.ollama_responses import (
+    LineEncoder,
+    LineFormat,
+    Route,
+    ollama_logprob,
+    rfc3339,
+)
 from llmstream_cli.server.respond import Answer
-from tests.server.scripted import USAGE, last, logprob
+from tests.server.scripted import last, logprob
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, 6789, tzinfo=UTC)
 HEAD = '{"model":"tiny","created_at":"2026-05-04T03:02:01.006789Z",'
@@ -121,16 +128,18 @@ LOGPROBS = [
     {"token": "\N{REPLACEMENT CHARACTER}", "logprob": -0.5, "bytes": [0xE2, 0x82]},
     {"token": "\N{REPLACEMENT CHARACTER}", "logprob": -9999.0, "bytes": [0xAC]},
 ]
-ANSWER = Answer(
-    text="a€",
-    logprobs=[one for chunk in CHUNKS for one in chunk.logprobs],
-    finish_reason=FinishReason.STOP,
-    usage=USAGE,
-)
+
+
+def answer(*, with_logprobs: bool = False) -> Answer:
+    whole = Answer()
+    for chunk in CHUNKS:
+        whole.add(chunk, ollama_logprob if with_logprobs else None)
+    return whole
 
 
 def test_the_body_of_a_chat() -> None:
-    body = line_format(with_logprobs=True).whole(ANSWER)
+    whole = answer(with_logprobs=True)
+    body = json.loads(json_text(line_format(with_logprobs=True).whole(whole)))
     assert body == {
         "model": "tiny",
         "created_at": "2026-05-04T03:02:01.006789Z",
@@ -144,7 +153,7 @@ def test_the_body_of_a_chat() -> None:
 
 
 def test_the_body_of_generate() -> None:
-    body = line_format("generate").whole(ANSWER)
+    body = line_format("generate").whole(answer())
     assert body == {
         "model": "tiny",
         "created_at": "2026-05-04T03:02:01.006789Z",

@@ -13,14 +13,17 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from llmstream_cli.core.api import Chunk, FinishReason
 from llmstream_cli.errors import EngineDiedError
+from llmstream_cli.server.dialect import json_text
 from llmstream_cli.server.openai_responses import (
     ChatEncoder,
     CompletionEncoder,
     Shape,
     chat_completion,
+    chat_logprob,
     completion,
+    completion_logprob,
 )
-from llmstream_cli.server.respond import Answer
+from llmstream_cli.server.respond import Answer, LogprobFields
 from tests.server.scripted import USAGE, last, logprob
 
 SHAPE = Shape(id="cmpl-1", created=1700000000, model="tiny", system_fingerprint="fp_1")
@@ -162,14 +165,11 @@ CHUNKS = [
 ]
 
 
-def answer(chunks: Sequence[Chunk]) -> Answer:
-    return Answer(
-        text="".join(chunk.text for chunk in chunks),
-        token_ids=[token for chunk in chunks for token in chunk.token_ids],
-        logprobs=[one for chunk in chunks for one in chunk.logprobs],
-        finish_reason=chunks[-1].finish_reason or FinishReason.STOP,
-        usage=USAGE,
-    )
+def answer(logprob: LogprobFields) -> Answer:
+    whole = Answer()
+    for chunk in CHUNKS:
+        whole.add(chunk, logprob)
+    return whole
 
 
 CHAT_LOGPROBS = [
@@ -214,7 +214,8 @@ COMPLETION_LOGPROBS = {
 
 
 def test_the_body_of_a_chat() -> None:
-    body = chat_completion(replace(SHAPE, with_logprobs=True), [answer(CHUNKS)])
+    shape = replace(SHAPE, with_logprobs=True)
+    body = json.loads(json_text(chat_completion(shape, [answer(chat_logprob)])))
     assert body == {
         "id": "cmpl-1",
         "object": "chat.completion",
@@ -235,7 +236,8 @@ def test_the_body_of_a_chat() -> None:
 
 
 def test_the_body_of_a_completion() -> None:
-    body = completion(replace(SHAPE, with_logprobs=True), [answer(CHUNKS)])
+    shape = replace(SHAPE, with_logprobs=True)
+    body = json.loads(json_text(completion(shape, [answer(completion_logprob)])))
     assert body == {
         "id": "cmpl-1",
         "object": "text_completion",
@@ -274,7 +276,7 @@ def test_a_completion_streams_the_log_probabilities_of_its_body() -> None:
 
 
 def test_log_probabilities_that_nobody_asked_for_are_not_sent() -> None:
-    plain = chat_completion(SHAPE, [answer(CHUNKS)])
+    plain = chat_completion(SHAPE, [answer(chat_logprob)])
     assert plain["choices"][0]["logprobs"] is None
     assert b"top_logprobs" not in run(chat_encoder(), CHUNKS)
     assert b"top_logprobs" not in run(completion_encoder(), CHUNKS)
