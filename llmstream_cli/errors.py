@@ -2,6 +2,7 @@
 
     LLMStreamError               HTTP  exit   meaning
     ├── InvalidValueError         422     2   a parameter or a field is out of its bounds; names it
+    │   └── SchemaError           422     2   a JSON schema is none, or no answer can fulfil it
     ├── PromptError               400     1   no prompt can be made of the messages
     │   └── ContextLengthError    400     1   the prompt does not fit into the context
     ├── ModelError                500     1   the model cannot be used
@@ -15,6 +16,7 @@
     │   ├── EngineDiedError       503     1   the engine's process died while it generated
     │   ├── QueueFullError        429     1   too many requests wait already
     │   ├── StepRefusedError      500     1   llama.cpp refused a step; the engine goes on
+    │   ├── ContextMemoryError    507     1   there is no memory for a context of that length
     │   ├── UpstreamError         502     1   the server that generates for us failed
     │   ├── TimeLimitError        504     1   the answer took longer than it may
     │   └── SlowReaderError       500     1   the client does not take its answer
@@ -77,6 +79,10 @@ class InvalidValueError(LLMStreamError):
         return InvalidValueError(message, field)
 
 
+class SchemaError(InvalidValueError):
+    """A JSON schema is none, or no answer can fulfil it; the message says where."""
+
+
 class PromptError(LLMStreamError):
     """The messages cannot be turned into a prompt for this model."""
 
@@ -89,8 +95,9 @@ class ContextLengthError(PromptError):
     def __init__(self, prompt_tokens: int, ctx_size: int, *, at_least: bool = False) -> None:
         some = f"at least {prompt_tokens}" if at_least else prompt_tokens
         super().__init__(
-            f"the prompt has {some} tokens and the context holds {ctx_size}, "
-            "which must leave room for at least one token of answer"
+            f"this model's maximum context length is {ctx_size} tokens for prompt and answer, and "
+            f"the prompt has {some}: shorten it, drop earlier messages, or give --ctx-size more, "
+            "where the model was trained with more"
         )
         self.prompt_tokens = prompt_tokens
         self.ctx_size = ctx_size
@@ -156,7 +163,13 @@ class QueueFullError(EngineError):
 
 
 class StepRefusedError(EngineError):
-    """llama.cpp refused to compute a step, or lacks memory for it, and is as it was before."""
+    """llama.cpp refused to compute a step, and is as it was before."""
+
+
+class ContextMemoryError(EngineError):
+    """The context cannot grow to what the request needs; other requests go on."""
+
+    status = 507
 
 
 class UpstreamError(EngineError):

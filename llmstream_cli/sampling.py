@@ -114,7 +114,8 @@ class SamplingParams:
     # As JSON text. An answer that ends with `FinishReason.STOP` fulfils it.
     json_schema: str | None = _row(
         None,
-        "a JSON Schema that the answer fulfils; `{}` is any JSON",
+        "a JSON Schema that the answer fulfils, but for what the header `X-Schema-Ignored` "
+        "[names](structured-output.md); `{}` is any JSON",
         None,
         dict.fromkeys(("openai", "vllm", "sglang"), "response_format") | _same("llamacpp"),
     )
@@ -179,10 +180,10 @@ class SamplingParams:
             raise InvalidValueError(
                 f"{given[0]} may have at most {MAX_GRAMMAR_CHARS} characters", given[0]
             )
-        if self.stop or self.ignore_eos:  # either would end the answer where the grammar does not
+        if self.ignore_eos:  # nothing could end the answer
             raise InvalidValueError(
-                "stop and ignore_eos cannot be combined with a grammar, a JSON schema or a regex",
-                "stop" if self.stop else "ignore_eos",
+                "ignore_eos cannot be combined with a grammar, a JSON schema or a regex",
+                "ignore_eos",
             )
 
 

@@ -197,6 +197,7 @@ def write_qwen3(
     *,
     tags: Sequence[str] = ("<think>", "</think>"),
     tag_type: TokenType = TokenType.USER_DEFINED,
+    **keys: int,
 ) -> Path:
     """Attention to everything; tokens for the tags of reasoning; ChatML that asks for it."""
     return _write(
@@ -204,9 +205,47 @@ def write_qwen3(
         "qwen3",
         _byte_level_vocabulary(tags=tags, tag_type=tag_type),
         template=template,
-        keys=_ATTENTION_KEYS,
+        keys={**_ATTENTION_KEYS, **keys},
         layers=[{**_NORM, **_ATTENTION, **_HEAD_NORMS, **_FEED_FORWARD}] * 2,
     )
+
+
+def write_nomic_bert(path: Path) -> Path:
+    """An encoder with a vocabulary like that of models that continue text."""
+    vocabulary = _byte_level_vocabulary()
+    norms = {f"{name}.{part}": (_WIDTH,) for name in _POST_NORMS for part in ("weight", "bias")}
+    return _write(
+        path,
+        "nomic-bert",
+        replace(vocabulary, keys={**vocabulary.keys, "token_type_count": 2}),
+        keys={
+            "feed_forward_length": _INNER,
+            "attention.head_count": _HEADS,
+            "attention.layer_norm_epsilon": 1e-12,
+            "attention.causal": False,
+            "pooling_type": 1,
+            "rope.freq_base": 1000.0,
+        },
+        layers=[
+            {
+                "attn_qkv.weight": (_WIDTH, 3 * _WIDTH),
+                "attn_output.weight": (_WIDTH, _WIDTH),
+                "ffn_up.weight": (_WIDTH, _INNER),
+                "ffn_gate.weight": (_WIDTH, _INNER),
+                "ffn_down.weight": (_INNER, _WIDTH),
+                **norms,
+            }
+        ],
+        last={
+            "token_types.weight": (_WIDTH, 2),
+            "token_embd_norm.weight": (_WIDTH,),
+            "token_embd_norm.bias": (_WIDTH,),
+        },
+        tied=True,
+    )
+
+
+_POST_NORMS = ("attn_output_norm", "layer_output_norm")
 
 
 def write_mamba(path: Path) -> Path:
@@ -344,6 +383,7 @@ def _write(
     template: str | None = CHATML_TEMPLATE,
     last: _Shapes = _OUTPUT_NORM,
     title: str = "",
+    tied: bool = False,
 ) -> Path:
     writer = GGUFWriter(path, architecture)
     common = {
@@ -364,7 +404,7 @@ def _write(
         _add_metadata(writer, key, value)
 
     table = (_WIDTH, len(vocabulary.tokens))
-    shapes = {"token_embd.weight": table, "output.weight": table, **last}
+    shapes = {"token_embd.weight": table, **({} if tied else {"output.weight": table}), **last}
     for index, layer in enumerate(layers):
         shapes |= {f"blk.{index}.{name}": shape for name, shape in layer.items()}
     random = np.random.default_rng(_SEED)

@@ -217,6 +217,7 @@ def serve(
     insecure_no_key: options.InsecureNoKey = False,
     allow_host: options.AllowHost = None,
     cors_origin: options.CorsOrigin = None,
+    share_prefixes: options.SharePrefixes = False,
     parallel: options.Parallel = 4,
     queue: options.Queue = 64,
     timeout: options.Timeout = 1800.0,
@@ -265,6 +266,7 @@ def serve(
         api_keys=read_keys(api_key or [], api_key_file),
         allowed_hosts=tuple(allow_host or ()),
         cors_origins=tuple(cors_origin or ()),
+        share_prefixes=share_prefixes,
         timeout_seconds=timeout,
         drain_seconds=drain,
     )

@@ -49,6 +49,10 @@ class Ask:
             raise InvalidValueError("--raw goes on with no conversation; write the prompt out")
         if self.question.raw and setup.think is not None:
             raise InvalidValueError("--raw leaves --think and --no-think to the prompt")
+        if setup.sampling.json_schema is not None and setup.engine.url is None:
+            from llmstream_cli.cli.structured import check_schema
+
+            check_schema(setup.sampling.json_schema)
         if self.count and setup.engine.url is not None:
             raise InvalidValueError("--count needs the model itself; not with --url")
 

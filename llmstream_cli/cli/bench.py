@@ -175,7 +175,7 @@ class Bench:
             config = EngineConfig(
                 model_path=str(found.path),
                 ctx_size=ctx_size,
-                threads=threads,
+                threads=self.threads,
                 max_seqs=streams,
                 chat_format=chat_format,
                 default_chat_format=preset_format(found.chat_format),

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import llmstream_cli
+from llmstream_cli import machine
 from llmstream_cli.cli.doctor import Finding
 from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.errors import ModelError
-from llmstream_cli.models import machine
 from llmstream_cli.models.hub_cache import hub_folder
 from llmstream_cli.models.presets import DEFAULT_PRESET, PRESETS
 from llmstream_cli.models.sizes import human_size
@@ -175,7 +175,7 @@ def threads() -> Finding:
             "threads",
             "warn",
             f"{message}; others keep {load:.1f} busy",
-            "--threads 1 may be faster while they do",
+            "answers take the longer; threads adapt by themselves, unless --threads is given",
         )
     return Finding("threads", "ok", message)
 

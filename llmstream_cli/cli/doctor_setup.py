@@ -177,7 +177,6 @@ def model(commands: Mapping[str, TyperCommand]) -> Finding:
         named = wanted.own or wanted.preset
         config = EngineConfig(
             model_path=str(path),
-            ctx_size=512,
             default_chat_format=preset_format(named.chat_format if named else None),
         )
         return asyncio.run(

@@ -3,8 +3,6 @@
 from llmstream_cli.cli.progress import make_progress
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
 
-_CTX_SIZE = 64  # a trial generates nothing
-
 
 def find_model(choice: ModelChoice) -> ResolvedModel:
     """Find the model; see `resolve`. One that nobody vouches for is tried first.
@@ -32,7 +30,7 @@ def try_loading(found: ResolvedModel) -> None:
     from llmstream_cli.models.trust import note_loaded
 
     async def load() -> None:
-        engine = SupervisedEngine(EngineConfig(model_path=str(found.path), ctx_size=_CTX_SIZE))
+        engine = SupervisedEngine(EngineConfig(model_path=str(found.path)))
         engine.start()
         try:
             await engine.ready()

@@ -50,9 +50,9 @@ def _remember() -> bool:
 
 def _line(preset: Preset, tokens_per_second: float) -> str | None:
     """Return the hint; None where no better model would run."""
+    from llmstream_cli.machine import free_disk, memory
     from llmstream_cli.models.fit import assess, recommend
     from llmstream_cli.models.hub_cache import hub_folder
-    from llmstream_cli.models.machine import free_disk, memory
     from llmstream_cli.models.sizes import human_size
 
     found, free = memory(), free_disk(hub_folder())

@@ -8,9 +8,9 @@ from pathlib import Path
 from llmstream_cli.cli.progress import make_progress
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.errors import InvalidValueError, ModelError, ModelNotFoundError, NoRoomError
-from llmstream_cli.models import hub
-from llmstream_cli.models.hub import CachedModel
-from llmstream_cli.models.machine import memory
+from llmstream_cli.machine import memory
+from llmstream_cli.models import hub_cache
+from llmstream_cli.models.hub_cache import CachedModel
 from llmstream_cli.models.named_model import NamedModel, named_model, preset_of_repo
 from llmstream_cli.models.preset import CandleFile, Preset
 from llmstream_cli.models.presets import PRESETS
@@ -114,7 +114,7 @@ def _find_copies(wanted: HubModel) -> list[CachedModel]:
     first = part_names(wanted.file)[0] if wanted.file is not None else None
     return [
         copy
-        for copy in hub.list_cached()
+        for copy in hub_cache.list_cached()
         if copy.repo == wanted.repo
         and first in {None, copy.file}
         and (wanted.quant is None or choose([copy.file], wanted.quant) is not None)
@@ -153,10 +153,7 @@ def _description(copies: list[CachedModel], repacked: list[Path]) -> list[str]:
     lines = []
     for copy in copies:
         revision = copy.revision[:_COMMIT_CHARS]
-        whose = "" if copy.ours else "; another program put it there, and may want it"
-        lines.append(
-            f"{copy.repo}/{copy.file}, revision {revision}, {human_size(copy.size_bytes)}{whose}"
-        )
+        lines.append(f"{copy.repo}/{copy.file}, revision {revision}, {human_size(copy.size_bytes)}")
     return lines + [f"{path}, {human_size(_size_of(path))}: repacked from it" for path in repacked]
 
 
@@ -170,8 +167,7 @@ def _delete(copies: list[CachedModel], repacked: list[Path]) -> None:
             raise ModelError(f"cannot remove {path}: {error.strerror}") from error
         _tell_removed(str(path), size)
     for copy in copies:
-        whose = "" if copy.ours else ", which another program had put there"
-        _tell_removed(f"{copy.repo}/{copy.file}{whose}", hub.remove(copy))
+        _tell_removed(f"{copy.repo}/{copy.file}", hub_cache.remove(copy))
 
 
 def _tell_removed(what: str, num_bytes: int) -> None:

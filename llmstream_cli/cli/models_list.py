@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 from llmstream_cli.cli import speed as machine_speed
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.core.cpu import default_threads
-from llmstream_cli.models import hub
+from llmstream_cli.machine import Memory, free_disk, memory
 from llmstream_cli.models.fit import Assessment, Speed, assess, recommend
-from llmstream_cli.models.hub import CachedModel
-from llmstream_cli.models.hub_cache import hub_folder
-from llmstream_cli.models.machine import Memory, free_disk, memory
+from llmstream_cli.models.hub_cache import CachedModel, hub_folder, list_cached
 from llmstream_cli.models.named_model import preset_model
 from llmstream_cli.models.preset import CandleFile, Preset
 from llmstream_cli.models.presets import PRESETS
@@ -99,9 +97,7 @@ def _survey(*, measure: bool) -> Survey:
         presets=presets,
         paths=paths,
         recommended=recommend(presets),
-        others=tuple(
-            model for model in hub.list_cached() if (model.repo, model.file) not in sources
-        ),
+        others=tuple(model for model in list_cached() if (model.repo, model.file) not in sources),
     )
 
 
@@ -175,7 +171,6 @@ def _cached_as_json(model: CachedModel) -> dict[str, object]:
         "path": os.fspath(model.paths[0]),
         "parts": len(model.paths),
         "complete": model.complete,
-        "downloaded_by_llmstream": model.ours,
         "last_used": round(model.last_used),
     }
 

@@ -235,7 +235,7 @@ CtxSize = Annotated[
     _length(
         "--ctx-size",
         help="Tokens that question and answer may have together.",
-        show_default="what the model was trained with, at most 8192",
+        show_default="what the model was trained with, as far as memory allows",
     ),
 ]
 
@@ -395,6 +395,13 @@ AllowHost = Annotated[
         help="A host name to answer to, besides localhost and --host; may be repeated; * is any.",
     ),
 ]
+SharePrefixes = Annotated[
+    bool,
+    _access(
+        "--share-prefixes",
+        help="Let requests with different keys share computed prompts, and so notice each other's.",
+    ),
+]
 CorsOrigin = Annotated[
     list[str] | None,
     _access(
@@ -439,8 +446,8 @@ SlotCtxSize = Annotated[
     int | None,
     _length(
         "--ctx-size",
-        help="Tokens that each question and answer may have together; they take memory at once.",
-        show_default="what the model was trained with, at most 4096; with --parallel 1, 8192",
+        help="Tokens that each question and answer may have together.",
+        show_default="what the model was trained with, as far as memory allows",
     ),
 ]
 

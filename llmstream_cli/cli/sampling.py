@@ -36,7 +36,10 @@ class SamplingOptions:
         Args:
             advised: values by the names of `SamplingParams`, of the model's authors.
         """
-        return SamplingParams(**{**advised, **self.said})
+        said = self.said
+        if said.keys() & {"grammar", "json_schema"}:  # a preset's stop strings are for free text
+            advised = {name: value for name, value in advised.items() if name != "stop"}
+        return SamplingParams(**{**advised, **said})
 
     @property
     def unset(self) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.terminal import complain, without_controls
-from llmstream_cli.core.api import EngineConfig, ModelInfo
+from llmstream_cli.core.api import FIRST_CTX_SIZE, EngineConfig, ModelInfo
 from llmstream_cli.core.pool import EnginePool
 from llmstream_cli.core.supervised import SupervisedEngine
+from llmstream_cli.machine import memory
 from llmstream_cli.models.file_facts import FileFacts, read_facts
-from llmstream_cli.models.machine import memory
 from llmstream_cli.models.resolve import ResolvedModel
 from llmstream_cli.models.sizes import human_size
 from llmstream_cli.models.trust import note_loaded
@@ -48,12 +48,14 @@ class _Candidate:
 
     @property
     def needed_bytes(self) -> int:
-        return self.facts.memory_bytes(self.ctx_size, self.config.max_seqs)
+        """All that the user asked for; of a context that is taken unasked, what it begins with."""
+        ctx_size = self.config.ctx_size or min(FIRST_CTX_SIZE, self.ctx_size or FIRST_CTX_SIZE)
+        return self.facts.memory_bytes(ctx_size, self.config.max_seqs)
 
     @property
     def ctx_size(self) -> int:
-        limit = self.config.default_ctx_limit
-        return self.config.ctx_size or min(self.facts.ctx_size or limit, limit)
+        """What is known of it before it is loaded: there may not be memory for all of that."""
+        return self.config.ctx_size or self.facts.ctx_size or 0
 
 
 def serve_models(
@@ -85,10 +87,11 @@ def serve_models(
     for index, candidate in enumerate(candidates):
         found = candidate.found
         prefix = f"{found.name}: " if several else ""
+        engine_config = replace(candidate.config, max_bytes=max_bytes)
         keep_alive = math.inf if index == 0 else KEEP_ALIVE_SECONDS
         member = pool.add(
             found.name,
-            functools.partial(_make_engine, candidate.config, prefix, verbose=verbose),
+            functools.partial(_make_engine, engine_config, prefix, verbose=verbose),
             needed_bytes=candidate.needed_bytes,
             keep_alive=keep_alive if residence.keep_alive is None else residence.keep_alive,
             max_requests=candidate.config.max_seqs + candidate.config.max_queue,

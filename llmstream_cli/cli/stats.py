@@ -15,6 +15,7 @@ def print_settings(info: ModelInfo, sampling: SamplingParams, retrieved_seconds:
     )
     _print(f"retrieved the files in {duration(retrieved_seconds)}")
     _print(f"loaded the model in {duration(info.load_seconds)}")
+    _print(f"context: {info.ctx_size} tokens of {info.ctx_train} that the model was trained with")
 
 
 def print_usage(answer: Answer) -> None:

@@ -7,8 +7,10 @@ from typing import Protocol
 
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.formats import ChatFormat
-from llmstream_cli.prompts.messages import Message
+from llmstream_cli.prompts.messages import Ending, Message
 from llmstream_cli.sampling import SamplingParams as SamplingParams  # noqa: PLC0414  (exported)
+
+FIRST_CTX_SIZE = 512  # of each request, until one needs more
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +22,8 @@ class GenerationRequest:
         sampling: how to draw and when to stop.
         prompt: continue this instead of `messages`, as it is: text, in which control tokens are
             read, or token ids. What comes of it is all answer, and never reasoning.
-        keep_alive: how many seconds the model stays loaded after this and later answers, where
-            requests load it (see `Residency`); infinite is for good, None as before.
+        keep_alive: how many seconds the model stays loaded for this client, where requests load it
+            (see `Residency`); infinite is for good, None as the operator said.
         unset: names of the parameters in `sampling` that nobody asked for. An engine that passes
             the request on leaves them to the other server; one that generates itself takes the
             values that stand there.
@@ -29,6 +31,10 @@ class GenerationRequest:
             `enable_thinking`; None leaves it to the template. Where the answer has to follow a
             grammar or a schema it does not.
         report_progress: send chunks that tell how far the request is before its first token.
+        client: who asks, where that is known: the model stays loaded for each as long as it wants.
+        cache_scope: prefixes are shared among requests of one scope only.
+        ending: how the prompt ends; None leaves the assistant's message open where it is the last
+            and has a text, so that the answer goes on with it, and opens a turn after any other.
 
     Raises:
         InvalidValueError: there are both messages and a prompt, or neither; or thinking is asked
@@ -42,8 +48,30 @@ class GenerationRequest:
     unset: tuple[str, ...] = ()
     thinking: bool | None = None
     report_progress: bool = False
+    client: str = ""
+    cache_scope: str = ""
+    ending: Ending | None = None
+
+    @property
+    def continues_message(self) -> bool:
+        """Whether the answer goes on with the last message."""
+        return self.prompt_ending == "message"
+
+    @property
+    def prompt_ending(self) -> Ending:
+        """How the prompt of messages ends."""
+        if self.ending is not None or not self.messages:
+            return self.ending or "turn"
+        last = self.messages[-1]
+        return "message" if last.role == "assistant" and last.content else "turn"
 
     def __post_init__(self) -> None:
+        if (
+            self.ending == "message"
+            and self.messages[-1:]
+            and (self.messages[-1].role != "assistant")
+        ):
+            raise InvalidValueError("only a last message of the assistant's can be continued")
         if bool(self.messages) == (self.prompt is not None):
             raise InvalidValueError("a request has either messages or a prompt")
         if self.keep_alive is not None and not self.keep_alive >= 0:
@@ -207,17 +235,19 @@ class EngineConfig:
 
     Attributes:
         model_path: a GGUF file.
-        ctx_size: the most tokens of one prompt and answer; None is the model's own context, at
-            most `default_ctx_limit`.
+        ctx_size: the most tokens of one prompt and answer; None is what the model was trained
+            with, or as much of that as there is memory for.
         threads: CPU threads; None is one for each physical core this process may use.
         gpu_layers: layers to keep on a GPU, where llama-cpp-python was built for one; -1 is all.
         max_batch_tokens: the most tokens of one step, hence how long a step can last; at least two
             for each of `max_seqs`, whatever is said here.
-        max_seqs: requests that generate at once; each has `ctx_size` tokens of its own. With one,
-            memory is taken as the conversation grows; with more, at the start.
+        max_seqs: requests that generate at once; each has `ctx_size` tokens of its own. Memory is
+            taken as the longest of them grows.
         max_queue: requests that wait for their turn; one more is refused.
         chat_format: how conversations are written down, whatever the file says.
         default_chat_format: how they are if the file has no chat template.
+        max_bytes: memory that weights, context and program may take together; None is without a
+            limit other than the machine's.
     """
 
     model_path: str
@@ -229,6 +259,7 @@ class EngineConfig:
     max_queue: int = 256
     chat_format: ChatFormat | None = None
     default_chat_format: ChatFormat | None = None
+    max_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -242,11 +273,6 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise InvalidValueError(f"{name} must be between {low} and {high}", name)
-
-    @property
-    def default_ctx_limit(self) -> int:
-        """The most tokens that are made room for unasked; several slots take theirs at once."""
-        return 8192 if self.max_seqs == 1 else 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -382,15 +408,20 @@ class Residency(Protocol):
     def expires_seconds(self) -> float:
         """Seconds until it is unloaded if nobody asks; infinite for never."""
 
-    async def load(self, keep_alive: float | None = None) -> ModelInfo:
-        """Wait until the model is loaded; the time begins anew that it stays loaded.
+    async def load(self, keep_alive: float | None = None, client: str = "") -> ModelInfo:
+        """Wait until the model is loaded; the time begins anew that it stays so for this client.
 
         Args:
             keep_alive: as of a `GenerationRequest`.
+            client: as of a `GenerationRequest`.
 
         Raises:
             LLMStreamError: as `Engine.generate`.
         """
 
-    def unload(self) -> None:
-        """Unload the model as soon as it answers no request."""
+    def unload(self, client: str = "") -> bool:
+        """Unload the model as soon as it answers no request, unless other clients want it.
+
+        Returns:
+            Whether none of them does.
+        """

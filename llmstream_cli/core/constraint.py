@@ -9,9 +9,11 @@ a grammar. So does the import of llguidance, for which reason no other module im
 before it has to.
 """
 
+import json
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote
 
 import llguidance
 import numpy as np
@@ -19,9 +21,9 @@ import numpy.typing as npt
 
 from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.core.gbnf import gbnf_to_lark
-from llmstream_cli.core.json_schema import read_schema
+from llmstream_cli.core.json_schema import ReadSchema, read_schema
+from llmstream_cli.core.schema_text import schema_error
 from llmstream_cli.errors import EngineError, InvalidValueError
-from llmstream_cli.sampling import CONSTRAINTS
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -33,27 +35,33 @@ _CONTROL = b"\xff"
 # Between two parts of a JSON text: nothing, a space, or a new line and its indentation. Models
 # write worse where they may not break lines as they are used to (docs/structured-output.md has
 # figures), and where white space is free a small one can go on with it for ever.
-_JSON_STYLE: "JsonCompileOptions" = {"whitespace_pattern": r" |\n[ \t]{0,20}"}
-
-# The constraints as llguidance reads them, and what messages call them.
-_SOURCES: dict[str, Callable[[str], str]] = {
-    "grammar": lambda text: llguidance.LLMatcher.grammar_from_lark(gbnf_to_lark(text)),
-    "json_schema": lambda text: llguidance.LLMatcher.grammar_from_json_schema(
-        read_schema(text), overrides=_JSON_STYLE
-    ),
-    "regex": llguidance.LLMatcher.grammar_from_regex,
+_JSON_STYLE: "JsonCompileOptions" = {
+    "whitespace_pattern": r" |\n[ \t]{0,20}",
+    # `read_schema` has found out whether a value can fulfil two of them, and says so.
+    "coerce_one_of": True,
 }
-_NAMES = {"grammar": "grammar", "json_schema": "JSON schema", "regex": "regex"}
+
+# The tokens of JSON in any order, among them what a schema allows; but a number has no more digits
+# than double precision needs, and lies within it. llguidance's own can go on for ever.
+_DECIMALS = r"(?:\.[0-9]{1,20})?"
+_NUMBER = (
+    rf"-?(?:(?:[0-9]{{1,18}}|[1-8][0-9]{{18}}){_DECIMALS}(?:[eE](?:-[0-9]{{1,3}}|\+?[0-9]{{1,2}}))?"
+    rf"|[0-9]{_DECIMALS}[eE]\+?(?:[12][0-9]{{2}}|30[0-7]))"
+)
+_STRING = r'"(?:[^"\\\x00-\x1F]|\\.)*"'
+_JSON_TOKENS = rf"(?:(?:{_NUMBER})?(?:{_STRING}|true|false|null|[\[\]{{}}:, \n\t]))*(?:{_NUMBER})?"
 
 # What llguidance says in the words of its own parser and options.
 _REASONS = {
     "Too many items": "it can be read in too many ways at once",
     "Current row has": "it can be read in too many ways at once",
     "NoExtension": "no token of this vocabulary fits",
-    "oneOf constraints": "the schemas of oneOf must exclude each other by their types or constants;"
-    " anyOf need not",
+    "not disjoint": "no name may match two patterns of patternProperties",
+    "min/maxProperties": "minProperties and maxProperties need all properties to be required",
 }
+_UNFULFILLED = "no value fulfils it: "
 _MAX_REASON = 200  # characters
+_MAX_TRIALS = 200  # to find the place of an error
 
 
 class Vocabulary(Protocol):
@@ -88,27 +96,32 @@ class GrammarCompiler:
             InvalidValueError: it is invalid or too complex, asks for what is not supported, or
                 cannot be followed with this model's vocabulary.
         """
-        kind = next(name for name in CONSTRAINTS if getattr(params, name) is not None)
-        try:
-            return self._compile(_SOURCES[kind](getattr(params, kind)), _NAMES[kind])
-        except InvalidValueError as error:
-            raise InvalidValueError(str(error), kind) from error
-
-    def _compile(self, source: str, what: str) -> "Constraint":
-        matcher = llguidance.LLMatcher(
-            self._get_tokenizer(),
-            source,
-            log_level=0,
-            limits=llguidance.LLParserLimits(verbose_errors=False),
-        )
-        if matcher.is_error():
-            raise InvalidValueError(f"{what}: {_reason(matcher)}")
-        constraint = Constraint(matcher, self._vocabulary.vocab_size)
+        read = None
+        if params.json_schema is not None:
+            read = read_schema(params.json_schema)
+            grammars = [_json_grammar(read.schema), _JSON_GRAMMAR]
+        elif params.regex is not None:
+            grammars = [llguidance.LLMatcher.grammar_from_regex(params.regex)]
+        else:
+            assert params.grammar is not None
+            grammars = [llguidance.LLMatcher.grammar_from_lark(gbnf_to_lark(params.grammar))]
+        matchers = [self._compile(grammar) for grammar in grammars]
+        if refused := matchers[0].get_error():
+            if read is not None:
+                raise schema_error(*_find_error(read, refused))
+            what = "grammar" if params.regex is None else "regex"
+            raise InvalidValueError(f"{what}: {_reason(refused)}", what)
+        constraint = Constraint(matchers, self._vocabulary.vocab_size)
         try:
             constraint.allowed()
         except EngineError as error:
-            raise InvalidValueError(f"{what}: no answer can begin: {error}") from error
+            what = f"no answer can begin: {error}"
+            raise schema_error(what) if read else InvalidValueError(f"grammar: {what}") from error
         return constraint
+
+    def _compile(self, grammar: str) -> llguidance.LLMatcher:
+        limits = llguidance.LLParserLimits(verbose_errors=False)
+        return llguidance.LLMatcher(self._get_tokenizer(), grammar, log_level=0, limits=limits)
 
     def _get_tokenizer(self) -> llguidance.LLTokenizer:
         with self._lock:
@@ -118,17 +131,18 @@ class GrammarCompiler:
 
 
 class Constraint:
-    """Follows one answer through its grammar. Not thread-safe.
+    """Follows one answer through grammars that all hold. Not thread-safe.
 
     Args:
-        matcher: of a compiled grammar, before the first token.
+        matchers: of compiled grammars, before the first token.
         vocab_size: tokens in the vocabulary.
     """
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int) -> None:
-        self._matcher = matcher
+    def __init__(self, matchers: Sequence[llguidance.LLMatcher], vocab_size: int) -> None:
+        self._matchers = matchers
         self._vocab_size = vocab_size
-        self._bits = np.zeros((vocab_size + 31) // 32, np.int32)  # llguidance writes 32-bit words
+        # llguidance writes 32-bit words.
+        self._bits = np.zeros((len(matchers), (vocab_size + 31) // 32), np.int32)
         self._fresh = False
 
     def allowed(self) -> npt.NDArray[np.bool_]:
@@ -141,10 +155,12 @@ class Constraint:
                 token of this vocabulary fits.
         """
         if not self._fresh:
-            self._matcher.unsafe_compute_mask_ptr(self._bits.ctypes.data, self._bits.nbytes)
-            self._raise_on_error()
+            for matcher, bits in zip(self._matchers, self._bits, strict=True):
+                matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+                _raise_on_error(matcher)
             self._fresh = True
-        mask = np.unpackbits(self._bits.view(np.uint8), count=self._vocab_size, bitorder="little")
+        words = np.bitwise_and.reduce(self._bits)
+        mask = np.unpackbits(words.view(np.uint8), count=self._vocab_size, bitorder="little")
         if not mask.any():
             raise EngineError("the grammar has led to a place where no token fits")
         return mask.view(np.bool_)
@@ -156,12 +172,14 @@ class Constraint:
             EngineError: as `allowed`.
         """
         self._fresh = False
-        if not self._matcher.consume_token(token):
-            self._raise_on_error()
+        for matcher in self._matchers:
+            if not matcher.consume_token(token):
+                _raise_on_error(matcher)
 
-    def _raise_on_error(self) -> None:
-        if self._matcher.is_error():
-            raise EngineError(f"the grammar cannot be followed: {_reason(self._matcher)}")
+
+def _raise_on_error(matcher: llguidance.LLMatcher) -> None:
+    if matcher.is_error():
+        raise EngineError(f"the grammar cannot be followed: {_reason(matcher.get_error())}")
 
 
 class _Tokens:
@@ -207,13 +225,41 @@ class _Tokens:
         return b"".join(self.tokens[token] for token in tokens) == data
 
 
-def _reason(matcher: llguidance.LLMatcher) -> str:
+def _json_grammar(schema: Mapping[str, Any]) -> str:
+    return llguidance.LLMatcher.grammar_from_json_schema(dict(schema), overrides=_JSON_STYLE)
+
+
+_JSON_GRAMMAR = llguidance.LLMatcher.grammar_from_regex(_JSON_TOKENS)
+
+
+def _find_error(read: ReadSchema, error: str) -> tuple[str, str]:
+    """Return the reason why llguidance refuses a schema, and the place of the innermost it is for.
+
+    llguidance does not tell. So each schema is compiled alone, beside what it refers to.
+    """
+    root = json.loads(json.dumps(read.schema).replace('"$ref": "#', '"$ref": "#/x-root'))
+    reason, where, trials = _reason(error), "", _MAX_TRIALS
+    for place in sorted(read.places, key=lambda place: not place.startswith("/$defs/")):
+        if not trials or not place.startswith(f"{where}/"):
+            continue
+        trials -= 1
+        grammar = _json_grammar({"$ref": f"#/x-root{quote(place)}", "x-root": root})
+        _, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar)
+        found = _reason(messages[0]) if messages else ""
+        if found == reason or (_UNFULFILLED in found and _UNFULFILLED in reason):
+            reason, where = found, place
+    return reason, where
+
+
+def _reason(text: str) -> str:
     """Return why llguidance gave up, in one line."""
-    text = matcher.get_error()
     for beginning, reason in _REASONS.items():
         if beginning in text:
             return reason
+    text = text.replace("Unsatisfiable schema: ", _UNFULFILLED)
     # A regular expression's error shows the place in lines of its own before it tells the reason.
-    text = " ".join(text.partition("\n<")[0].rpartition("error: ")[2].split())
+    text = " ".join(
+        text.partition("\n<")[0].partition("\n  while")[0].rpartition("error: ")[2].split()
+    )
     text = text.partition(" 1 | start: ")[0]  # where a regex is put, which is none of the user's
     return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}…"

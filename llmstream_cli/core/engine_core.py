@@ -15,10 +15,11 @@ from llmstream_cli.core.api import (
     Usage,
 )
 from llmstream_cli.core.output import OutputStream
-from llmstream_cli.core.reasoning import Delta, Phase, ReasoningSplitter
+from llmstream_cli.core.prefix_cache import MIN_COPY_TOKENS
+from llmstream_cli.core.reasoning import Delta, Phase, Splitter
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
-from llmstream_cli.errors import EngineError, StepRefusedError
+from llmstream_cli.errors import ContextMemoryError, EngineError, StepRefusedError
 
 if TYPE_CHECKING:
     from llmstream_cli.core.constraint import Constraint
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 class StepRunner(Protocol):
     """What the core needs of a runner; see `core.runner.Runner` for each member."""
 
+    @property
+    def ctx_size(self) -> int: ...  # noqa: D102
+    def make_room(self, num_tokens: int, *, wait: bool) -> bool: ...  # noqa: D102
     def add(  # noqa: D102
         self, sequence: Sequence, params: SamplingParams, constraint: "Constraint | None" = None
     ) -> None: ...
@@ -59,6 +63,13 @@ class _Answer:
                 logprobs = ()
         self.early_logprobs.clear()
         return logprobs
+
+
+_Result = tuple[int, Chunk | EngineError]
+
+
+def _num_tokens(sequence: Sequence) -> int:
+    return len(sequence.token_ids)
 
 
 class EngineCore:
@@ -100,9 +111,10 @@ class EngineCore:
         params: SamplingParams,
         constraint: "Constraint | None" = None,
         turn_ends: tuple[str, ...] = (),
-        splitter: ReasoningSplitter | None = None,
+        splitter: Splitter | None = None,
         *,
         report_progress: bool = False,
+        cache_scope: str = "",
     ) -> None:
         """Queue a request.
 
@@ -114,13 +126,14 @@ class EngineCore:
             turn_ends: texts that end the answer, besides the stop strings of `params`.
             splitter: tells the reasoning from the answer; None if there is none.
             report_progress: let `step` tell how far the request is until it has a token.
+            cache_scope: whose prefixes it may take over; see `GenerationRequest`.
 
         Raises:
             QueueFullError: too many requests wait already.
             EngineError: there is not enough memory for it; nothing else is harmed.
         """
         assert request_id not in self._by_id
-        sequence = Sequence(prompt, max_tokens=params.max_tokens)
+        sequence = Sequence(prompt, max_tokens=params.max_tokens, cache_scope=cache_scope)
         self._scheduler.add(sequence)
         try:
             self._runner.add(sequence, params, constraint)
@@ -140,17 +153,21 @@ class EngineCore:
         self._scheduler.finish(answer.sequence, FinishReason.CANCELLED)
         return self._close(answer)
 
-    def step(self) -> list[tuple[int, Chunk | EngineError]]:
+    def step(self) -> list[_Result]:
         """Compute one step; return the chunks of the requests that it drew a token for.
 
         So have those that have no token yet, report their progress, and have made some.
         Where llama.cpp refuses the step, its requests end, each with an error instead of a chunk;
-        so does one for which no token can be drawn. The others go on.
+        so does one for which no token can be drawn, or for whose prompt there is no memory. The
+        others go on.
 
         Raises:
             EngineError: the runner failed; no request can go on.
         """
-        step = self._scheduler.schedule()
+        ended, held = self._make_room()
+        step = self._scheduler.schedule(held)
+        if not step.parts:
+            return ended
         begun = self._clock()
         for part in step.parts:
             answer = self._by_sequence[part.sequence]
@@ -161,17 +178,49 @@ class EngineCore:
         try:
             outcomes = self._runner.run(step)
         except StepRefusedError as error:
-            return [(self._fail(part.sequence), error) for part in step.parts]
+            return [*ended, *((self._fail(part.sequence), error) for part in step.parts)]
         seconds = self._clock() - begun
         self._steps += 1
         self._step_seconds += seconds
         drawn = {s: token for s, token in outcomes.items() if isinstance(token, DrawnToken)}
         self._scheduler.update(step, drawn, seconds)
         failed = [(s, error) for s, error in outcomes.items() if isinstance(error, EngineError)]
-        results: list[tuple[int, Chunk | EngineError]] = [*self._chunks(drawn)]
+        results = [*ended, *self._chunks(drawn)]
         results += [(self._fail(s), error) for s, error in failed]
         results += self._report() if self._reporting else ()
         return results
+
+    def _make_room(self) -> tuple[list[_Result], set[Sequence]]:
+        """Let the context grow to what the running sequences need, the longest first.
+
+        Returns:
+            What ended for want of memory: with an error, or where an answer has begun, as one that
+            has filled the context. And who has to wait, while others go on, until it has grown.
+        """
+        ended: list[_Result] = []
+        held: set[Sequence] = set()
+        scheduler, wait, settled = self._scheduler, False, False
+        while not settled:
+            scheduler.admit()
+            num_ended, held = len(ended), set()
+            for sequence in sorted(scheduler.running, key=_num_tokens, reverse=True):
+                try:
+                    if not self._runner.make_room(_num_tokens(sequence), wait=wait):
+                        held.add(sequence)
+                except ContextMemoryError as error:
+                    ended.append(self._end_without_memory(sequence, error))
+            wait = bool(held) and len(held) == len(scheduler.running)
+            settled = not wait and len(ended) == num_ended  # else others have got the slots
+        # A copy moves the whole stream of a slot, used or not: the larger, the dearer.
+        scheduler.cache.min_copy_tokens = max(MIN_COPY_TOKENS, self._runner.ctx_size // 256)
+        return ended, held
+
+    def _end_without_memory(self, sequence: Sequence, error: ContextMemoryError) -> _Result:
+        if not sequence.num_output_tokens:
+            return self._fail(sequence), error
+        answer = self._by_sequence[sequence]
+        self._scheduler.finish(sequence, FinishReason.LENGTH)
+        return answer.request_id, self._close(answer)
 
     def metrics(self) -> EngineMetrics:
         """Return the state and the counters."""
@@ -223,7 +272,9 @@ class EngineCore:
                 answer.last_token = now
                 self._generated_tokens += 1
             token_ids = () if token.ends_turn else (token.token_id,)
-            delta = Delta() if token.ends_turn else answer.output.push(self._piece(token.token_id))
+            delta = Delta()
+            if not token.ends_turn:
+                delta = answer.output.push(self._piece(token.token_id), token.token_id)
             logprobs = answer.answer_logprobs(None if token.ends_turn else token.logprob)
             if answer.output.stopped:
                 self._scheduler.finish(sequence, FinishReason.STOP)

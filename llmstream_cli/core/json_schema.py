@@ -1,419 +1,387 @@
-"""JSON Schema as a request brings it, checked before it is compiled.
+"""JSON Schema as a request brings it: checked, and rewritten for llguidance to compile.
 
-llguidance compiles a large part of JSON Schema (draft 2020-12), refuses the keywords that it knows
-and cannot follow, and takes a word that it does not know for a remark. Here such a word is refused
-as well: it may be a misspelt keyword, and an answer that breaks it would look as if it had been
-checked. So is what llguidance takes but cannot promise; each check below says why.
+llguidance compiles a large part of JSON Schema (draft 2020-12). What it cannot follow and another
+schema can say is rewritten here; what no schema that it takes can say is left out, and named in
+`ReadSchema.ignored`. A schema is refused where it is none, where no answer can fulfil it, and where
+llguidance would follow it otherwise than it is meant; each check below says why.
 """
 
-import json
-import math
+import itertools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from graphlib import CycleError, TopologicalSorter
-from typing import Any, NoReturn
-from urllib.parse import unquote
+from functools import lru_cache
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
-from llmstream_cli.errors import InvalidValueError
-
-MAX_DEPTH = 96  # of brackets in the text; llguidance's parser ends at 128
-MAX_PLACE = 1000  # characters of a JSON pointer into it
-MAX_COUNT = 2**31 - 1
-MAX_EXACT = 2**53 - 1  # larger integers are not exact in double precision, in which bounds are kept
-
-_COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
-_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-_PARTS = ("items", "additionalItems", "additionalProperties")
-_IN_PLACE = ("anyOf", "oneOf", "allOf")  # lists of schemas for the same value
-_LISTS_OF_PARTS = (*_IN_PLACE, "prefixItems")
-_MAPS_OF_PARTS = ("properties", "patternProperties", "$defs", "definitions")
-_OTHERS = ("type", "const", "enum", "$ref", "required", "pattern", "format")
-_KEYWORDS = frozenset((*_COUNTS, *_BOUNDS, *_PARTS, *_LISTS_OF_PARTS, *_MAPS_OF_PARTS, *_OTHERS))
-_REMARKS = frozenset(
-    ("$anchor", "$comment", "title", "description", "default", "example", "examples")
-) | frozenset(
-    ("deprecated", "readOnly", "writeOnly", "discriminator", "contentEncoding", "contentMediaType")
+from llmstream_cli.core.schema_keywords import (
+    ANNOTATIONS,
+    BOUNDS,
+    HELD,
+    MAX_COUNT,
+    MAX_EXACT,
+    close_objects,
+    include_bounds,
+    inwards,
+    is_followed,
+    kinds_of,
+    modernize,
+    parts_of,
+    scalars_of,
+    with_integers,
 )
+from llmstream_cli.core.schema_references import Places, find_endless, find_loop, pointer
+from llmstream_cli.core.schema_strings import (
+    FORMATS,
+    INTEGERS,
+    NARROWER,
+    OF_THE_LIBRARY,
+    UnsupportedPatternError,
+    json_text,
+    split_pattern,
+)
+from llmstream_cli.core.schema_text import parse_schema, schema_error, shown
+from llmstream_cli.errors import SchemaError
+
+MAX_PLACE = 1000  # characters of a JSON pointer into it
+MAX_INTEGER = 2**63 - 1  # in an answer, or as good as
+MAX_NUMBER = 1e308  # in an answer
+MAX_DEPENDENTS = 4  # of one object; each doubles its grammar
+MAX_COMPARISONS = 2000  # of the choices of `oneOf`
+
+_SAFE = "/$~"  # in a fragment of a URI
 _DRAFT = re.compile(r"https?://json-schema\.org/(draft-0[467]|draft/(2019-09|2020-12))/schema#?")
 
-_DIGITS = 15  # of a number that is not whole, at most
-_STEP = 1e-12  # between a number and the next, relative above 1; llguidance rounds smaller ones
 
-# A string or a class that does not end matches to the end of the text: else the search would begin
-# anew at each character of it, in quadratic time.
-_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
-_ESCAPE_CLASS_OR_FLAG = re.compile(
-    r"\\(?:x\{|.)|\[\^?\]?((?:\\.|[^\]\\])*+)(?:\]|\\?\Z)|\(\?(?!:|<\w)", re.DOTALL
-)
-_ESCAPE = re.compile(r"\\.", re.DOTALL)
-_SET_OPERATION = re.compile(r"\[|&&|--|~~")
+class ReadSchema(NamedTuple):
+    """A schema to compile.
 
-_MAX_SHOWN = 60  # characters
+    Attributes:
+        schema: in draft 2020-12, as far as llguidance follows it. Objects that list their
+            properties get no others unless the schema asks for them.
+        ignored: JSON pointers to the keywords that answers need not fulfil.
+        places: JSON pointers to the schemas in it, from without to within.
+    """
 
-# A schema with its place in the whole, as a JSON pointer (RFC 6901).
-_Places = dict[str, dict[str, Any]]
+    schema: dict[str, Any]
+    ignored: tuple[str, ...]
+    places: tuple[str, ...]
 
 
-def read_schema(text: str) -> dict[str, Any]:
-    """Parse and check a JSON schema.
+@lru_cache(maxsize=4)  # a server reads it before the engine is asked, and for the header
+def read_schema(text: str) -> ReadSchema:
+    """Parse and check a JSON schema. The outcome is shared, and not to be changed.
 
     Args:
         text: JSON.
 
-    Returns:
-        The schema in draft 2020-12, for llguidance to compile; `true` becomes `{}`. Objects that
-        list their properties get no others unless the schema asks for them.
-
     Raises:
-        InvalidValueError: it is no JSON or no schema, or asks for what cannot be promised; the
-            message says where.
+        SchemaError: it is no JSON or no schema, or no answer could fulfil it; the message
+            says where.
     """
-    schema = _parse(text)
+    schema = parse_schema(text)
     if schema is True:
-        return {}
+        schema = {}
     if not isinstance(schema, dict):
-        raise _error("it must be an object")
-    draft = schema.pop("$schema", None)
-    if draft is not None and not (isinstance(draft, str) and _DRAFT.fullmatch(draft)):
-        raise _error('"$schema" names no draft from 4 to 2020-12')
-    for keyword in ("$id", "id"):  # deeper down they would change what `#` means, and are refused
-        schema.pop(keyword, None)
-    places = dict(_check(schema, ""))
-    _check_references(places)
-    _close_objects(places.values())
-    return schema
+        raise schema_error("it must be an object")
+    if _DRAFT.fullmatch(str(schema.get("$schema"))):
+        del schema["$schema"]
+    reader = _Reader(schema)
+    reader.read()
+    return ReadSchema(schema, tuple(dict.fromkeys(reader.ignored)), reader.places)
 
 
-def _error(what: str, where: str = "") -> InvalidValueError:
-    at = f" at {_cut(where)}" if where else ""
-    return InvalidValueError(f"JSON schema{at}: {what}")
+class _Reader:
+    """Checks a schema and all that are in it, and rewrites them in place."""
 
+    def __init__(self, root: dict[str, Any]) -> None:
+        self.ignored: list[str] = []
+        self._root = root
+        self._as_sent = dict(root)
+        self._places: Places = {}
+        self._names = {"": ""}  # the places that `$id` and `$anchor` name
+        self._targets: dict[str, str] = {}  # of the references, by the place where each stands
+        self._moved: dict[str, str] = {}  # places, and where llguidance finds what stands there
+        self._comparisons = 0
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+    def read(self) -> None:
+        self._walk(self._root, "")
+        self._find_targets()
+        if (where := find_loop(self._places, self._targets)) is not None:
+            raise schema_error("$ref leads back to itself with no value between", where)
+        if (where := find_endless(self._places, self._targets)) is not None:
+            raise schema_error("$ref leads to a schema that always asks for itself again", where)
+        close_objects(self._places.values())
+        for where, schema in self._places.items():
+            self._name_properties(schema, where)
+            self._count_properties(schema, where)
+            self._require_dependents(schema, where)
+            if not self._are_disjoint(f"{where}/oneOf", len(schema.get("oneOf", ()))):
+                self._ignore(where, "oneOf")
+        for where, place in self._targets.items():
+            self._places[where]["$ref"] = f"#{quote(self._location(place), safe=_SAFE)}"
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        return tuple(map(self._location, self._places))
 
-def _shown(name: object) -> str:
-    return _cut(json.dumps(name))
+    def _ignore(self, where: str, keyword: str) -> None:
+        self.ignored.append(f"{where}/{pointer(keyword)}")
 
+    # ---- each schema ----
 
-def _parse(text: str) -> Any:
-    depth = 0
-    for token in _STRING_OR_BRACKET.finditer(text):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token[0], 0)
-        if depth > MAX_DEPTH:
-            raise _error(f"it is nested more than {MAX_DEPTH} deep")
-    try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_unique,
-            parse_constant=_refuse,
-            parse_float=_finite,
-            parse_int=_integer,
-        )
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise _error("it contains half of a surrogate pair") from error
-    except ValueError as error:
-        raise _error(f"it is no valid JSON: {error}") from error
-    return value
+    def _walk(self, schema: Any, where: str) -> None:
+        if isinstance(schema, bool):
+            return
+        if not isinstance(schema, dict):
+            raise schema_error("a schema must be an object, true or false", where)
+        if len(where) > MAX_PLACE:
+            raise schema_error(
+                f"its place, with all names, has more than {MAX_PLACE} characters", where
+            )
+        self._note_names(schema, where)
+        modernize(schema, where)
+        texts = self._take_content(schema, where)
+        for keyword in list(schema):
+            if keyword in HELD:
+                schema[keyword] = HELD[keyword](schema[keyword], keyword, where)
+                continue
+            del schema[keyword]
+            if keyword not in ANNOTATIONS and not keyword.startswith("x-"):
+                self._ignore(where, keyword)
+        self._bound_numbers(schema, where)
+        self._match_strings(schema, where, texts)
+        self._places[where] = schema
+        for name, part in parts_of(schema):
+            self._walk(part, f"{where}/{name}")
+        self._walk_choices(schema.get("anyOf", []), f"{where}/anyOf")
 
+    def _note_names(self, schema: dict[str, Any], where: str) -> None:
+        for keyword, mark in (("$id", ""), ("id", ""), ("$anchor", "#"), ("$dynamicAnchor", "#")):
+            if isinstance(name := schema.get(keyword), str):
+                self._names[mark + name.removesuffix("#")] = where
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in unique:
-            raise _error(f"{_shown(name)} stands twice in one object")
-        unique[name] = value
-    return unique
+    def _walk_choices(self, choices: list[Any], where: str) -> None:
+        """Leave out those with a pattern that cannot be followed, as long as others are left."""
+        refused = None
+        for index, choice in enumerate(choices):
+            known, ignored = len(self._places), len(self.ignored)
+            try:
+                self._walk(choice, f"{where}/{index}")
+            except UnsupportedPatternError as error:
+                refused, choices[index] = error, False
+                del self.ignored[ignored:]
+                while len(self._places) > known:
+                    self._places.popitem()
+        if refused is not None and not any(choice is not False for choice in choices):
+            raise refused
 
+    def _bound_numbers(self, schema: dict[str, Any], where: str) -> None:
+        kinds, limits = kinds_of(schema), INTEGERS.get(schema.get("format", ""))
+        if limits is not None and "type" in schema and kinds & {"integer", "number"}:
+            del schema["format"]
+            schema["type"] = sorted((kinds - {"number"}) | {"integer"})
+            for keyword, limit, inner in zip(BOUNDS, limits, (max, min), strict=False):
+                if limit is not None:
+                    schema[keyword] = inner(limit, schema.get(keyword, limit))
+        include_bounds(schema)
+        for keyword, sign in (("minimum", 1), ("maximum", -1)):
+            bound = sign * inwards(schema.get(keyword, 0), sign)
+            if bound > MAX_EXACT:
+                raise schema_error(
+                    f"{keyword} is beyond {sign * MAX_EXACT}, the last exact one", where
+                )
+            if bound <= -(MAX_NUMBER if "number" in kinds else MAX_INTEGER):
+                del schema[keyword]  # no answer has a number beyond it
+            elif keyword in schema:
+                schema[keyword] = sign * max(bound, -MAX_EXACT)
+        if not is_followed(schema.get("multipleOf", 1)):
+            del schema["multipleOf"]
+            self._ignore(where, "multipleOf")
 
-def _refuse(constant: str) -> NoReturn:
-    raise _error(f"{constant} is no JSON")
+    def _take_content(self, schema: dict[str, Any], where: str) -> list[str]:
+        """Return the expression for what a string has in it, if anything is asked of that."""
+        media, content = schema.pop("contentMediaType", None), schema.pop("contentSchema", True)
+        texts, held = list[str](), content is True
+        if media == "application/json" and "contentEncoding" not in schema:
+            text, held = json_text(content)
+            texts.append(text)
+        if not held:
+            self._ignore(where, "contentSchema")
+        return texts
 
+    def _match_strings(self, schema: dict[str, Any], where: str, texts: list[str]) -> None:
+        """Write formats, and what a string has in it, as patterns."""
+        form = schema.pop("format", None)
+        known = NARROWER.get(form, form)
+        if known in FORMATS:
+            texts.append(FORMATS[known])
+        elif known in OF_THE_LIBRARY:
+            schema["format"] = known
+        elif form is not None:
+            self._ignore(where, "format")
+        patterns = [f"^(?:{text})$" for text in texts]
+        try:
+            if "pattern" in schema:
+                patterns = split_pattern(schema["pattern"]) + patterns
+        except UnsupportedPatternError as error:
+            if not patterns and "format" not in schema:
+                told = schema_error(str(error), f"{where}/pattern")
+                raise UnsupportedPatternError(str(told)) from error
+            del schema["pattern"]
+            self._ignore(where, "pattern")
+        except SchemaError as error:
+            raise schema_error(str(error), f"{where}/pattern") from error
+        if patterns:
+            schema["pattern"] = patterns[0]
+        if patterns[1:]:
+            more = ({"pattern": pattern} for pattern in patterns[1:])
+            schema["allOf"] = [*schema.get("allOf", ()), *more]
 
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if not math.isfinite(number):
-        raise _error(f"{_cut(digits)} is too large")
-    return number
+    # ---- references ----
 
-
-def _integer(digits: str) -> int:
-    if len(digits) > _MAX_SHOWN:
-        raise _error(f"{_cut(digits)} is too large")
-    return int(digits)
-
-
-def _check(schema: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Check a schema and those in it; yield each with its place."""
-    if isinstance(schema, bool):
-        return
-    if not isinstance(schema, dict):
-        raise _error("a schema must be an object, true or false", where)
-    if len(where) > MAX_PLACE:
-        raise _error(f"its place, with all names, has more than {MAX_PLACE} characters", where)
-    if schema.get("uniqueItems") is False:
-        del schema["uniqueItems"]
-    for keyword in schema:
-        remark = keyword in _REMARKS or (keyword.startswith("x-") and keyword != "x-guidance")
-        if keyword not in _KEYWORDS and not remark:
-            raise _error(f"{_shown(keyword)} is not supported", where)
-    _check_numbers(schema, where)
-    _include_bounds(schema)
-    _check_object(schema, where)
-    if "pattern" in schema:
-        _check_pattern(schema["pattern"], f"{where}/pattern")
-    _modernize_items(schema)
-    yield where, schema
-    for name, part in _parts(schema, where):
-        yield from _check(part, f"{where}/{name}")
-
-
-def _parts(schema: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
-    """Yield the schemas in a schema, with their places in it."""
-    for keyword in _PARTS:
-        if keyword in schema:
-            yield keyword, schema[keyword]
-    for keyword in _LISTS_OF_PARTS:
-        parts = schema.get(keyword, [])
-        if not isinstance(parts, list):
-            raise _error(f"{keyword} must be a list of schemas", where)
-        yield from ((f"{keyword}/{index}", part) for index, part in enumerate(parts))
-    for keyword in _MAPS_OF_PARTS:
-        named = schema.get(keyword, {})
-        if not isinstance(named, dict):
-            raise _error(f"{keyword} must be an object of schemas", where)
-        for name, part in named.items():
-            yield f"{keyword}/{_pointer(name)}", part
-
-
-def _modernize_items(schema: dict[str, Any]) -> None:
-    """Write a list of items as draft 2020-12 does: llguidance would take it for a remark."""
-    if isinstance(schema.get("items"), list):
-        schema["prefixItems"] = schema.pop("items")
-        if "additionalItems" in schema:
-            schema["items"] = schema["additionalItems"]
-    schema.pop("additionalItems", None)  # means nothing where the items are no list
-
-
-def _check_numbers(schema: Mapping[str, Any], where: str) -> None:
-    for keyword in _COUNTS:
-        count = schema.get(keyword, 0)
-        if type(count) is not int or not 0 <= count <= MAX_COUNT:
-            raise _error(f"{keyword} must be an integer from 0 to {MAX_COUNT}", where)
-    for keyword in _BOUNDS:
-        bound = schema.get(keyword, 1)
-        if keyword.startswith("exclusive") and isinstance(bound, bool):
-            continue  # draft 4
-        if type(bound) not in {int, float}:
-            raise _error(f"{keyword} must be a number", where)
-        _check_exact(bound, keyword, where)
-        if keyword == "multipleOf" and bound <= 0:
-            raise _error("multipleOf must be above 0", where)
-    for keyword in ("const", "enum"):
-        for number in _numbers(schema.get(keyword)):
-            _check_exact(number, keyword, where)
-
-
-def _check_exact(number: float, keyword: str, where: str) -> None:
-    """Refuse numbers that llguidance would round."""
-    if abs(number) > MAX_EXACT or number != _rounded(number):
-        raise _error(
-            f"{keyword} may have numbers between -2**53 and 2**53, of up to {_DIGITS} digits", where
-        )
-
-
-def _include_bounds(schema: dict[str, Any]) -> None:
-    """Write exclusive bounds as the next number that is allowed.
-
-    llguidance lets 0 pass between an exclusive minimum of 0 and a maximum of 0.5; and a number such
-    as 0.99999999999999999999, which is below 1, is 1 to most who read it.
-    """
-    for keyword, inclusive, sign, innermost in (
-        ("exclusiveMinimum", "minimum", 1, max),
-        ("exclusiveMaximum", "maximum", -1, min),
-    ):
-        bound = schema.pop(keyword, False)
-        if bound is True:  # draft 4
-            bound = schema.get(inclusive, False)
-        if bound is not False:
-            whole = schema.get("type") == "integer" and bound == int(bound)
-            bound += sign * (1 if whole else max(1.0, abs(bound)) * _STEP)
-            schema[inclusive] = innermost(_rounded(bound), schema.get(inclusive, bound))
-
-
-def _rounded(number: float) -> float:
-    return number if isinstance(number, int) else float(f"{number:.{_DIGITS}g}")
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, int | float):
-        yield value
-    elif isinstance(value, list | dict):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(part)
-
-
-def _check_object(schema: Mapping[str, Any], where: str) -> None:
-    required = schema.get("required", [])
-    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-        raise _error("required must be a list of names", where)
-    # Names that the schema does not list may come twice, and then count as one.
-    if schema.get("minProperties", 0) > len(set(required)) + 1:
-        raise _error("minProperties can ask for one property more than required lists", where)
-
-
-def _check_pattern(pattern: Any, where: str) -> None:
-    """Refuse what ECMA-262, whose expressions JSON Schema means, reads otherwise than Rust."""
-    if not isinstance(pattern, str):
-        raise _error("pattern must be a string", where)
-    for part in _ESCAPE_CLASS_OR_FLAG.finditer(pattern):
-        if part[0] == "(?":
-            raise _error("lookarounds and flags are not supported", where)
-        if part[0] in {"\\A", "\\z", "\\a", "\\x{"}:
-            raise _error(f"{part[0]} is no escape in a JSON schema", where)
-        if part[0].startswith(("[]", "[^]")):
-            raise _error("write \\] for this character in a class", where)
-        if part[1] and _SET_OPERATION.search(_ESCAPE.sub("", part[1])):
-            raise _error("write \\[, \\&, \\- and \\~ for these characters in a class", where)
-
-
-def _check_references(places: _Places) -> None:
-    """Refuse references that lead nowhere, or to a schema that always asks for itself again."""
-    targets: dict[str, str] = {}  # of the references, by the place where each stands
-    for where, schema in places.items():
-        if "$ref" in schema:
-            reference = schema["$ref"]
-            inside = isinstance(reference, str) and reference.startswith("#")
-            place = unquote(reference[1:]) if inside else None
-            if place not in places:
-                raise _error(
-                    f"$ref {_shown(reference)} leads to no schema in this one, as #/$defs/… would",
+    def _find_targets(self) -> None:
+        waiting = [where for where, schema in self._places.items() if "$ref" in schema]
+        while waiting:
+            where = waiting.pop()
+            reference, known = self._places[where]["$ref"], len(self._places)
+            place = self._find(reference)
+            if place not in self._places:
+                raise schema_error(
+                    f"$ref {shown(reference)} leads to no schema in this one, as #/$defs/… would",
                     where,
                 )
-            targets[where] = place
-    _check_loops(places, targets)
-    finite = _finite_places(places, targets)
-    for where, place in targets.items():
-        if place not in finite:
-            raise _error("$ref leads to a schema that always asks for itself again", where)
+            self._targets[where] = place
+            if len(self._places) > known:  # `_find` has looked where nobody had
+                new = list(self._places.items())[known:]
+                waiting += [where for where, schema in new if "$ref" in schema]
 
+    def _find(self, reference: str) -> str | None:
+        """Return the place that a reference means."""
+        base, _, fragment = reference.partition("#")
+        if base not in self._names or (fragment and not fragment.startswith("/")):
+            return self._names.get(reference)
+        place = self._names[base] + unquote(fragment)
+        if place not in self._places:
+            self._adopt(place)
+        return place
 
-def _check_loops(places: _Places, targets: Mapping[str, str]) -> None:
-    """Refuse references that lead to themselves about one and the same value.
+    def _adopt(self, place: str) -> None:
+        """Take in a schema that stands where none is looked for, as in OpenAPI's `components`."""
+        names = [name.replace("~1", "/").replace("~0", "~") for name in place.split("/")[1:]]
+        value: Any = self._as_sent if names and names[0] not in HELD else None
+        for name in names:
+            value = value.get(name) if isinstance(value, dict) else None
+        if isinstance(value, dict):
+            self._move(place, value)
+            self._walk(value, place)
+            container = f"/{pointer(names[0])}"
+            self.ignored = [other for other in self.ignored if other != container]
 
-    What they mean is undefined (JSON Schema core, 9.4.1), and programs that check answers hang.
-    """
-    same_value = {
-        place: [
-            *(f"{place}/{key}/{n}" for key in _IN_PLACE for n in range(len(schema.get(key, ())))),
-            *([targets[place]] if place in targets else []),
-        ]
-        for place, schema in places.items()
-    }
-    try:
-        TopologicalSorter(same_value).prepare()
-    except CycleError as error:
-        where = next(place for place in error.args[1] if place in targets)
-        raise _error("$ref leads back to itself with no value between", where) from error
+    def _move(self, place: str, schema: Any) -> str:
+        self._root.setdefault("$defs", {})[place] = schema
+        self._moved[place] = f"/$defs/{pointer(place)}"
+        return self._moved[place]
 
+    def _location(self, place: str) -> str:
+        """Return where llguidance finds what stood at a place."""
+        around = place
+        while around and around not in self._moved:
+            around = around.rpartition("/")[0]
+        return self._moved.get(around, around) + place[len(around) :]
 
-def _finite_places(places: _Places, targets: Mapping[str, str]) -> set[str]:
-    """Return the places of the schemas that a value of finite size could fulfil."""
-    users: dict[str, list[str]] = {}
-    for where, place in targets.items():
-        users.setdefault(place, []).append(where)
-    endless = set(places)
-    waiting = list(places)  # the last first: parts come after what they are part of
-    examined: set[str] = set()
-    while waiting:
-        place = waiting.pop()
-        examined.add(place)
-        if place not in endless or targets.get(place) in endless:
-            continue
-        if _is_finite(places[place], place, endless):
-            endless.remove(place)
-            # To look again at what waits for its first look would take quadratic time.
-            waiting += examined.intersection(users.get(place, ()))
-            waiting += examined.intersection(_around(place, places))
-    return places.keys() - endless
+    # ---- objects and choices, when all schemas are known ----
 
-
-def _around(place: str, places: _Places) -> Iterator[str]:
-    """Yield the place of the schema that the one at `place` is a part of."""
-    while place:
-        place = place.rpartition("/")[0]
-        if place in places:
-            yield place
+    def _name_properties(self, schema: dict[str, Any], where: str) -> None:
+        """Write what is asked of names as the properties, or the pattern, that this leaves."""
+        names, place = schema.pop("propertyNames", True), f"{where}/propertyNames"
+        while isinstance(names, dict) and names.keys() == {"$ref"}:
+            place = self._targets[place]
+            names = self._places[place]
+        words = set(names) - {"type"} if isinstance(names, dict) else {str(names)} - {"True"}
+        if words and words <= {"minLength", "maxLength"}:
+            bounds = f"{names.get('minLength', 0)},{names.get('maxLength', '')}"
+            names, words = {"pattern": rf"^[\s\S]{{{bounds}}}$"}, {"pattern"}
+        others = schema.get("additionalProperties", True)
+        if not words:
             return
-
-
-def _is_finite(schema: Mapping[str, Any], place: str, endless: set[str]) -> bool:
-    """Tell whether a value of finite size could fulfil a schema, given which others are endless."""
-
-    def all_end(names: Iterable[str]) -> bool:
-        return not any(f"{place}/{name}" in endless for name in names)
-
-    def one_ends(names: Collection[str]) -> bool:
-        return not names or not all(f"{place}/{name}" in endless for name in names)
-
-    same_value = {key: [f"{key}/{n}" for n in range(len(schema.get(key, ())))] for key in _IN_PLACE}
-    if not (all_end(same_value["allOf"]) and all(map(one_ends, same_value.values()))):
-        return False
-    types = schema.get("type", "string")
-    for kind in types if isinstance(types, list) else [types]:
-        if kind == "object":
-            if all(map(one_ends, _choices_of_properties(schema))):
-                return True
-        elif kind == "array":
-            count, prefix = schema.get("minItems", 0), len(schema.get("prefixItems", ()))
-            names = [f"prefixItems/{index}" for index in range(min(count, prefix))]
-            if all_end(names + ["items"] * (count > prefix)):
-                return True
-        else:
-            return True
-    return "const" in schema or "enum" in schema
-
-
-def _choices_of_properties(schema: Mapping[str, Any]) -> Iterator[list[str]]:
-    """Yield for each property that an object must have the schemas one of which is its own.
-
-    What a pattern could match is not asked, and so nothing is said of it: to try a stranger's
-    expression can take for ever.
-    """
-    properties, required = schema.get("properties", {}), schema.get("required", ())
-    has_patterns = bool(schema.get("patternProperties"))
-    others = [] if has_patterns else ["additionalProperties"]
-    for name in required:
-        yield [f"properties/{_pointer(name)}"] if name in properties else others
-    if schema.get("minProperties", 0) > len(set(required)) and not has_patterns:
-        more = [f"properties/{_pointer(name)}" for name in properties.keys() - required]
-        yield more if schema.get("additionalProperties") is False else more + others
-
-
-def _close_objects(schemas: Collection[dict[str, Any]]) -> None:
-    """Leave properties out that are not listed, as llama.cpp does.
-
-    A schema allows them by default, and whoever wrote it wants none: models invent them without
-    end. Where several schemas bind one object, each lists a part of its properties, and all stay
-    as they are.
-    """
-    about_objects = {"properties", "patternProperties", "required", "minProperties", *_PARTS}
-    for schema in schemas:
-        if "allOf" in schema or (
-            schema.keys() & {"$ref", *_IN_PLACE} and schema.keys() & about_objects
-        ):
-            return
-    for schema in schemas:
-        listed = schema.get("properties", {}).keys()
-        if (
-            listed
-            and not schema.keys() & {*_COUNTS, "additionalProperties", "patternProperties"}
-            and listed >= set(schema.get("required", ()))
-        ):
+        if schema.get("properties") or schema.get("patternProperties"):
+            self._ignore(where, "propertyNames")
+        elif words == {"pattern"}:
+            schema["patternProperties"] = {names["pattern"]: others}
             schema["additionalProperties"] = False
+        elif words in ({"enum"}, {"const"}):
+            if others and others is not True:
+                moved = self._move(f"{where}/additionalProperties", others)
+                others = {"$ref": f"#{quote(moved, safe=_SAFE)}"}
+            values = names.get("enum", [names.get("const")])
+            schema["properties"] = {name: others for name in values if isinstance(name, str)}
+            schema["additionalProperties"] = False
+        else:
+            self._ignore(where, "propertyNames")
 
+    def _count_properties(self, schema: dict[str, Any], where: str) -> None:
+        """Leave of the counts what llguidance can follow: where all that is listed is required."""
+        listed, required = schema.get("properties", {}), set(schema.get("required", ()))
+        optional = [name for name in listed if name not in required]
+        low, high = schema.get("minProperties", 0), schema.get("maxProperties", MAX_COUNT)
+        is_closed = (
+            schema.get("additionalProperties") is False and "patternProperties" not in schema
+        )
+        if low <= len(required):
+            schema.pop("minProperties", None)
+        elif optional and low == len(required) + 1 and len(optional) <= MAX_DEPENDENTS**2:
+            del schema["minProperties"]
+            one = {"anyOf": [{"required": [name]} for name in optional]}
+            schema["allOf"] = [*schema.get("allOf", ()), one]
+        elif low > len(required) + 1:  # names that are not listed may come twice, and count as one
+            self._ignore(where, "minProperties")
+        if (
+            is_closed
+            and "patternProperties" not in schema
+            and len(listed.keys() | required) <= high
+        ):
+            schema.pop("maxProperties", None)
+        if optional:
+            for keyword in schema.keys() & {"minProperties", "maxProperties"}:
+                del schema[keyword]
+                self._ignore(where, keyword)
 
-def _pointer(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
+    def _require_dependents(self, schema: dict[str, Any], where: str) -> None:
+        """Write what a property asks of others as a choice: it is absent, or they are as asked."""
+        for keyword in ("dependentRequired", "dependentSchemas"):
+            asked = schema.pop(keyword, {})
+            if len(asked) > MAX_DEPENDENTS:
+                self._ignore(where, keyword)
+                continue
+            for name, part in asked.items():
+                other = {"required": part} if keyword == "dependentRequired" else part
+                choice = {"anyOf": [other, {"properties": {name: False}}]}
+                schema["allOf"] = [*schema.get("allOf", ()), choice]
+
+    def _are_disjoint(self, place: str, count: int) -> bool:
+        """Tell whether no value can fulfil two of so many schemas, as far as that is seen."""
+        pairs = itertools.combinations((f"{place}/{index}" for index in range(count)), 2)
+        return all(self._exclude(one, other) for one, other in pairs)
+
+    def _exclude(self, one: str, other: str, depth: int = 2) -> bool:
+        self._comparisons += 1
+        if self._comparisons > MAX_COMPARISONS:
+            return False
+        schemas = []
+        for place in (one, other):
+            at = place
+            while at in self._targets and "type" not in self._places[at]:
+                at = self._targets[at]
+            schemas.append((at, self._places.get(at, {})))
+        (at, first), (at_other, second) = schemas
+        common = with_integers(kinds_of(first)) & with_integers(kinds_of(second))
+        values, others = scalars_of(first), scalars_of(second)
+        if values is not None and others is not None and not values & others:
+            return True
+        if common != {"object"} or not depth:
+            return not common
+        required = {*first.get("required", ()), *second.get("required", ())}
+        both = required & first.get("properties", {}).keys() & second.get("properties", {}).keys()
+        return any(
+            self._exclude(f"{at}/{name}", f"{at_other}/{name}", depth - 1)
+            for name in (f"properties/{pointer(name)}" for name in both)
+        )

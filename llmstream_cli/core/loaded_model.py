@@ -1,7 +1,7 @@
 """A loaded model and what follows from it: what it is, and how prompts are written for it."""
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from llmstream_cli.core.api import EngineConfig, GenerationRequest, ModelInfo, SamplingParams
 from llmstream_cli.core.llama import Model, cpu_features
-from llmstream_cli.core.reasoning import KNOWN_TAGS, ReasoningSplitter, ReasoningTags
+from llmstream_cli.core.model_reasoning import ModelReasoning
+from llmstream_cli.core.reasoning import Splitter
 from llmstream_cli.errors import InvalidValueError, PromptError
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from llmstream_cli.prompts.template import ChatTemplate
 
 _NO_LIMIT = 2**31  # tokens; nothing is computed of them
-_TAIL_TOKENS = 16  # in which a tag at a prompt's end is found, whatever it is made of
 _MAX_TEMPLATE_CHARS = 512 * 1024  # to be shown; a longer one is not rendered either
 
 
@@ -32,13 +32,15 @@ class EncodedRequest:
         splitter: tells its reasoning from the answer; None if all that comes is answer, as where a
             constraint holds for the whole of it.
         report_progress: see `GenerationRequest`.
+        cache_scope: see `GenerationRequest`.
     """
 
     prompt: list[int]
     constraint: "Constraint | None" = None
     turn_ends: tuple[str, ...] = ()
-    splitter: ReasoningSplitter | None = None
+    splitter: Splitter | None = None
     report_progress: bool = False
+    cache_scope: str = ""
 
 
 class LoadedModel:
@@ -64,12 +66,11 @@ class LoadedModel:
         own = self.model.chat_template
         self._format = config.chat_format or (config.default_chat_format if own is None else None)
         template = own if self._format is None else self._format.template
-        self._tags = next((tags for tags in KNOWN_TAGS if self._has_tags(tags, template)), None)
-        self._tag_pieces = dict(self._control_tags())
+        self._reasoning = ModelReasoning(self.model, template)
         self.info = ModelInfo(
             name=Path(config.model_path).stem,
             description=self.model.description,
-            ctx_size=config.ctx_size or min(ctx_train, config.default_ctx_limit),
+            ctx_size=config.ctx_size or ctx_train,
             load_seconds=self.model.load_seconds,
             cpu_features=cpu_features(),
             ctx_train=ctx_train,
@@ -79,12 +80,8 @@ class LoadedModel:
             metadata=self.model.metadata(),
             chat_template=None if len(template or "") > _MAX_TEMPLATE_CHARS else template,
             chat_format=None if self._format is None else self._format.name,
-            thinks=self._tags is not None,
+            thinks=bool(self._reasoning),
         )
-
-    def piece(self, token: int) -> bytes:
-        """Return a token's bytes, as `Model.piece`; a tag of reasoning is always text."""
-        return self._tag_pieces.get(token) or self.model.piece(token)
 
     @cached_property
     def _template(self) -> "ChatTemplate":
@@ -109,14 +106,14 @@ class LoadedModel:
         """
         sampling = request.sampling
         self._check_vocabulary((token for token, _ in sampling.logit_bias), "logit_bias")
-        if request.thinking and self._tags is None:
+        if request.thinking and not self._reasoning:
             raise InvalidValueError(
                 f"thinking is not supported by {self.info.name}; leave it out", "thinking"
             )
         if sampling.is_constrained and request.thinking is None:
             request = replace(request, thinking=False)
         prompt = self._encode_prompt(request, ctx_size=self.info.ctx_size)
-        prompt, splitter = self._settle_reasoning(request, prompt)
+        prompt, splitter = self._begin_answer(request, prompt)
         constraint = self._compile(sampling) if sampling.is_constrained else None
         return EncodedRequest(
             prompt,
@@ -124,6 +121,7 @@ class LoadedModel:
             turn_ends=() if sampling.is_constrained else self._turn_ends(request),
             splitter=None if sampling.is_constrained else splitter,
             report_progress=request.report_progress,
+            cache_scope=request.cache_scope,
         )
 
     def _compile(self, sampling: SamplingParams) -> "Constraint":
@@ -162,6 +160,7 @@ class LoadedModel:
                     request.messages,
                     ctx_size=ctx_size,
                     thinking=request.thinking,
+                    ending=request.prompt_ending,
                 )
             case str(text):
                 return encode.encode_text(self.model, text, ctx_size=ctx_size)
@@ -169,45 +168,26 @@ class LoadedModel:
                 self._check_vocabulary(tokens, "prompt")
                 return encode.check_tokens(list(tokens), ctx_size=ctx_size)
 
-    # ---- reasoning ----------------------------------------------------------------------------
-
-    def _has_tags(self, tags: ReasoningTags, template: str | None) -> bool:
-        """Tell whether the chat template names the tags, or the vocabulary has tokens for them."""
-        named = tags.closing in (template or "")
-        return named or all(map(self._tag_token, (tags.opening, tags.closing)))
-
-    def _tag_token(self, tag: str) -> int | None:
-        tokens = self.model.tokenize(tag, special=True)
-        return tokens[0] if len(tokens) == 1 else None
-
-    def _control_tags(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the tags that are control tokens, which llama.cpp gives no text."""
-        if self._tags is None:
-            return
-        for tag in (self._tags.opening, self._tags.closing):
-            token = self._tag_token(tag)
-            if token is not None and not self.model.piece(token):
-                yield token, tag.encode()
-
-    def _settle_reasoning(
+    def _begin_answer(
         self, request: GenerationRequest, prompt: list[int]
-    ) -> tuple[list[int], ReasoningSplitter | None]:
+    ) -> tuple[list[int], Splitter | None]:
         """Return the prompt, and what splits the answer to it.
 
         Where there shall be no thinking, and the template opens the block nevertheless, it is
         closed at once.
         """
-        if self._tags is None or request.prompt is not None:
+        if request.prompt is not None:
             return prompt, None
-        tail = b"".join(map(self.piece, prompt[-_TAIL_TOKENS:])).decode("utf-8", "replace")
-        begins_inside = tail.rstrip().endswith(self._tags.opening)
-        if begins_inside and request.thinking is False:
+        continued = request.messages[-1].content if request.continues_message else None
+        splitter, closing = self._reasoning.begin(
+            prompt, closes=request.thinking is False, continued=continued
+        )
+        if closing:
             from llmstream_cli.prompts.encode import check_tokens
 
-            closing = self.model.tokenize(f"\n{self._tags.closing}\n\n", special=True)
-            prompt = check_tokens(prompt + closing, ctx_size=self.info.ctx_size)
-            begins_inside = False
-        return prompt, ReasoningSplitter(self._tags, begins_inside=begins_inside)
+            more = self.model.tokenize(closing, special=True)
+            prompt = check_tokens(prompt + more, ctx_size=self.info.ctx_size)
+        return prompt, splitter
 
     def _check_vocabulary(self, tokens: Iterable[int], field: str) -> None:
         size = self.model.vocab_size

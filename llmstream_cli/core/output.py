@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from llmstream_cli.core.detokenizer import Detokenizer
-from llmstream_cli.core.reasoning import Delta, Phase, ReasoningSplitter
+from llmstream_cli.core.reasoning import Delta, Phase, Splitter
 from llmstream_cli.core.stop import StopMatcher
 
 
 class OutputStream:
-    """Token bytes in, certain text out: `Detokenizer`, `ReasoningSplitter`, then `StopMatcher`.
+    """Token bytes in, certain text out: `Detokenizer`, `Splitter`, then `StopMatcher`.
 
     Args:
         stops: strings that end the answer; in its reasoning they mean nothing.
@@ -18,7 +18,7 @@ class OutputStream:
         num_reasoning_tokens: those of the reasoning, its tags among them.
     """
 
-    def __init__(self, stops: Sequence[str], splitter: ReasoningSplitter | None = None) -> None:
+    def __init__(self, stops: Sequence[str], splitter: Splitter | None = None) -> None:
         self._detokenizer = Detokenizer()
         self._splitter = splitter
         self._matcher = StopMatcher(stops)
@@ -35,15 +35,17 @@ class OutputStream:
         """What the last token belongs to; `OPENING` while that is not certain."""
         return Phase.ANSWER if self._splitter is None else self._splitter.phase
 
-    def push(self, piece: bytes) -> Delta:
+    def push(self, piece: bytes, token_id: int = -1) -> Delta:
         """Add a token's bytes; return the text that is certain."""
+        if self._splitter is not None:
+            piece = self._splitter.marks.get(token_id, piece)
         self._num_tokens += 1
         text = self._detokenizer.push(piece)
         if self._splitter is None:
             return Delta(self._matcher.push(text))
         before = self._splitter.phase
         text, reasoning = self._splitter.push(text)
-        if before <= Phase.REASONING and self._splitter.opened:
+        if reasoning or (before <= Phase.REASONING and self._splitter.opened):
             self.num_reasoning_tokens = self._num_tokens
         return Delta(self._matcher.push(text), reasoning)
 

@@ -26,6 +26,7 @@ from llmstream_cli.core.api import (
     GenerationRequest,
     ModelInfo,
 )
+from llmstream_cli.core.wishes import Wishes
 from llmstream_cli.errors import (
     EngineClosedError,
     EngineError,
@@ -42,6 +43,10 @@ _log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds until a model that failed is tried again
 
 _uses = itertools.count(1)  # a clock that ticks with each use
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class Phase(Enum):
@@ -115,7 +120,7 @@ class PooledEngine:
         self._pool = pool
         self._factory = factory
         self._estimated_bytes = needed_bytes
-        self._usual_keep_alive = self._keep_alive = keep_alive
+        self._wishes = Wishes(keep_alive)
         self._max_requests = max_requests
         self._on_load = on_load
         self._engine: Engine | None = None
@@ -123,7 +128,6 @@ class PooledEngine:
         self._task: asyncio.Task[None] | None = None  # loads, or unloads
         self._timer: asyncio.TimerHandle | None = None
         self._launching = False  # `start` was called, and it was not loaded since
-        self._unload_wanted = False
         self._closed = False
         self._failure: LLMStreamError | None = None  # of the last load
         self._retry_at = 0.0  # by the loop's clock
@@ -169,7 +173,7 @@ class PooledEngine:
         """Wait until the model is loaded, which it will be if it is not; see `Engine.ready`."""
         if self.info is not None and self.status.state is EngineState.READY:
             return self.info
-        return await self.load()
+        return await self.load(client=None)  # nobody's wish: whoever launches a model waits too
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
         """Stream the answer, once the model is loaded; see `Engine.generate`.
@@ -181,14 +185,19 @@ class PooledEngine:
         """
         if self._launching:
             raise EngineNotReadyError(f"{self.status.reason}; try again later")
-        await self._enter(request.keep_alive)
+        await self._enter(request.keep_alive, request.client)
+        measured = False
         try:
-            chunks = self._loaded_engine().generate(replace(request, keep_alive=None))
+            chunks = self._loaded_engine().generate(replace(request, keep_alive=None, client=""))
             async with contextlib.aclosing(chunks):
                 async for chunk in chunks:
+                    if not measured:  # the context may have grown for the prompt
+                        measured = True
+                        self._measure()
+                        self._pool.settle()
                     yield chunk
         finally:
-            self.release()  # synchronous, as clean-up in a generator has to be
+            self.release(request.client)  # synchronous, as clean-up in a generator has to be
 
     async def aclose(self) -> None:
         """End all requests, those that wait too, and the engine; see `Engine.aclose`."""
@@ -218,23 +227,25 @@ class PooledEngine:
     @property
     def expires_seconds(self) -> float:
         """Seconds until it is unloaded; see `Residency.expires_seconds`."""
-        if self._timer is None:
-            return self._keep_alive
-        return max(0.0, self._timer.when() - asyncio.get_running_loop().time())
+        if self.phase is not Phase.LOADED:
+            return 0.0
+        wish = self._wishes.longest()
+        return wish.keep_alive if self.leases else max(0.0, wish.expiry - _now())
 
-    async def load(self, keep_alive: float | None = None) -> ModelInfo:
+    async def load(self, keep_alive: float | None = None, client: str | None = "") -> ModelInfo:
         """Wait until the model is loaded; see `Residency.load`."""
-        await self._enter(keep_alive)
+        await self._enter(keep_alive, client)
         try:
             return await self._loaded_engine().ready()
         finally:
-            self.release()
+            self.release(client)
 
-    def unload(self) -> None:
+    def unload(self, client: str = "") -> bool:
         """Unload the model as soon as it answers no request; see `Residency.unload`."""
         if self.phase is Phase.LOADED:
-            self._unload_wanted = True
+            self._wishes.note(client, 0.0, _now())
             self._rest()
+        return not self.expires_seconds
 
     # ---- for the pool -----------------------------------------------------------------------
 
@@ -245,11 +256,13 @@ class PooledEngine:
         self.leases += 1
         self.last_used = next(_uses)
 
-    def release(self) -> None:
+    def release(self, client: str | None = None) -> None:
         """Count one less."""
         assert self.leases
         self.leases -= 1
         self.last_used = next(_uses)
+        if client is not None:
+            self._wishes.note_answered(client, _now())
         if self.phase is Phase.LOADED:
             self._measure()
             self._rest()
@@ -259,7 +272,6 @@ class PooledEngine:
         """Begin to load the model."""
         assert self.phase is Phase.ABSENT
         self._failure = None
-        self._unload_wanted = False
         self._change(Phase.LOADING, self._load())
 
     def unload_now(self, why: str) -> None:
@@ -275,19 +287,19 @@ class PooledEngine:
 
     # ---- requests ---------------------------------------------------------------------------
 
-    async def _enter(self, keep_alive: float | None) -> None:
+    async def _enter(self, keep_alive: float | None, client: str | None) -> None:
         """Wait for a lease, which has to be released."""
         self._admit()
         await self._pool.enter(self)
-        if keep_alive is not None:
-            self._keep_alive = keep_alive
+        if client is not None:
+            self._wishes.note(client, keep_alive, _now())
 
     def _admit(self) -> None:
         """Refuse a request that could only fail, or is one too many."""
         if self._closed:
             raise EngineClosedError
         self._pool.check_room(self.name, self._estimated_bytes)
-        if self._failure is not None and asyncio.get_running_loop().time() < self._retry_at:
+        if self._failure is not None and _now() < self._retry_at:
             raise twin(self._failure)
         present = self.leases + self._pool.waiting(self)
         if present >= self._max_requests:
@@ -308,7 +320,7 @@ class PooledEngine:
 
     async def _load(self) -> None:
         self._tell("loading %s", self.name)
-        started = asyncio.get_running_loop().time()
+        started = _now()
         try:
             self._engine = self._factory()
             self._engine.start()
@@ -319,7 +331,7 @@ class PooledEngine:
             _log.exception("a bug kept %s from being loaded", self.name)
             self._fail(EngineError(f"{self.name} could not be loaded: {error!r}"))
         else:
-            seconds = asyncio.get_running_loop().time() - started
+            seconds = _now() - started
             self._tell("loaded %s in %.3f seconds", self.name, seconds)
             self._on_load()
             self._begin(info, seconds)
@@ -333,6 +345,7 @@ class PooledEngine:
         """Take requests."""
         self._info = info
         self.phase = Phase.LOADED
+        self._wishes.begin(_now())
         self.loads += 1
         self.load_seconds += seconds
         self.last_used = next(_uses)
@@ -348,7 +361,7 @@ class PooledEngine:
             error = ModelError(f"cannot load {self.name}: {error}")  # no value of the request's
         self._tell("%s cannot be used: %s", self.name, error, level=logging.WARNING)
         self._failure = error
-        self._retry_at = asyncio.get_running_loop().time() + self._pause
+        self._retry_at = _now() + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         self._launching = False
         self._pool.reject(self, error)
@@ -375,7 +388,6 @@ class PooledEngine:
                 _log.exception("a bug kept %s from being unloaded well", self.name)
             self._past = self._engine.metrics.after(self._past)
         self._engine = self._info = None
-        self._keep_alive = self._usual_keep_alive
         self.phase = Phase.ABSENT
         self._pool.settle()
 
@@ -391,14 +403,13 @@ class PooledEngine:
         status = self._loaded_engine().status
         if status.state is EngineState.FAILED:
             self._fail(EngineError(status.reason))
-        elif self._unload_wanted:
-            self._unload("a request asked for that")
-        elif self._keep_alive <= 0:
+            return
+        wish = self._wishes.longest()
+        if wish.expiry <= _now():
             self._unload("it is not to be kept")
-        elif math.isfinite(self._keep_alive):
-            why = f"nobody has asked for {self._keep_alive:g} seconds"
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._keep_alive, self._unload, why)
+        elif math.isfinite(wish.expiry):
+            why = f"nobody has asked for {wish.keep_alive:g} seconds"
+            self._timer = asyncio.get_running_loop().call_at(wish.expiry, self._unload, why)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

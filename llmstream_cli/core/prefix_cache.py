@@ -5,7 +5,8 @@ computed until it is needed: that is the cache, and its memory is the slots' own
 
 Rules:
 
-1. A prefix is reused token by token: what counts is the longest common prefix of token ids.
+1. A prefix is reused token by token: what counts is the longest common prefix of token ids, of
+   sequences of one scope. One of another scope is neither taken over, nor copied, nor waited for.
 2. At least the last token of a prompt is computed, because its logits are wanted.
 3. To take over a slot with its tokens costs nothing. To copy another slot's stream costs as much as
    computing `min_copy_tokens` tokens, so it must save more.
@@ -23,6 +24,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from llmstream_cli.core.sequence import Sequence
+
+MIN_COPY_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +55,15 @@ class PrefixCache:
         num_slots: how many there are.
         min_copy_tokens: copying a stream is worth it from so many saved tokens.
         partial: whether the model can forget the tail of a stream.
+
+    Attributes:
+        min_copy_tokens: may be changed at any time.
     """
 
-    def __init__(self, num_slots: int, *, min_copy_tokens: int, partial: bool = True) -> None:
-        self._min_copy_tokens = min_copy_tokens
+    def __init__(
+        self, num_slots: int, *, min_copy_tokens: int = MIN_COPY_TOKENS, partial: bool = True
+    ) -> None:
+        self.min_copy_tokens = min_copy_tokens
         self._partial = partial
         # The sequence whose first `num_computed_tokens` tokens are in the slot, finished or not.
         self._holds: list[Sequence | None] = [None] * num_slots
@@ -84,9 +92,9 @@ class PrefixCache:
         source, matched = self._longest_match(sequence)
         held = self._holds[source]
         if source in self._idle and matched and held is not None:
-            if held.num_computed_tokens - matched < self._min_copy_tokens:
+            if held.num_computed_tokens - matched < self.min_copy_tokens:
                 slot = source  # little of what it holds is lost
-            elif matched >= self._min_copy_tokens:
+            elif matched >= self.min_copy_tokens:
                 self._idle.move_to_end(source)  # it will be copied, so it is in use
                 slot = next(iter(self._idle))  # itself, where no other is idle
         del self._idle[slot]
@@ -104,7 +112,7 @@ class PrefixCache:
     def _leader(self, sequence: Sequence) -> tuple[Sequence | None, int]:
         """Return who will have the longest prefix, where waiting for it saves enough."""
         leader = None
-        longest = self.find_reuse(sequence).num_tokens + self._min_copy_tokens - 1
+        longest = self.find_reuse(sequence).num_tokens + self.min_copy_tokens - 1
         for held in self._holds if self._partial else ():
             if held is None or held.slot is None:
                 continue
@@ -119,7 +127,7 @@ class PrefixCache:
         assert slot is not None
         own = self._match(sequence, slot)
         source, matched = self._longest_match(sequence)
-        if self._partial and matched - own >= self._min_copy_tokens:
+        if self._partial and matched - own >= self.min_copy_tokens:
             return Reuse(slot, source, matched)
         return Reuse(slot, slot, own)
 

@@ -12,25 +12,33 @@ closes the block, and answers. Rules:
 Pure: no I/O, clock, thread, or model.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from llmstream_cli.core.stop import suffix_that_begins
 
 _WHITE_SPACE = " \t\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class ReasoningTags:
+class ReasoningTags(NamedTuple):
     """What a block of reasoning stands between."""
 
     opening: str
     closing: str
 
 
-# Of DeepSeek R1, Qwen3 and those that followed them; of Magistral.
-KNOWN_TAGS = (ReasoningTags("<think>", "</think>"), ReasoningTags("[THINK]", "[/THINK]"))
+KNOWN_TAGS = (
+    ReasoningTags("<think>", "</think>"),  # DeepSeek R1, Qwen3 and those that followed them
+    ReasoningTags("[THINK]", "[/THINK]"),  # Magistral, Ministral 3
+    ReasoningTags("<|channel>thought", "<channel|>"),  # Gemma 4
+    ReasoningTags("<|START_THINKING|>", "<|END_THINKING|>"),  # Command R7B, A
+    ReasoningTags("<seed:think>", "</seed:think>"),  # Seed-OSS
+    ReasoningTags("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
+    ReasoningTags("<thought>", "</thought>"),  # EXAONE Deep
+    ReasoningTags("<reasoning>", "</reasoning>"),  # Reka
+    ReasoningTags("◁think▷", "◁/think▷"),  # Kimi-VL
+)
 
 
 class Delta(NamedTuple):
@@ -54,24 +62,55 @@ class Phase(IntEnum):
     ANSWER = 3
 
 
-class ReasoningSplitter:
+class Splitter(Protocol):
     """Splits the stream of one answer's text.
+
+    Attributes:
+        marks: the bytes of tokens that it reads otherwise than as their text.
+        phase: where the stream is.
+        opened: whether there has been reasoning.
+    """
+
+    marks: Mapping[int, bytes]
+    phase: Phase
+    opened: bool
+
+    def push(self, text: str) -> Delta:
+        """Add text; return what is certain."""
+
+    def flush(self) -> Delta:
+        """End the stream; return what was held back."""
+
+
+class ReasoningSplitter:
+    """Splits by tags; see `Splitter`.
 
     Args:
         tags: of the model.
         begins_inside: whether the prompt has opened the block.
-
-    Attributes:
-        phase: where the stream is.
-        opened: whether there has been a block.
+        marks: the text of tags that are control tokens.
     """
 
-    def __init__(self, tags: ReasoningTags, *, begins_inside: bool = False) -> None:
+    def __init__(
+        self,
+        tags: ReasoningTags,
+        *,
+        begins_inside: bool = False,
+        marks: Mapping[int, bytes] | None = None,
+    ) -> None:
+        self.marks = marks or {}
         self._tags = tags
         self._held = ""
         self._begun = False  # some reasoning is out
         self.phase = Phase.REASONING if begins_inside else Phase.OPENING
         self.opened = begins_inside
+
+    def skip(self, text: str) -> None:
+        """Read what the prompt holds of the answer already."""
+        self.push(text)
+        self._held = ""
+        if self.phase is Phase.OPENING and text:
+            self.phase = Phase.ANSWER
 
     def push(self, text: str) -> Delta:
         """Add text; return what is certain."""

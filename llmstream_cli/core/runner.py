@@ -1,65 +1,98 @@
 """One scheduled step on the model: fill the batch, decode, sample."""
 
+import math
+import time
 from typing import TYPE_CHECKING
 
 from llmstream_cli.core.api import SamplingParams
-from llmstream_cli.core.llama import Batch, Context, Model
+from llmstream_cli.core.cpu import LostTime, default_threads, others_running, usable_cpus
+from llmstream_cli.core.growing_context import GrowingContext
+from llmstream_cli.core.llama import Batch, Model, SpinSwitch
 from llmstream_cli.core.sampler import Sampler
 from llmstream_cli.core.scheduler import DrawnToken, Step
 from llmstream_cli.core.sequence import Sequence
-from llmstream_cli.errors import EngineError, StepRefusedError
+from llmstream_cli.core.thread_control import ThreadControl, modes
+from llmstream_cli.errors import EngineError
 
 if TYPE_CHECKING:
     from llmstream_cli.core.constraint import Constraint
 
-_FIRST_CTX_SIZE = 512
+_PAUSE = 1.0  # seconds without a step, after which the machine may be another
 
 
 class Runner:
-    """Owns the context. For a single slot its KV cache starts small and doubles when outgrown.
-
-    A cache for thousands of tokens takes a tenth of a second to clear and memory that a short
-    answer never uses; moving a sequence to a larger one takes some milliseconds, a few times in a
-    long answer.
+    """Owns the context, which grows.
 
     Args:
         model: what to run.
         max_seqs: how many slots there are.
         max_batch_tokens: the most tokens of one step.
         ctx_size: the most tokens of one sequence.
-        threads: CPU threads.
+        threads: CPU threads; None is one for each physical core, and fewer while others use them.
+        max_bytes: see `GrowingContext`.
     """
 
     def __init__(
-        self, model: Model, *, max_seqs: int, max_batch_tokens: int, ctx_size: int, threads: int
+        self,
+        model: Model,
+        *,
+        max_seqs: int,
+        max_batch_tokens: int,
+        ctx_size: int,
+        threads: int | None,
+        max_bytes: float = math.inf,
     ) -> None:
         self._model = model
-        self._ctx_size = ctx_size
+        self._threads = threads or default_threads()
         self._batch = Batch(max_batch_tokens)
-        self._context = Context(
+        self._contexts = GrowingContext(
             model,
-            ctx_size=min(ctx_size, _FIRST_CTX_SIZE) if max_seqs == 1 else ctx_size,
+            ctx_size=ctx_size,
             max_seqs=max_seqs,
             max_batch_tokens=max_batch_tokens,
-            threads=threads,
+            threads=self._threads,
+            max_bytes=max_bytes,
         )
         self._samplers: dict[Sequence, Sampler] = {}
+        self._reproducible: set[Sequence] = set()  # those that draw the same answer each time
+        self._spin = SpinSwitch()
+        self._control = ThreadControl(
+            modes(self._threads, fixed=threads is not None, can_sleep=self._spin.works)
+        )
+        self._last_step = 0.0
+
+    @property
+    def ctx_size(self) -> int:
+        """Tokens that a sequence has room for now."""
+        return self._contexts.current.ctx_size
+
+    def limit_to_memory(self) -> int:
+        """Bound sequences to what memory allows; return the most tokens of one."""
+        self._contexts.limit_to_memory()
+        return self._contexts.max_ctx_size
+
+    def make_room(self, num_tokens: int, *, wait: bool) -> bool:
+        """See `GrowingContext.make_room`."""
+        return self._contexts.make_room(num_tokens, wait=wait)
 
     def add(
         self, sequence: Sequence, params: SamplingParams, constraint: "Constraint | None" = None
     ) -> None:
         """Prepare to sample for a sequence, within a constraint where there is one."""
+        if params.seed is not None or params.temperature == 0:
+            self._reproducible.add(sequence)
         self._samplers[sequence] = Sampler(
             self._model,
             params,
             prompt=sequence.token_ids,
-            ctx_size=self._ctx_size,
+            ctx_size=self._contexts.max_ctx_size,
             constraint=constraint,
         )
 
     def remove(self, sequence: Sequence) -> None:
         """Forget how to sample for a sequence."""
         del self._samplers[sequence]
+        self._reproducible.discard(sequence)
 
     def run(self, step: Step) -> dict[Sequence, DrawnToken | EngineError]:
         """Compute a step; draw a token for each part that reaches its sequence's end.
@@ -68,39 +101,43 @@ class Runner:
             The token of each such sequence, or why none can be drawn for it.
 
         Raises:
-            StepRefusedError: llama.cpp refused the step, or there is no memory for it; what the
-                slots held before it is good.
+            StepRefusedError: llama.cpp refused the step; what the slots held before it is good.
             EngineError: llama.cpp failed; no sequence can go on.
         """
-        self._make_room(max(max(p.end, p.sequence.num_prompt_tokens) for p in step.parts))
         for reuse in step.reuses:
             if reuse.is_copy:
-                self._context.copy_sequence(reuse.source, reuse.slot)
-            self._context.truncate_sequence(reuse.slot, reuse.num_tokens)
+                self._contexts.current.copy_sequence(reuse.source, reuse.slot)
+            self._contexts.current.truncate_sequence(reuse.slot, reuse.num_tokens)
         rows = self._fill(step)
-        self._context.decode(self._batch)
+        self._decode(self._batch.struct.n_tokens, step)
         return {sequence: self._draw(sequence, row) for sequence, row in rows.items()}
 
     def abort(self) -> None:
         """End the running step early, for good; from any thread."""
-        self._context.abort()
+        self._contexts.abort()
 
     def close(self) -> None:
         """Release the KV cache."""
-        self._context.close()
+        self._contexts.close()
+        self._spin.set(spin=True)
 
-    def _make_room(self, num_tokens: int) -> None:
-        if num_tokens <= self._context.ctx_size:
-            return
-        size = self._context.ctx_size
-        while size < num_tokens:
-            size *= 2
-        try:
-            larger = self._context.grown(min(size, self._ctx_size))
-        except EngineError as error:
-            raise StepRefusedError(str(error)) from error
-        self._context.close()
-        self._context = larger
+    def _decode(self, num_tokens: int, step: Step) -> None:
+        """Compute the batch with as many threads as the machine has cores for now.
+
+        Attention over a single new token splits the keys among the threads, and so rounds otherwise
+        with another number of them. An answer that is to be the same each time keeps the number.
+        """
+        if time.perf_counter() - self._last_step > _PAUSE:
+            wanted = self._threads + others_running()
+            self._control.restart(contended=wanted > len(usable_cpus()))
+        fixed = num_tokens == 1 and step.parts[0].sequence in self._reproducible
+        mode = self._control.choose(num_tokens, all_threads=fixed)
+        self._contexts.current.set_threads(mode.threads)
+        self._spin.set(spin=mode.spin)
+        lost_time = LostTime(mode.threads, spin=mode.spin and self._spin.works)
+        self._contexts.current.decode(self._batch)
+        self._control.observe(num_tokens, *lost_time.stop())
+        self._last_step = time.perf_counter()
 
     def _fill(self, step: Step) -> dict[Sequence, int]:
         self._batch.clear()
@@ -122,7 +159,7 @@ class Runner:
 
     def _draw(self, sequence: Sequence, row: int) -> DrawnToken | EngineError:
         try:
-            token, logprob = self._samplers[sequence].sample(self._context, row)
+            token, logprob = self._samplers[sequence].sample(self._contexts.current, row)
         except EngineError as error:
             return error
         except Exception as error:  # noqa: BLE001  (a bug; its request must hear of it, no other)

@@ -20,7 +20,7 @@ Pure: no clock, no thread, no model.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from llmstream_cli.core.api import DrawnLogprob, FinishReason
@@ -120,20 +120,29 @@ class Scheduler:
             raise QueueFullError(f"{present} requests run or wait already; try again later")
         self.waiting.append(sequence)
 
-    def schedule(self) -> Step:
-        """Plan the next step; give free slots to waiting sequences first."""
+    def admit(self) -> None:
+        """Give free slots to waiting sequences."""
         while self.waiting and self.cache.num_idle:
             sequence = self.waiting.popleft()
             self.cache.acquire(sequence)
             sequence.status = SequenceStatus.RUNNING
             self.running.append(sequence)
-        decoding = [s for s in self.running if s.num_uncomputed_tokens == 1]
+
+    def schedule(self, held: Collection[Sequence] = ()) -> Step:
+        """Plan the next step, after `admit`.
+
+        Args:
+            held: running sequences that have no part in it, for there is no room for them yet.
+        """
+        self.admit()
+        running = [sequence for sequence in self.running if sequence not in held]
+        decoding = [s for s in running if s.num_uncomputed_tokens == 1]
         step = Step(num_decoding=len(decoding))
         room = self._budget.room(len(decoding))
         for sequence in decoding:
             self._begin(step, sequence, room)
             self._plan(step, sequence, 1)
-        for sequence in self.running:
+        for sequence in running:
             if room.is_full:
                 break
             if sequence.num_uncomputed_tokens > 1 and self._begin(step, sequence, room):
@@ -184,8 +193,7 @@ class Scheduler:
             self.finish(sequence, FinishReason.STOP)
             return
         sequence.token_ids.append(token.token_id)
-        # The context is full when the token just drawn could not be computed any more.
-        full = len(sequence.token_ids) > self.ctx_size
+        full = len(sequence.token_ids) == self.ctx_size
         if full or sequence.num_output_tokens == sequence.max_tokens:
             self.finish(sequence, FinishReason.LENGTH)
 

@@ -30,18 +30,22 @@ class Sequence:
         num_computed_tokens: tokens, from the first, whose keys and values are in the KV cache.
         num_cached_tokens: how many of these were taken over instead of computed.
         max_tokens: draw at most so many; None is without a limit.
+        cache_scope: it shares prefixes with sequences of the same scope only.
         slot: the KV stream it owns while it runs.
         status: see `SequenceStatus`.
         finish_reason: set when it is finished.
     """
 
-    def __init__(self, prompt: list[int], *, max_tokens: int | None = None) -> None:
+    def __init__(
+        self, prompt: list[int], *, max_tokens: int | None = None, cache_scope: str = ""
+    ) -> None:
         assert prompt
         self.token_ids = list(prompt)
         self.num_prompt_tokens = len(prompt)
         self.num_computed_tokens = 0
         self.num_cached_tokens = 0
         self.max_tokens = max_tokens
+        self.cache_scope = cache_scope
         self.slot: int | None = None
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None
@@ -60,9 +64,13 @@ class Sequence:
     def common_prefix(self, other: "Sequence", num_tokens: int) -> int:
         """Return how many of another's first `num_tokens` tokens begin this prompt, but its last.
 
+        None do where the other's scope is not this one's.
+
         By halving, and on packed numbers: a long prompt is compared with every slot when it comes,
         which takes too long with Python's integers.
         """
+        if self.cache_scope != other.cache_scope:
+            return 0
         mine, theirs = self.packed_tokens(), other.packed_tokens()
         low, high = 0, min(num_tokens, self.num_prompt_tokens - 1)
         while low < high:

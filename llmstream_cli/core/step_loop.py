@@ -7,13 +7,13 @@ the sink, and what carries it further, to an event loop or through a pipe, sends
 """
 
 import contextlib
+import math
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmstream_cli.core.api import Chunk, EngineConfig, EngineMetrics, ModelInfo, SamplingParams
-from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.llama import DecodeAbortedError
 from llmstream_cli.core.loaded_model import EncodedRequest, LoadedModel
@@ -139,22 +139,20 @@ class StepLoop:
             max_seqs=config.max_seqs,
             max_batch_tokens=max_batch_tokens,
             ctx_size=loaded.info.ctx_size,
-            threads=config.threads or default_threads(),
+            threads=config.threads,
+            max_bytes=math.inf if config.max_bytes is None else config.max_bytes,
         )
+        if config.ctx_size is None:
+            loaded.info = replace(loaded.info, ctx_size=self._runner.limit_to_memory())
         self.loaded = loaded
-        cache = PrefixCache(
-            config.max_seqs,
-            # A copy moves the whole stream of a slot, used or not: the larger, the dearer.
-            min_copy_tokens=max(16, loaded.info.ctx_size // 256),
-            partial=loaded.model.forgets_partially,
-        )
+        cache = PrefixCache(config.max_seqs, partial=loaded.model.forgets_partially)
         scheduler = Scheduler(
             cache,
             max_batch_tokens=max_batch_tokens,
             ctx_size=loaded.info.ctx_size,
             max_queue=config.max_queue,
         )
-        return EngineCore(self._runner, scheduler, loaded.piece)
+        return EngineCore(self._runner, scheduler, loaded.model.piece)
 
     def _serve(self, core: EngineCore) -> None:
         """Obey and step in turn until told to close."""
@@ -188,6 +186,7 @@ class StepLoop:
                 encoded.turn_ends,
                 encoded.splitter,
                 report_progress=encoded.report_progress,
+                cache_scope=encoded.cache_scope,
             )
         except EngineError as error:
             self._sink([(command.request_id, error)])

@@ -18,13 +18,13 @@ from typing import BinaryIO
 
 from llmstream_cli.errors import ModelError, NoRoomError
 from llmstream_cli.files import beside, cache_folder
+from llmstream_cli.machine import free_disk
 from llmstream_cli.models.bpe_tokenizer import Vocabulary, read_vocabulary
 from llmstream_cli.models.candle_layout import Layout, UnfitError, find_layout, is_candle
 from llmstream_cli.models.gguf_check import check_gguf
 from llmstream_cli.models.gguf_format import DEFAULT_ALIGNMENT, GGUFHeader, Tensor, padded
 from llmstream_cli.models.gguf_header import opened, read_header
 from llmstream_cli.models.gguf_writer import Writable, encode_header
-from llmstream_cli.models.machine import free_disk
 from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.sizes import human_size
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmstream_cli.errors import ModelError, ModelNotFoundError
+from llmstream_cli.models.file_kinds import kind_of_gguf
 from llmstream_cli.models.gguf_format import Array, GGUFHeader, Tensor, ValueType, padded
 from llmstream_cli.models.gguf_header import quoted, read_header
 
@@ -66,6 +67,9 @@ def check_header(path: Path, header: GGUFHeader) -> None:
         ModelNotFoundError: a part of the model is missing.
         ModelError: the file is no model, or it is damaged or incomplete.
     """
+    kind = kind_of_gguf(header)
+    if kind is not None:
+        raise ModelError(f"{path} is {kind}")
     _check_data(path, header)
     _check_parts(path, header)
     for problem in _problems(header):
@@ -235,7 +239,7 @@ def _vocabulary_problems(header: GGUFHeader) -> Iterator[str]:
             yield f"tokenizer.ggml.{name}_token_id is {token}, and there are {tokens.length} tokens"
     model = header.metadata.get("tokenizer.ggml.model")
     if model == "bert":
-        yield "its vocabulary is for models that compare texts, and not for one that continues them"
+        yield "it compares texts and does not continue them; choose a model for chat"
     if tokens.strings is not None:
         yield from _token_problems(tokens.strings, spells_bytes=model == "llama")
 

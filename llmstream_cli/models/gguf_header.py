@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llmstream_cli.errors import ModelError, ModelNotFoundError
+from llmstream_cli.models.file_kinds import HEAD_BYTES, kind_of_file
 from llmstream_cli.models.gguf_format import (
     DEFAULT_ALIGNMENT,
     MAGIC,
@@ -70,7 +71,7 @@ def opened(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ModelError(f"{path} is a directory, not a GGUF file")
+            raise ModelError(f"{path} is a directory; name the .gguf file in it")
         if not stat.S_ISREG(status.st_mode):
             raise ModelError(f"{path} is not a regular file")
         with path.open("rb") as file:
@@ -233,12 +234,18 @@ def _parse(cursor: _Cursor, strings: Collection[str]) -> GGUFHeader:
 def _parse_counts(cursor: _Cursor) -> tuple[int, int, int]:
     if not cursor.size:
         raise ModelError(f"{cursor.path} is empty")
-    if cursor.take(min(len(MAGIC), cursor.size)) != MAGIC:
-        raise ModelError(f"{cursor.path} is not a GGUF file")
+    if cursor.peek(min(len(MAGIC), cursor.size)) != MAGIC:
+        kind = kind_of_file(cursor.peek(min(HEAD_BYTES, cursor.size)))
+        raise ModelError(
+            f"{cursor.path} is not a GGUF file" + ("" if kind is None else f" but {kind}")
+        )
+    cursor.take(len(MAGIC))
     version = cursor.number()
     if version not in _VERSIONS:
         if int.from_bytes(version.to_bytes(4, "little"), "big") in _VERSIONS:
-            raise ModelError(f"{cursor.path} is written for big-endian machines")
+            raise ModelError(
+                f"{cursor.path} is written for big-endian machines; get it for little-endian ones"
+            )
         raise ModelError(
             f"{cursor.path} has version {version} of GGUF, and only 2 and 3 can be read"
         )

@@ -13,17 +13,8 @@ from llmstream_cli.errors import (
     did_you_mean,
 )
 from llmstream_cli.files import exists, is_file
-from llmstream_cli.models.download_record import DownloadRecord
-from llmstream_cli.models.hub_cache import (
-    CachedModel,
-    RepoFolder,
-    any_cached_files,
-    cached_files,
-    list_cached,
-    remove,
-    sweep_partials,
-)
-from llmstream_cli.models.machine import free_disk
+from llmstream_cli.machine import free_disk
+from llmstream_cli.models.hub_cache import RepoFolder, cached_files, sweep_partials
 from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.quants import choose, is_model, part_names, quant_of
 from llmstream_cli.models.reference import HubModel
@@ -31,8 +22,6 @@ from llmstream_cli.models.sizes import human_size
 
 if TYPE_CHECKING:
     from llmstream_cli.models.hub_api import HubClient, Listing, RepoFile
-
-__all__ = ["CachedModel", "cached_files", "fetch", "list_cached", "remove"]
 
 
 def fetch(
@@ -57,7 +46,7 @@ def fetch(
     from llmstream_cli.models import hub_api
 
     if hub_api.is_offline():
-        found = any_cached_files(model)
+        found = cached_files(model, any_revision=True)
         if found is None:
             raise UnreachableError(
                 f"{model} is not in the cache and HF_HUB_OFFLINE is set: unset it, "
@@ -73,7 +62,7 @@ def fetch(
 
 
 def _without_hub(model: HubModel, progress: Progress, error: UnreachableError) -> tuple[Path, ...]:
-    found = any_cached_files(model)
+    found = cached_files(model, any_revision=True)
     if found is None:
         raise UnreachableError(
             f"{model} is not in the cache, and {error}; connect, "
@@ -90,8 +79,7 @@ def _fetch(
     progress: Progress,
     max_bytes_in_memory: int | None,
 ) -> tuple[Path, ...]:
-    first = _pick(model, listing)
-    files = _parts(first, listing)
+    files = _parts(_pick(model, listing), listing)
     folder = RepoFolder.of(model.repo)
     missing = [file for file in files if not is_file(folder.pointer(listing.commit, file.path))]
     fresh = [file for file in missing if not exists(folder.blob(file.etag))]
@@ -101,7 +89,6 @@ def _fetch(
         _check_disk(model, fresh, folder, listing)
     for file in missing:
         _download(model, file, folder, listing, client, progress)
-    _remember(model, first, missing, fresh)
     with contextlib.suppress(OSError):  # a cache that can only be read serves as well
         folder.set_commit(model.revision, listing.commit)
     return tuple(folder.pointer(listing.commit, file.path) for file in files)
@@ -115,35 +102,22 @@ def _download(
     client: "HubClient",
     progress: Progress,
 ) -> None:
-    from llmstream_cli.models.download import Download, download
+    from llmstream_cli.models.download import Download
 
-    item = Download(
-        file,
-        client.file_url(listing, file),
-        folder.blob(file.etag),
-        folder.partial(file.etag),
-        folder.lock(file.etag),
-    )
     with client.explained(HubModel(model.repo, file=file.path, revision=model.revision)):
-        download(item, client, progress)
+        Download(
+            client,
+            file,
+            client.file_url(listing, file),
+            blob=folder.blob(file.etag),
+            partial=folder.partial(file.etag),
+            lock=folder.lock(file.etag),
+            progress=progress,
+        ).run()
     try:
         folder.link(listing.commit, file.path, file.etag)
     except OSError as error:
         raise DownloadError(f"cannot write to {folder.path}: {error.strerror}") from error
-
-
-def _remember(
-    model: HubModel, first: str, linked: "Sequence[RepoFile]", fresh: "Sequence[RepoFile]"
-) -> None:
-    """Note what is ours: what was downloaded, and new names for what had been."""
-    record = DownloadRecord.read(model.repo)
-    had_been = record.etags.values()
-    ours = {file.path: file.etag for file in linked if file in fresh or file.etag in had_been}
-    choice = None
-    if model.file is None and record.choice(model.revision, model.quant) != first:
-        choice = model.revision, model.quant, first
-    if ours or choice:
-        DownloadRecord.add(model.repo, ours, choice)
 
 
 def _pick(model: HubModel, listing: "Listing") -> str:

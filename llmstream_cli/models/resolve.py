@@ -222,8 +222,8 @@ def _cached(wanted: HubModel) -> Path | None:
 
 
 def _download(wanted: HubModel, progress: Progress, any_size: bool) -> Path:
+    from llmstream_cli.machine import memory
     from llmstream_cli.models import hub
-    from llmstream_cli.models.machine import memory
 
     most = None if any_size else memory().total
     return hub.fetch(wanted, progress, max_bytes_in_memory=most)[0]

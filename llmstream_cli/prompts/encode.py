@@ -8,11 +8,12 @@ found then are the template's own, and the text between them is tokenized as tex
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
 from llmstream_cli.errors import ContextLengthError, PromptError
-from llmstream_cli.prompts.messages import Message, fold_system
+from llmstream_cli.prompts.messages import Ending, Message
 from llmstream_cli.prompts.template import ChatTemplate, chat_variables
 from llmstream_cli.prompts.tokenizer import ControlToken, Tokenizer
 
@@ -30,10 +31,11 @@ def encode_chat(
     *,
     ctx_size: int,
     thinking: bool | None = None,
+    ending: Ending = "turn",
 ) -> list[int]:
     """Render messages for the assistant to continue, and tokenize them.
 
-    Where the template has no place for a system message, it goes before the user's next text.
+    The messages are given to the template in the shape in which it writes them all; see `shapes`.
 
     Args:
         tokenizer: of the model.
@@ -41,22 +43,23 @@ def encode_chat(
         messages: the conversation.
         ctx_size: the most tokens of prompt and answer together.
         thinking: what the template is told of reasoning before the answer; None tells nothing.
+        ending: how the prompt ends; a `message` that is left open is the assistant's.
 
     Returns:
         Token ids, the model's leading token included once; fewer than `ctx_size`.
 
     Raises:
         ContextLengthError: there would be more.
-        PromptError: the template refuses the messages.
+        PromptError: the template refuses the messages, or leaves one out.
     """
     _refuse_what_cannot_fit(tokenizer, [message.content for message in messages], ctx_size)
-    if any(message.role == "system" for message in messages) and not template.takes_system_role:
-        messages = fold_system(messages)
-    contents = [message.content for message in messages]
-    if _names_control_token(tokenizer, contents):
-        tokens = list(_encode_masked(tokenizer, template, messages, thinking))
+    shape = template.shape(messages, opens_turn=ending == "turn")
+    messages = shape.arrange(messages)
+    render = partial(_render, tokenizer, template, shape.typed, thinking, ending)
+    if _names_control_token(tokenizer, [message.content for message in messages]):
+        tokens = list(_encode_masked(tokenizer, render, messages))
     else:
-        tokens = tokenizer.tokenize(_render(tokenizer, template, messages, thinking), special=True)
+        tokens = tokenizer.tokenize(render(messages), special=True)
     tokens = _with_leading_token(tokenizer, tokens)
     if not tokens:
         raise PromptError("the chat template makes an empty prompt of these messages")
@@ -116,15 +119,39 @@ def _refuse_what_cannot_fit(tokenizer: Tokenizer, contents: Sequence[str], ctx_s
 def _render(
     tokenizer: Tokenizer,
     template: ChatTemplate,
-    messages: Sequence[Message],
+    typed: bool,
     thinking: bool | None,
+    ending: Ending,
+    messages: Sequence[Message],
 ) -> str:
     # Qwen3 and most others ask by the first name, DeepSeek V3.1 and Granite by the second.
     told = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
-    return template.render(
-        chat_variables(messages, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+    mark = _mark(messages) if ending == "message" else ""
+    if mark:  # what the template writes behind it closes the turn
+        *before, last = messages
+        messages = [*before, Message(last.role, last.content + mark)]
+    rendered = template.render(
+        chat_variables(
+            messages,
+            bos_token=tokenizer.bos_token,
+            eos_token=tokenizer.eos_token,
+            typed=typed,
+            opens_turn=ending == "turn",
+        )
         | told
     )
+    if not mark:
+        return rendered
+    rendered, found, _ = rendered.rpartition(mark)
+    if not found:
+        raise PromptError("the chat template cannot leave the last message open to be continued")
+    return rendered
+
+
+def _mark(messages: Sequence[Message]) -> str:
+    """Return a character that is in none of the messages."""
+    used = set("".join(message.content for message in messages))
+    return next(chr(code) for code in reversed(_PRIVATE_USE) if chr(code) not in used)
 
 
 def _names_control_token(tokenizer: Tokenizer, contents: Sequence[str]) -> bool:
@@ -137,16 +164,13 @@ def _names_control_token(tokenizer: Tokenizer, contents: Sequence[str]) -> bool:
 
 
 def _encode_masked(
-    tokenizer: Tokenizer,
-    template: ChatTemplate,
-    messages: Sequence[Message],
-    thinking: bool | None = None,
+    tokenizer: Tokenizer, render: Callable[[Sequence[Message]], str], messages: Sequence[Message]
 ) -> Iterator[int]:
     control = tokenizer.control_tokens()
     mask = _mask(control, "".join(message.content for message in messages))
     masked = [Message(message.role, message.content.translate(mask)) for message in messages]
     unmask = {ord(substitute): character for character, substitute in mask.items()}
-    for part in _split(_render(tokenizer, template, masked, thinking), control):
+    for part in _split(render(masked), control):
         if isinstance(part, ControlToken):
             yield part.id
         else:

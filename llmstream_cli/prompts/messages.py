@@ -2,9 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
+
+# How a prompt ends: with the assistant's turn opened, with the last message left open for the
+# answer to go on with, or with neither.
+Ending = Literal["turn", "message", "closed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +39,18 @@ def fold_system(messages: Sequence[Message]) -> list[Message]:
     if waiting:
         folded.append(Message("user", "\n\n".join(waiting)))
     return folded
+
+
+def lead_with_system(messages: Sequence[Message]) -> list[Message]:
+    """Join the system messages at the beginning to one, and fold those that come later."""
+    count = next((n for n, m in enumerate(messages) if m.role != "system"), len(messages))
+    leading = merge_neighbours(messages[:count])
+    return [*leading, *fold_system(messages[count:])]
+
+
+def merge_neighbours(messages: Sequence[Message]) -> list[Message]:
+    """Join messages in a row that have one role, an empty line between."""
+    return [
+        Message(role, "\n\n".join(message.content for message in turns))
+        for role, turns in groupby(messages, key=lambda message: message.role)
+    ]

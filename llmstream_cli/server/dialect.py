@@ -9,8 +9,10 @@ from typing import Any
 
 from quart import Response
 
-from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.core.json_schema import read_schema
+from llmstream_cli.errors import InvalidValueError, SchemaError
 from llmstream_cli.sampling import CONSTRAINTS, SamplingParams
+from llmstream_cli.server.exchange import note_schema_field
 from llmstream_cli.server.fields import FieldTable
 
 MAX_MESSAGES = 4096
@@ -64,8 +66,16 @@ def sampling_params(defaults: SamplingParams, given: Iterable[Given]) -> Samplin
     if constraints:
         # A default that the constraint excludes gives way to it; what the client gave does not.
         values = {**dict.fromkeys(CONSTRAINTS), "stop": (), "ignore_eos": False, **values}
-    with fields_as_given(names):
-        return dataclasses.replace(defaults, **values)
+    schema_field = names.get("json_schema", "json_schema")
+    note_schema_field(schema_field)
+    try:
+        with fields_as_given(names):
+            params = dataclasses.replace(defaults, **values)
+        if params.json_schema is not None:
+            read_schema(params.json_schema)
+    except SchemaError as error:
+        raise InvalidValueError(str(error), schema_field) from error
+    return params
 
 
 def client_names(given: Iterable[Given]) -> dict[str, str]:

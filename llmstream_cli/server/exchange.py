@@ -5,10 +5,11 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
 
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
 
@@ -22,6 +23,7 @@ UNMATCHED = "unmatched"
 _NO_RESPONSE = 499  # as nginx calls it when the client closed first
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _MAX_LOGGED_PATH = 200
+_MAX_LISTED = 1000  # characters
 
 _current: ContextVar["Exchange"] = ContextVar("exchange")
 
@@ -46,6 +48,10 @@ class Exchange:
         prompt_tokens: of all its answers.
         generated_tokens: of all its answers.
         model: that answered; empty where none did.
+        schema_field: what the client calls the JSON schema of its answer.
+        schema_ignored: JSON pointers to what in it the answer need not fulfil.
+        key: which of the server's keys it bears, by number; empty where there are not several.
+        cache_scope: of its answers; see `GenerationRequest`.
     """
 
     method: str
@@ -58,7 +64,16 @@ class Exchange:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     model: str = ""
+    schema_field: str = "json_schema"
+    schema_ignored: tuple[str, ...] = ()
+    key: str = ""
+    cache_scope: str = ""
     started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def owner(self) -> str:
+        """Who asks, as far as that can be told: a key, else an address."""
+        return self.key or self.client
 
     def log(self) -> None:
         """Write the line. What was asked and answered stays out of it, and so do keys."""
@@ -82,6 +97,12 @@ class Exchange:
 def current_exchange() -> Exchange:
     """Return the exchange of the current request."""
     return _current.get()
+
+
+def note_schema_field(name: str) -> None:
+    """Keep what the client of the current request, if there is one, calls its JSON schema."""
+    if (exchange := _current.get(None)) is not None:
+        exchange.schema_field = name
 
 
 class Exchanges:
@@ -133,6 +154,8 @@ def _observe(exchange: Exchange, send: ASGISendCallable) -> ASGISendCallable:
                 *message["headers"],
                 (b"x-request-id", exchange.request_id.encode()),
             ]
+            if exchange.schema_ignored:
+                message["headers"].append((b"x-schema-ignored", _listed(exchange.schema_ignored)))
         await send(message)
         last = message["type"] == "http.response.body" and not message.get("more_body")
         if last and exchange.ended != "cut":
@@ -141,12 +164,24 @@ def _observe(exchange: Exchange, send: ASGISendCallable) -> ASGISendCallable:
     return cast(ASGISendCallable, observed)
 
 
+def _listed(pointers: Sequence[str]) -> bytes:
+    """Write JSON pointers as a header: percent-encoded, no more than a proxy lets through."""
+    listed = ""
+    for number, pointer in enumerate(quote(pointer, safe="/$~") for pointer in pointers):
+        if len(listed) + len(pointer) > _MAX_LISTED:
+            listed += f", and {len(pointers) - number} more"
+            break
+        listed += f", {pointer}" if listed else pointer
+    return listed.removeprefix(", ").encode()
+
+
 def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     given = next((value for name, value in headers if name == b"x-request-id"), b"")
     return given.decode() if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-_LOGGED = [field.name for field in fields(Exchange) if field.name != "started"]
+_NOT_LOGGED = {"started", "schema_field", "schema_ignored"}
+_LOGGED = [field.name for field in fields(Exchange) if field.name not in _NOT_LOGGED]
 
 
 class JsonFormatter(logging.Formatter):

@@ -8,6 +8,7 @@ from quart import Response
 
 from llmstream_cli.errors import (
     ContextLengthError,
+    ContextMemoryError,
     EngineError,
     InvalidValueError,
     LLMStreamError,
@@ -36,6 +37,7 @@ _ANTHROPIC_TYPES = {
 }
 _CODES: dict[type[LLMStreamError], str] = {
     ContextLengthError: "context_length_exceeded",
+    ContextMemoryError: "no_room",
     EngineError: "engine_failed",
     MethodError: "method_not_allowed",
     PromptError: "invalid_prompt",

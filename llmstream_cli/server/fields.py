@@ -227,8 +227,6 @@ _CHAT_REFUSED = {
     "add_special_tokens": _OFF,
     "chat_template": Refused(advice="start the server with --template"),
     "documents": Refused(([],), "write them into a message"),
-    "continue_final_message": _OFF,
-    "add_generation_prompt": _ON,
     # Reasoning by other servers' names
     **dict.fromkeys(("enable_thinking", "thinking", "reasoning"), Refused(advice=_KWARGS)),
     "thinking_budget_tokens": Refused((-1,)),

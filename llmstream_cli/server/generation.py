@@ -11,9 +11,18 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
 from llmstream_cli.core.api import Chunk, GenerationRequest
-from llmstream_cli.errors import BusyError, LLMStreamError, SlowReaderError, TimeLimitError
+from llmstream_cli.core.json_schema import read_schema
+from llmstream_cli.errors import (
+    BusyError,
+    InvalidValueError,
+    LLMStreamError,
+    SchemaError,
+    SlowReaderError,
+    TimeLimitError,
+)
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.exchange import current_exchange
 from llmstream_cli.server.served import ServedModel
@@ -47,13 +56,19 @@ class Generation:
         self._waiting_bytes = 0
         self._unfinished = len(requests)
         self._deadline = asyncio.get_running_loop().time() + context.settings.timeout_seconds
+        self._exchange = exchange = current_exchange()
+        owned = [
+            replace(request, client=exchange.owner, cache_scope=exchange.cache_scope)
+            for request in requests
+        ]
         self._tasks = [
             asyncio.create_task(self._read(index, served.engine.generate(request)))
-            for index, request in enumerate(requests)
+            for index, request in enumerate(owned)
         ]
         self._model = served.name
-        self._exchange = current_exchange()
         self._exchange.model = served.name
+        if (schema := requests[0].sampling.json_schema) is not None:
+            self._exchange.schema_ignored = read_schema(schema).ignored
         self._progress = context.requests.begin(
             self._exchange.request_id, served.engine, len(requests)
         )
@@ -153,6 +168,8 @@ class Generation:
                     if self._waiting_bytes > _MAX_WAITING_BYTES:
                         raise SlowReaderError("the client does not read its answer")
                     self._queue.put_nowait((index, chunk))
+        except SchemaError as error:
+            self._put_error(InvalidValueError(str(error), self._exchange.schema_field))
         except Exception as error:  # noqa: BLE001  (whoever waits for the answer raises it)
             self._put_error(error)
 

@@ -26,7 +26,7 @@ _EVERYWHERE = {"0.0.0.0", "::", ""}  # noqa: S104  (compared with, not bound)
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9_\-, ]{1,1000}")
 _PREFLIGHT_SECONDS = "600"
-_EXPOSED = "X-Request-Id, X-Model, Retry-After"
+_EXPOSED = "X-Request-Id, X-Model, X-Schema-Ignored, Retry-After"
 
 
 class Guards:
@@ -37,7 +37,8 @@ class Guards:
     """
 
     def __init__(self, settings: ServerSettings) -> None:
-        self._keys = [_digest(key.encode()) for key in settings.api_keys]
+        self._keys = [_digest(key.encode()) for key in dict.fromkeys(settings.api_keys)]
+        self._scoped = len(self._keys) > 1 and not settings.share_prefixes
         self._origins = {origin.lower().rstrip("/") for origin in settings.cors_origins}
         hosts = ("localhost", "127.0.0.1", "::1", settings.host, *settings.allowed_hosts)
         self._hosts = {_canonical(host) for host in hosts}
@@ -61,7 +62,11 @@ class Guards:
         if origin and request.method not in _SAFE_METHODS:
             self._check_origin(origin, host)
         if self._keys and not _is_open(request.path):
-            self._check_key()
+            number = self._check_key()
+            if len(self._keys) > 1:
+                current_exchange().key = f"key {number}"
+            if self._scoped:
+                current_exchange().cache_scope = f"key {number}"
         return None
 
     def _check_host(self, host: str) -> None:
@@ -85,15 +90,18 @@ class Guards:
     def _shares_with(self, origin: str) -> bool:
         return _ANY in self._origins or origin.lower() in self._origins
 
-    def _check_key(self) -> None:
+    def _check_key(self) -> int:
+        """Return which of the keys the request has."""
         scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("X-Api-Key")
         if not given:
             raise UnauthorizedError("a key is needed: send Authorization: Bearer KEY")
         digest = _digest(given.encode("utf-8", "surrogateescape"))
         # All of them are compared: the time tells neither which one nor how far it is right.
-        if not sum(hmac.compare_digest(digest, key) for key in self._keys):
+        found = [hmac.compare_digest(digest, key) for key in self._keys]
+        if not sum(found):
             raise UnauthorizedError("the key is not one of this server's")
+        return found.index(True)
 
     async def _add_headers(self, response: Response) -> Response:
         response.headers["X-Content-Type-Options"] = "nosniff"

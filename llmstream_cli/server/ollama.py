@@ -119,14 +119,14 @@ async def _load_or_unload(
     served: ServedModel, keep_alive: float | None
 ) -> Literal["load", "unload"]:
     """Wait for the model, or let go of it: that is what a request without a prompt is for."""
-    current_exchange().model = served.name
+    exchange = current_exchange()
+    exchange.model = served.name
     if keep_alive == 0 and served.residency is not None:
-        served.residency.unload()
-        return "unload"
+        return "unload" if served.residency.unload(exchange.owner) else "load"
     limit = server_context().settings.timeout_seconds
     try:
         async with asyncio.timeout(limit):
-            await served.load(keep_alive)
+            await served.load(keep_alive, exchange.owner)
     except TimeoutError as error:
         raise TimeLimitError(f"the model was not loaded within {limit:g} seconds") from error
     return "load"

@@ -72,7 +72,9 @@ class _GenerationFields(_Fields):
     stream: bool | None = Field(None, description="`true` unless it is `false`")
     options: OllamaOptions | None = Field(None, description="see below")
     format: Literal["json", ""] | dict[str, Any] | None = Field(
-        None, description='`"json"`: the answer is a JSON object; a JSON schema: it fulfils it'
+        None,
+        description='`"json"`: the answer is a JSON object; a JSON schema: it fulfils it, '
+        "but for what the header `X-Schema-Ignored` [names](structured-output.md)",
     )
     think: bool | Literal["low", "medium", "high", "max"] | None = Field(
         None,
@@ -82,9 +84,8 @@ class _GenerationFields(_Fields):
     )
     keep_alive: float | Annotated[str, WithJsonSchema(_DURATION)] | None = Field(
         None,
-        description="how long the model stays loaded after this answer and later ones: seconds, "
-        '`"5m"`, `"1h30m"`; 0 unloads it then, -1 keeps it. Without it, as before, at first as '
-        "`--keep-alive` says",
+        description="how long the model stays loaded for this client after its answers: seconds, "
+        '`"5m"`, `"1h30m"`; 0 lets it go, -1 keeps it. Without it, as `--keep-alive` says',
     )
     logprobs: bool | None = Field(
         None, description="report log probabilities, see [openai.md](openai.md#log-probabilities)"

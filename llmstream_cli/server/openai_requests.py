@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from llmstream_cli.core.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
-from llmstream_cli.prompts.messages import Message, Role
+from llmstream_cli.prompts.messages import Ending, Message, Role
 from llmstream_cli.sampling import SamplingParams
 from llmstream_cli.server.dialect import (
     JSON_OBJECT,
@@ -139,22 +139,23 @@ class ResponseFormat(_OnlyFields):
             if not isinstance(text, str) or not text:
                 raise InvalidValueError(f"{field}.{self.type} must be a string", field)
             return [(field, self.type, text)]
-        schema = self._schema()
+        where, schema = self._schema()
         if schema is not None:
-            return [(field, "json_schema", schema_text(schema))]
+            return [(f"{field}.{where}", "json_schema", schema_text(schema))]
         if self.type == "json_schema":
             raise InvalidValueError(
                 f"{field}.json_schema.schema is missing, which is the schema to follow", field
             )
         return [(field, "json_schema", JSON_OBJECT)]
 
-    def _schema(self) -> dict[str, Any] | None:
+    def _schema(self) -> tuple[str, dict[str, Any] | None]:
+        """Return where the schema stands, and the schema."""
         if self.json_schema is not None and self.json_schema.schema_ is not None:
-            return self.json_schema.schema_
+            return "json_schema.schema", self.json_schema.schema_
         if self.schema_ is not None or not isinstance(self.value, dict):
-            return self.schema_
+            return "schema", self.schema_
         named = self.value.get("schema")  # Hugging Face's servers take it with a name around it
-        return named if isinstance(named, dict) else self.value
+        return ("value.schema", named) if isinstance(named, dict) else ("value", self.value)
 
 
 class StructuredOutputs(_OnlyFields):
@@ -210,7 +211,8 @@ class _SamplingFields(_Fields):
         description="by its `type`: `text`; `json_object`, the answer is a JSON object, and "
         "fulfils `schema` if there is one; `json_schema`, it fulfils `json_schema.schema`, "
         "`schema` or `value`, `strict` or not; `regex`, it matches `regex`, `pattern` or `value`; "
-        "`grammar`, it follows `grammar` or `value`",
+        "`grammar`, it follows `grammar` or `value`. The header `X-Schema-Ignored` names what in a "
+        "schema is [passed over](structured-output.md)",
     )
     structured_outputs: StructuredOutputs | None = Field(
         None,
@@ -279,6 +281,14 @@ class ChatCompletionRequest(_SamplingFields):
         None,
         description="`none` turns reasoning off; how much there is otherwise is left to the model",
     )
+    continue_final_message: bool | None = Field(
+        None, description="go on with the last message, which is the assistant's, as in vLLM"
+    )
+    add_generation_prompt: bool | None = Field(
+        None,
+        description="how the prompt ends, as in vLLM; without the two a last message of the "
+        "assistant's is [continued](prompts.md#a-last-message-of-the-assistants)",
+    )
     tools: list[Any] | None = Field(
         None, description='refused unless empty, or `tool_choice` is `"none"`'
     )
@@ -313,10 +323,32 @@ class ChatCompletionRequest(_SamplingFields):
         sampling = sampling_params(defaults, self._given())
         return [
             GenerationRequest(
-                messages, with_choice_seed(sampling, choice), thinking=self._thinking()
+                messages,
+                with_choice_seed(sampling, choice),
+                thinking=self._thinking(),
+                ending=self._ending(),
             )
             for choice in range(self.num_choices)
         ]
+
+    def _ending(self) -> Ending | None:
+        """Return how the prompt ends, in vLLM's words; None where the client says nothing."""
+        if self.continue_final_message:
+            if self.add_generation_prompt:
+                raise _refusal(
+                    "continue_final_message",
+                    "continue_final_message and add_generation_prompt exclude each other",
+                )
+            if self.messages[-1].role != "assistant":
+                raise _refusal(
+                    "continue_final_message",
+                    "continue_final_message needs a last message of the assistant's",
+                )
+            return "message"
+        if self.add_generation_prompt is False:
+            return "closed"
+        said = self.add_generation_prompt, self.continue_final_message
+        return None if said == (None, None) else "turn"
 
     def _thinking(self) -> bool | None:
         """Return whether to reason; of an effort it is only known whether there shall be any."""

@@ -25,11 +25,14 @@ class Readiness(BaseModel):
         status: `ready`, or why not.
         reason: the same for a person; empty when ready.
         models: the state of each model.
+        ctx_size: the most tokens that a prompt and its answer may have together; null until the
+            model is loaded.
     """
 
     status: EngineState | Literal["draining"]
     reason: str = ""
     models: dict[str, EngineState]
+    ctx_size: int | None = None
 
 
 def readiness(context: ServerContext) -> Readiness:
@@ -64,6 +67,8 @@ def probe_routes(context: ServerContext) -> Blueprint:
     @blueprint.get("/ready")
     async def ready() -> Response:
         found = readiness(context)
+        info = await context.models.default.loaded()
+        found.ctx_size = None if info is None else info.ctx_size
         return model_response(found, 200 if found.status is EngineState.READY else 503)
 
     @blueprint.get("/metrics")

@@ -44,10 +44,10 @@ class ServedModel:
         ready = self.engine.status.state is EngineState.READY
         return await self.engine.ready() if ready else None
 
-    async def load(self, keep_alive: float | None = None) -> ModelInfo:
+    async def load(self, keep_alive: float | None = None, client: str = "") -> ModelInfo:
         """Wait until the model is loaded; see `Residency.load`."""
         if self.residency is not None:
-            return await self.residency.load(keep_alive)
+            return await self.residency.load(keep_alive, client)
         return await self.engine.ready()
 
 

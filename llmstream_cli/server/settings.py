@@ -35,6 +35,8 @@ class ServerSettings:
         host: the address to bind.
         port: the port to bind; 0 takes a free one.
         api_keys: one of them is needed for all but the page and the probes; empty is open.
+        share_prefixes: whether requests with different keys share what was computed of the same
+            prompt, which tells the one what the other has asked.
         cors_origins: origins whose pages may call the API, as `https://example.org`; `*` is any.
         allowed_hosts: names, besides the loopback ones and `host`, that a `Host` header may have;
             `*` is any.
@@ -56,6 +58,7 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 3030
     api_keys: tuple[str, ...] = ()
+    share_prefixes: bool = False
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     certfile: str | None = None

@@ -145,6 +145,7 @@ STATS = rb"""avx: (true|false), neon: (true|false), simd128: (true|false), f16c:
 temp: 0\.00 repeat-penalty: 1\.10 repeat-last-n: 64
 retrieved the files in [\d.]+(s|ms|\xc2\xb5s)
 loaded the model in [\d.]+(s|ms)
+context: 8192 tokens of 8192 that the model was trained with
 34 prompt tokens \([\d.]+ token/s\)
 17 tokens generated \([\d.]+ token/s\)
 time to first token: [\d.]+(s|ms)

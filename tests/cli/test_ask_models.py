@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer
 from llmstream_cli.models.preset import CandleFile
 from llmstream_cli.models.presets import PRESETS
 from tests.candle_files import write_model, write_tokenizer
-from tests.gguf_files import write_family, write_llama
+from tests.gguf_files import write_family, write_llama, write_nomic_bert, write_qwen3
 from tests.hub_server import HubServer
 
 TIMEOUT = 300  # seconds; the machines that run this are slow at times
@@ -215,6 +216,24 @@ def test_a_file_is_tried_in_a_process_of_its_own_once(own_caches: Path, tmp_path
     assert record.stat().st_mtime_ns == before
     path.write_bytes(path.read_bytes()[:-100])
     assert "is incomplete" in refusal("-m", str(path), "hi")
+
+
+def test_a_model_of_few_tokens_is_tried_with_as_many(own_caches: Path, tmp_path: Path) -> None:
+    path = write_qwen3(tmp_path / "few.gguf", context_length=40)
+    done = ask("--raw", "Where", "-m", str(path))
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    "write", [write_nomic_bert, lambda path: write_qwen3(path, pooling_type=3)]
+)
+def test_a_model_that_does_not_continue_text_is_one_line(
+    own_caches: Path, tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    done = ask("--raw", "Where", "-m", str(write(tmp_path / "encoder.gguf")))
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+    assert b"it does not continue text" in done.stderr
 
 
 @pytest.mark.parametrize("command", [("ask", "hi"), ("bench", "--streams", "1")])

@@ -107,6 +107,15 @@ def test_an_answer_follows_a_schema(tmp_path: Path) -> None:
     assert answer("Name a city.", "--schema", str(tmp_path / "city.json"), "-n", "60") == told
 
 
+def test_what_a_schema_asks_in_vain_is_said() -> None:
+    schema = json.dumps({"type": "array", "uniqueItems": True, "items": {"enum": [1, 2]}})
+    done = ask("Hi", "--schema", schema, "-n", "20", "--stop", "]")
+    assert done.returncode == 0
+    assert done.stderr == b"llmstream: --schema: not followed: /uniqueItems\n"
+    assert done.stdout.startswith(b"[")
+    assert b"]" not in done.stdout
+
+
 def test_an_answer_follows_a_grammar() -> None:
     told = answer("Is Paris in France?", "--grammar", 'root ::= "yes, it is" | "no, it is not"')
     assert told in ("yes, it is", "no, it is not")
@@ -118,7 +127,7 @@ def test_an_answer_follows_a_grammar() -> None:
         (("--schema", "no/such.json"), "--schema: there is no file no/such.json"),
         (("--schema", "{]"), "schema"),
         (("--schema", "{}", "--grammar", "root ::= [a]"), "exclude each other"),
-        (("--schema", "{}", "--stop", "x"), "cannot be combined"),
+        (("--schema", '{"items": {"type": "strin"}}'), "JSON schema at /items: type"),
         (("--grammar", "root ::= ("), "grammar"),
         (("--count", "--url", "http://127.0.0.1:1"), "--count needs the model itself"),
         (("--think",), "--think is not supported by SmolLM2-135M-Instruct"),

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from llmstream_cli import machine
 from llmstream_cli.cli import doctor_machine, doctor_setup
 from llmstream_cli.cli.doctor import Finding
 from llmstream_cli.errors import LLMStreamError, ModelError
-from llmstream_cli.models import machine
-from llmstream_cli.models.machine import Memory
+from llmstream_cli.machine import Memory
 from llmstream_cli.models.presets import PRESETS
 from tests.cli.test_settings import COMMANDS
 from tests.hub_server import HubServer

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from llmstream_cli.cli import hint
+from llmstream_cli.machine import Memory
 from llmstream_cli.models.fit import Speed
-from llmstream_cli.models.machine import Memory
 from llmstream_cli.models.presets import PRESETS
 from llmstream_cli.models.resolve import ResolvedModel
 from tests.cli.model_commands import on_a_terminal
@@ -86,7 +86,7 @@ def test_it_names_what_the_memory_holds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "llmstream_cli.models.machine.memory", lambda: Memory(2_000_000_000, 1_700_000_000)
+        "llmstream_cli.machine.memory", lambda: Memory(2_000_000_000, 1_700_000_000)
     )
     hint_on_a_terminal(monkeypatch)
     match = re.search(r"models pull (\S+)`", capsys.readouterr().err)
@@ -115,7 +115,7 @@ def test_where_nothing_was_measured_the_answer_tells_what_is_fast_enough(
     name: str,
 ) -> None:
     monkeypatch.setattr(
-        "llmstream_cli.models.machine.memory", lambda: Memory(64_000_000_000, 60_000_000_000)
+        "llmstream_cli.machine.memory", lambda: Memory(64_000_000_000, 60_000_000_000)
     )
     monkeypatch.setattr("llmstream_cli.cli.speed.remembered_speed", lambda: None)
     hint_on_a_terminal(monkeypatch, tokens_per_second)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmstream_cli.errors import NoRoomError
-from llmstream_cli.models.machine import Memory
+from llmstream_cli.machine import Memory
 from llmstream_cli.models.preset import CandleFile
 from llmstream_cli.models.presets import PRESETS
 from tests.candle_files import write_model, write_tokenizer
@@ -240,24 +240,6 @@ def test_a_terminal_is_asked(
     child.close()
     assert child.exitstatus == code
     assert bool(files_of(home / "huggingface")) == (code == 1)
-
-
-def test_what_another_program_downloaded_is_said_to_be_so(
-    hub: HubServer, home: Path, model: bytes
-) -> None:
-    """Its files lie in the same cache, and only the record of ours tells them apart."""
-    hub.add(REPO, {"tiny.gguf": model})
-    models("pull", REPO)
-    for record in (home / "llmstream").rglob("*.json"):
-        record.unlink()
-    child = on_a_terminal("models", "remove", REPO)
-    child.expect("another program put it there")
-    child.sendline("n")
-    child.read()
-    child.close()
-    assert len(files_of(home / "huggingface")) == 1
-    done = models("remove", REPO, "--yes")
-    assert "tiny.gguf, which another program had put there: " in done.stdout
 
 
 @pytest.mark.parametrize(

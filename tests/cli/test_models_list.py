@@ -51,7 +51,6 @@ def test_json_has_cached_models_that_are_no_presets(downloaded: None) -> None:
     (other,) = json.loads(models("list", "--json").stdout)["cached"]
     assert (other["repo"], other["file"]) == ("someone/Tiny-GGUF", "tiny-Q8_0.gguf")
     assert other["size_bytes"] == Path(other["path"]).stat().st_size
-    assert other["downloaded_by_llmstream"]
     assert other["complete"]
 
 

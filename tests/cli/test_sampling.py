@@ -17,6 +17,14 @@ def test_what_is_advised_goes_over_the_default_and_what_is_said_over_both() -> N
     assert params == SamplingParams(temperature=0.0, top_k=64, stop=("5",))
 
 
+def test_stop_strings_that_are_advised_do_not_cut_what_has_a_form() -> None:
+    advised = {"top_k": 64, "stop": ("###",)}
+    params = SamplingOptions(json_schema="{}").over(advised)
+    assert params == SamplingParams(top_k=64, json_schema="{}")
+    params = SamplingOptions(grammar='root ::= "a"', stop=("a",)).over(advised)
+    assert params.stop == ("a",)
+
+
 def test_a_value_out_of_bounds_is_refused_at_once() -> None:
     with pytest.raises(InvalidValueError, match="temperature must be between"):
         SamplingOptions(temperature=99.0)

@@ -126,6 +126,7 @@ def test_the_launch_lines_say_what_is_served_and_how_to_ask(server: Running) -> 
         r"temp: 0\.20 repeat-penalty: 1\.10 repeat-last-n: 64",
         r"retrieved the files in [\d.]+(µs|ms|s)",
         r"loaded the model in [\d.]+(µs|ms|s)",
+        r"context: \d+ tokens of 8192 that the model was trained with",
         rf"serving smollm2 at http://127\.0\.0\.1:{port}",
         rf"curl --no-buffer http://127\.0\.0\.1:{port}/token_stream .*",
     ]

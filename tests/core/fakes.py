@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.core.scheduler import DrawnToken, ScheduledTokens, Step
 from llmstream_cli.core.sequence import Sequence
-from llmstream_cli.errors import EngineError
+from llmstream_cli.errors import ContextMemoryError, EngineError
 
 # A fake token is `request * TOKENS + kind`, where kind is PROMPT, END, or FIRST_BYTE + a byte of
 # the answer. So every token tells whose it is.
@@ -43,6 +43,9 @@ class FakeRunner:
         draw_errors: what the next token of a sequence is drawn as, once.
         step_seconds: what a step takes.
         step: the last one that was asked for.
+        ctx_size: tokens that a sequence has room for; it grows to what is asked for.
+        memory_tokens: as far as that.
+        growth_steps: so many steps after it was first asked for, unless that is waited for.
     """
 
     def __init__(
@@ -59,6 +62,19 @@ class FakeRunner:
         self.draw_errors: dict[Sequence, EngineError] = {}
         self.step_seconds = 1.0
         self.step = Step()
+        self.ctx_size = self.memory_tokens = 1_000_000
+        self.growth_steps = self._asked = 0
+
+    def make_room(self, num_tokens: int, *, wait: bool) -> bool:
+        if num_tokens <= self.ctx_size:
+            return True
+        if num_tokens > self.memory_tokens:
+            raise ContextMemoryError("no memory")
+        self._asked += 1
+        if not wait and self._asked <= self.growth_steps:
+            return False
+        self.ctx_size, self._asked = num_tokens, 0
+        return True
 
     def add(self, sequence: Sequence, params: SamplingParams, constraint: object = None) -> None:
         error, self.add_error = self.add_error, None
@@ -96,6 +112,7 @@ class FakeRunner:
         cache = self.cache[sequence.slot]
         assert cache == sequence.token_ids[: part.start]
         cache += sequence.token_ids[part.start : part.end]
+        assert len(cache) <= self.ctx_size
         return self._model(cache) if part.samples else None
 
 

@@ -70,7 +70,7 @@ class PoolEngine:
         return INFO
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
-        assert request.keep_alive is None
+        assert (request.keep_alive, request.client) == (None, "")
         assert self.is_open
         if self.state is EngineState.FAILED:
             raise EngineError("why")
@@ -132,15 +132,17 @@ class Asker:
         ends: how often it ended.
     """
 
-    def __init__(self, engine: PooledEngine, keep_alive: float | None = None) -> None:
+    def __init__(
+        self, engine: PooledEngine, keep_alive: float | None = None, client: str = ""
+    ) -> None:
         self.engine = engine
         self.text = ""
         self.error: LLMStreamError | None = None
         self.ends = 0
-        self.task = asyncio.get_running_loop().create_task(self._ask(keep_alive))
+        self.task = asyncio.get_running_loop().create_task(self._ask(keep_alive, client))
 
-    async def _ask(self, keep_alive: float | None) -> None:
-        request = GenerationRequest(prompt="?", keep_alive=keep_alive)
+    async def _ask(self, keep_alive: float | None, client: str) -> None:
+        request = GenerationRequest(prompt="?", keep_alive=keep_alive, client=client)
         try:
             async with contextlib.aclosing(self.engine.generate(request)) as chunks:
                 async for chunk in chunks:

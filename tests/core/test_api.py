@@ -204,7 +204,7 @@ def test_a_grammar_has_a_length(field: str) -> None:
 
 @pytest.mark.parametrize(
     "others",
-    [{"stop": ("x",)}, {"ignore_eos": True}, {"json_schema": "{}"}],
+    [{"ignore_eos": True}, {"json_schema": "{}"}],
     ids=lambda others: next(iter(others)),
 )
 def test_what_would_end_an_answer_elsewhere_than_its_grammar_is_refused(

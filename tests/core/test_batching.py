@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmstream_cli.core import engine as engine_module
-from llmstream_cli.core.api import FinishReason, GenerationRequest, SamplingParams, Usage
+from llmstream_cli.core.api import Chunk, FinishReason, GenerationRequest, SamplingParams, Usage
 from llmstream_cli.core.engine import InProcessEngine
 from llmstream_cli.core.llama import Context
 from llmstream_cli.errors import QueueFullError, StepRefusedError
@@ -204,3 +204,24 @@ async def test_every_kind_of_memory_gives_the_answer_of_a_fresh_engine(
         assert [token_ids(chunks) for chunks in together] == list(map(token_ids, expected))
         again = await asyncio.gather(*(collect(engine.generate(r)) for r in reversed(requests)))
         assert [token_ids(chunks) for chunks in again] == list(map(token_ids, expected[::-1]))
+
+
+async def test_a_stream_goes_on_while_the_context_grows_for_another(model_path: Path) -> None:
+    """What it says is the same, however the other made it move."""
+    story = question("Tell a long story.", replace(GREEDY, max_tokens=120))
+    async with running(model_path, max_seqs=3) as engine:
+        alone = token_ids(await collect(engine.generate(story)))
+        runner = engine._steps._runner
+        assert runner is not None
+        assert runner.ctx_size == 512
+        answer: list[int] = []
+        long: asyncio.Task[list[Chunk]] | None = None
+        async for chunk in engine.generate(story):
+            answer += chunk.token_ids
+            if long is None and len(answer) > 20:
+                request = question("word " * 700, replace(GREEDY, max_tokens=3))
+                long = asyncio.create_task(collect(engine.generate(request)))
+        assert long is not None
+        assert (await long)[-1].finish_reason is not None
+        assert runner.ctx_size == 1024
+    assert answer == alone

@@ -24,18 +24,19 @@ from llmstream_cli.core.api import (
     SamplingParams,
 )
 from llmstream_cli.core.engine import InProcessEngine
-from llmstream_cli.core.llama import Context, Model
+from llmstream_cli.core.llama import Model
 from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.step_loop import StepLoop
 from llmstream_cli.errors import (
     ContextLengthError,
+    ContextMemoryError,
     EngineClosedError,
     EngineError,
     InvalidValueError,
     ModelError,
     PromptError,
-    StepRefusedError,
 )
+from llmstream_cli.machine import Memory
 from llmstream_cli.prompts.messages import Message
 from tests.gguf_files import ALWAYS_THINKING_TEMPLATE, write_qwen3
 
@@ -200,15 +201,22 @@ async def test_the_size_of_a_step_does_not_change_the_answer(model_path: Path) -
     assert answers[0] == answers[1]
 
 
+@pytest.mark.parametrize("max_seqs", [1, 3])
 async def test_an_answer_that_outgrows_the_first_cache_is_that_of_a_large_one(
-    model_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_path: Path, monkeypatch: pytest.MonkeyPatch, max_seqs: int
 ) -> None:
     answers = []
     for first_ctx_size in (256, 2048):
-        monkeypatch.setattr("llmstream_cli.core.runner._FIRST_CTX_SIZE", first_ctx_size)
-        async with running(model_path) as engine:
+        monkeypatch.setattr("llmstream_cli.core.growing_context.FIRST_CTX_SIZE", first_ctx_size)
+        async with running(model_path, max_seqs=max_seqs) as engine:
+            for query in PROMPTS:  # what idle slots hold moves, too
+                await collect(engine.generate(question(query, replace(GREEDY, max_tokens=4))))
             request = question("Tell a long story.", replace(GREEDY, max_tokens=600))
             answers.append(token_ids(await collect(engine.generate(request))))
+            for query in PROMPTS:
+                again = await collect(engine.generate(question(query)))
+                assert again[-1].usage is not None
+                answers[-1] += [*token_ids(again), again[-1].usage.cached_tokens]
     assert len(answers[0]) > 300
     assert answers[0] == answers[1]
 
@@ -309,8 +317,7 @@ async def test_a_full_context_ends_the_answer(model_path: Path) -> None:
     assert chunks[-1].finish_reason is FinishReason.LENGTH
     usage = chunks[-1].usage
     assert usage is not None
-    # The last token is drawn from the context's last position and needs no room of its own.
-    assert usage.prompt_tokens + usage.completion_tokens == 50 + 1
+    assert usage.prompt_tokens + usage.completion_tokens == 50
 
 
 # ---- bad input harms nobody -----------------------------------------------------------------
@@ -320,7 +327,9 @@ async def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(
     model_path: Path,
 ) -> None:
     async with running(model_path, ctx_size=64) as engine:
-        with pytest.raises(ContextLengthError, match=r"has \d+ tokens and the context holds 64"):
+        with pytest.raises(
+            ContextLengthError, match=r"maximum context length is 64 tokens .* the prompt has \d+:"
+        ):
             await collect(engine.generate(question("word " * 100)))
         assert text(
             await collect(engine.generate(question(PROMPTS[0], replace(GREEDY, max_tokens=4))))
@@ -377,16 +386,13 @@ async def test_an_answer_that_memory_cannot_hold_ends_alone(
     """The cache of a single slot grows with its answers, as far as the machine lets it."""
     await engine.ready()
 
-    def fail(*_: object) -> None:
-        raise EngineError("not enough memory for a context of 1024 tokens")
-
     with monkeypatch.context() as patch:
-        patch.setattr(Context, "grown", fail)
+        patch.setattr("llmstream_cli.core.growing_context.memory", lambda: Memory(10**9, 0))
         long = collect(engine.generate(question("word " * 600)))
         short = collect(engine.generate(question(PROMPTS[0])))
         refused, answer = await asyncio.gather(long, short, return_exceptions=True)
-    assert isinstance(refused, StepRefusedError)
-    assert "1024 tokens" in str(refused)
+    assert isinstance(refused, ContextMemoryError)
+    assert "no memory for a context of" in str(refused)
     assert isinstance(answer, list)
     assert token_ids(await collect(engine.generate(question(PROMPTS[0])))) == token_ids(answer)
     assert text(await collect(engine.generate(question("word " * 600))))
@@ -545,7 +551,7 @@ async def test_closing_interrupts_a_step(model_path: Path) -> None:
     decoding = threading.Event()
     await engine.ready()
     assert engine._steps._runner is not None
-    decode = engine._steps._runner._context.decode
+    decode = engine._steps._runner._contexts.current.decode
 
     finished: list[bool] = []
 
@@ -554,10 +560,10 @@ async def test_closing_interrupts_a_step(model_path: Path) -> None:
         decode(batch)
         finished.append(True)
 
-    context = engine._steps._runner._context.grown(8192)
-    decode = context.decode
-    context.decode = watched  # type: ignore[method-assign]
-    engine._steps._runner._context = context
+    contexts = engine._steps._runner._contexts
+    assert contexts.make_room(8192, wait=True)
+    decode = contexts.current.decode
+    contexts.current.decode = watched  # type: ignore[method-assign]
     request = asyncio.ensure_future(collect(engine.generate(question("word " * 4000))))
     await asyncio.to_thread(decoding.wait)
     await engine.aclose()

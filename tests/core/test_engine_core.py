@@ -22,7 +22,7 @@ from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.reasoning import KNOWN_TAGS, ReasoningSplitter
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence
-from llmstream_cli.errors import EngineError, StepRefusedError
+from llmstream_cli.errors import ContextMemoryError, EngineError, StepRefusedError
 from tests.core.fakes import TOKENS, FakeClock, FakeRunner, piece, prompt, scripted
 from tests.core.test_stop import oracle
 
@@ -211,8 +211,41 @@ def test_a_full_context_reports_length() -> None:
     bench = Bench({1: "abcdef"}, ctx_size=4)
     bench.add(1, 2)
     bench.run()
-    assert bench.text(1) == "abc"
+    assert bench.text(1) == "ab"
     assert bench.reason(1) is FinishReason.LENGTH
+    usage = bench.usage(1)
+    assert usage.prompt_tokens + usage.completion_tokens == 4
+
+
+def test_nobody_waits_while_the_context_grows_for_another() -> None:
+    bench = Bench({1: "abcdefgh", 2: "xy"})
+    bench.runner.ctx_size, bench.runner.growth_steps = 20, 2
+    bench.add(1)
+    bench.steps(1)
+    bench.add(2, 30)
+    bench.steps(2)
+    assert bench.text(1) == "abc"
+    assert {part.sequence.num_prompt_tokens for part in bench.runner.step.parts} == {1}
+    bench.run()
+    assert (bench.text(1), bench.text(2)) == ("abcdefgh", "xy")
+
+
+def test_what_there_is_no_memory_for_ends_alone() -> None:
+    bench = Bench({1: "abcdefgh", 2: "xy", 3: "z", 4: "!"}, max_seqs=3)
+    bench.runner.ctx_size = bench.runner.memory_tokens = 5
+    bench.add(1)
+    bench.add(3)
+    bench.add(2, 30)
+    bench.add(4, 31)  # gets the slot of the one before it, in the same step
+    refused = dict(bench.core.step())
+    assert [type(refused.pop(request)) for request in (2, 4)] == [ContextMemoryError] * 2
+    bench.chunks = {request: [chunk] for request, chunk in refused.items()}  # type: ignore[list-item]
+    bench.run()
+    # An answer that has begun is kept, as in a context that is full.
+    assert (bench.text(1), bench.reason(1)) == ("abcde", FinishReason.LENGTH)
+    assert (bench.text(3), bench.reason(3)) == ("z", FinishReason.STOP)
+    assert bench.free_slots() == 3
+    assert bench.runner.params == {}
 
 
 def test_a_stop_string_ends_the_answer_before_it() -> None:
@@ -460,7 +493,7 @@ class Request:
     def expect(self, ctx_size: int) -> tuple[bytes, str, FinishReason]:
         """The bytes that are drawn, the answer in them, and why it ends, if nobody cancels."""
         data, stop = self.text.encode(), self.params.stop
-        limit = min(self.params.max_tokens or len(data) + 1, ctx_size + 1 - self.num_prompt_tokens)
+        limit = min(self.params.max_tokens or len(data) + 1, ctx_size - self.num_prompt_tokens)
         reason = FinishReason.STOP if len(data) < limit else FinishReason.LENGTH
         for length in range(limit + 1):
             answer, stopped = oracle(stop, data[:length].decode("utf-8", "replace"))
@@ -489,9 +522,11 @@ def traffic(draw: st.DrawFn) -> list[Request]:
     return requests
 
 
-@given(traffic(), st.integers(1, 3), st.integers(0, 4))
+@given(
+    traffic(), st.integers(1, 3), st.integers(0, 4), st.sampled_from([1, 5, 16]), st.integers(0, 3)
+)
 def test_every_request_gets_its_own_answer_whatever_the_others_do(
-    requests: list[Request], max_seqs: int, more_tokens: int
+    requests: list[Request], max_seqs: int, more_tokens: int, first_ctx_size: int, growth_steps: int
 ) -> None:
     bench = Bench(
         {request.number: request.text for request in requests},
@@ -499,6 +534,7 @@ def test_every_request_gets_its_own_answer_whatever_the_others_do(
         max_batch_tokens=max_seqs + more_tokens,
         ctx_size=16,
     )
+    bench.runner.ctx_size, bench.runner.growth_steps = first_ctx_size, growth_steps
     for time in count():
         for request in requests:
             if request.arrives == time:

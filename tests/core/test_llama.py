@@ -217,7 +217,8 @@ def test_a_grown_context_goes_on_where_the_small_one_was(model: Model) -> None:
 
     small = context(model, ctx_size=256)
     begun = generate(small, greedy(model), prompt, 12)
-    grown = small.grown(1024)
+    grown = small.make_larger(1024)
+    small.move_to(grown)
     small.close()
     assert grown.ctx_size == 1024
     last = len(prompt) + len(begun) - 1

@@ -242,8 +242,10 @@ def load(path: Path) -> LoadedModel:
 
 def rendered(loaded: LoadedModel, **request: Any) -> str:
     """The end of the prompt that a request becomes, control tokens left out."""
-    prompt = loaded.encode(GenerationRequest(HELLO, **request)).prompt
-    return b"".join(map(loaded.piece, prompt)).decode().partition("assistant\n")[2]
+    encoded = loaded.encode(GenerationRequest(HELLO, **request))
+    marks = {} if encoded.splitter is None else encoded.splitter.marks
+    pieces = [marks.get(token) or loaded.model.piece(token) for token in encoded.prompt]
+    return b"".join(pieces).decode().partition("assistant\n")[2]
 
 
 def test_a_model_without_tags_does_not_think(loaded: LoadedModel) -> None:
@@ -308,7 +310,7 @@ def test_a_raw_prompt_is_all_answer(tmp_path: Path) -> None:
     for thinking in (None, False):
         encoded = loaded.encode(GenerationRequest(prompt="<think>\n", thinking=thinking))
         assert encoded.splitter is None
-        assert b"".join(map(loaded.piece, encoded.prompt)) == b"<think>\n"
+        assert b"".join(map(loaded.model.piece, encoded.prompt)) == b"<think>\n"
 
 
 def test_tags_that_are_control_tokens_are_read_as_text(tmp_path: Path) -> None:

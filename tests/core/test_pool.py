@@ -78,8 +78,10 @@ def state(member: PooledEngine) -> EngineState:
     return member.status.state
 
 
-async def answered(member: PooledEngine, keep_alive: float | None = None) -> Asker:
-    asker = Asker(member, keep_alive)
+async def answered(
+    member: PooledEngine, keep_alive: float | None = None, client: str = ""
+) -> Asker:
+    asker = Asker(member, keep_alive, client)
     await asker.task
     await turns()
     return asker
@@ -146,8 +148,8 @@ async def test_a_request_may_say_how_long_its_model_stays() -> None:
     models = Models(1)
     await answered(models[0], keep_alive=0)
     assert models.open == []
+    await answered(models[0])
     await answered(models[0], keep_alive=10)
-    await answered(models[0])  # says nothing, which changes nothing
     await asyncio.sleep(9)
     assert models.open == [0]
     await asyncio.sleep(2)
@@ -161,6 +163,42 @@ async def test_a_request_may_say_how_long_its_model_stays() -> None:
     assert models.open == []
     await answered(models[0])  # as the pool was told again
     assert models[0].expires_seconds == KEEP
+
+
+@timeless
+async def test_a_client_lets_go_of_a_model_for_itself_alone() -> None:
+    models = Models(1)
+    await answered(models[0], client="one")
+    await asyncio.sleep(10)
+    await answered(models[0], keep_alive=0, client="other")
+    assert not models[0].unload("other")
+    assert models[0].expires_seconds == KEEP - 10
+    assert models.open == [0]
+    await answered(models[0], keep_alive=0, client="one")
+    assert models.open == []
+
+
+@timeless
+async def test_who_launches_a_model_is_no_client() -> None:
+    models = Models(1, keep_alive=math.inf)
+    models[0].start()
+    await models[0].ready()
+    assert models[0].unload("one")
+    await turns()
+    assert models.open == []
+
+
+@timeless
+@pytest.mark.parametrize("client", ["", "one"])
+async def test_whoever_is_answered_later_keeps_the_model(client: str) -> None:
+    """Also where clients cannot be told apart."""
+    models = Models(1)
+    await answered(models[0], keep_alive=0)
+    await answered(models[0], client=client)
+    assert models[0].expires_seconds == KEEP
+    assert models[0].unload(client)
+    await turns()
+    assert models.open == []
 
 
 @timeless

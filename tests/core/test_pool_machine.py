@@ -19,6 +19,7 @@ SIZES = (4, 4, 6, 10)
 KEEP = 100.0
 
 indices = st.integers(0, len(SIZES) - 1)
+clients = st.sampled_from(["", "one", "other"])
 keep_alives = st.sampled_from([None, None, 0.0, 5.0, math.inf])
 
 
@@ -70,10 +71,10 @@ class PoolMachine(RuleBasedStateMachine):
 
     # ---- what can happen ----------------------------------------------------------------------
 
-    @rule(index=indices, keep_alive=keep_alives, number=st.integers(1, 3))
-    def ask(self, index: int, keep_alive: float | None, number: int) -> None:
+    @rule(index=indices, keep_alive=keep_alives, number=st.integers(1, 3), client=clients)
+    def ask(self, index: int, keep_alive: float | None, number: int, client: str) -> None:
         for _ in range(number):
-            self.do(lambda: self.askers.append(Asker(self.members[index], keep_alive)))
+            self.do(lambda: self.askers.append(Asker(self.members[index], keep_alive, client)))
 
     @precondition(lambda self: self.askers)
     @rule(data=st.data(), number=st.integers(1, 3))
@@ -174,7 +175,9 @@ class PoolMachine(RuleBasedStateMachine):
     def who_is_loaded_and_idle_will_be_unloaded(self) -> None:
         for member in self.members:
             assert (member._timer is not None) == (
-                member.phase is Phase.LOADED and not member.leases and member._keep_alive < math.inf
+                member.phase is Phase.LOADED
+                and not member.leases
+                and all(wish.keep_alive < math.inf for wish in member._wishes._by_client.values())
             )
 
     # ---- the end ------------------------------------------------------------------------------
@@ -192,7 +195,8 @@ class PoolMachine(RuleBasedStateMachine):
             assert all(asker.done for asker in self.askers), "a request was forgotten"
             assert not any(member.leases for member in self.members)
             for member in self.members:
-                member.unload()
+                for client in ("", "one", "other"):
+                    member.unload(client)
             await turns()
             assert not any(factory.is_open for factory in self.factories)
             last = [Asker(member) for member in self.members]

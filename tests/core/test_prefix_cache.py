@@ -121,6 +121,23 @@ def test_a_prefix_that_saves_less_than_a_copy_is_not_waited_for() -> None:
     assert not cache.must_wait(follower)
 
 
+def test_nothing_is_taken_from_another_scope() -> None:
+    cache = PrefixCache(3, min_copy_tokens=MIN_COPY)
+    finished(cache, [1] * 20)  # of no scope
+    leader, follower = (Sequence([1] * 21, cache_scope=scope) for scope in ("a", "b"))
+    cache.acquire(leader)
+    cache.place(leader, cache.find_reuse(leader))
+    assert leader.num_cached_tokens == 0
+    cache.acquire(follower)
+    assert not cache.must_wait(follower)
+    leader.num_computed_tokens = 21
+    assert cache.find_reuse(follower).num_tokens == 0
+    cache.release(follower)
+    same = Sequence([1] * 21, cache_scope="a")
+    cache.acquire(same)
+    assert cache.find_reuse(same).num_tokens == 20
+
+
 def test_a_sequence_that_ends_while_it_waits_is_forgotten() -> None:
     cache = PrefixCache(2, min_copy_tokens=MIN_COPY)
     leader, follower = Sequence([*range(20), 100]), Sequence([*range(20), 101])

@@ -51,6 +51,13 @@ async def test_an_answer_that_stops_fulfils_its_schema(
         jsonschema.validate(json.loads(text(chunks)), CITY)
 
 
+async def test_a_stop_string_cuts_an_answer_that_has_a_form(engine: InProcessEngine) -> None:
+    sampling = replace(GREEDY, json_schema=json.dumps(CITY), max_tokens=200, stop=("}",))
+    chunks = await collect(engine.generate(question("Describe Paris.", sampling)))
+    assert chunks[-1].finish_reason is FinishReason.STOP
+    jsonschema.validate(json.loads(text(chunks) + "}"), CITY)
+
+
 async def test_an_answer_cut_short_says_so(engine: InProcessEngine) -> None:
     sampling = replace(GREEDY, json_schema=json.dumps(CITY), max_tokens=3)
     chunks = await collect(engine.generate(question("Describe Paris.", sampling)))

@@ -196,14 +196,14 @@ def test_rule_6_the_token_that_ends_the_turn_wins_over_max_tokens() -> None:
     assert sequence.num_output_tokens == 0
 
 
-def test_rule_6_a_full_context_ends_a_sequence_with_one_token_that_is_not_computed() -> None:
+def test_rule_6_a_full_context_ends_a_sequence() -> None:
     scheduler = make(ctx_size=4)
-    sequence = submit(scheduler, 3)
+    sequence = submit(scheduler, 2)
     run_step(scheduler)
     assert sequence.status is SequenceStatus.RUNNING
     run_step(scheduler)
     assert sequence.finish_reason is FinishReason.LENGTH
-    assert (len(sequence.token_ids), sequence.num_computed_tokens) == (5, 4)
+    assert (len(sequence.token_ids), sequence.num_computed_tokens) == (4, 3)
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 5], ids=["waiting", "prefill", "decode"])
@@ -391,7 +391,7 @@ class RandomTraffic(RuleBasedStateMachine):
                 continue
             expected[sequence].append(token.token_id)
             num_output = len(expected[sequence]) - sequence.num_prompt_tokens
-            if num_output == sequence.max_tokens or len(expected[sequence]) == self.ctx_size + 1:
+            if num_output == sequence.max_tokens or len(expected[sequence]) == self.ctx_size:
                 self.ends[sequence] = FinishReason.LENGTH
         self.scheduler.update(step, drawn, seconds=0.0)
         for part in step.parts:
@@ -460,8 +460,8 @@ class RandomTraffic(RuleBasedStateMachine):
     @invariant()
     def nobody_outgrows_its_limits(self) -> None:
         for sequence in self.arrived:
-            assert len(sequence.token_ids) <= self.ctx_size + 1
-            assert sequence.num_computed_tokens <= self.ctx_size
+            assert len(sequence.token_ids) <= self.ctx_size
+            assert sequence.num_computed_tokens < self.ctx_size
             if sequence.max_tokens is not None:
                 assert sequence.num_output_tokens <= sequence.max_tokens
 

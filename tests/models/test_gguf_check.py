@@ -130,7 +130,7 @@ def test_weights_that_cannot_be_mapped_are_refused(path: Path) -> None:
         ("phi2.rope.dimension_count", UINT32, number(18), "wants 18 of the 16 numbers of a head"),
         ("phi2.attention.key_length", UINT32, number(32), "keys of 32 numbers, and values of 16"),
         ("tokenizer.ggml.eos_token_id", UINT32, number(346), "is 346, and there are 346 tokens"),
-        ("tokenizer.ggml.model", STRING, text(b"bert"), "models that compare texts"),
+        ("tokenizer.ggml.model", STRING, text(b"bert"), "it compares texts"),
         ("tokenizer.ggml.model", STRING, text(b"llama"), "no token for the byte 0x00"),
         (
             "tokenizer.ggml.token_type",

@@ -9,8 +9,8 @@ import pytest
 
 from llmstream_cli.errors import DownloadError, ModelNotFoundError, NoRoomError, UnreachableError
 from llmstream_cli.models import hub as hub_module
-from llmstream_cli.models.hub import cached_files, fetch, list_cached
-from llmstream_cli.models.hub_cache import RepoFolder
+from llmstream_cli.models.hub import fetch
+from llmstream_cli.models.hub_cache import RepoFolder, cached_files
 from llmstream_cli.models.progress import Silent
 from llmstream_cli.models.reference import HubModel
 from tests.hub_server import HubServer
@@ -37,7 +37,10 @@ def test_a_model_is_fetched_once_and_found_without_a_network(
     log = ProgressLog()
     (path,) = fetch(model, log)
     assert path.read_bytes() == gguf(1)
-    assert [work.what for work in log.works] == ["downloading tiny-Q4_K_M.gguf"]
+    assert [work.what for work in log.works] == [
+        "downloading tiny-Q4_K_M.gguf",
+        "checking tiny-Q4_K_M.gguf",
+    ]
     assert log.works[0].done_bytes == log.works[0].total_bytes == 100_000
     assert log.works[0].ended
     assert fetch(model, Silent()) == (path,)
@@ -74,21 +77,11 @@ def test_what_huggingface_hub_fetched_is_not_fetched_again(
         REPO, "tiny-Q8_0.gguf", cache_dir=folder, endpoint=hub.endpoint, token=False
     )
     assert cached_files(HubModel(REPO, quant="Q8_0")) == (Path(path),)
-    # Whether Q8_0 is the default, only the Hub knows: there may be a Q4_K_M.
-    assert cached_files(HubModel(REPO)) is None
+    assert cached_files(HubModel(REPO)) == (Path(path),)
     served = hub.bytes_served()
     assert fetch(HubModel(REPO), Silent()) == (Path(path),)
     assert cached_files(HubModel(REPO)) == (Path(path),)
     assert hub.bytes_served() == served
-    assert not list_cached()[0].ours
-
-
-def test_a_default_is_remembered(hub: HubServer) -> None:
-    hub.add(REPO, {"a-Q5_0.gguf": gguf(1), "b-Q8_0.gguf": gguf(2), "c-Q2_K.gguf": gguf(3)})
-    assert names(fetch(HubModel(REPO), Silent())) == ["b-Q8_0.gguf"]
-    assert names(cached_files(HubModel(REPO))) == ["b-Q8_0.gguf"]
-    assert names(fetch(HubModel(REPO, quant="q2_k"), Silent())) == ["c-Q2_K.gguf"]
-    assert names(cached_files(HubModel(REPO))) == ["b-Q8_0.gguf"]
 
 
 def test_a_split_model_comes_with_all_its_parts(hub: HubServer) -> None:
@@ -369,12 +362,6 @@ def test_a_cache_that_cannot_be_written_is_one_line(hub: HubServer, own_caches: 
     (own_caches / "huggingface").write_text("a file where the folder should be")
     with pytest.raises(DownloadError, match=r"cannot write to .*; set HF_HOME"):
         fetch(HubModel(REPO), Silent())
-
-
-def test_a_record_that_cannot_be_written_does_no_harm(hub: HubServer, own_caches: Path) -> None:
-    hub.add(REPO, {"m-Q4_K_M.gguf": gguf(1)})
-    (own_caches / "llmstream").write_text("a file where the folder should be")
-    assert fetch(HubModel(REPO), Silent())
 
 
 def test_old_leavings_are_swept_and_only_ours(hub: HubServer, own_caches: Path) -> None:

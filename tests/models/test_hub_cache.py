@@ -1,7 +1,5 @@
 """The Hugging Face cache: what is in it, and how it leaves."""
 
-import json
-import os
 import random
 import subprocess
 import sys
@@ -10,9 +8,14 @@ from pathlib import Path
 import pytest
 
 from llmstream_cli.errors import ModelError
-from llmstream_cli.files import cache_folder
-from llmstream_cli.models.hub import cached_files, fetch, list_cached, remove
-from llmstream_cli.models.hub_cache import RepoFolder, hub_folder
+from llmstream_cli.models.hub import fetch
+from llmstream_cli.models.hub_cache import (
+    RepoFolder,
+    cached_files,
+    hub_folder,
+    list_cached,
+    remove,
+)
 from llmstream_cli.models.progress import Silent
 from llmstream_cli.models.reference import HubModel
 from tests.hub_server import HubServer
@@ -23,6 +26,10 @@ FILE = "m-Q4_K_M.gguf"
 
 def gguf(seed: int, size: int = 10_000) -> bytes:
     return b"GGUF" + random.Random(seed).randbytes(size - 4)
+
+
+def names(paths: tuple[Path, ...] | None) -> list[str]:
+    return [path.name for path in paths or ()]
 
 
 def put(repo: str, commit: str, file: str, content: bytes) -> Path:
@@ -36,32 +43,30 @@ def put(repo: str, commit: str, file: str, content: bytes) -> Path:
     return folder.pointer(commit, file)
 
 
-def test_ours_and_others_are_told_apart(hub: HubServer) -> None:
+def test_models_are_listed_whoever_fetched_them(hub: HubServer) -> None:
     hub.add(REPO, {FILE: gguf(1), "README.md": b"#"})
     fetch(HubModel(REPO), Silent())
     put("others/Big", "a" * 40, "folder/x-F16.gguf", gguf(2, 5000))
     others, ours = list_cached()
-    assert (ours.repo, ours.file, ours.size_bytes, ours.ours) == (REPO, FILE, 10_000, True)
+    assert (ours.repo, ours.file, ours.size_bytes, ours.complete) == (REPO, FILE, 10_000, True)
     assert ours.paths == cached_files(HubModel(REPO))
-    assert ours.complete
     assert ours.last_used > 0
-    assert (others.repo, others.file, others.ours) == ("others/Big", "folder/x-F16.gguf", False)
+    assert (others.repo, others.file) == ("others/Big", "folder/x-F16.gguf")
     assert others.revision == "a" * 40
 
 
-def test_another_name_for_what_is_ours_is_ours(hub: HubServer) -> None:
-    names = ("a-Q4_K_M.gguf", "b-Q8_0.gguf")
-    hub.add(REPO, dict.fromkeys(names, b"the same"))
-    for name in names:
-        fetch(HubModel(REPO, file=name), Silent())
-    assert [(model.file, model.ours) for model in list_cached()] == [(n, True) for n in names]
-
-
-def test_a_file_that_another_program_replaced_is_not_ours(hub: HubServer) -> None:
-    hub.add(REPO, {FILE: gguf(1)})
-    fetch(HubModel(REPO), Silent())
-    put(REPO, "b" * 40, FILE, gguf(2))
-    assert {model.revision: model.ours for model in list_cached()}["b" * 40] is False
+def test_what_was_left_open_is_chosen_from_what_is_here(own_caches: Path) -> None:
+    put(REPO, "a" * 40, "a-Q5_0.gguf", gguf(1))
+    assert names(cached_files(HubModel(REPO))) == ["a-Q5_0.gguf"]
+    put(REPO, "a" * 40, "b-Q8_0.gguf", gguf(2))
+    assert names(cached_files(HubModel(REPO))) == ["b-Q8_0.gguf"]
+    assert names(cached_files(HubModel(REPO, quant="q5_0"))) == ["a-Q5_0.gguf"]
+    assert cached_files(HubModel(REPO, quant="Q4_K_M")) is None
+    put(REPO, "b" * 40, "a-Q5_0.gguf", gguf(1))
+    assert names(cached_files(HubModel(REPO))) == ["a-Q5_0.gguf"]
+    wanted = HubModel(REPO, quant="Q8_0")
+    assert cached_files(wanted) is None
+    assert names(cached_files(wanted, any_revision=True)) == ["b-Q8_0.gguf"]
 
 
 def test_a_split_model_is_one(own_caches: Path) -> None:
@@ -85,8 +90,6 @@ def test_removing_the_last_file_leaves_nothing(hub: HubServer) -> None:
     assert list_cached() == []
     assert cached_files(HubModel(REPO)) is None
     assert not RepoFolder.of(REPO).path.exists()
-    (record,) = (cache_folder() / "downloads").glob("*.json")
-    assert json.loads(record.read_text()) == {"etags": {}, "choices": {}}
     with pytest.raises(ModelError, match="cannot remove"):
         remove(model)
 
@@ -98,8 +101,8 @@ def test_removing_one_file_leaves_the_others(hub: HubServer) -> None:
     fetch(HubModel(REPO, file="README.md"), Silent())
     first, _ = list_cached()
     remove(first)
-    assert cached_files(HubModel(REPO)) is None
-    assert cached_files(HubModel(REPO, quant="Q8_0")) is not None
+    assert cached_files(HubModel(REPO, file=FILE)) is None
+    assert names(cached_files(HubModel(REPO))) == ["m-Q8_0.gguf"]
     assert cached_files(HubModel(REPO, file="README.md")) is not None
 
 
@@ -148,20 +151,8 @@ def test_a_cache_without_links_works(
     assert not path.is_symlink()
     assert fetch(HubModel(REPO), Silent()) == (path,)
     (model,) = list_cached()
-    assert model.ours
     assert remove(model) == 10_000
     assert list_cached() == []
-
-
-@pytest.mark.parametrize("damage", [b"", b"[]", b'{"etags": [], "choices": {"main:": 3}}', b"\xff"])
-def test_a_damaged_record_is_no_record(hub: HubServer, damage: bytes) -> None:
-    hub.add(REPO, {"m-Q8_0.gguf": gguf(1)})
-    fetch(HubModel(REPO), Silent())
-    (record,) = (cache_folder() / "downloads").glob("*.json")
-    record.write_bytes(damage)
-    assert cached_files(HubModel(REPO)) is None
-    assert cached_files(HubModel(REPO, quant="Q8_0")) is not None
-    assert not list_cached()[0].ours
 
 
 @pytest.mark.parametrize("commit", ["", "main", "../../x", "a" * 39])
@@ -203,7 +194,7 @@ def test_a_cached_model_is_found_without_the_library(hub: HubServer) -> None:
     fetch(HubModel(REPO), Silent())
     script = (
         "import sys\n"
-        "from llmstream_cli.models.hub import cached_files\n"
+        "from llmstream_cli.models.hub_cache import cached_files\n"
         "from llmstream_cli.models.reference import HubModel, parse_reference\n"
         f"assert cached_files(HubModel({REPO!r}))\n"
         "print(*sys.modules, sep='\\n')"
@@ -211,15 +202,3 @@ def test_a_cached_model_is_found_without_the_library(hub: HubServer) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     slow = {"huggingface_hub", "httpx2", "filelock", "psutil", "asyncio", "ssl"}
     assert not slow & set(done.stdout.decode().split())
-
-
-def test_our_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("LLMSTREAM_CACHE", "~/here")
-    assert cache_folder() == tmp_path / "here"
-    monkeypatch.delenv("LLMSTREAM_CACHE")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    folder = cache_folder()
-    assert folder.name == "llmstream"
-    assert tmp_path in folder.parents
-    assert not os.path.lexists(folder)

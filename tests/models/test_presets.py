@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstream_cli.core.api import EngineConfig, SamplingParams
+from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.errors import ModelNotFoundError
 from llmstream_cli.models.preset import (
     DEFAULT_CTX_SIZE,
@@ -124,10 +124,6 @@ def test_no_two_presets_are_of_equal_quality() -> None:
 
 
 # ---- memory ---------------------------------------------------------------------------------
-
-
-def test_the_default_context_is_the_engines() -> None:
-    assert EngineConfig(model_path="m.gguf").default_ctx_limit == DEFAULT_CTX_SIZE
 
 
 def test_the_cache_of_a_token_is_keys_and_values_of_every_layer() -> None:

@@ -1,11 +1,15 @@
 """Families of models: what their vocabularies have, and how their authors write conversations."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from llmstream_cli.core.llama import Model
+from llmstream_cli.prompts import encode
 from llmstream_cli.prompts.messages import Message
+from llmstream_cli.prompts.template import ChatTemplate
 from tests.gguf_files import write_family
 
 CONVERSATION = (
@@ -202,3 +206,9 @@ FAMILIES = {
         "Be brief.\nInstruct: Where is Paris?\nOutput: In France.\nInstruct: And Rome?\nOutput:",
     ),
 }
+
+
+def encode_masked(model: Model, template: ChatTemplate, messages: Sequence[Message]) -> list[int]:
+    """The tokens of messages given as they are, whatever they hold, under masks."""
+    render = partial(encode._render, model, template, False, None, "turn")
+    return list(encode._encode_masked(model, render, messages))

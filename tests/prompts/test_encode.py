@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from llmstream_cli.core.llama import Model
 from llmstream_cli.errors import ContextLengthError, PromptError
-from llmstream_cli.prompts.encode import _encode_masked, encode_chat
+from llmstream_cli.prompts.encode import encode_chat
 from llmstream_cli.prompts.messages import Message, Role
 from llmstream_cli.prompts.template import ChatTemplate
 from llmstream_cli.prompts.tokenizer import ControlToken
+from tests.prompts.families import encode_masked
 
 CTX_SIZE = 8192
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
@@ -116,7 +117,7 @@ def test_the_masked_way_gives_benign_messages_the_same_tokens(
     model: Model, template: ChatTemplate, messages: list[Message]
 ) -> None:
     plain = model.tokenize(plain_render(messages), special=True)
-    assert list(_encode_masked(model, template, messages)) == plain
+    assert encode_masked(model, template, messages) == plain
 
 
 @given(messages=conversations(hostile))
@@ -386,7 +387,9 @@ def test_a_message_cannot_use_up_the_masks(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_prompt_must_leave_room_for_an_answer() -> None:
     messages, template = [Message("user", "x" * 9)], ChatTemplate(CONTENTS)
     assert len(encode_chat(FakeTokenizer(TURN), template, messages, ctx_size=10)) == 9
-    with pytest.raises(ContextLengthError, match="has 9 tokens and the context holds 9"):
+    with pytest.raises(
+        ContextLengthError, match=r"length is 9 tokens for .*, and the prompt has 9:"
+    ):
         encode_chat(FakeTokenizer(TURN), template, messages, ctx_size=9)
 
 
@@ -400,7 +403,7 @@ def test_a_message_that_is_far_too_long_is_not_tokenized_to_its_end() -> None:
 
     tokenizer = Counting(TURN)
     messages = [Message("user", "<turn>" * 100_000)]
-    with pytest.raises(ContextLengthError, match=r"at least \d+ tokens and the context holds 100,"):
+    with pytest.raises(ContextLengthError, match=r"length is 100 tokens for .* has at least \d+:"):
         encode_chat(tokenizer, ChatTemplate(CONTENTS), messages, ctx_size=100)
     assert tokenizer.characters < 50_000
 

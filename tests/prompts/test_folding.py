@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from llmstream_cli.core.llama import Model
 from llmstream_cli.errors import PromptError
-from llmstream_cli.prompts.encode import _encode_masked, encode_chat
+from llmstream_cli.prompts.encode import encode_chat
 from llmstream_cli.prompts.messages import Message, Role, fold_system
 from llmstream_cli.prompts.template import ChatTemplate, chat_variables
-from tests.prompts.families import CONVERSATION, FAMILIES
+from tests.prompts.families import CONVERSATION, FAMILIES, encode_masked
 
 CTX_SIZE = 8192
 
@@ -175,11 +175,6 @@ def control(model: Model, tokens: Sequence[int]) -> list[int]:
 # ---- templates of model files ---------------------------------------------------------------
 
 
-def test_whether_a_template_has_a_place_for_a_system_message(own: tuple[str, Model]) -> None:
-    name, model = own
-    assert template_of(model).takes_system_role == (name not in NO_PLACE)
-
-
 def test_no_system_message_is_lost_or_refused(own: tuple[str, Model]) -> None:
     name, model = own
     tokens = encode_chat(model, template_of(model), CONVERSATION, ctx_size=CTX_SIZE)
@@ -215,7 +210,7 @@ def test_benign_messages_are_the_tokens_of_a_plain_render(
         chat_variables(messages, bos_token=model.bos_token, eos_token=model.eos_token)
     )
     plain = model.tokenize(rendered, special=True)
-    assert list(_encode_masked(model, template, messages)) == plain
+    assert encode_masked(model, template, messages) == plain
 
 
 def test_a_message_cannot_spell_a_control_token_with_the_system_message_before_it(
@@ -234,23 +229,7 @@ def test_a_message_cannot_spell_a_control_token_with_the_system_message_before_i
             assert control(model, tokens) == control(model, harmless)
 
 
-# ---- what a template does with a system message ---------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("source", "takes"),
-    [
-        ("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}", True),
-        ("{{ messages | tojson }}", True),
-        ("{{ messages[0].content | upper }}", False),  # what is not to be found is written again
-        ("{{ messages[-1].content }}", False),
-        ("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}", False),
-        ("{{ raise_exception('never') }}", True),
-        ("{{ nothing.at.all }}", True),
-    ],
-)
-def test_it_is_found_out_by_rendering(source: str, takes: bool) -> None:
-    assert ChatTemplate(source).takes_system_role is takes
+# ---- what a template refuses ----------------------------------------------------------------
 
 
 def test_a_template_that_fails_anyway_fails_in_its_own_words(tmp_path: Path) -> None:
@@ -263,7 +242,7 @@ def test_turns_that_do_not_alternate_are_refused_in_the_templates_own_words(
     tmp_path: Path,
 ) -> None:
     model = FAMILIES["Mistral 0.2"].load(tmp_path / "model.gguf", MISTRAL_REFUSES)
-    messages = [Message("user", "one"), Message("user", "two")]
+    messages = [Message("assistant", "one"), Message("user", "two")]
     with pytest.raises(PromptError, match="roles must alternate user/assistant/user"):
         encode_chat(model, template_of(model), messages, ctx_size=CTX_SIZE)
 

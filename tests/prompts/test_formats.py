@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from llmstream_cli.core.llama import Model
 from llmstream_cli.errors import InvalidValueError, PromptError
-from llmstream_cli.prompts.encode import _encode_masked, encode_chat
+from llmstream_cli.prompts.encode import encode_chat
 from llmstream_cli.prompts.formats import FORMATS, find_format
 from llmstream_cli.prompts.messages import Message, Role
+from llmstream_cli.prompts.shapes import PLAIN
 from llmstream_cli.prompts.template import ChatTemplate, chat_variables
-from tests.prompts.families import CONVERSATION, FAMILIES, Family
+from tests.prompts.families import CONVERSATION, FAMILIES, Family, encode_masked
 
 CTX_SIZE = 8192
 
@@ -85,7 +86,7 @@ def test_without_the_request_for_an_answer_the_conversation_just_ends(loaded: Lo
 
 
 def test_every_format_takes_a_system_message(loaded: Loaded) -> None:
-    assert loaded.template.takes_system_role
+    assert loaded.template.shape(CONVERSATION) == PLAIN
 
 
 def test_the_prompt_begins_with_the_leading_token_once(loaded: Loaded) -> None:
@@ -188,7 +189,7 @@ def test_benign_contents_are_the_tokens_of_a_plain_render(
     ]
     plain = loaded.tokenize(loaded.render(messages))
     assert loaded.encode(messages) == plain
-    masked = list(_encode_masked(loaded.model, loaded.template, messages))
+    masked = encode_masked(loaded.model, loaded.template, messages)
     assert masked == loaded.model.tokenize(loaded.render(messages), special=True)
 
 

@@ -36,7 +36,7 @@ def test_what_is_given_goes_over_the_defaults_and_nothing_else() -> None:
     [
         ([("num_predict", "max_tokens", 0)], "num_predict must be between 1 and 2147483647"),
         ([("halt", "stop", ("a",) * 17)], "at most 16 stop strings are allowed, not 17"),
-        ([("halt", "stop", ("a",)), ("format", "json_schema", "{}")], "halt and ignore_eos cannot"),
+        ([("eos", "ignore_eos", True), ("format", "json_schema", "{}")], "eos cannot be combined"),
         ([("ebnf", "grammar", "a"), ("format", "json_schema", "{}")], "format and ebnf exclude"),
         ([("repeat", "repeat_penalty", 1), ("again", "repeat_penalty", 2)], "again and repeat are"),
     ],
@@ -62,7 +62,7 @@ def test_names_of_one_parameter_may_say_the_same() -> None:
         SamplingParams(regex="a"),
     ],
 )
-@pytest.mark.parametrize("given_", [("grammar", 'root ::= "b"'), ("json_schema", "[]")])
+@pytest.mark.parametrize("given_", [("grammar", 'root ::= "b"'), ("json_schema", "true")])
 def test_a_default_gives_way_to_the_constraint_that_excludes_it(
     defaults: SamplingParams, given_: tuple[str, str]
 ) -> None:

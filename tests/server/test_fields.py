@@ -106,6 +106,11 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "thinking": {"thinking": True},
     "think": {"think": True},
     "chat_template_kwargs": {"chat_template_kwargs": {"enable_thinking": True}},
+    "continue_final_message": {
+        "continue_final_message": True,
+        "messages": [*HELLO, {"role": "assistant", "content": "Hi"}],
+    },
+    "add_generation_prompt": {"add_generation_prompt": False},
     "reasoning_effort": {"reasoning_effort": "none"},
     "include_reasoning": {"include_reasoning": True},
     "keep_alive": {"keep_alive": "5m"},

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.fakes import Reply, ask, head, parse, post, serving, talk
+from tests.server.fakes import FakeEngine, Reply, ask, head, parse, post, serving, talk
 
 BODY = b'{"query": "?"}'
 ORIGIN = "https://example.org"
@@ -247,6 +247,27 @@ async def test_without_a_key_there_is_nothing(header: str, path: str) -> None:
     assert reply.status == 401
     assert reply.headers["www-authenticate"] == "Bearer"
     assert b"first-ke" not in reply.body
+
+
+@pytest.mark.parametrize(
+    ("keys", "share", "scopes"),
+    [
+        (KEYS, False, {"key 0", "key 1"}),
+        (KEYS, True, {""}),
+        (("first-key", "first-key"), False, {""}),
+        ((), False, {""}),
+    ],
+)
+async def test_prefixes_are_shared_within_a_key(
+    keys: tuple[str, ...], share: bool, scopes: set[str]
+) -> None:
+    engine = FakeEngine()
+    async with serving(engine, api_keys=keys, share_prefixes=share) as served:
+        for key in dict.fromkeys(keys or ("",)):
+            body = b'{"query": "?"}'
+            assert (await ask(served, post(body, f"Authorization: Bearer {key}"))).status == 200
+    assert {request.cache_scope for request in engine.requests} == scopes
+    assert len({request.client for request in engine.requests}) == max(1, len(set(keys)))
 
 
 @pytest.mark.parametrize(

@@ -279,9 +279,9 @@ def test_what_a_completion_refuses(given: dict[str, Any], field: str) -> None:
     assert caught.value.field == field
 
 
-def test_a_schema_excludes_stop_strings() -> None:
+def test_a_schema_excludes_an_answer_without_end() -> None:
     with pytest.raises(InvalidValueError, match="cannot be combined"):
-        chat(response_format={"type": "json_object"}, stop="}")
+        chat(response_format={"type": "json_object"}, ignore_eos=True)
 
 
 @pytest.mark.parametrize(
@@ -337,3 +337,25 @@ def test_prompts_of_the_wrong_kind(prompt: object) -> None:
     with pytest.raises(InvalidValueError) as caught:
         complete(prompt=prompt)
     assert caught.value.field == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("fields", "ending"),
+    [
+        ({}, "message"),
+        ({"continue_final_message": True}, "message"),
+        ({"continue_final_message": True, "add_generation_prompt": False}, "message"),
+        ({"continue_final_message": False}, "turn"),
+        ({"add_generation_prompt": True}, "turn"),
+        ({"add_generation_prompt": False}, "closed"),
+        ({"continue_final_message": True, "add_generation_prompt": True}, None),
+    ],
+)
+def test_how_the_prompt_ends(fields: dict[str, bool], ending: str | None) -> None:
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "It"}]
+    asked = ChatCompletionRequest.model_validate({"messages": turns, **fields})
+    if ending is None:
+        with pytest.raises(InvalidValueError, match="exclude each other"):
+            asked.generation_requests(SamplingParams())
+        return
+    assert asked.generation_requests(SamplingParams())[0].prompt_ending == ending

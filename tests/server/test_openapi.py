@@ -21,7 +21,7 @@ GENERATING |= {"/api/generate"}
 # What depends on several fields, and the description says in words alone.
 ACROSS_FIELDS = re.compile(
     r"exclude each other|cannot be combined|are the same with two values|beside the one in messages"
-    r"|needs messages|best_of must be the same as n|prompt and n ask for more"
+    r"|needs messages|needs a last message|best_of must be the same as n|prompt and n ask for more"
     r"|response_format\.\w+(\.schema)? (is missing|must be a string)"
 )
 EXAMPLES = 40

@@ -331,7 +331,7 @@ async def expires_seconds(served: Served, models: Models, keep_alive: object) ->
 async def test_keep_alive_of_a_request() -> None:
     models = Models()
     async with serving(models) as served:
-        for given, expected in ((None, 300), ("10m", 600), (7200, 7200), (None, 7200)):
+        for given, expected in ((None, 300), ("10m", 600), (7200, 7200), (None, 300)):
             found = await expires_seconds(served, models, given)
             assert expected - TIMEOUT < found <= expected
         assert await expires_seconds(served, models, -1) == math.inf

@@ -53,6 +53,7 @@ async def test_ready_tells_the_engines_state(state: EngineState, status: int) ->
         "status": state,
         "reason": "why" if status != 200 else "",
         "models": {"fake": state},
+        "ctx_size": 1024 if status == 200 else None,
     }
     assert (await get("/health", engine)).status == 200
 

@@ -17,6 +17,7 @@ from llmstream_cli.core.llama.bindings import cpu_features, set_log_sink, suppor
 from llmstream_cli.core.llama.context import Batch, Context, DecodeAbortedError
 from llmstream_cli.core.llama.model import Model
 from llmstream_cli.core.llama.samplers import SamplerChain
+from llmstream_cli.core.llama.spin import SpinSwitch
 
 __all__ = [
     "Batch",
@@ -24,6 +25,7 @@ __all__ = [
     "DecodeAbortedError",
     "Model",
     "SamplerChain",
+    "SpinSwitch",
     "cpu_features",
     "set_log_sink",
     "supports_gpu",

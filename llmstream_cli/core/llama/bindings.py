@@ -1,12 +1,14 @@
 """The C functions of llama.cpp, and its log."""
 
+import contextlib
 import ctypes
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -15,8 +17,10 @@ from llmstream_cli.errors import ModelError
 __all__ = [
     "C",
     "cpu_features",
+    "kv_buffers",
     "listen_to_log",
     "recent_errors",
+    "run_openmp_team",
     "set_log_sink",
     "supports_gpu",
     "system_info",
@@ -24,6 +28,24 @@ __all__ = [
 
 # A failed assertion in ggml otherwise starts a debugger to print its stack.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+
+# How long libgomp's threads spin before they sleep: a thirtieth of its own default, which is as
+# fast, and one that waits in vain gives up its core. Left alone where the user has said anything.
+_SPIN_COUNT = "10000"
+_openmp_is_users = any(name.startswith(("OMP_", "GOMP_")) for name in os.environ)
+
+
+@contextlib.contextmanager
+def _spin_count() -> Iterator[None]:
+    """Set what libgomp reads when it is loaded, and nothing for the processes that are started."""
+    if _openmp_is_users:
+        yield
+        return
+    os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
+    try:
+        yield
+    finally:
+        del os.environ["GOMP_SPINCOUNT"]
 
 
 def _bindings() -> ModuleType:
@@ -41,7 +63,8 @@ def _bindings() -> ModuleType:
     package.__path__ = list(spec.submodule_search_locations)
     sys.modules["llama_cpp"] = package
     try:
-        return importlib.import_module("llama_cpp.llama_cpp")
+        with _spin_count():
+            return importlib.import_module("llama_cpp.llama_cpp")
     except (OSError, RuntimeError) as error:  # a library that does not load on this machine
         raise ModelError(f"llama-cpp-python cannot be loaded: {error}") from error
     finally:
@@ -53,9 +76,16 @@ if TYPE_CHECKING:
 else:
     C = _bindings()
 
+# Runs a function in a team of OpenMP threads. dlsym finds it in the libgomp that llama.cpp was
+# linked to, whatever that file is called; None without libgomp, or where the user has said how its
+# threads shall wait.
+run_openmp_team = None if _openmp_is_users else getattr(C._lib, "GOMP_parallel", None)  # noqa: SLF001
+
 _LOG_LEVEL_DEBUG, _LOG_LEVEL_ERROR, _LOG_LEVEL_CONTINUED = 1, 4, 5
 
 recent_errors: deque[str] = deque(maxlen=8)  # messages of llama.cpp, the oldest first
+kv_buffers: deque[float] = deque(maxlen=64)  # bytes; only the log tells how large a KV cache is
+_KV_BUFFER = re.compile(rb"KV buffer size = +([\d.]+) MiB")
 _log_sink: Callable[[str], object] | None = None
 _last_level = 0
 
@@ -76,6 +106,8 @@ def _on_log(level: int, text: bytes, _user_data: object) -> None:
         return
     if level == _LOG_LEVEL_ERROR:
         recent_errors.append(text.decode("utf-8", "replace").strip())
+    if buffer := _KV_BUFFER.search(text):
+        kv_buffers.append(float(buffer[1]) * 2**20)
     if _log_sink is not None:
         _log_sink(text.decode("utf-8", "replace"))
 

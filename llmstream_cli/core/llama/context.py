@@ -2,14 +2,16 @@
 
 import ctypes
 import sys
+import threading
 import weakref
 from typing import Any
 
-from llmstream_cli.core.llama.bindings import C
-from llmstream_cli.core.llama.model import Model
-from llmstream_cli.errors import EngineError, StepRefusedError
+from llmstream_cli.core.llama.bindings import C, kv_buffers
+from llmstream_cli.core.llama.model import Model, does_not_continue
+from llmstream_cli.errors import EngineError, ModelError, StepRefusedError
 
 _KV_ALIGNMENT = 256  # llama.cpp rounds the cells of a sequence up to this
+_INITIALIZING = threading.Lock()  # one context at once, for `kv_buffers` belong to it
 
 
 class DecodeAbortedError(EngineError):
@@ -51,9 +53,11 @@ class Context:
 
     Attributes:
         ctx_size: positions that each sequence can hold, at least as many as were asked for.
+        kv_bytes: size of the KV cache: not of recurrent states, which do not grow.
 
     Raises:
         EngineError: there is not enough memory.
+        ModelError: the model has none to keep a sequence in, or makes one vector of a text.
     """
 
     def __init__(
@@ -72,28 +76,50 @@ class Context:
         self._abort_flag = ctypes.create_string_buffer(2)
         params.abort_callback = _ABORT_IF_SET
         params.abort_callback_data = ctypes.cast(self._abort_flag, ctypes.c_void_p)
-        pointer = C.llama_init_from_model(model.pointer, params)
+        with _INITIALIZING:
+            kv_buffers.clear()
+            pointer = C.llama_init_from_model(model.pointer, params)
+            self.kv_bytes = sum(kv_buffers)
         if not pointer:
             raise EngineError(f"not enough memory for a context of {params.n_ctx} tokens")
         self.pointer = pointer
         self._free = weakref.finalize(self, C.llama_free, pointer)
         self._memory = C.llama_get_memory(pointer)
+        if not self._memory or C.llama_pooling_type(pointer) != C.LLAMA_POOLING_TYPE_NONE:
+            raise ModelError(does_not_continue(model.path))
         self.ctx_size: int = C.llama_n_ctx_seq(pointer)
 
     def close(self) -> None:
         """Release the memory; the context is of no use any more."""
         self._free()
 
-    def grown(self, ctx_size: int) -> "Context":
-        """Make a larger context that holds the same sequences; this one stays as it is."""
-        larger = Context(self._model, ctx_size=ctx_size, max_seqs=self.max_seqs, **self._sizes)
+    def make_larger(self, ctx_size: int) -> "Context":
+        """Make an empty context for as many sequences; from any thread."""
+        return Context(self._model, ctx_size=ctx_size, max_seqs=self.max_seqs, **self._sizes)
+
+    def move_to(self, larger: "Context") -> None:
+        """Copy all sequences to a larger context, which is empty; this one stays as it is.
+
+        Raises:
+            EngineError: there is not enough memory.
+        """
+        try:
+            state = (ctypes.c_uint8 * self.largest_state())()
+        except MemoryError as error:
+            raise EngineError("not enough memory to move a sequence") from error
         for seq_id in range(self.max_seqs):
-            size = C.llama_state_seq_get_size(self.pointer, seq_id)
-            state = (ctypes.c_uint8 * size)()
-            C.llama_state_seq_get_data(self.pointer, state, size, seq_id)
-            if not C.llama_state_seq_set_data(larger.pointer, state, size, seq_id):
-                raise EngineError(f"cannot move a sequence to a context of {ctx_size} tokens")
-        return larger
+            size = C.llama_state_seq_get_data(self.pointer, state, len(state), seq_id)
+            if not size or not C.llama_state_seq_set_data(larger.pointer, state, size, seq_id):
+                raise EngineError(f"cannot move a sequence to a context of {larger.ctx_size}")
+
+    def largest_state(self) -> int:
+        """Return the bytes of the sequence that has the most."""
+        sizes = (C.llama_state_seq_get_size(self.pointer, i) for i in range(self.max_seqs))
+        return int(max(sizes))
+
+    def set_threads(self, threads: int) -> None:
+        """Compute with so many threads from the next step on."""
+        C.llama_set_n_threads(self.pointer, threads, threads)
 
     def abort(self) -> None:
         """End the running step, and every later one, at its next operation; from any thread."""

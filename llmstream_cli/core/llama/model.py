@@ -43,7 +43,8 @@ class Model:
         if not vocab or C.llama_vocab_type(vocab) == C.LLAMA_VOCAB_TYPE_NONE:
             raise ModelError(f"cannot use {path}: it has no vocabulary")
         if C.llama_model_has_encoder(pointer) or not C.llama_model_has_decoder(pointer):
-            raise ModelError(f"cannot use {path}: it is not a model that continues text")
+            raise ModelError(does_not_continue(path))
+        self.path = path
         self._vocab = vocab
         self.vocab_size = C.llama_vocab_n_tokens(vocab)
         self.ctx_train = C.llama_model_n_ctx_train(pointer)
@@ -198,6 +199,14 @@ class Model:
             return ""
         text: bytes = C.llama_vocab_get_text(self._vocab, token)
         return text.decode("utf-8", "replace")
+
+
+def does_not_continue(path: str) -> str:
+    """Say why a model cannot be used that computes no next token."""
+    return (
+        f"cannot use {path}: it does not continue text, as encoders, embedding models, rerankers "
+        "and diffusion models do not; choose a model for chat"
+    )
 
 
 def _load_failure() -> str:

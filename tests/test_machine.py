@@ -5,8 +5,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from llmstream_cli.models import machine
-from llmstream_cli.models.machine import Memory, cgroup_memory, free_disk, memory
+from llmstream_cli import machine
+from llmstream_cli.machine import Memory, cgroup_memory, free_disk, memory
 from llmstream_cli.models.sizes import human_size
 
 GIB = 2**30

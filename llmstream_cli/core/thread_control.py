@@ -1,0 +1,153 @@
+"""With how many threads the next step runs, and how they wait, on a machine that others use too.
+
+llama.cpp's threads wait for each other after every operation, hundreds of times a step. Spinning
+is the fastest way to wait while each thread has a core of its own. Where another process takes one
+of the cores, those that spin use up the time that the delayed thread needs: a step then takes up
+to a hundred times as long. There the threads must sleep while they wait, or be fewer.
+
+Rules:
+
+1. All threads spin until a step lost CPU time to others. Then the machine is contended.
+2. While it is, all modes are tried in turn, and the fastest runs. Their speeds depend on how many
+   tokens a step has, so they are kept by the size of the step.
+3. Its neighbours, and all threads, are tried again for a step every `_INTERVAL` seconds, more
+   rarely the more time the last trial cost: a step of threads that spin can take a second.
+4. If all threads run and lose no time, the machine is quiet again. Where that proved wrong soon
+   afterwards, they must lose none for longer the next time.
+
+Pure: no clock, no thread. Time is what the steps took.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+_INTERVAL = 0.4  # seconds; a quiet machine is to be noticed within one
+_COST_FACTOR = 32  # a trial's excess may take this part of the time
+_FIRST_TRIAL = 2.0  # seconds until the quiet mode is tried on a machine that only seems busy
+_GAIN = 0.3  # how much of what a step tells of its mode's speed is believed
+_RELAPSE = 1.0  # seconds; contended again so soon, the machine was not quiet
+_FIRST_PATIENCE, _LONGEST_PATIENCE = 0.02, 0.16  # seconds without a loss that mean quiet
+_LOST, _CLEAN = 0.4, 0.25  # CPU seconds lost in a second, of a contended and of a quiet machine
+_LOST_PER_THREAD = 0.01
+_DIRT = 2.0  # how much a second with a loss weighs against one without
+_BLIP = 0.03  # seconds; what is shorter counts for less
+
+
+class Mode(NamedTuple):
+    """How a step is computed.
+
+    Attributes:
+        threads: how many.
+        spin: whether they spin while they wait for each other; else they sleep.
+    """
+
+    threads: int
+    spin: bool
+
+
+def modes(threads: int, *, fixed: bool, can_sleep: bool) -> list[Mode]:
+    """Return the mode for a quiet machine, then those for a contended one.
+
+    Args:
+        threads: how many a quiet machine has cores for.
+        fixed: never take fewer.
+        can_sleep: threads that wait can be told to sleep.
+    """
+    if threads == 1:
+        return [Mode(1, spin=True)]
+    all_threads = [Mode(threads, spin=True)]
+    if can_sleep:
+        all_threads.append(Mode(threads, spin=False))
+    halves = {threads >> shift for shift in range(1, threads.bit_length())}
+    fewer = sorted(halves | {threads - 1}, reverse=True)
+    return all_threads + [Mode(n, not can_sleep) for n in fewer if not fixed]
+
+
+class ThreadControl:
+    """Chooses a step's mode by what the steps before it took.
+
+    Args:
+        modes: as `modes` returns them.
+
+    Attributes:
+        contended: whether others use the processor.
+    """
+
+    def __init__(self, modes: Sequence[Mode]) -> None:
+        self._modes = modes
+        self._quiet = modes[0]
+        self._num_full = sum(mode.threads == self._quiet.threads for mode in modes)
+        self._allowance = _LOST_PER_THREAD * self._quiet.threads
+        self._elapsed = self._quiet_since = 0.0
+        self._patience = _FIRST_PATIENCE
+        self.restart(contended=False)
+
+    def restart(self, *, contended: bool) -> None:
+        """Begin anew, after a pause in which the machine may have changed."""
+        self.contended = contended and len(self._modes) > 1
+        self._mode = self._quiet
+        self._costs: dict[tuple[int, Mode], float] = {}  # seconds a token, by the step's size
+        self._due = dict.fromkeys(self._modes, 0.0)  # when a mode is to be tried again
+        self._due[self._quiet] = self._elapsed + _FIRST_TRIAL
+        self._lost = 0.0  # CPU seconds in a second, of late, on a quiet machine
+        self._clean_seconds = 0.0  # in which all threads lost nothing, less the others
+
+    def choose(self, num_tokens: int, *, all_threads: bool = False) -> Mode:
+        """Return the mode for a step of `num_tokens`, maybe one with all threads."""
+        if not self.contended:
+            self._mode = self._quiet
+        elif not self._clean_seconds:
+            choice = self._modes[: self._num_full] if all_threads else self._modes
+            self._mode = self._next(num_tokens.bit_length(), choice)
+        return self._mode
+
+    def observe(self, num_tokens: int, seconds: float, lost: float) -> None:
+        """Learn from a step in the mode that was chosen for it.
+
+        Args:
+            num_tokens: in it.
+            seconds: how long it took.
+            lost: for how many seconds its threads had no CPU, all together.
+        """
+        self._elapsed += seconds
+        if not self.contended:
+            self._lost += min(1.0, seconds / _BLIP) * (lost / seconds - self._lost)
+            if len(self._modes) > 1 and self._lost > _LOST + self._allowance:
+                self._enter(seconds)
+            return
+        size, per_token = num_tokens.bit_length(), seconds / num_tokens
+        known = self._costs.get((size, self._mode), per_token)
+        self._costs[size, self._mode] = known + _GAIN * (per_token - known)
+        fastest = min(cost for (s, _), cost in self._costs.items() if s == size)
+        excess = seconds - fastest * num_tokens
+        self._due[self._mode] = self._elapsed + max(_INTERVAL, _COST_FACTOR * excess)
+        if self._mode in self._modes[: self._num_full]:
+            self._look_for_quiet(seconds, lost)
+
+    def _enter(self, seconds: float) -> None:
+        """Leave the quiet mode after a step that others disturbed for so long."""
+        relapse = self._elapsed - self._quiet_since < _RELAPSE
+        self._patience = min(2 * self._patience, _LONGEST_PATIENCE) if relapse else _FIRST_PATIENCE
+        costs, due = self._costs, self._due
+        self.restart(contended=True)
+        if relapse:  # into what is known
+            self._costs, self._due = costs, due
+        self._due[self._quiet] = self._elapsed + _COST_FACTOR * seconds
+
+    def _look_for_quiet(self, seconds: float, lost: float) -> None:
+        clean = lost < (_CLEAN + self._allowance) * seconds
+        self._clean_seconds += seconds if clean else -_DIRT * seconds
+        self._clean_seconds = max(0.0, self._clean_seconds)
+        if self._clean_seconds >= self._patience:
+            self.contended = False
+            self._quiet_since, self._lost = self._elapsed, 0.0
+
+    def _next(self, size: int, choice: Sequence[Mode]) -> Mode:
+        """Return a mode of the choice that is to be tried, else the fastest."""
+        costs = [self._costs.get((size, mode), math.inf) for mode in choice]
+        fastest = costs.index(min(costs)) if min(costs) < math.inf else self._num_full - 1
+        near = {*range(self._num_full), fastest - 1, fastest, fastest + 1} & {*range(len(costs))}
+        due = [i for i in near if self._due[choice[i]] <= self._elapsed]
+        unknown = [i for i in near if costs[i] == math.inf and i]
+        return choice[min(unknown or due, default=fastest)]

@@ -1,0 +1,194 @@
+"""With how many threads a step runs, on simulated machines."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmstream_cli.core.thread_control import Mode, ThreadControl, modes
+
+ALL, SLEEPING, ONE = modes(2, fixed=False, can_sleep=True)
+Machine = Callable[[Mode, int], tuple[float, float]]  # a step's seconds, and those that it loses
+
+
+def quiet(mode: Mode, num_tokens: int) -> tuple[float, float]:
+    seconds = {ALL: 0.009, SLEEPING: 0.013, ONE: 0.013}[mode] * num_tokens**0.7
+    return seconds, 0.1 * seconds
+
+
+def two_loops(mode: Mode, num_tokens: int) -> tuple[float, float]:
+    """Others in both cores, as measured with one token a step."""
+    seconds = {ALL: 0.02, SLEEPING: 0.027, ONE: 0.022}[mode] * num_tokens**0.7
+    seconds += 0.4 if mode == ALL else 0.0  # as often as threads wait, whatever they compute
+    return seconds, {ALL: 1.0, SLEEPING: 0.8, ONE: 0.4}[mode] * seconds
+
+
+def one_loop(mode: Mode, num_tokens: int) -> tuple[float, float]:
+    """One core is the others'; a single thread loses nothing."""
+    seconds = {ALL: 0.01, SLEEPING: 0.018, ONE: 0.013}[mode] * num_tokens**0.7
+    seconds += 0.3 if mode == ALL else 0.0
+    return seconds, {ALL: 1.0, SLEEPING: 0.8, ONE: 0.0}[mode] * seconds
+
+
+def run(
+    control: ThreadControl, machine: Machine, seconds: float, num_tokens: int = 1
+) -> list[tuple[Mode, float]]:
+    """Step for some seconds; return each step's mode and time."""
+    steps: list[tuple[Mode, float]] = []
+    while seconds > 0:
+        mode = control.choose(num_tokens)
+        took, lost = machine(mode, num_tokens)
+        control.observe(num_tokens, took, lost)
+        seconds -= took
+        steps.append((mode, took))
+    return steps
+
+
+def efficiency(steps: list[tuple[Mode, float]], fastest: float) -> float:
+    return fastest * len(steps) / sum(seconds for _, seconds in steps)
+
+
+@pytest.mark.parametrize(
+    ("threads", "fixed", "can_sleep", "expected"),
+    [
+        (1, False, True, ["1 spin"]),
+        (2, False, True, ["2 spin", "2", "1"]),
+        (2, True, True, ["2 spin", "2"]),
+        (2, False, False, ["2 spin", "1 spin"]),
+        (2, True, False, ["2 spin"]),
+        (3, False, True, ["3 spin", "3", "2", "1"]),
+        (12, False, True, ["12 spin", "12", "11", "6", "3", "1"]),
+        (64, False, False, [f"{n} spin" for n in (64, 63, 32, 16, 8, 4, 2, 1)]),
+    ],
+)
+def test_modes(threads: int, fixed: bool, can_sleep: bool, expected: list[str]) -> None:
+    found = modes(threads, fixed=fixed, can_sleep=can_sleep)
+    assert [f"{mode.threads}{' spin' * mode.spin}" for mode in found] == expected
+
+
+def test_a_quiet_machine_has_all_threads_spinning() -> None:
+    assert {mode for mode, _ in run(ThreadControl([ALL, SLEEPING, ONE]), quiet, 10)} == {ALL}
+
+
+def test_a_short_disturbance_changes_nothing() -> None:
+    control = ThreadControl([ALL, SLEEPING, ONE])
+    for _ in range(100):
+        control.observe(1, 0.011, 0.005)
+        run(control, quiet, 0.1)
+        assert not control.contended
+
+
+@pytest.mark.parametrize("machine", [one_loop, two_loops])
+@pytest.mark.parametrize("num_tokens", [1, 8, 64])
+def test_a_contended_machine_gets_its_fastest_mode(machine: Machine, num_tokens: int) -> None:
+    control = ThreadControl([ALL, SLEEPING, ONE])
+    run(control, quiet, 1, num_tokens)
+    steps = run(control, machine, 20, num_tokens)
+    assert [mode for mode, _ in steps].count(ALL) <= 3  # the step that noticed it, and trials
+    assert efficiency(steps[1:], machine(ONE, num_tokens)[0]) > 0.9
+
+
+@pytest.mark.parametrize("machine", [one_loop, two_loops])
+@pytest.mark.parametrize("num_tokens", [1, 8])
+def test_all_threads_spin_again_within_a_second_of_quiet(machine: Machine, num_tokens: int) -> None:
+    control = ThreadControl([ALL, SLEEPING, ONE])
+    for _ in range(20):  # however often they come and go
+        run(control, machine, 2, num_tokens)
+        assert control.contended
+        run(control, quiet, 1, num_tokens)
+        assert not control.contended
+
+
+@given(
+    st.integers(2, 64),
+    st.booleans(),
+    st.booleans(),
+    st.lists(
+        st.tuples(st.integers(1, 600), st.floats(1e-4, 2.0), st.floats(0.0, 1.0)), max_size=300
+    ),
+)
+def test_whatever_steps_take_the_mode_is_one_of_those(
+    threads: int, fixed: bool, can_sleep: bool, steps: list[tuple[int, float, float]]
+) -> None:
+    choice = modes(threads, fixed=fixed, can_sleep=can_sleep)
+    control = ThreadControl(choice)
+    for num_tokens, seconds, lost in steps:
+        mode = control.choose(num_tokens)
+        assert mode in choice
+        assert mode == choice[0] or control.contended
+        control.observe(num_tokens, seconds, lost * seconds * mode.threads)
+
+
+@given(st.floats(0.5, 2.0).filter(lambda ratio: abs(ratio - 1) > 0.02))
+def test_what_trials_cost_is_bounded(ratio: float) -> None:
+    """However much faster or slower each mode is than the one before, the fastest is found."""
+    choice = modes(4, fixed=False, can_sleep=True)
+    costs = {mode: 0.02 * ratio**index for index, mode in enumerate(choice[1:])}
+    costs[choice[0]] = 0.5
+    control = ThreadControl(choice)
+    control.restart(contended=True)
+    steps = run(control, lambda mode, _: (costs[mode], costs[mode]), 40)
+    assert efficiency(steps, min(costs.values())) > 0.85
+
+
+def test_threads_that_spin_run_where_they_lose_less_than_others() -> None:
+    """As beside processes of low priority: whoever sleeps has to wait to be woken, no other."""
+    control = ThreadControl([ALL, SLEEPING, ONE])
+    control.restart(contended=True)
+    costs = {ALL: (0.010, 0.001), SLEEPING: (0.02, 0.016), ONE: (0.013, 0.0)}
+    steps = run(control, lambda mode, _: costs[mode], 30)
+    assert {mode for mode, _ in steps[-500:]} == {ALL}
+
+
+def test_far_fewer_threads_are_tried_only_where_fewer_are_faster() -> None:
+    choice = modes(64, fixed=False, can_sleep=True)
+    control = ThreadControl(choice)
+    control.restart(contended=True)
+    steps = run(control, lambda mode, _: (1.3 / mode.threads, 0.6), 20)
+    assert {mode.threads for mode, _ in steps} == {64, 63}
+    control.restart(contended=True)
+    steps = run(control, lambda mode, _: (0.001 * mode.threads, 0.6), 20)
+    assert steps[-1][0].threads <= 2
+
+
+def test_where_threads_cannot_sleep_fewer_run() -> None:
+    choice = modes(2, fixed=False, can_sleep=False)
+    control = ThreadControl(choice)
+    steps = run(control, lambda m, _: (0.4, 0.4) if m.threads == 2 else (0.02, 0.0), 30)
+    assert efficiency(steps, 0.02) > 0.7
+    run(control, lambda m, _: (0.01, 0.0) if m.threads == 2 else (0.02, 0.0), 10)
+    assert not control.contended
+
+
+def test_a_fixed_number_of_threads_can_still_sleep() -> None:
+    control = ThreadControl(modes(2, fixed=True, can_sleep=True))
+    assert {mode for mode, _ in run(control, two_loops, 5)[1:]} == {SLEEPING}
+    assert {mode for mode, _ in run(control, quiet, 2)[-50:]} == {ALL}
+    nothing_to_choose = ThreadControl(modes(2, fixed=True, can_sleep=False))
+    assert {mode for mode, _ in run(nothing_to_choose, two_loops, 5)} == {ALL}
+
+
+@pytest.mark.parametrize("machine", [one_loop, two_loops])
+def test_a_step_may_need_all_threads(machine: Machine) -> None:
+    control = ThreadControl([ALL, SLEEPING, ONE])
+    control.restart(contended=True)
+    found = set()
+    for number in range(2000):
+        only = number % 3 == 0 or number > 1000
+        mode = control.choose(1, all_threads=only)
+        control.observe(1, *machine(mode, 1))
+        found.add((only, mode))
+    assert {mode for only, mode in found if only} <= {ALL, SLEEPING}
+    assert (False, ONE) in found
+
+
+def test_after_a_pause_it_begins_as_it_is_told() -> None:
+    control = ThreadControl([ALL, SLEEPING, ONE])
+    control.restart(contended=True)
+    assert control.choose(34) == SLEEPING
+    control.restart(contended=False)
+    assert control.choose(34) == ALL
+    single = ThreadControl([ALL])
+    single.restart(contended=True)
+    assert single.choose(1) == ALL
