@@ -1,8 +1,7 @@
 """Every error that llmstream raises on purpose.
 
     LLMStreamError               HTTP  exit   meaning
-    ├── InvalidValueError         422     2   a parameter is out of its bounds
-    │   ├── InvalidFieldError     422     2   a field of an HTTP request is; it names it
+    ├── InvalidValueError         422     2   a parameter or a field is out of its bounds; names it
     │   └── SchemaError           422     2   a JSON schema is none, or no answer can fulfil it
     ├── PromptError               400     1   no prompt can be made of the messages
     │   └── ContextLengthError    400     1   the prompt does not fit into the context
@@ -41,6 +40,7 @@ The message of each is one line that a person can act on: a command prints it as
 sends it as it is. Anything else that escapes is a bug and keeps its traceback.
 """
 
+import re
 from collections.abc import Iterable
 from copy import copy
 from typing import ClassVar
@@ -71,18 +71,25 @@ def _rebuilt(
 
 
 class InvalidValueError(LLMStreamError):
-    """A parameter has a value outside its bounds."""
+    """A parameter, or a field of a request, is unknown, missing, or out of its bounds.
+
+    Attributes:
+        field: which one, where it is one's alone.
+    """
 
     status = 422
     exit_code = 2
 
-
-class InvalidFieldError(InvalidValueError):
-    """A field of a request is unknown, missing, or has a value that it cannot have."""
-
-    def __init__(self, message: str, field: str) -> None:
+    def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+
+    def renamed(self, field: str) -> "InvalidValueError":
+        """Return the error with another name of the field, in the message too if it begins so."""
+        message = str(self)
+        if self.field and re.match(rf"{re.escape(self.field)}\b", message):
+            message = field + message[len(self.field) :]
+        return InvalidValueError(message, field)
 
 
 class SchemaError(InvalidValueError):

@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:  # an unknown option, a value of the wrong type
         return _fail(_with_hint(error.format_message(), arguments), error.exit_code)
     except LLMStreamError as error:
-        return _fail(name_option(str(error)), error.exit_code)
+        return _fail(name_option(error), error.exit_code)
     except (BrokenPipeError, SystemExit) as error:
         return _left(error)
     except OSError as error:

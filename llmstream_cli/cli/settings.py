@@ -26,7 +26,7 @@ from typer.core import TyperCommand, TyperOption
 from llmstream_cli.cli.terminal import check_text, complain
 from llmstream_cli.config import OPTION_TABLES, Config, Table, load_config
 from llmstream_cli.core.api import EngineConfig, SamplingParams
-from llmstream_cli.errors import ConfigError, InvalidValueError, did_you_mean
+from llmstream_cli.errors import ConfigError, InvalidValueError, LLMStreamError, did_you_mean
 
 SECRETS = frozenset({"api_key"})
 
@@ -79,7 +79,7 @@ PARAMETERS_BY_OPTION = {
 _OPTIONS = {parameter: option for option, parameter in PARAMETERS_BY_OPTION.items()}
 _PARAMETERS = {field.name for type_ in (SamplingParams, EngineConfig) for field in fields(type_)}
 _EPILOG = "Options can be kept in a file and in variables: see `llmstream config show`."
-_SUBJECT = re.compile(r"(?:--)?([a-z][a-z0-9_-]*)(?=[ :])")
+_SUBJECT = re.compile(r"--([a-z][a-z0-9-]*)(?=[ :])")
 
 
 class Variable(NamedTuple):  # made sooner than a dataclass, for which every answer would wait
@@ -360,7 +360,7 @@ class SettingsCommand(TyperCommand):
         try:
             return super().invoke(ctx)
         except InvalidValueError as error:
-            renamed = _blame(str(error), ctx.origins)
+            renamed = _blame(error, ctx.origins)
             if renamed is None:
                 raise
             raise renamed from error
@@ -375,25 +375,24 @@ def settings_commands(context: Any) -> dict[str, TyperCommand]:
     }
 
 
-def _blame(message: str, origins: Mapping[str, Origin]) -> ConfigError | None:
+def _blame(error: InvalidValueError, origins: Mapping[str, Origin]) -> ConfigError | None:
     """Say a complaint of the place that its option has its value from, if it is not given."""
-    name, rest = _subject(message)
-    return origins[name].refusal(rest) if name in origins else None
+    if error.field is None and (found := _SUBJECT.match(str(error))):  # `--raw needs …`
+        error = InvalidValueError(str(error), found[0])
+    option = (error.field or "").removeprefix("--").replace("-", "_")
+    option = _OPTIONS.get(option, option)
+    return origins[option].refusal(complaint(error)) if option in origins else None
 
 
-def name_option(message: str) -> str:
-    """Call a parameter by its option: `max_tokens must …` becomes `--max-tokens must …`."""
-    word = message.partition(" ")[0]
-    if word not in _PARAMETERS | _OPTIONS.keys():
-        return message
-    name, rest = _subject(message)
-    return f"--{name.replace('_', '-')}{rest}"
+def complaint(error: InvalidValueError) -> str:
+    """Return what is wrong, to go behind the name of what it is wrong with."""
+    without_name = str(error.renamed(""))
+    return f": {error}" if without_name == str(error) else without_name
 
 
-def _subject(message: str) -> tuple[str, str]:
-    """Split `max_seqs must …` or `--parallel must …` into the option's name and the rest."""
-    found = _SUBJECT.match(message)
-    if found is None:
-        return "", message
-    name = found[1].replace("-", "_")
-    return _OPTIONS.get(name, name), message[found.end() :]
+def name_option(error: LLMStreamError) -> str:
+    """Return the message with the option in place of the parameter: `--max-tokens must …`."""
+    field = error.field if isinstance(error, InvalidValueError) else None
+    if not isinstance(error, InvalidValueError) or field not in _PARAMETERS | _OPTIONS.keys():
+        return str(error)
+    return str(error.renamed(f"--{_OPTIONS.get(field, field).replace('_', '-')}"))

@@ -14,12 +14,13 @@ from llmstream_cli.cli.settings import (
     Kept,
     Lookup,
     check_config,
+    complaint,
     settings_of,
     variable,
 )
 from llmstream_cli.config import Config
 from llmstream_cli.core.api import EngineConfig, SamplingParams
-from llmstream_cli.errors import LLMStreamError, did_you_mean
+from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
 from llmstream_cli.models.own_preset import OWN_PRESETS
 from llmstream_cli.models.presets import find_preset
 from llmstream_cli.models.sizes import parse_size
@@ -81,10 +82,10 @@ def _try(name: str, kept: Kept) -> None:
         for check in _checks(name):
             check(tuple(kept.value) if isinstance(kept.value, list) else kept.value)
     except LLMStreamError as error:
-        message = str(error)
-        subject, _, rest = message.partition(" ")
-        is_of_it = subject.strip("-:").replace("-", "_") in {name, _parameter(name)}
-        raise kept.origin.refusal(f" {rest}" if is_of_it else f": {message}") from error
+        own = {_parameter(name), f"--{name.replace('_', '-')}"}
+        if isinstance(error, InvalidValueError) and error.field in own:
+            raise kept.origin.refusal(complaint(error)) from error
+        raise kept.origin.refusal(f": {error}") from error
 
 
 def _parameter(name: str) -> str:

@@ -1,8 +1,8 @@
 """`--schema` and `--grammar`: what the answer has to look like, from a file or as it is written."""
 
 from llmstream_cli.cli.terminal import complain, read_file
-from llmstream_cli.core.api import MAX_GRAMMAR_CHARS
 from llmstream_cli.errors import one_line
+from llmstream_cli.sampling import MAX_GRAMMAR_CHARS
 
 _MAX_BYTES = 4 * MAX_GRAMMAR_CHARS  # whose characters the core then counts
 

@@ -8,131 +8,9 @@ from typing import Protocol
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.prompts.messages import Ending, Message
+from llmstream_cli.sampling import SamplingParams as SamplingParams  # noqa: PLC0414  (exported)
 
 FIRST_CTX_SIZE = 512  # of each request, until one needs more
-MAX_STOP_STRINGS = 16
-MAX_STOP_CHARS = 256
-MAX_LOGIT_BIASES = 1024
-MAX_GRAMMAR_CHARS = 64 * 1024
-
-# Inclusive bounds. `not low <= value <= high` also refuses NaN, which llama.cpp would take and
-# then answer with the last token of the vocabulary.
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "temperature": (0.0, 10.0),
-    "top_k": (0, 1_000_000),
-    "top_p": (0.0, 1.0),
-    "min_p": (0.0, 1.0),
-    "repeat_penalty": (0.1, 10.0),
-    "repeat_last_n": (-1, 1_000_000),
-    "presence_penalty": (-2.0, 2.0),
-    "frequency_penalty": (-2.0, 2.0),
-    "seed": (0, 2**32 - 2),  # llama.cpp reads 2**32 - 1 as "choose one"
-    "max_tokens": (1, 2**31 - 1),
-    "logprobs": (0, 20),
-}
-_MAX_BIAS = 100.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingParams:
-    """How the next token is drawn, and when to stop drawing.
-
-    The samplers run in llama.cpp's order: grammar, logit bias, penalties, top-k, top-p, min-p,
-    temperature, draw.
-
-    Attributes:
-        temperature: divides the logits; 0 always takes the most likely token.
-        top_k: keep the k most likely tokens; 0 keeps all.
-        top_p: keep the smallest set of tokens whose probabilities add up to p (nucleus sampling,
-            Holtzman et al. 2019, arXiv:1904.09751); 1 keeps all.
-        min_p: drop tokens less likely than p times the most likely one (Nguyen et al. 2024,
-            arXiv:2407.01082); 0 drops none.
-        repeat_penalty: divides positive and multiplies negative logits of tokens in the window
-            (CTRL, Keskar et al. 2019, arXiv:1909.05858); 1 is off.
-        repeat_last_n: tokens in the penalty window, prompt and answer alike; 0 is off, -1 is the
-            whole context.
-        presence_penalty: subtracted once from the logit of each token in the window.
-        frequency_penalty: subtracted for each time the token stands in the window.
-        seed: of the random draws; None takes a fresh one.
-        max_tokens: end the answer after so many tokens; None leaves it to the model and the
-            context.
-        stop: strings that end the answer; they are not part of it.
-        logit_bias: pairs of a token id and what is added to its logit, from -100 to 100.
-        ignore_eos: never draw a token that ends the turn.
-        logprobs: report the log probability of each token, by the model's own logits before any
-            sampler, and those of so many most likely tokens beside it; None reports nothing.
-        grammar: a GBNF grammar that the answer has to follow.
-        json_schema: JSON Schema, as JSON text, that the answer has to fulfil; `{}` is any JSON. An
-            answer that ends with `FinishReason.STOP` does, unless a string of `stop` cut it.
-
-    Raises:
-        InvalidValueError: a value is out of its bounds or not finite, or two exclude each other.
-    """
-
-    temperature: float = 0.2
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    repeat_penalty: float = 1.1
-    repeat_last_n: int = 64
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int | None = None
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    ignore_eos: bool = False
-    logprobs: int | None = None
-    grammar: str | None = None
-    json_schema: str | None = None
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in _BOUNDS.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise InvalidValueError(f"{name} must be between {low} and {high}")
-        self._check_stop()
-        self._check_logit_bias()
-        self._check_grammar()
-
-    def _check_stop(self) -> None:
-        if len(self.stop) > MAX_STOP_STRINGS:
-            raise InvalidValueError(
-                f"at most {MAX_STOP_STRINGS} stop strings are allowed, not {len(self.stop)}"
-            )
-        for stop in self.stop:
-            if not 0 < len(stop) <= MAX_STOP_CHARS:
-                raise InvalidValueError(
-                    f"a stop string must have 1 to {MAX_STOP_CHARS} characters, not {len(stop)}"
-                )
-
-    def _check_logit_bias(self) -> None:
-        if len(self.logit_bias) > MAX_LOGIT_BIASES:
-            raise InvalidValueError(f"logit_bias may name at most {MAX_LOGIT_BIASES} tokens")
-        if len({token for token, _ in self.logit_bias}) < len(self.logit_bias):
-            raise InvalidValueError("logit_bias names a token twice")
-        for token, bias in self.logit_bias:
-            if not -_MAX_BIAS <= bias <= _MAX_BIAS:
-                raise InvalidValueError(
-                    f"logit_bias of token {token} must be between {-_MAX_BIAS} and {_MAX_BIAS}"
-                )
-
-    @property
-    def is_constrained(self) -> bool:
-        """Whether the answer has to follow a grammar or a JSON schema."""
-        return self.grammar is not None or self.json_schema is not None
-
-    def _check_grammar(self) -> None:
-        if not self.is_constrained:
-            return
-        if self.grammar is not None and self.json_schema is not None:
-            raise InvalidValueError("a grammar and a JSON schema exclude each other")
-        if len(self.grammar or self.json_schema or "") > MAX_GRAMMAR_CHARS:
-            raise InvalidValueError(
-                f"a grammar or JSON schema may have at most {MAX_GRAMMAR_CHARS} characters"
-            )
-        if self.ignore_eos:  # nothing could end the answer
-            raise InvalidValueError("ignore_eos cannot be combined with a grammar or a JSON schema")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +42,7 @@ class GenerationRequest:
     """
 
     messages: tuple[Message, ...] = ()
-    sampling: SamplingParams = SamplingParams()
+    sampling: SamplingParams = SamplingParams()  # noqa: RUF009  (it is frozen)
     prompt: str | tuple[int, ...] | None = None
     keep_alive: float | None = None
     unset: tuple[str, ...] = ()
@@ -197,13 +75,16 @@ class GenerationRequest:
         if bool(self.messages) == (self.prompt is not None):
             raise InvalidValueError("a request has either messages or a prompt")
         if self.keep_alive is not None and not self.keep_alive >= 0:
-            raise InvalidValueError("keep_alive must not be negative")
+            raise InvalidValueError("keep_alive must not be negative", "keep_alive")
         if self.thinking and self.prompt is not None:
-            raise InvalidValueError("thinking needs messages; a raw prompt is continued as it is")
+            raise InvalidValueError(
+                "thinking needs messages; a raw prompt is continued as it is", "thinking"
+            )
         if self.thinking and self.sampling.is_constrained:
             raise InvalidValueError(
                 "thinking cannot be combined with a grammar or a JSON schema, which hold from the "
-                "first token on"
+                "first token on",
+                "thinking",
             )
 
 
@@ -391,7 +272,7 @@ class EngineConfig:
         ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise InvalidValueError(f"{name} must be between {low} and {high}")
+                raise InvalidValueError(f"{name} must be between {low} and {high}", name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,7 +88,7 @@ class GrammarCompiler:
         self._lock = threading.Lock()
 
     def compile_grammar(self, params: SamplingParams) -> "Constraint":
-        """Compile a request's grammar or JSON schema, one of which it must have.
+        """Compile a request's grammar, JSON schema or regular expression; it must have one.
 
         Most take a millisecond, the worst seen two seconds, in which other threads go on.
 
@@ -96,18 +96,21 @@ class GrammarCompiler:
             InvalidValueError: it is invalid or too complex, asks for what is not supported, or
                 cannot be followed with this model's vocabulary.
         """
-        if params.json_schema is None:
-            assert params.grammar is not None
-            read = None
-            grammars = [llguidance.LLMatcher.grammar_from_lark(gbnf_to_lark(params.grammar))]
-        else:
+        read = None
+        if params.json_schema is not None:
             read = read_schema(params.json_schema)
             grammars = [_json_grammar(read.schema), _JSON_GRAMMAR]
+        elif params.regex is not None:
+            grammars = [llguidance.LLMatcher.grammar_from_regex(params.regex)]
+        else:
+            assert params.grammar is not None
+            grammars = [llguidance.LLMatcher.grammar_from_lark(gbnf_to_lark(params.grammar))]
         matchers = [self._compile(grammar) for grammar in grammars]
         if refused := matchers[0].get_error():
             if read is not None:
                 raise schema_error(*_find_error(read, refused))
-            raise InvalidValueError(f"grammar: {_reason(refused)}")
+            what = "grammar" if params.regex is None else "regex"
+            raise InvalidValueError(f"{what}: {_reason(refused)}", what)
         constraint = Constraint(matchers, self._vocabulary.vocab_size)
         try:
             constraint.allowed()
@@ -274,4 +277,5 @@ def _reason(text: str) -> str:
     text = " ".join(
         text.partition("\n<")[0].partition("\n  while")[0].rpartition("error: ")[2].split()
     )
+    text = text.partition(" 1 | start: ")[0]  # where a regex is put, which is none of the user's
     return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}…"

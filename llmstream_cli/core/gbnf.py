@@ -91,7 +91,7 @@ def gbnf_to_lark(grammar: str) -> str:
         if not rule.alternatives:
             raise parser.error(f"rule {rule.shown} is not defined", rule.position)
     if "root" not in rules:
-        raise InvalidValueError("grammar: there is no rule root")
+        raise InvalidValueError("grammar: there is no rule root", "grammar")
     reachable = _reachable(rules)
     if endless := [rules[name] for name in reachable - _finite(rules)]:
         rule = max(endless, key=lambda rule: rule.position)  # likely the cause, not who uses it
@@ -127,7 +127,7 @@ class _Parser:
         at = self._at if position is None else position
         line = self._text.count("\n", 0, at) + 1
         column = at - self._text.rfind("\n", 0, at)
-        return InvalidValueError(f"grammar, line {line}, column {column}: {what}")
+        return InvalidValueError(f"grammar, line {line}, column {column}: {what}", "grammar")
 
     def _rule(self, name: str) -> _Rule:
         if name not in self._rules:

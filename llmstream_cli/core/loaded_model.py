@@ -106,9 +106,11 @@ class LoadedModel:
                 vocabulary, or the grammar cannot be compiled; see `core.constraint`.
         """
         sampling = request.sampling
-        self._check_vocabulary(token for token, _ in sampling.logit_bias)
+        self._check_vocabulary((token for token, _ in sampling.logit_bias), "logit_bias")
         if request.thinking and not self._reasoning:
-            raise InvalidValueError(f"thinking is not supported by {self.info.name}; leave it out")
+            raise InvalidValueError(
+                f"thinking is not supported by {self.info.name}; leave it out", "thinking"
+            )
         if sampling.is_constrained and request.thinking is None:
             request = replace(request, thinking=False)
         prompt = self._encode_prompt(request, ctx_size=self.info.ctx_size)
@@ -164,7 +166,7 @@ class LoadedModel:
             case str(text):
                 return encode.encode_text(self.model, text, ctx_size=ctx_size)
             case tokens:
-                self._check_vocabulary(tokens)
+                self._check_vocabulary(tokens, "prompt")
                 return encode.check_tokens(list(tokens), ctx_size=ctx_size)
 
     def _begin_answer(
@@ -188,8 +190,10 @@ class LoadedModel:
             prompt = check_tokens(prompt + more, ctx_size=self.info.ctx_size)
         return prompt, splitter
 
-    def _check_vocabulary(self, tokens: Iterable[int]) -> None:
+    def _check_vocabulary(self, tokens: Iterable[int], field: str) -> None:
         size = self.model.vocab_size
         foreign = next((token for token in tokens if not 0 <= token < size), None)
         if foreign is not None:
-            raise InvalidValueError(f"token {foreign} is not in the vocabulary of {size} tokens")
+            raise InvalidValueError(
+                f"{field} has token {foreign}, which is not in the vocabulary of {size}", field
+            )

@@ -301,10 +301,10 @@ class PooledEngine:
         self._pool.check_room(self.name, self._estimated_bytes)
         if self._failure is not None and _now() < self._retry_at:
             raise twin(self._failure)
-        waiting = self._pool.waiting(self)
-        if self.leases + waiting >= self._max_requests:
+        present = self.leases + self._pool.waiting(self)
+        if present >= self._max_requests:
             raise QueueFullError(
-                f"{waiting} requests wait for {self.name} already; try again later"
+                f"{present} requests run on {self.name} or wait for it already; try again later"
             )
 
     def _loaded_engine(self) -> Engine:

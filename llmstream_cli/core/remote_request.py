@@ -9,86 +9,49 @@ Pure: no I/O, clock, thread, or model.
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Mapping
 from typing import Any
 
-from llmstream_cli.core.api import GenerationRequest, SamplingParams
+from llmstream_cli.core.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.sampling import PARAMETERS, Parameter
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 
-# The parameters that a kind of server takes, and what each becomes in the body of a request.
-_Dialect = Mapping[str, Callable[[Any], Mapping[str, Any]]]
+# APIs by what a server's models are `owned_by`; whatever else answers speaks OpenAI's.
+# https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
+# https://docs.vllm.ai/en/stable/serving/openai_compatible_server.html
+# https://docs.sglang.ai/basic_usage/sampling_params.html
+_APIS = {"llmstream": "llamacpp", "llamacpp": "llamacpp", "vllm": "vllm", "sglang": "sglang"}
 
 
-def _field(name: str) -> Callable[[Any], Mapping[str, Any]]:
-    return lambda value: {name: value}
-
-
-def _logit_bias(pairs: tuple[tuple[int, float], ...]) -> Mapping[str, Any]:
-    return {"logit_bias": {str(token): bias for token, bias in pairs}}
-
-
-def _json_schema(schema: str) -> Mapping[str, Any]:
-    return {"json_schema": _parse_schema(schema)}
-
-
-def _response_format(schema: str) -> Mapping[str, Any]:
-    named = {"name": "answer", "schema": _parse_schema(schema)}
-    return {"response_format": {"type": "json_schema", "json_schema": named}}
+def _written(owner: str, parameter: Parameter, value: Any) -> dict[str, Any]:
+    """Return a parameter as a part of a request's body."""
+    api = _APIS.get(owner, "openai")
+    name = parameter.name_in(api)
+    if name is None:
+        of = owner if owner in _APIS else "OpenAI"
+        raise InvalidValueError(
+            f"{parameter.name} cannot be asked of this server: its API is {of}'s", parameter.name
+        )
+    if parameter.name == "json_schema":
+        value = _parse_schema(value)
+    if parameter.name == "logit_bias":
+        value = {str(token): bias for token, bias in value}
+    if parameter.name == "top_k" and api in {"vllm", "sglang"}:
+        value = value or -1  # their word for all tokens
+    if name == "response_format":
+        value = {"type": "json_schema", "json_schema": {"name": "answer", "schema": value}}
+    outer, _, inner = name.partition(".")
+    return {outer: {inner: value} if inner else value}
 
 
 def _parse_schema(schema: str) -> object:
     try:
         return json.loads(schema)
     except (ValueError, RecursionError) as error:
-        raise InvalidValueError(f"json_schema is no JSON: {error}") from error
-
-
-# https://platform.openai.com/docs/api-reference/chat/create
-_OPENAI: _Dialect = {
-    "temperature": _field("temperature"),
-    "top_p": _field("top_p"),
-    "presence_penalty": _field("presence_penalty"),
-    "frequency_penalty": _field("frequency_penalty"),
-    "seed": _field("seed"),
-    "max_tokens": _field("max_tokens"),
-    "stop": _field("stop"),
-    "logit_bias": _logit_bias,
-    "json_schema": _response_format,
-}
-
-# https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md; this project's own
-# server has its names.
-_LLAMA: _Dialect = {
-    **_OPENAI,
-    "top_k": _field("top_k"),
-    "min_p": _field("min_p"),
-    "repeat_penalty": _field("repeat_penalty"),
-    "repeat_last_n": _field("repeat_last_n"),
-    "ignore_eos": _field("ignore_eos"),
-    "grammar": _field("grammar"),
-    "json_schema": _json_schema,
-}
-
-# https://docs.vllm.ai/en/stable/serving/openai_compatible_server.html; its penalties look at all of
-# the context, and -1 is its word for all tokens.
-_VLLM: _Dialect = {
-    **_OPENAI,
-    "top_k": lambda k: {"top_k": k or -1},
-    "min_p": _field("min_p"),
-    "repeat_penalty": _field("repetition_penalty"),
-    "ignore_eos": _field("ignore_eos"),
-    "grammar": lambda grammar: {"structured_outputs": {"grammar": grammar}},
-}
-
-# https://docs.sglang.ai/basic_usage/sampling_params.html
-_SGLANG: _Dialect = {**_VLLM, "grammar": _field("ebnf")}
-
-# By what a server's models are `owned_by`.
-_DIALECTS = {"llmstream": _LLAMA, "llamacpp": _LLAMA, "vllm": _VLLM, "sglang": _SGLANG}
+        raise InvalidValueError(f"json_schema is no JSON: {error}", "json_schema") from error
 
 
 def request_path(request: GenerationRequest) -> str:
@@ -105,7 +68,7 @@ def request_body(request: GenerationRequest, model: str, owner: str) -> dict[str
         owner: whom the server calls the model's owner, which tells what server it is.
 
     Raises:
-        InvalidValueError: the server has no such parameter; the message begins with its name.
+        InvalidValueError: the server has no such parameter.
     """
     body: dict[str, Any] = {
         "model": model,
@@ -119,12 +82,8 @@ def request_body(request: GenerationRequest, model: str, owner: str) -> dict[str
         body |= _thinking(request.thinking, owner)
     else:
         body["prompt"] = request.prompt
-    dialect = _DIALECTS.get(owner, _OPENAI)
     for name, value in _asked_for(request).items():
-        if name not in dialect:
-            of = owner if owner in _DIALECTS else "OpenAI"
-            raise InvalidValueError(f"{name} cannot be asked of this server: its API is {of}'s")
-        body |= dialect[name](value)
+        body |= _written(owner, PARAMETERS[name], value)
     return body
 
 
@@ -132,16 +91,18 @@ def _thinking(thinking: bool | None, owner: str) -> Mapping[str, Any]:
     """Return how a server is told whether to reason; OpenAI's own can only be told not to."""
     if thinking is None:
         return {}
-    if owner in _DIALECTS:
+    if owner in _APIS:
         return {"chat_template_kwargs": {"enable_thinking": thinking}}
     if thinking:
-        raise InvalidValueError("thinking cannot be asked of this server: its API is OpenAI's")
+        raise InvalidValueError(
+            "thinking cannot be asked of this server: its API is OpenAI's", "thinking"
+        )
     return {"reasoning_effort": "none"}
 
 
 def _asked_for(request: GenerationRequest) -> dict[str, Any]:
     """Return the parameters that somebody set, without those whose value asks for nothing."""
-    values = {field.name: getattr(request.sampling, field.name) for field in fields(SamplingParams)}
+    values = {name: getattr(request.sampling, name) for name in PARAMETERS}
     return {
         name: value
         for name, value in values.items()

@@ -116,7 +116,8 @@ class Scheduler:
         """
         assert sequence.num_prompt_tokens < self.ctx_size
         if len(self.waiting) >= self.max_queue + self.cache.num_idle:
-            raise QueueFullError(f"{len(self.waiting)} requests wait already; try again later")
+            present = len(self.running) + len(self.waiting)
+            raise QueueFullError(f"{present} requests run or wait already; try again later")
         self.waiting.append(sequence)
 
     def admit(self) -> None:

@@ -201,8 +201,9 @@ class SupervisedEngine:
         if self._status.state is not EngineState.READY:
             raise EngineNotReadyError(f"{self._status.reason}; try again later")
         if len(self._calls) >= self._config.max_seqs + self._config.max_queue:
-            waiting = len(self._calls) - self._config.max_seqs
-            raise QueueFullError(f"{waiting} requests wait already; try again later")
+            raise QueueFullError(
+                f"{len(self._calls)} requests run or wait already; try again later"
+            )
         assert self._child is not None
         return self._child
 

@@ -1,8 +1,11 @@
 """The Quart application: routes over the models that are served."""
 
+import difflib
 import logging
+from collections.abc import Collection
+from urllib.parse import quote
 
-from quart import Quart, Request, Response, request
+from quart import Quart, Request, Response, current_app, request
 from quart.routing import QuartMap
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
@@ -28,6 +31,8 @@ from llmstream_cli.server.status import status_routes
 from llmstream_cli.server.token_stream import token_stream_routes
 
 _log = logging.getLogger(__name__)
+
+_IMPLIED = {"HEAD", "OPTIONS"}
 
 OPERATIONS = (
     *token_stream.OPERATIONS,
@@ -66,7 +71,7 @@ def create_app(context: ServerContext) -> Quart:
         ollama_routes(context.models),
         status_routes(context),
         probe_routes(context),
-        page_routes(openapi.document(OPERATIONS)),
+        page_routes(openapi.document(OPERATIONS, context.contexts)),
     ):
         app.register_blueprint(blueprint)
     app.register_error_handler(LLMStreamError, _tell)
@@ -83,9 +88,12 @@ async def _tell(error: LLMStreamError) -> Response:
 async def _tell_http(error: HTTPException) -> Response:
     """Answer to what Quart itself refuses."""
     limit = server_context().settings.max_body_bytes
+    path = quote(request.path)[:100]
+    routes = [rule.rule for rule in current_app.url_map.iter_rules() if not rule.arguments]
+    methods = " or ".join(sorted({*(getattr(error, "valid_methods", None) or ())} - _IMPLIED))
     reasons: dict[int | None, LLMStreamError] = {
-        404: NotFoundError(f"there is no route {request.path[:100]}"),
-        405: MethodError(f"{request.path[:100]} has no method {request.method[:20]}"),
+        404: NotFoundError(f"there is no route {path}{_near_route(path, routes)}"),
+        405: MethodError(f"{path} has no method {request.method[:20]}; send {methods}"),
         413: BodyTooLargeError(f"the body is longer than {limit} bytes"),
     }
     told = reasons.get(error.code, RequestError(error.description or error.name))
@@ -94,6 +102,26 @@ async def _tell_http(error: HTTPException) -> Response:
         if name.lower() == "allow":
             response.headers["Allow"] = value
     return response
+
+
+def _near_route(path: str, routes: Collection[str]) -> str:
+    """Return what was likely meant, with the prefix that the client's base URL has too few or much.
+
+    >>> _near_route("/chat/completions", ["/v1/chat/completions"])
+    "; did you mean /v1/chat/completions? Let the client's base URL end in /v1"
+    """
+    path = path.rstrip("/")
+    if inner := max((route for route in routes if path.endswith(route)), key=len, default="/")[1:]:
+        extra = path.removesuffix(f"/{inner}")
+        wrong = f" Leave {extra} out of the client's base URL" if extra else ""
+        return f"; did you mean /{inner}?{wrong}"
+    if path and (
+        outer := min((route for route in routes if route.endswith(path)), key=len, default="")
+    ):
+        missing = outer.removesuffix(path)
+        return f"; did you mean {outer}? Let the client's base URL end in {missing}"
+    near = difflib.get_close_matches(path, routes, n=1, cutoff=0.8)
+    return f"; did you mean {near[0]}?" if near else "; see /docs for those there are"
 
 
 async def _tell_bug(error: Exception) -> Response:

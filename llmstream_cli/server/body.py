@@ -5,6 +5,8 @@ import difflib
 import json
 import math
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import accumulate
 from typing import Any, NoReturn, TypeVar
 
@@ -13,7 +15,7 @@ from pydantic_core import ErrorDetails
 from quart import request
 
 from llmstream_cli.errors import (
-    InvalidFieldError,
+    InvalidValueError,
     MediaTypeError,
     RequestError,
     SlowRequestError,
@@ -27,8 +29,12 @@ MAX_JSON_VALUES = 16_384
 """In a body, beside token ids: each may cost an error message, and all of them hold up the loop."""
 MAX_TOKEN_IDS = 131_072
 
+_EXACT = 2**53  # whole numbers below are their own in double precision
+_MAX_SHOWN = 200  # characters of a field's name and place
 _TOKEN_ID_FIELDS = ("prompt",)  # of a body: those that may hold lists of token ids
-_UNKNOWN = "extra_forbidden"  # pydantic's name for a field that the model does not have
+
+_Loc = tuple[int | str, ...]
+_Schema = dict[str, Any]
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: it never goes back
 _DEPTHS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
@@ -47,7 +53,7 @@ async def read_model(type_: type[_Model], *, any_content_type: bool = False) -> 
         MediaTypeError: it is not said to be JSON.
         RequestEntityTooLarge: it is too long; `app` makes a `BodyTooLargeError` of it.
         SlowRequestError: it did not arrive in time.
-        InvalidFieldError: a field is unknown, missing, or has a value that it cannot have.
+        InvalidValueError: a field is unknown, missing, or has a value that it cannot have.
     """
     if not any_content_type and not request.is_json:
         raise MediaTypeError("the body has to be JSON: send Content-Type: application/json")
@@ -60,13 +66,19 @@ async def read_model(type_: type[_Model], *, any_content_type: bool = False) -> 
 def _validate(type_: type[_Model], fields: object) -> _Model:
     if not isinstance(fields, dict):
         raise RequestError("the body has to be a JSON object")
+    return validated(type_, fields)
+
+
+def validated(type_: type[_Model], fields: Mapping[str, Any]) -> _Model:
+    """Return the fields of a body as a model.
+
+    Raises:
+        InvalidValueError: one is unknown, missing, or has a value that it cannot have.
+    """
     try:
         return type_.model_validate(fields)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        # A misspelt field first: whatever is missing is likely what it was meant to be.
-        found.sort(key=lambda details: details["type"] != _UNKNOWN)
-        raise _invalid(type_, found[0]) from error
+        raise _invalid(type_, error.errors(include_url=False, include_input=False)) from error
 
 
 async def _read() -> bytes:
@@ -151,26 +163,121 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _finite(digits: str) -> float:
+    """Read a number with a point or an exponent; JSON and JavaScript have one kind of number."""
     number = float(digits)
     if math.isinf(number):
         _refuse(digits[:100])
-    return number
+    return int(number) if number.is_integer() and abs(number) < _EXACT else number
 
 
 def _refuse(number: str) -> NoReturn:
     raise RequestError(f"the body has {number}, which is no number that JSON can carry")
 
 
-def _invalid(type_: type[BaseModel], details: ErrorDetails) -> InvalidFieldError:
-    """Say in one line what is wrong with which field."""
-    field = ".".join(str(part) for part in details["loc"])[:200]
-    message = details["msg"]
-    if details["type"] == _UNKNOWN:
-        names = type_.model_fields if len(details["loc"]) == 1 else ()  # those of the body itself
-        near = difflib.get_close_matches(field, names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        return InvalidFieldError(f"there is no field {field!r}{hint}", field)
+def _invalid(type_: type[BaseModel], errors: Sequence[ErrorDetails]) -> InvalidValueError:
+    """Say in one line what is wrong with which field, in the words of the model's own schema."""
+    root = _schema(type_)
+    # A misspelt field first: whatever is missing is likely what it was meant to be.
+    for details in errors:
+        if details["type"] == "extra_forbidden":
+            return _unknown(root, details["loc"])
+    found = [(*_place(root, details["loc"]), details) for details in errors]
+    # Of the first field; and where it can be of several kinds, what lies deepest in it.
+    loc, schema, details = max(
+        (one for one in found if one[0][:1] == found[0][0][:1]), key=lambda one: len(one[0])
+    )
+    field = _joined(loc)
     if details["type"] == "missing":
-        return InvalidFieldError(f"{field} is missing", field)
-    message = message.removeprefix("Value error, ").replace(" after validation", "")
-    return InvalidFieldError(f"{field}: {message[0].lower()}{message[1:]}", field)
+        return InvalidValueError(f"{field} is missing", field)
+    if details["type"] == "value_error":  # raised by a validator of ours
+        return InvalidValueError(f"{field} {details['ctx']['error']}", field)
+    return InvalidValueError(f"{field} must be {_described(schema, root)}", field)
+
+
+def _unknown(root: _Schema, loc: _Loc) -> InvalidValueError:
+    above, schema = _place(root, loc[:-1])
+    name = str(loc[-1])[:_MAX_SHOWN]
+    known = [known for one in _alternatives(schema, root) for known in one.get("properties", ())]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {_joined((*above, near[0]))}?" if near else ""
+    field = _joined((*above, name))
+    return InvalidValueError(f"there is no field {field!r}{hint}", field)
+
+
+def _joined(loc: _Loc) -> str:
+    parts = (part if str(part).isprintable() else repr(part) for part in loc)
+    return ".".join(map(str, parts))[:_MAX_SHOWN]
+
+
+@cache
+def _schema(type_: type[BaseModel]) -> _Schema:
+    return type_.model_json_schema()
+
+
+def _place(root: _Schema, loc: _Loc) -> tuple[_Loc, _Schema]:
+    """Follow an error's location through the schema, without what names a branch of a union."""
+    if loc[-1:] == ("[key]",):  # wrong is the name of a field, which the object's schema is about
+        loc = loc[:-2]
+    found, schema = list[int | str](), root
+    for part in loc:
+        parts = (_part(one, part) for one in _alternatives(schema, root))
+        inner = next((inner for inner in parts if inner is not None), None)
+        if inner is not None:
+            found.append(part)
+            schema = inner
+    return tuple(found), schema
+
+
+def _alternatives(schema: _Schema, root: _Schema) -> Iterator[_Schema]:
+    """Yield the schemas that a value can fulfil in place of this one; null's is none of them."""
+    if "$ref" in schema:
+        yield from _alternatives(root["$defs"][schema["$ref"].rpartition("/")[2]], root)
+    elif "anyOf" in schema:
+        for one in schema["anyOf"]:
+            yield from _alternatives(one, root)
+    elif schema.get("type") != "null":
+        yield schema
+
+
+def _part(schema: _Schema, part: int | str) -> _Schema | None:
+    if isinstance(part, int):
+        inner = schema.get("items")
+    else:
+        others = next(iter(schema.get("patternProperties", {}).values()), None)
+        inner = schema.get("properties", {}).get(part, others)
+    return inner if isinstance(inner, dict) else None
+
+
+def _described(schema: _Schema, root: _Schema) -> str:
+    """Say what a schema asks for."""
+    return " or ".join(dict.fromkeys(map(_kind, _alternatives(schema, root))))
+
+
+def _kind(schema: _Schema) -> str:
+    if "const" in schema:
+        return json.dumps(schema["const"])
+    if "enum" in schema:
+        return "one of " + ", ".join(json.dumps(value) for value in schema["enum"])
+    kind = schema.get("type", "")
+    words = {"boolean": "true or false", "integer": "an integer", "number": "a number"}
+    words |= {"string": "a string", "array": "a list", "object": "an object"}
+    text = words[kind]
+    if kind in {"integer", "number"}:
+        return text + _range(schema, "", "minimum", "maximum")
+    if "pattern" in schema:
+        return f"{text} that matches {schema['pattern']}"
+    if "patternProperties" in schema:
+        text += f" whose names match {next(iter(schema['patternProperties']))}, and"
+    text += _range(schema, " characters", "minLength", "maxLength")
+    text += _range(schema, " items", "minItems", "maxItems")
+    return text + _range(schema, " fields", "minProperties", "maxProperties")
+
+
+def _range(schema: _Schema, of: str, low: str, high: str) -> str:
+    preposition = " of" if of else ""
+    bounds = {name: f"{schema[name]}".removesuffix(".0") for name in (low, high) if name in schema}
+    if len(bounds) == 2:  # noqa: PLR2004
+        return f"{preposition or ' from'} {bounds[low]} to {bounds[high]}{of}"
+    if high in bounds:
+        return f"{preposition} at most {bounds[high]}{of}"
+    return f"{preposition} {bounds[low]} or more{of}" if bounds else ""

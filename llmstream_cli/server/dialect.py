@@ -1,68 +1,121 @@
-"""What the OpenAI and the Ollama dialect share: a client's words into `SamplingParams`."""
+"""What the dialects share: a client's words into `SamplingParams`, and JSON out."""
 
+import contextlib
 import dataclasses
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from quart import Response
 
-from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.core.json_schema import read_schema
-from llmstream_cli.errors import InvalidFieldError, InvalidValueError, SchemaError
+from llmstream_cli.errors import InvalidValueError, SchemaError
+from llmstream_cli.sampling import CONSTRAINTS, SamplingParams
 from llmstream_cli.server.exchange import note_schema_field
+from llmstream_cli.server.fields import FieldTable
 
 MAX_MESSAGES = 4096
 MAX_TEXT_PARTS = 1024
 MAX_NAME_CHARS = 256
 MAX_TOP_LOGPROBS = 20
 
-_PARAMETERS = {field.name for field in dataclasses.fields(SamplingParams)}
 _SEEDS = 2**32 - 1  # llama.cpp has so many, and reads the number itself as "choose one"
 _ANY_SEED = -1
 
 # JSON mode promises an object, not any JSON.
 JSON_OBJECT = '{"type":"object"}'
 
+# What a client gave: its field, the parameter that it sets, and the value as the core has it.
+Given = tuple[str, str, Any]
 
-def sampling_params(
-    defaults: SamplingParams, given: Mapping[str, Any], client_names: Mapping[str, str]
-) -> SamplingParams:
+
+def given_parameters(body: FieldTable, prefix: str = "") -> list[Given]:
+    """Return the sampling parameters that are present in a body, or in a part of it."""
+    return [
+        (prefix + name, of, _FROM_JSON.get(of, _same)(value))
+        for name, of in body.parameters.items()
+        if (value := getattr(body, name)) not in (None, "")
+    ]
+
+
+def sampling_params(defaults: SamplingParams, given: Iterable[Given]) -> SamplingParams:
     """Put what a client gave over the server's defaults.
 
-    Args:
-        defaults: of the server.
-        given: parameters by their own names, those that the client left out left out.
-        client_names: what the client calls the parameters that have another name there.
-
     Raises:
-        InvalidValueError: a value is out of its bounds; the message has the client's name for it.
+        InvalidValueError: a value is out of its bounds, or two exclude each other; named as the
+            client does.
     """
-    if given.get("grammar") is not None or given.get("json_schema") is not None:
+    given = tuple(given)
+    names = client_names(given)
+    values: dict[str, Any] = {}
+    for field, of, value in given:
+        if of == "max_tokens" and value is None:  # no bound is not less than another one
+            values.setdefault(of, None)
+        elif of == "max_tokens":
+            values[of] = min(value, values.get(of) or value)
+        elif values.setdefault(of, value) != value:
+            raise InvalidValueError(
+                f"{field} and {names[of]} are the same with two values; leave one out", field
+            )
+    constraints = [field for field, of, _ in given if of in CONSTRAINTS]
+    if len(constraints) > 1:
+        raise InvalidValueError(
+            f"{constraints[1]} and {constraints[0]} exclude each other", constraints[1]
+        )
+    if constraints:
         # A default that the constraint excludes gives way to it; what the client gave does not.
-        off = {"grammar": None, "json_schema": None, "stop": (), "ignore_eos": False}
-        given = {**off, **given}
-    schema_field = client_names.get("json_schema", "json_schema")
+        values = {**dict.fromkeys(CONSTRAINTS), "stop": (), "ignore_eos": False, **values}
+    schema_field = names.get("json_schema", "json_schema")
     note_schema_field(schema_field)
     try:
-        params = dataclasses.replace(defaults, **given)
+        with fields_as_given(names):
+            params = dataclasses.replace(defaults, **values)
         if params.json_schema is not None:
             read_schema(params.json_schema)
-        return params
     except SchemaError as error:
-        raise InvalidFieldError(str(error), schema_field) from error
+        raise InvalidValueError(str(error), schema_field) from error
+    return params
+
+
+def client_names(given: Iterable[Given]) -> dict[str, str]:
+    """Return the client's fields by the parameters that they set; of several, the first."""
+    return {of: field for field, of, _ in reversed([*given])}
+
+
+@contextlib.contextmanager
+def fields_as_given(names: Mapping[str, str]) -> Iterator[None]:
+    """Let errors in what is done here name fields as the client does."""
+    try:
+        yield
     except InvalidValueError as error:
-        name, _, rest = str(error).partition(" ")
-        if name not in _PARAMETERS:
+        name = names.get(error.field or "")
+        if name is None:
             raise
-        client_name = client_names.get(name, name)
-        raise InvalidFieldError(f"{client_name} {rest}", client_name) from error
+        raise error.renamed(name) from error
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _bound(value: int) -> int | None:
+    return value if value > 0 else None  # -1 and -2 are no bound
 
 
 def seed_param(seed: int) -> int | None:
     """Fold a client's seed, of 64 bits with most of them, into those there are; -1 is any."""
     return None if seed == _ANY_SEED else seed % _SEEDS
+
+
+_FROM_JSON: dict[str, Callable[[Any], Any]] = {
+    "stop": lambda value: (value,) if isinstance(value, str) else tuple(value),
+    "seed": seed_param,
+    "max_tokens": _bound,
+    "top_k": lambda value: max(value, 0),  # -1 is vLLM's word for all of them
+    "logit_bias": lambda value: tuple((int(token), bias) for token, bias in value.items()),
+    "json_schema": lambda value: value if isinstance(value, str) else schema_text(value),
+}
 
 
 def with_choice_seed(sampling: SamplingParams, choice: int) -> SamplingParams:
@@ -77,9 +130,13 @@ def schema_text(schema: object) -> str:
     return json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
 
 
-def as_list(value: object) -> object:
-    """Make a lone string a list, for fields that take either."""
-    return [value] if isinstance(value, str) else value
+def choice_grammar(choices: Iterable[str]) -> str:
+    """Return the GBNF grammar of an answer that is one of these texts."""
+    escaped = (
+        "".join(rf"\U{ord(char):08X}" if char in '"\\\r\n' else char for char in choice)
+        for choice in choices
+    )
+    return "root ::= " + " | ".join(f'"{text}"' for text in escaped)
 
 
 def as_text_parts(value: object) -> object:

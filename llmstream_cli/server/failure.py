@@ -10,7 +10,7 @@ from llmstream_cli.errors import (
     ContextLengthError,
     ContextMemoryError,
     EngineError,
-    InvalidFieldError,
+    InvalidValueError,
     LLMStreamError,
     MethodError,
     PromptError,
@@ -19,6 +19,7 @@ from llmstream_cli.errors import (
 )
 
 _OLLAMA = "/api/"
+_ANTHROPIC = "/v1/messages"
 
 # https://platform.openai.com/docs/guides/error-codes, where OpenAI has a name for it.
 _TYPES = {
@@ -26,6 +27,13 @@ _TYPES = {
     403: "permission_error",
     404: "not_found_error",
     429: "rate_limit_error",
+}
+# https://docs.anthropic.com/en/api/errors
+_ANTHROPIC_TYPES = {
+    **_TYPES,
+    413: "request_too_large",
+    503: "overloaded_error",
+    504: "timeout_error",
 }
 _CODES: dict[type[LLMStreamError], str] = {
     ContextLengthError: "context_length_exceeded",
@@ -44,18 +52,25 @@ def error_body(path: str, error: LLMStreamError) -> dict[str, Any]:
     """Return the JSON that tells of an error.
 
     Args:
-        path: of the request. Ollama's routes have Ollama's shape, all others OpenAI's.
+        path: of the request. Ollama's and Anthropic's routes have their own shape, all others
+            OpenAI's.
         error: what went wrong.
     """
+    message = " ".join(str(error).splitlines())
+    is_ours = error.status >= 500  # noqa: PLR2004
     if path.startswith(_OLLAMA):
-        return {"error": str(error)}
-    default = "invalid_request_error" if error.status < 500 else "server_error"  # noqa: PLR2004
+        return {"error": message}
+    if path.startswith(_ANTHROPIC):
+        default = "api_error" if is_ours else "invalid_request_error"
+        type_ = _ANTHROPIC_TYPES.get(error.status, default)
+        return {"type": "error", "error": {"type": type_, "message": message}}
+    default = "server_error" if is_ours else "invalid_request_error"
     return {
         "error": {
-            "message": str(error),
+            "message": message,
             "type": _TYPES.get(error.status, default),
-            "param": error.field if isinstance(error, InvalidFieldError) else None,
-            "code": _code(type(error)),
+            "param": error.field if isinstance(error, InvalidValueError) else None,
+            "code": _code(error),
         }
     }
 
@@ -73,7 +88,9 @@ def error_response(path: str, error: LLMStreamError) -> Response:
     return response
 
 
-def _code(type_: type[LLMStreamError]) -> str:
+def _code(error: LLMStreamError) -> str:
     """Name an error for programs: `ModelNotFoundError` is `model_not_found`."""
-    words = re.findall("[A-Z][a-z]+", type_.__name__.removesuffix("Error"))
-    return _CODES.get(type_, "_".join(words).lower())
+    if isinstance(error, InvalidValueError) and error.field:
+        return "invalid_field"
+    words = re.findall("[A-Z][a-z]+", type(error).__name__.removesuffix("Error"))
+    return _CODES.get(type(error), "_".join(words).lower())

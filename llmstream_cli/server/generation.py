@@ -17,7 +17,7 @@ from llmstream_cli.core.api import Chunk, GenerationRequest
 from llmstream_cli.core.json_schema import read_schema
 from llmstream_cli.errors import (
     BusyError,
-    InvalidFieldError,
+    InvalidValueError,
     LLMStreamError,
     SchemaError,
     SlowReaderError,
@@ -169,7 +169,7 @@ class Generation:
                         raise SlowReaderError("the client does not read its answer")
                     self._queue.put_nowait((index, chunk))
         except SchemaError as error:
-            self._put_error(InvalidFieldError(str(error), self._exchange.schema_field))
+            self._put_error(InvalidValueError(str(error), self._exchange.schema_field))
         except Exception as error:  # noqa: BLE001  (whoever waits for the answer raises it)
             self._put_error(error)
 

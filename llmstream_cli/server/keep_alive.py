@@ -45,5 +45,6 @@ def _parse(text: str) -> float:
 
 def _refusal(text: str) -> InvalidValueError:
     return InvalidValueError(
-        f"keep_alive is {text[:50]!r}; it must be seconds, or as 5m, 1h30m, or -1 for good"
+        f"keep_alive is {text[:50]!r}; it must be seconds, or as 5m, 1h30m, or -1 for good",
+        "keep_alive",
     )

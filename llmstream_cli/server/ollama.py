@@ -15,7 +15,7 @@ from llmstream_cli.errors import EngineNotReadyError, LLMStreamError, TimeLimitE
 from llmstream_cli.server import ollama_models
 from llmstream_cli.server.body import read_model
 from llmstream_cli.server.context import server_context
-from llmstream_cli.server.dialect import dump_line, json_response
+from llmstream_cli.server.dialect import dump_line, fields_as_given, json_response
 from llmstream_cli.server.exchange import current_exchange
 from llmstream_cli.server.ollama_requests import ChatRequest, GenerateRequest, ShowRequest
 from llmstream_cli.server.ollama_responses import (
@@ -42,13 +42,15 @@ def ollama_routes(models: ServedModels) -> Blueprint:
     async def chat() -> Response:
         started = time.monotonic()
         body = await read_model(ChatRequest, any_content_type=True)
-        return await _answer("chat", models.find(body.model), body, started)
+        with fields_as_given(body.client_names):  # errors of the engine's, too
+            return await _answer("chat", models.find(body.model), body, started)
 
     @blueprint.post("/generate")
     async def generate() -> Response:
         started = time.monotonic()
         body = await read_model(GenerateRequest, any_content_type=True)
-        return await _answer("generate", models.find(body.model), body, started)
+        with fields_as_given(body.client_names):
+            return await _answer("generate", models.find(body.model), body, started)
 
     @blueprint.get("/tags")
     async def tags() -> Response:
@@ -154,7 +156,7 @@ OPERATIONS = (
         "Answer a conversation, as Ollama's API does",
         _STREAMS,
         request=ChatRequest,
-        replies=(Reply(200, "The answer."),),
+        replies=(Reply(200, "The answer.", streamed=NDJSON),),
         error=OllamaError,
     ),
     Operation(
@@ -163,7 +165,7 @@ OPERATIONS = (
         "Answer or continue a prompt, as Ollama's API does",
         _STREAMS,
         request=GenerateRequest,
-        replies=(Reply(200, "The answer."),),
+        replies=(Reply(200, "The answer.", streamed=NDJSON),),
         error=OllamaError,
     ),
     Operation(
@@ -174,9 +176,25 @@ OPERATIONS = (
         replies=(Reply(200, "The model."),),
         error=OllamaError,
     ),
-    Operation("get", "/api/tags", "List the models", replies=(Reply(200, "The models."),)),
-    Operation("get", "/api/ps", "List the loaded models", replies=(Reply(200, "The models."),)),
     Operation(
-        "get", "/api/version", "The version of Ollama's API", replies=(Reply(200, "The version."),)
+        "get",
+        "/api/tags",
+        "List the models",
+        replies=(Reply(200, "The models."),),
+        error=OllamaError,
+    ),
+    Operation(
+        "get",
+        "/api/ps",
+        "List the loaded models",
+        replies=(Reply(200, "The models."),),
+        error=OllamaError,
+    ),
+    Operation(
+        "get",
+        "/api/version",
+        "The version of Ollama's API",
+        replies=(Reply(200, "The version."),),
+        error=OllamaError,
     ),
 )

@@ -1,106 +1,98 @@
 """What clients send to the Ollama routes, and the generation requests that it makes.
 
-The fields are those of Ollama's API reference. A field that would change the answer and is not
-supported is refused; one that says how to load a model has no effect, because that is decided when
-the server starts.
+The fields are those of Ollama's API reference: see `fields`. One that says how to load a model has
+no effect, because that is decided when the server starts.
 """
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AliasChoices, ConfigDict, Field, WithJsonSchema
 
-from llmstream_cli.core.api import GenerationRequest, SamplingParams
-from llmstream_cli.errors import InvalidFieldError, InvalidValueError
+from llmstream_cli.core.api import GenerationRequest
+from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.messages import Message, Role
+from llmstream_cli.sampling import SamplingParams
 from llmstream_cli.server.dialect import (
     JSON_OBJECT,
     MAX_MESSAGES,
     MAX_NAME_CHARS,
     MAX_TOP_LOGPROBS,
-    as_list,
+    Given,
+    client_names,
+    given_parameters,
     sampling_params,
     schema_text,
-    seed_param,
+)
+from llmstream_cli.server.fields import (
+    ANY_TEXT,
+    NO_ITEMS,
+    OLLAMA_CHAT,
+    OLLAMA_GENERATE,
+    OLLAMA_OPTIONS,
+    TOP_LOGPROBS_ALONE,
+    TRUE,
+    FieldTable,
+    excluded,
 )
 from llmstream_cli.server.keep_alive import keep_alive_seconds
 
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
-_NO_BOUND = {-1, -2}  # of num_predict: without end, and until the context is full
-_SAME_NAMES = {
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repeat_penalty",
-    "repeat_last_n",
-    "presence_penalty",
-    "frequency_penalty",
+_NUMBER = r"[0-9]{1,15}(\.[0-9]{0,9})?"
+_DURATION = {
+    "type": "string",
+    "pattern": rf"^(-?({_NUMBER}|({_NUMBER}(ns|us|µs|ms|s|m|h))+)|forever|inf)?$",
 }
-_CLIENT_NAMES = {
-    "max_tokens": "options.num_predict",
-    "logprobs": "top_logprobs",
-    "json_schema": "format",
-} | {name: f"options.{name}" for name in _SAME_NAMES}
+
+
+_THINKING = {"enum": [True, "low", "medium", "high", "max"]}
 
 ModelName = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
 
 
-class _Fields(BaseModel):
-    # Ollama's clients take options from forms and files: a number may come as a string.
-    model_config = ConfigDict(allow_inf_nan=False, frozen=True, populate_by_name=True)
+class _Fields(FieldTable):
+    # Ollama itself takes no number in a string.
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True, populate_by_name=True)
 
 
+@OLLAMA_OPTIONS
 class OllamaOptions(_Fields):
     """How to draw; `null` is the server's default."""
-
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repeat_penalty: float | None = None
-    repeat_last_n: int | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    num_predict: int | None = None
-    stop: Annotated[
-        list[str] | None, BeforeValidator(as_list, json_schema_input_type=str | list[str] | None)
-    ] = None
-    # Samplers that there are not; each with the value at which it does nothing.
-    mirostat: int | None = None
-    tfs_z: float | None = None
-    typical_p: float | None = None
-
-    def given(self) -> dict[str, Any]:
-        """Return the parameters that are present, by the names of `SamplingParams`.
-
-        Raises:
-            InvalidValueError: a sampler is asked for that there is not.
-        """
-        for name, neutral in (("mirostat", 0), ("tfs_z", 1), ("typical_p", 1)):
-            if getattr(self, name) not in (None, neutral):
-                raise _refusal(f"options.{name}", f"{name} is not supported; leave it out")
-        given = self.model_dump(include=_SAME_NAMES, exclude_none=True)
-        if self.stop is not None:
-            given["stop"] = tuple(self.stop)
-        if self.seed is not None:  # -1 gives None, which is a value here
-            given["seed"] = seed_param(self.seed)
-        if self.num_predict is not None:
-            given["max_tokens"] = None if self.num_predict in _NO_BOUND else self.num_predict
-        return given
 
 
 class _GenerationFields(_Fields):
     """What both routes take."""
 
-    model: ModelName | None = None
-    stream: bool | None = None
-    options: OllamaOptions | None = None
-    format: Any = None
-    think: bool | Literal["low", "medium", "high", "max"] | None = None
-    keep_alive: float | str | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    model_config = ConfigDict(json_schema_extra=excluded(TOP_LOGPROBS_ALONE))
+
+    model: ModelName | None = Field(
+        None,
+        description="a name from `/api/tags`, with or without `:latest`; without it, the default "
+        "model",
+    )
+    stream: bool | None = Field(None, description="`true` unless it is `false`")
+    options: OllamaOptions | None = Field(None, description="see below")
+    format: Literal["json", ""] | dict[str, Any] | None = Field(
+        None,
+        description='`"json"`: the answer is a JSON object; a JSON schema: it fulfils it, '
+        "but for what the header `X-Schema-Ignored` [names](structured-output.md)",
+    )
+    think: bool | Literal["low", "medium", "high", "max"] | None = Field(
+        None,
+        description="whether a model that can thinks before it answers: `true`, `false`, or one "
+        "of `low`, `medium`, `high`, `max`, which all mean `true`; without it, as the model's "
+        "template has it; not with `raw` or a `format`",
+    )
+    keep_alive: float | Annotated[str, WithJsonSchema(_DURATION)] | None = Field(
+        None,
+        description="how long the model stays loaded for this client after its answers: seconds, "
+        '`"5m"`, `"1h30m"`; 0 lets it go, -1 keeps it. Without it, as `--keep-alive` says',
+    )
+    logprobs: bool | None = Field(
+        None, description="report log probabilities, see [openai.md](openai.md#log-probabilities)"
+    )
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
+        None, description="and those of so many most likely tokens at each place; needs `logprobs`"
+    )
 
     @property
     def streams(self) -> bool:
@@ -112,49 +104,51 @@ class _GenerationFields(_Fields):
         """How long the model stays loaded from now on; None leaves that as it is.
 
         Raises:
-            InvalidFieldError: it is no duration.
+            InvalidValueError: it is no duration.
         """
         if self.keep_alive is None or self.keep_alive == "":
             return None
-        try:
-            return keep_alive_seconds(self.keep_alive)
-        except InvalidValueError as error:
-            raise _refusal("keep_alive", str(error)) from error
+        return keep_alive_seconds(self.keep_alive)
 
     @property
     def thinking(self) -> bool | None:
         """Whether to reason before the answer; a level counts as yes."""
         return bool(self.think) if self.think is not None else None
 
-    def _sampling(self, defaults: SamplingParams) -> SamplingParams:
-        given = self.options.given() if self.options is not None else {}
+    @property
+    def client_names(self) -> dict[str, str]:
+        """The fields that a client gave, by the parameters that they set."""
+        return {"thinking": "think", **client_names(self._given())}
+
+    def _given(self) -> list[Given]:
+        given = given_parameters(self.options, "options.") if self.options is not None else []
         if self.logprobs:
-            given["logprobs"] = self.top_logprobs or 0
+            given.append(("top_logprobs", "logprobs", self.top_logprobs or 0))
         elif self.top_logprobs:
-            raise _refusal("top_logprobs", "top_logprobs needs logprobs to be true")
+            raise InvalidValueError("top_logprobs needs logprobs to be true", "top_logprobs")
         if self.format == "json":
-            given["json_schema"] = JSON_OBJECT
+            given.append(("format", "json_schema", JSON_OBJECT))
         elif isinstance(self.format, dict):
-            given["json_schema"] = schema_text(self.format)
-        elif self.format not in (None, ""):
-            raise _refusal("format", 'format must be "json" or a JSON schema object')
-        return sampling_params(defaults, given, _CLIENT_NAMES)
+            given.append(("format", "json_schema", schema_text(self.format)))
+        return given
 
 
 class OllamaMessage(_Fields):
     """One turn."""
 
-    role: str
+    role: Annotated[str, WithJsonSchema({"enum": [*_ROLES]})]
     content: str | None = None
-    images: list[Any] | None = None
-    tool_calls: list[Any] | None = None
+    images: Annotated[list[Any] | None, NO_ITEMS] = None
+    tool_calls: Annotated[list[Any] | None, NO_ITEMS] = None
 
 
+@OLLAMA_CHAT
 class ChatRequest(_GenerationFields):
     """Body of `POST /api/chat`."""
 
-    messages: Annotated[list[OllamaMessage] | None, Field(max_length=MAX_MESSAGES)] = None
-    tools: list[Any] | None = None
+    messages: Annotated[list[OllamaMessage], Field(max_length=MAX_MESSAGES)] | None = Field(
+        None, description="turns of `system`, `user` and `assistant`"
+    )
 
     def generation_request(self, defaults: SamplingParams) -> GenerationRequest | None:
         """Return the request; None if the client only wants the model to be loaded or unloaded.
@@ -162,9 +156,7 @@ class ChatRequest(_GenerationFields):
         Raises:
             InvalidValueError: a value is out of its bounds, or asks for what there is not.
         """
-        if self.tools:
-            raise _refusal("tools", "tools are not supported; leave them out")
-        sampling = self._sampling(defaults)
+        sampling = sampling_params(defaults, self._given())
         messages = tuple(
             _message(message, f"messages.{index}")
             for index, message in enumerate(self.messages or ())
@@ -176,16 +168,23 @@ class ChatRequest(_GenerationFields):
         )
 
 
+@OLLAMA_GENERATE
 class GenerateRequest(_GenerationFields):
     """Body of `POST /api/generate`."""
 
-    prompt: str | None = None
-    system: str | None = None
-    raw: bool | None = None
-    template: str | None = None
-    suffix: str | None = None
-    context: list[Any] | None = None
-    images: list[Any] | None = None
+    model_config = ConfigDict(
+        json_schema_extra=excluded(
+            TOP_LOGPROBS_ALONE, {"raw": TRUE, "system": ANY_TEXT}, {"raw": TRUE, "think": _THINKING}
+        )
+    )
+
+    prompt: str | None = Field(None, description="a question")
+    system: str | None = Field(None, description="the system message before it; not with `raw`")
+    raw: bool | None = Field(
+        None,
+        description="continue `prompt` as it is, without the chat template; control tokens in it "
+        "are read",
+    )
 
     def generation_request(self, defaults: SamplingParams) -> GenerationRequest | None:
         """Return the request; None if the client only wants the model to be loaded or unloaded.
@@ -193,8 +192,11 @@ class GenerateRequest(_GenerationFields):
         Raises:
             InvalidValueError: a value is out of its bounds, or asks for what there is not.
         """
-        self._refuse_unsupported()
-        sampling = self._sampling(defaults)
+        if self.raw and self.think:
+            raise _refusal("think", "think needs a chat template; leave it or raw out")
+        if self.raw and self.system:
+            raise _refusal("system", "system needs a chat template; write it into the raw prompt")
+        sampling = sampling_params(defaults, self._given())
         if not self.prompt:
             return None
         keep_alive = self.keep_alive_seconds
@@ -203,20 +205,6 @@ class GenerateRequest(_GenerationFields):
         system = (Message("system", self.system),) if self.system else ()
         messages = (*system, Message("user", self.prompt))
         return GenerationRequest(messages, sampling, keep_alive=keep_alive, thinking=self.thinking)
-
-    def _refuse_unsupported(self) -> None:
-        if self.suffix:
-            raise _refusal("suffix", "suffix is not supported; the answer only continues a prompt")
-        if self.template:
-            raise _refusal("template", "template is not supported; send a raw prompt instead")
-        if self.context:
-            raise _refusal("context", "context is not supported; send messages to /api/chat")
-        if self.images:
-            raise _refusal("images", "images are not supported; the model reads text only")
-        if self.raw and self.think:
-            raise _refusal("think", "a raw prompt is continued as it is; leave think out")
-        if self.raw and self.system:
-            raise _refusal("system", "a raw prompt has no system message; write it into the prompt")
 
 
 class ShowRequest(_Fields):
@@ -240,5 +228,5 @@ def _message(message: OllamaMessage, where: str) -> Message:
     return Message(role, message.content or "")
 
 
-def _refusal(field: str, message: str) -> InvalidFieldError:
-    return InvalidFieldError(message, field)
+def _refusal(field: str, message: str) -> InvalidValueError:
+    return InvalidValueError(message, field)

@@ -10,9 +10,10 @@ from quart import Blueprint, Response
 
 import llmstream_cli
 from llmstream_cli.server.body import read_model
-from llmstream_cli.server.dialect import json_response
+from llmstream_cli.server.dialect import fields_as_given, json_response
 from llmstream_cli.server.openai_requests import ChatCompletionRequest, CompletionRequest
 from llmstream_cli.server.openai_responses import (
+    EVENT_STREAM,
     ChatEncoder,
     CompletionEncoder,
     Shape,
@@ -33,14 +34,18 @@ def openai_routes(models: ServedModels) -> Blueprint:
     @blueprint.post("/chat/completions")
     async def chat_completions() -> Response:
         body = await read_model(ChatCompletionRequest)
-        return await _answer(models, body, "chatcmpl", ChatEncoder, chat_completion, chat_logprob)
+        with fields_as_given(body.client_names):  # errors of the engine's, too
+            return await _answer(
+                models, body, "chatcmpl", ChatEncoder, chat_completion, chat_logprob
+            )
 
     @blueprint.post("/completions")
     async def completions() -> Response:
         body = await read_model(CompletionRequest)
-        return await _answer(
-            models, body, "cmpl", CompletionEncoder, completion, completion_logprob
-        )
+        with fields_as_given(body.client_names):
+            return await _answer(
+                models, body, "cmpl", CompletionEncoder, completion, completion_logprob
+            )
 
     @blueprint.get("/models")
     async def list_models() -> Response:
@@ -102,7 +107,7 @@ OPERATIONS = (
         "Answer a conversation, as OpenAI's API does",
         "With `stream`, the answer comes as server-sent events and ends in `[DONE]`.",
         request=ChatCompletionRequest,
-        replies=(Reply(200, "The answer."),),
+        replies=(Reply(200, "The answer.", streamed=EVENT_STREAM),),
     ),
     Operation(
         "post",
@@ -110,7 +115,7 @@ OPERATIONS = (
         "Continue prompts, as OpenAI's API does",
         "With `stream`, the answer comes as server-sent events and ends in `[DONE]`.",
         request=CompletionRequest,
-        replies=(Reply(200, "The answer."),),
+        replies=(Reply(200, "The answer.", streamed=EVENT_STREAM),),
     ),
     Operation("get", "/v1/models", "List the models", replies=(Reply(200, "The models."),)),
     Operation("get", "/v1/models/{name}", "Describe a model", replies=(Reply(200, "The model."),)),

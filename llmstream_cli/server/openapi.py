@@ -45,12 +45,14 @@ class Reply:
         summary: when it is given.
         content_type: of its body.
         model: the body, where it is JSON.
+        streamed: the content type of its body where that comes as a stream, if it may.
     """
 
     status: int
     summary: str
     content_type: str = _JSON
     model: type[BaseModel] | None = None
+    streamed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +90,15 @@ _HTTP_ERRORS = {  # of any request; see `server.http1`
 _REQUEST_ERRORS = {
     400: "The request is malformed, or its prompt longer than the context.",
     404: "No such model.",
+    408: "The body did not arrive in time.",
     413: "The body is too long.",
     415: "The body is not JSON.",
     422: "A field is unknown, or has a value that it cannot have.",
     429: "Too many requests wait already; see Retry-After.",
+    500: "The model cannot be used, or the engine failed.",
     503: "The model is being loaded, or the server is shutting down.",
     504: "The answer took too long.",
+    507: "There is not enough memory for the model.",
 }
 _ACCESS_ERRORS = {
     401: "A key is needed, or the one that was sent is wrong.",
@@ -101,8 +106,8 @@ _ACCESS_ERRORS = {
 }
 
 
-def document(operations: Iterable[Operation]) -> dict[str, Any]:
-    """Return the description of these operations, as JSON values."""
+def document(operations: Iterable[Operation], contexts: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the description of these operations, as JSON values; `context` is one of those."""
     operations = tuple(operations)
     bodies: set[type[BaseModel]] = {ErrorReply}
     for operation in operations:
@@ -114,6 +119,8 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
     _, schemas = models_json_schema(
         [(model, "validation") for model in ordered], ref_template=_REFERENCE
     )
+    if (asked := schemas["$defs"].get("TokenStreamRequest")) is not None:
+        asked["properties"]["context"]["anyOf"][0]["enum"] = [*contexts]
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(operation.path, {})[operation.method] = _describe(operation)
@@ -145,6 +152,8 @@ def _describe(operation: Operation) -> dict[str, Any]:
         }
     replies = {str(reply.status): _reply(reply) for reply in operation.replies}
     errors = _HTTP_ERRORS | ({} if operation.open else _ACCESS_ERRORS)
+    if parameters:
+        errors[404] = "There is none of that name."
     if operation.request is not None:
         errors |= _REQUEST_ERRORS
     for status, summary in sorted(errors.items()):
@@ -156,10 +165,14 @@ def _describe(operation: Operation) -> dict[str, Any]:
 
 
 def _reply(reply: Reply) -> dict[str, Any]:
-    schema = {"type": "string"} if reply.content_type != _JSON else {}
+    text: dict[str, Any] = {"type": "string"}
+    schema = {"type": "object"} if reply.content_type == _JSON else text
     if reply.model is not None:
         schema = _reference(reply.model)
-    return {"description": reply.summary, "content": {reply.content_type: {"schema": schema}}}
+    content = {reply.content_type: {"schema": schema}}
+    if reply.streamed is not None:
+        content[reply.streamed] = {"schema": {}}  # of each event, which differ
+    return {"description": reply.summary, "content": content}
 
 
 def _reference(model: type[BaseModel]) -> dict[str, str]:

@@ -75,18 +75,20 @@ class ServerSettings:
     def __post_init__(self) -> None:
         for name, (low, high) in _BOUNDS.items():
             if not low <= getattr(self, name) <= high:
-                raise InvalidValueError(f"{name} must be between {low} and {high}")
+                raise InvalidValueError(f"{name} must be between {low} and {high}", name)
         for host in self.allowed_hosts:
             if host != "*" and not _is_host(host):
                 raise InvalidValueError(
                     f"--allow-host: {host[:100]!r} is no host name; one reads "
-                    "llm.example.org, without scheme, port and path, or * for any"
+                    "llm.example.org, without scheme, port and path, or * for any",
+                    "--allow-host",
                 )
         for origin in self.cors_origins:
             if origin != "*" and not _is_origin(origin):
                 raise InvalidValueError(
                     f"--cors-origin: {origin[:100]!r} is no origin; one reads "
-                    "https://example.org, or * for any"
+                    "https://example.org, or * for any",
+                    "--cors-origin",
                 )
 
 

@@ -92,9 +92,6 @@ OPERATIONS = (
         "Tell how far a request has come, or what became of it",
         "For any request that generates. Give yours an X-Request-Id that nobody can guess, and "
         "ask for it here: its place in the queue, its tokens, their speed, how it ended.",
-        replies=(
-            Reply(200, "How far it has come.", model=RequestProgress),
-            Reply(404, "No request of that id generates, or did in the last ten minutes."),
-        ),
+        replies=(Reply(200, "How far it has come.", model=RequestProgress),),
     ),
 )

@@ -1,7 +1,6 @@
 """`POST /token_stream`: a question in, the text of the answer out as it is generated."""
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -9,32 +8,23 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from quart import Blueprint, Response
 
-from llmstream_cli.core.api import (
-    MAX_GRAMMAR_CHARS,
-    MAX_LOGIT_BIASES,
-    MAX_STOP_CHARS,
-    MAX_STOP_STRINGS,
-    Chunk,
-    GenerationRequest,
-    SamplingParams,
-)
-from llmstream_cli.errors import InvalidFieldError, LLMStreamError
+from llmstream_cli.core.api import Chunk, GenerationRequest
+from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
 from llmstream_cli.prompts.messages import Message
+from llmstream_cli.sampling import SamplingParams
 from llmstream_cli.server.body import read_model
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.dialect import (
     MAX_MESSAGES,
+    given_parameters,
     json_response,
     sampling_params,
-    schema_text,
 )
+from llmstream_cli.server.fields import TOKEN_STREAM, FieldTable, excluded
 from llmstream_cli.server.openapi import Operation, Reply
 from llmstream_cli.server.respond import stream
 
-_SAMPLING = {field.name for field in dataclasses.fields(SamplingParams)}
 _CONTENT_TYPE = "text/plain; charset=utf-8"
-
-_StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
 
 
 class ChatMessage(BaseModel):
@@ -46,74 +36,41 @@ class ChatMessage(BaseModel):
     content: str
 
 
-class TokenStreamRequest(BaseModel):
+@TOKEN_STREAM
+class TokenStreamRequest(FieldTable):
     """A question, and how to answer it. What is left out, or null, is as the server was started."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra=excluded({"system": {"type": "string"}, "context": {"type": "string"}}),
+    )
 
-    query: str = Field(min_length=1, description="The question.", examples=["Where is Paris?"])
-    system: str | None = Field(None, description="The system message: who answers, and how.")
+    query: str = Field(
+        min_length=1,
+        description="the question; the only field that has to be there",
+        examples=["Where is Paris?"],
+    )
+    system: str | None = Field(None, description="the system message: who answers, and how")
     context: str | None = Field(
-        None, description="A system message by its name instead; see /contexts.", examples=["sql"]
-    )
-    messages: list[ChatMessage] | None = Field(
-        None, max_length=MAX_MESSAGES, description="The conversation before the question."
-    )
-    model: str | None = Field(None, description="A model that is served; see /v1/models.")
-    temperature: float | None = Field(
-        None, ge=0, le=10, description="Divides the logits; 0 takes the most likely token."
-    )
-    top_k: int | None = Field(
-        None, ge=0, le=1_000_000, description="Draw from the k most likely tokens; 0 from all."
-    )
-    top_p: float | None = Field(
-        None, ge=0, le=1, description="Draw from the likeliest tokens that together reach p."
-    )
-    min_p: float | None = Field(
-        None, ge=0, le=1, description="Drop tokens less likely than p times the likeliest."
-    )
-    repeat_penalty: float | None = Field(
-        None, ge=0.1, le=10, description="Make recent tokens less likely; 1 is off."
-    )
-    repeat_last_n: int | None = Field(
-        None, ge=-1, le=1_000_000, description="How many tokens are recent; -1 is all of them."
-    )
-    presence_penalty: float | None = Field(
-        None, ge=-2, le=2, description="Subtracted from the logit of each recent token."
-    )
-    frequency_penalty: float | None = Field(
-        None, ge=-2, le=2, description="Subtracted for each time that a token is recent."
-    )
-    seed: int | None = Field(
-        None, ge=0, le=2**32 - 2, description="Draw the same answer each time."
-    )
-    max_tokens: int | None = Field(
-        None, ge=1, le=2**31 - 1, description="End the answer after so many tokens."
-    )
-    stop: _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOP_STRINGS)] | None = (
-        Field(None, description="End the answer before this text, or one of these.")
-    )
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
         None,
-        max_length=MAX_LOGIT_BIASES,
-        description="What to add to the logit of a token, by its id.",
+        description="a system message by its name instead, see `GET /contexts`; not with `system`, "
+        "nor with a system message in `messages`",
+        examples=["sql"],
     )
-    ignore_eos: bool | None = Field(None, description="Never end the turn.")
-    grammar: str | None = Field(
+    messages: Annotated[list[ChatMessage], Field(max_length=MAX_MESSAGES)] | None = Field(
         None,
-        max_length=MAX_GRAMMAR_CHARS,
-        description="A GBNF grammar that the answer has to follow.",
+        description="the conversation before the question: objects with `role` (`system`, `user`, "
+        "`assistant`) and `content`",
     )
-    json_schema: dict[str, Any] | None = Field(
-        None, description="A JSON Schema that the answer has to fulfil; {} is any JSON."
-    )
-
+    model: str | None = Field(None, description="a model that is served, by any of its names")
     thinking: bool | None = Field(
         None,
-        description="Whether a model that can reasons before it answers, which is not sent.",
+        description="whether a model that can reasons before it answers, which is not sent",
     )
     include_reasoning: bool | None = Field(
-        None, description="Send the reasoning as well, first and between <think> and </think>."
+        None,
+        description="send the reasoning as well: first, and between `<think>` and `</think>`",
     )
 
     def generation(
@@ -127,31 +84,25 @@ class TokenStreamRequest(BaseModel):
         system = self._system(contexts)
         history = [Message(turn.role, turn.content) for turn in self.messages or ()]
         messages = (*system, *history, Message("user", self.query))
-        return GenerationRequest(messages, self._sampling(defaults), thinking=self.thinking)
+        sampling = sampling_params(defaults, given_parameters(self))
+        return GenerationRequest(messages, sampling, thinking=self.thinking)
 
     def _system(self, contexts: Mapping[str, str]) -> tuple[Message, ...]:
         field, text = "system", self.system
         if self.context is not None:
             if self.system is not None:
-                raise InvalidFieldError("context: system gives the system message", "context")
+                raise InvalidValueError(
+                    "context and system exclude each other; leave one out", "context"
+                )
             field, text = "context", _find_context(self.context, contexts)
         if text is None:
             return ()
         if any(turn.role == "system" for turn in self.messages or ()):
-            raise InvalidFieldError(f"{field}: messages has a system message already", field)
-        return (Message("system", text),)
-
-    def _sampling(self, defaults: SamplingParams) -> SamplingParams:
-        given = self.model_dump(include=_SAMPLING, exclude_none=True)
-        if self.stop is not None:
-            given["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        if self.logit_bias is not None:
-            given["logit_bias"] = tuple(
-                (_token_id(token), bias) for token, bias in self.logit_bias.items()
+            raise InvalidValueError(
+                f"{field} gives a second system message beside the one in messages; leave one out",
+                field,
             )
-        if self.json_schema is not None:
-            given["json_schema"] = schema_text(self.json_schema)
-        return sampling_params(defaults, given, client_names={})
+        return (Message("system", text),)
 
 
 def as_fields(sampling: SamplingParams) -> dict[str, Any]:
@@ -173,16 +124,9 @@ def as_fields(sampling: SamplingParams) -> dict[str, Any]:
 def _find_context(name: str, contexts: Mapping[str, str]) -> str:
     text = contexts.get(name)
     if text is None:
-        near = difflib.get_close_matches(name[:100], contexts, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(contexts)}"
-        raise InvalidFieldError(f"context: none is called {name[:100]!r}; {hint}", "context")
+        hint = did_you_mean(name, contexts)
+        raise InvalidValueError(f"context {name[:100]!r} is not known; {hint}", "context")
     return text
-
-
-def _token_id(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 10):  # noqa: PLR2004
-        raise InvalidFieldError(f"logit_bias: {text[:20]!r} is no token id", "logit_bias")
-    return int(text)
 
 
 class PlainText:

@@ -25,7 +25,7 @@ from llmstream_cli.cli.settings import (
 )
 from llmstream_cli.cli.settings_check import check_values, unknown_variables
 from llmstream_cli.config import Config, parse_config
-from llmstream_cli.errors import ConfigError
+from llmstream_cli.errors import ConfigError, InvalidValueError
 from llmstream_cli.models.own_preset import register_presets
 
 COMMANDS: dict[str, TyperCommand] = {
@@ -354,16 +354,20 @@ def test_settings_are_the_options_of_the_commands() -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "named"),
+    ("message", "field", "named"),
     [
-        ("max_seqs must be between 1 and 256", "--parallel must be between 1 and 256"),
-        ("drain_seconds must be", "--drain must be"),
-        ("temperature must be", "--temperature must be"),
-        ("the prompt has 5 tokens", "the prompt has 5 tokens"),
-        ("queue of requests", "queue of requests"),
-        ("--raw leaves no place", "--raw leaves no place"),
-        ("", ""),
+        ("max_seqs must be 1 to 256", "max_seqs", "--parallel must be 1 to 256"),
+        ("drain_seconds must be", "drain_seconds", "--drain must be"),
+        ("temperature must be", "temperature", "--temperature must be"),
+        ("json_schema_x must be", "json_schema", "json_schema_x must be"),
+        ("JSON schema: no", "json_schema", "JSON schema: no"),
+        ("the prompt has 5 tokens", None, "the prompt has 5 tokens"),
+        ("queue of requests", None, "queue of requests"),
+        ("--raw leaves no place", None, "--raw leaves no place"),
+        ("", None, ""),
     ],
 )
-def test_parameters_are_called_by_their_options(message: str, named: str) -> None:
-    assert name_option(message) == named
+def test_parameters_are_called_by_their_options(
+    message: str, field: str | None, named: str
+) -> None:
+    assert name_option(InvalidValueError(message, field)) == named

@@ -8,10 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstream_cli.core.api import (
-    MAX_GRAMMAR_CHARS,
-    MAX_LOGIT_BIASES,
-    MAX_STOP_CHARS,
-    MAX_STOP_STRINGS,
     EngineConfig,
     EngineMetrics,
     GenerationRequest,
@@ -20,6 +16,13 @@ from llmstream_cli.core.api import (
 )
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.messages import Message
+from llmstream_cli.sampling import (
+    CONSTRAINTS,
+    MAX_GRAMMAR_CHARS,
+    MAX_LOGIT_BIASES,
+    MAX_STOP_CHARS,
+    MAX_STOP_STRINGS,
+)
 
 SAMPLING_BOUNDS: dict[str, tuple[float, float]] = {
     "temperature": (0.0, 10.0),
@@ -34,7 +37,7 @@ SAMPLING_BOUNDS: dict[str, tuple[float, float]] = {
     "max_tokens": (1, 2_147_483_647),
     "logprobs": (0, 20),
 }
-NO_NUMBERS = {"stop", "logit_bias", "ignore_eos", "grammar", "json_schema"}
+NO_NUMBERS = {"stop", "logit_bias", "ignore_eos", "grammar", "json_schema", "regex"}
 NO_ENGINE_NUMBERS = {"model_path", "chat_format", "default_chat_format"}
 ENGINE_BOUNDS: dict[str, tuple[float, float]] = {
     "ctx_size": (16, 16_777_216),
@@ -190,13 +193,13 @@ def test_two_biases_of_one_token_are_refused() -> None:
     assert_one_line_that_names("logit_bias", caught.value)
 
 
-@pytest.mark.parametrize("field", ["grammar", "json_schema"])
+@pytest.mark.parametrize("field", CONSTRAINTS)
 def test_a_grammar_has_a_length(field: str) -> None:
     longest = " " * MAX_GRAMMAR_CHARS
     assert getattr(sampling(**{field: longest}), field) == longest
     with pytest.raises(InvalidValueError) as caught:
         sampling(**{field: longest + " "})
-    assert_one_line_that_names("grammar", caught.value)
+    assert_one_line_that_names(field, caught.value)
 
 
 @pytest.mark.parametrize(

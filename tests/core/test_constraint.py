@@ -869,3 +869,27 @@ import llmstream_cli.cli.ask, llmstream_cli.core.engine
 assert "llguidance" not in sys.modules and "numpy" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "regex", ["[A-Z][a-z]{3,8}", "^yes|no$", r"\d{4}-\d{2}", r"(?i)paris", "[^\\n]{0,9}"]
+)
+def test_an_answer_matches_the_regex_as_a_whole(
+    compiler: GrammarCompiler, walker: "Walker", regex: str
+) -> None:
+    for seed in range(5):
+        constraint = compiler.compile_grammar(SamplingParams(regex=regex))
+        assert re.fullmatch(regex, walker.answer(constraint, random.Random(seed)))
+
+
+@pytest.mark.parametrize(
+    ("regex", "reason"),
+    [("(", "unclosed group"), ("(?=a)b", "look-around"), ("a\\b", "lookarounds")],
+)
+def test_a_regex_that_cannot_be_followed(
+    compiler: GrammarCompiler, regex: str, reason: str
+) -> None:
+    with pytest.raises(InvalidValueError, match=rf"^regex: .*{reason}") as caught:
+        compiler.compile_grammar(SamplingParams(regex=regex))
+    assert caught.value.field == "regex"
+    assert "start:" not in str(caught.value)

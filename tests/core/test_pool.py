@@ -395,6 +395,7 @@ async def test_a_full_queue() -> None:
     for loaded in (False, True):
         late = await answered(models[0])
         assert isinstance(late.error, QueueFullError), loaded
+        assert str(late.error).startswith("3 requests run on "), loaded
         models.factories[0].engine.loaded.set()
         await turns()
     models.factories[0].engine.answered.set()

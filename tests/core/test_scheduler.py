@@ -255,10 +255,10 @@ def test_rule_2_a_full_queue_refuses_the_next() -> None:
     scheduler = make(max_seqs=1, max_queue=2)
     for _ in range(3):  # one runs, two wait
         submit(scheduler, 2)
-    with pytest.raises(QueueFullError, match="3 requests wait"):
+    with pytest.raises(QueueFullError, match="3 requests run or wait"):
         submit(scheduler, 2)
     run_step(scheduler)
-    with pytest.raises(QueueFullError, match="2 requests wait"):
+    with pytest.raises(QueueFullError, match="3 requests run or wait"):
         submit(scheduler, 2)
     scheduler.finish(scheduler.waiting[0], FinishReason.CANCELLED)
     submit(scheduler, 2)

@@ -204,7 +204,7 @@ async def test_more_requests_than_slots_and_queue_are_refused(tiny_path: Path) -
         await engine.ready()
         readers = [Reader(engine, question("the of", ENDLESS)) for _ in range(3)]
         await until(lambda: len(engine._calls) == 3)
-        with pytest.raises(QueueFullError, match="2 requests wait already"):
+        with pytest.raises(QueueFullError, match="3 requests run or wait already"):
             await collect(engine.generate(question("and to")))
         readers[0].task.cancel()
         await asyncio.gather(readers[0].task, return_exceptions=True)

@@ -39,7 +39,6 @@ from llmstream_cli.core.wire import (
 )
 from llmstream_cli.errors import (
     ContextLengthError,
-    InvalidFieldError,
     InvalidValueError,
     LLMStreamError,
 )
@@ -189,7 +188,7 @@ def arrived(error: LLMStreamError) -> LLMStreamError:
 
 @pytest.mark.parametrize("cls", TREE)
 def test_every_error_arrives_as_its_own_class(cls: type[LLMStreamError]) -> None:
-    more = {ContextLengthError: (12, 8), InvalidFieldError: ("a reason", "top_k")}
+    more = {ContextLengthError: (12, 8), InvalidValueError: ("a reason", "top_k")}
     error = cls(*more.get(cls, ("a reason",)))
     result = arrived(error)
     assert type(result) is cls
@@ -216,7 +215,7 @@ def test_an_error_from_elsewhere_arrives_as_its_closest_ancestor() -> None:
 def test_what_is_no_data_in_an_error_stays_behind() -> None:
     error = InvalidValueError("a reason")
     error.__dict__.update(_private=1, handle=object(), line=3)
-    assert vars(arrived(error)) == {"line": 3}
+    assert vars(arrived(error)) == {"field": None, "line": 3}
 
 
 # ---- what breaks the rules ------------------------------------------------------------------

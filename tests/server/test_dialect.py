@@ -1,6 +1,7 @@
 """A client's words into parameters, and JSON that survives every client's line splitting."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -8,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstream_cli.core.api import SamplingParams
-from llmstream_cli.errors import InvalidFieldError, InvalidValueError
+from llmstream_cli.core.gbnf import _escaped, gbnf_to_lark
+from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.server.dialect import (
+    Given,
     JsonList,
+    choice_grammar,
     dump_line,
     json_text,
     sampling_params,
@@ -21,22 +25,32 @@ from llmstream_cli.server.dialect import (
 
 def test_what_is_given_goes_over_the_defaults_and_nothing_else() -> None:
     defaults = SamplingParams(temperature=0.7, max_tokens=100, stop=("###",))
-    assert sampling_params(defaults, {"temperature": 0.0, "max_tokens": None}, {}) == (
+    given = [("temperature", "temperature", 0.0), ("num_predict", "max_tokens", None)]
+    assert sampling_params(defaults, given) == (
         SamplingParams(temperature=0.0, max_tokens=None, stop=("###",))
     )
 
 
-def test_an_error_names_the_clients_field() -> None:
-    with pytest.raises(InvalidFieldError) as caught:
-        sampling_params(SamplingParams(), {"max_tokens": 0}, {"max_tokens": "num_predict"})
-    assert str(caught.value) == "num_predict must be between 1 and 2147483647"
-    assert caught.value.field == "num_predict"
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([("num_predict", "max_tokens", 0)], "num_predict must be between 1 and 2147483647"),
+        ([("halt", "stop", ("a",) * 17)], "at most 16 stop strings are allowed, not 17"),
+        ([("eos", "ignore_eos", True), ("format", "json_schema", "{}")], "eos cannot be combined"),
+        ([("ebnf", "grammar", "a"), ("format", "json_schema", "{}")], "format and ebnf exclude"),
+        ([("repeat", "repeat_penalty", 1), ("again", "repeat_penalty", 2)], "again and repeat are"),
+    ],
+)
+def test_an_error_names_the_clients_field(given: list[Given], message: str) -> None:
+    with pytest.raises(InvalidValueError) as caught:
+        sampling_params(SamplingParams(), given)
+    assert str(caught.value).startswith(message)
+    assert caught.value.field in {field for field, _, _ in given}
 
 
-def test_an_error_that_names_no_parameter_stays_as_it_is() -> None:
-    with pytest.raises(InvalidValueError, match=r"^at most 16 stop strings") as caught:
-        sampling_params(SamplingParams(), {"stop": ("a",) * 17}, {"stop": "halt"})
-    assert not isinstance(caught.value, InvalidFieldError)
+def test_names_of_one_parameter_may_say_the_same() -> None:
+    given = [("repeat", "repeat_penalty", 1.5), ("again", "repeat_penalty", 1.5)]
+    assert sampling_params(SamplingParams(), given) == SamplingParams(repeat_penalty=1.5)
 
 
 @pytest.mark.parametrize(
@@ -45,18 +59,24 @@ def test_an_error_that_names_no_parameter_stays_as_it_is() -> None:
         SamplingParams(stop=("###",), ignore_eos=True),
         SamplingParams(grammar='root ::= "a"'),
         SamplingParams(json_schema="{}"),
+        SamplingParams(regex="a"),
     ],
 )
-@pytest.mark.parametrize("given_", [{"grammar": 'root ::= "b"'}, {"json_schema": "true"}])
+@pytest.mark.parametrize("given_", [("grammar", 'root ::= "b"'), ("json_schema", "true")])
 def test_a_default_gives_way_to_the_constraint_that_excludes_it(
-    defaults: SamplingParams, given_: dict[str, str]
+    defaults: SamplingParams, given_: tuple[str, str]
 ) -> None:
-    assert sampling_params(defaults, given_, {}) == sampling_params(SamplingParams(), given_, {})
+    given = [("format", *given_)]
+    assert sampling_params(defaults, given) == sampling_params(SamplingParams(), given)
 
 
-def test_what_the_client_gave_does_not_give_way() -> None:
-    with pytest.raises(InvalidValueError, match="cannot be combined"):
-        sampling_params(SamplingParams(), {"json_schema": "{}", "ignore_eos": True}, {})
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=5))
+def test_the_grammar_of_a_choice_has_the_texts_and_no_more(choices: list[str]) -> None:
+    *before, root = gbnf_to_lark(choice_grammar(choices)).splitlines()
+    assert before == ["start: r0"]
+    characters = [[f"/{_escaped(char)}/" for char in choice] for choice in choices]
+    assert re.findall(r"/[^/]+/", root) == [char for choice in characters for char in choice]
+    assert root.count("|") == len(choices) - 1
 
 
 @given(st.integers(-(2**63), 2**63 - 1))

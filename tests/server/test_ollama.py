@@ -82,7 +82,9 @@ async def test_a_field_that_is_wrong_is_named(route: str, body: dict[str, Any]) 
     options = {"num_predict": 0}
     status, _, lines = await post(ScriptedEngine(), route, {**body, "options": options})
     assert status == 422
-    assert lines == [{"error": "options.num_predict must be between 1 and 2147483647"}]
+    assert lines == [
+        {"error": "options.num_predict must be one of -1, -2 or an integer from 1 to 2147483647"}
+    ]
 
 
 @both

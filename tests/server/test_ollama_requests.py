@@ -3,19 +3,17 @@
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ValidationError
 
 from llmstream_cli.core.api import GenerationRequest, SamplingParams
-from llmstream_cli.errors import InvalidFieldError
+from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.messages import Message
+from llmstream_cli.server.body import validated
 from llmstream_cli.server.ollama_requests import (
     ChatRequest,
     GenerateRequest,
-    OllamaOptions,
     ShowRequest,
 )
 
@@ -24,12 +22,12 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 
 def chat(**fields: Any) -> GenerationRequest | None:
-    body = ChatRequest.model_validate({"model": "tiny", "messages": HELLO, **fields})
+    body = validated(ChatRequest, {"model": "tiny", "messages": HELLO, **fields})
     return body.generation_request(DEFAULTS)
 
 
 def generate(**fields: Any) -> GenerationRequest | None:
-    body = GenerateRequest.model_validate({"model": "tiny", "prompt": "Hello", **fields})
+    body = validated(GenerateRequest, {"model": "tiny", "prompt": "Hello", **fields})
     return body.generation_request(DEFAULTS)
 
 
@@ -55,8 +53,6 @@ def test_without_options_the_servers_defaults_hold() -> None:
         ({"num_predict": -2}, {"max_tokens": None}),
         ({"stop": "\n"}, {"stop": ("\n",)}),
         ({"stop": ["a", "b"]}, {"stop": ("a", "b")}),
-        ({"temperature": "0.5", "top_k": 7.0, "num_predict": "5"},
-         {"temperature": 0.5, "top_k": 7, "max_tokens": 5}),
         ({"num_ctx": 4096, "num_gpu": 1, "num_thread": 8, "use_mmap": True, "num_keep": 4}, {}),
         ({"mirostat": 0, "mirostat_tau": 5.0, "mirostat_eta": 0.1}, {}),
         ({"tfs_z": 1.0, "typical_p": 1}, {}),
@@ -73,16 +69,16 @@ def test_options(options: dict[str, Any], sampling: dict[str, Any]) -> None:
 def test_null_is_the_same_as_absent(type_: type[ChatRequest | GenerateRequest]) -> None:
     needed = {"messages": HELLO, "prompt": "Hello"}
     nulls = {name: None for name in type_.model_fields if name not in needed}
-    given = type_.model_validate({**nulls, **needed}).generation_request(DEFAULTS)
-    assert given == type_.model_validate(needed).generation_request(DEFAULTS)
+    given = validated(type_, {**nulls, **needed}).generation_request(DEFAULTS)
+    assert given == validated(type_, needed).generation_request(DEFAULTS)
 
 
 @pytest.mark.parametrize(
     ("given", "streams"), [({}, True), ({"stream": None}, True), ({"stream": False}, False)]
 )
 def test_who_does_not_say_gets_a_stream(given: dict[str, Any], streams: bool) -> None:
-    assert ChatRequest.model_validate(given).streams is streams
-    assert GenerateRequest.model_validate(given).streams is streams
+    assert validated(ChatRequest, given).streams is streams
+    assert validated(GenerateRequest, given).streams is streams
 
 
 SCHEMA = {"type": "object", "properties": {"name": {"type": "string"}}}
@@ -176,13 +172,13 @@ def test_thinking_is_on_off_or_left_to_the_model(think: object, thinking: bool |
 
 
 def test_a_level_of_thinking_that_there_is_not_is_refused() -> None:
-    with pytest.raises(ValidationError, match="think"):
+    with pytest.raises(InvalidValueError, match="think"):
         chat(think="deeply")
 
 
 def test_the_old_name_of_the_model_field() -> None:
     for fields in ({"model": "tiny"}, {"name": "tiny"}, {"model": "tiny", "name": "other"}):
-        assert ShowRequest.model_validate(fields).model == "tiny"
+        assert validated(ShowRequest, fields).model == "tiny"
 
 
 @pytest.mark.parametrize(
@@ -197,12 +193,12 @@ def test_the_old_name_of_the_model_field() -> None:
         ({"options": {"num_predict": 0}}, "options.num_predict"),
         ({"options": {"num_predict": -3}}, "options.num_predict"),
         ({"options": {"temperature": -1}}, "options.temperature"),
-        ({"options": {"top_k": -1}}, "options.top_k"),
+        ({"options": {"top_k": -2}}, "options.top_k"),
     ],
 )
 def test_what_both_routes_refuse(given: dict[str, Any], field: str) -> None:
     for make in (chat, generate):
-        with pytest.raises(InvalidFieldError) as caught:
+        with pytest.raises(InvalidValueError) as caught:
             make(**given)
         assert caught.value.field == field
         assert field.rpartition(".")[2] in str(caught.value)
@@ -220,7 +216,7 @@ def test_what_both_routes_refuse(given: dict[str, Any], field: str) -> None:
     ],
 )
 def test_what_a_chat_refuses(given: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidFieldError) as caught:
+    with pytest.raises(InvalidValueError) as caught:
         chat(**given)
     assert caught.value.field == field
 
@@ -237,7 +233,7 @@ def test_what_a_chat_refuses(given: dict[str, Any], field: str) -> None:
     ],
 )
 def test_what_generate_refuses(given: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidFieldError) as caught:
+    with pytest.raises(InvalidValueError) as caught:
         generate(**given)
     assert caught.value.field == field
 
@@ -245,24 +241,19 @@ def test_what_generate_refuses(given: dict[str, Any], field: str) -> None:
 @pytest.mark.parametrize(
     ("given", "field"),
     [
-        ({"options": {"temperature": "hot"}}, ("options", "temperature")),
-        ({"options": {"temperature": float("nan")}}, ("options", "temperature")),
-        ({"options": {"top_k": 1.5}}, ("options", "top_k")),
-        ({"options": {"seed": 2**63}}, ("options", "seed")),
-        ({"options": {"stop": 5}}, ("options", "stop")),
-        ({"options": []}, ("options",)),
-        ({"top_logprobs": 21}, ("top_logprobs",)),
-        ({"model": "m" * 257}, ("model",)),
+        ({"options": {"temperature": "0.5"}}, "options.temperature"),
+        ({"options": {"temperature": "hot"}}, "options.temperature"),
+        ({"options": {"temperature": float("nan")}}, "options.temperature"),
+        ({"options": {"top_k": 1.5}}, "options.top_k"),
+        ({"options": {"seed": 2**63}}, "options.seed"),
+        ({"options": {"stop": 5}}, "options.stop"),
+        ({"options": []}, "options"),
+        ({"top_logprobs": 21}, "top_logprobs"),
+        ({"model": "m" * 257}, "model"),
     ],
 )
-def test_values_of_the_wrong_kind(given: dict[str, Any], field: tuple[object, ...]) -> None:
+def test_values_of_the_wrong_kind(given: dict[str, Any], field: str) -> None:
     for make in (chat, generate):
-        with pytest.raises(ValidationError) as caught:
+        with pytest.raises(InvalidValueError) as caught:
             make(**given)
-        assert caught.value.errors()[0]["loc"] == field
-
-
-@pytest.mark.parametrize("type_", [ChatRequest, GenerateRequest, OllamaOptions, ShowRequest])
-def test_every_field_is_documented(type_: type[BaseModel]) -> None:
-    documented = (Path(__file__).parents[2] / "docs" / "ollama.md").read_text()
-    assert [name for name in type_.model_fields if f"`{name}`" not in documented] == []
+        assert caught.value.field == field

@@ -2,15 +2,14 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from llmstream_cli.core.api import GenerationRequest, SamplingParams
-from llmstream_cli.errors import InvalidFieldError, InvalidValueError
+from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.messages import Message
+from llmstream_cli.server.body import validated
 from llmstream_cli.server.openai_requests import ChatCompletionRequest, CompletionRequest
 
 DEFAULTS = SamplingParams(temperature=0.7, max_tokens=100, repeat_penalty=1.2)
@@ -18,12 +17,12 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 
 def chat(**fields: Any) -> list[GenerationRequest]:
-    body = ChatCompletionRequest.model_validate({"messages": HELLO, **fields})
+    body = validated(ChatCompletionRequest, {"messages": HELLO, **fields})
     return body.generation_requests(DEFAULTS)
 
 
 def complete(**fields: Any) -> list[GenerationRequest]:
-    body = CompletionRequest.model_validate({"prompt": "Once", **fields})
+    body = validated(CompletionRequest, {"prompt": "Once", **fields})
     return body.generation_requests(DEFAULTS)
 
 
@@ -58,7 +57,7 @@ def test_thinking_is_on_off_or_left_to_the_model(
 
 
 def test_what_else_a_template_would_be_told_is_refused() -> None:
-    with pytest.raises(ValidationError, match="tone"):
+    with pytest.raises(InvalidValueError, match="tone"):
         chat(chat_template_kwargs={"tone": "formal"})
 
 
@@ -227,10 +226,10 @@ def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
     ("given", "field"),
     [
         ({"tools": [TOOL]}, "tools"),
-        ({"tools": [TOOL], "tool_choice": "required"}, "tools"),
+        ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"modalities": ["text", "audio"]}, "modalities"),
-        ({"audio": {"voice": "alloy", "format": "wav"}}, "modalities"),
+        ({"audio": {"voice": "alloy", "format": "wav"}}, "audio"),
         ({"web_search_options": {}}, "web_search_options"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
@@ -258,7 +257,7 @@ def test_what_changes_nothing_is_taken(harmless: dict[str, Any]) -> None:
     ],
 )  # fmt: skip
 def test_what_a_chat_refuses(given: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidFieldError) as caught:
+    with pytest.raises(InvalidValueError) as caught:
         chat(**given)
     assert caught.value.field == field
     assert "\n" not in str(caught.value)
@@ -275,7 +274,7 @@ def test_what_a_chat_refuses(given: dict[str, Any], field: str) -> None:
     ],
 )
 def test_what_a_completion_refuses(given: dict[str, Any], field: str) -> None:
-    with pytest.raises(InvalidFieldError) as caught:
+    with pytest.raises(InvalidValueError) as caught:
         complete(**given)
     assert caught.value.field == field
 
@@ -288,64 +287,56 @@ def test_a_schema_excludes_an_answer_without_end() -> None:
 @pytest.mark.parametrize(
     ("given", "field"),
     [
-        ({"temperature": "hot"}, ("temperature",)),
-        ({"temperature": "0.5"}, ("temperature",)),
-        ({"temperature": float("nan")}, ("temperature",)),
-        ({"temperature": float("inf")}, ("temperature",)),
-        ({"temperature": True}, ("temperature",)),
-        ({"max_tokens": 1.5}, ("max_tokens",)),
-        ({"seed": 2**63}, ("seed",)),
-        ({"n": 0}, ("n",)),
-        ({"n": 9}, ("n",)),
-        ({"stop": 5}, ("stop",)),
-        ({"stop": [5]}, ("stop", 0)),
-        ({"logit_bias": {"five": 1}}, ("logit_bias", "five", "[key]")),
-        ({"logit_bias": {"-5": 1}}, ("logit_bias", "-5", "[key]")),
-        ({"logit_bias": {"5": "x"}}, ("logit_bias", "5")),
-        ({"model": "m" * 257}, ("model",)),
-        ({"stream": "yes"}, ("stream",)),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": "0.5"}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"temperature": True}, "temperature"),
+        ({"max_tokens": 1.5}, "max_tokens"),
+        ({"seed": 2**63}, "seed"),
+        ({"n": 0}, "n"),
+        ({"n": 9}, "n"),
+        ({"stop": 5}, "stop"),
+        ({"stop": [5]}, "stop.0"),
+        ({"logit_bias": {"five": 1}}, "logit_bias"),
+        ({"logit_bias": {"-5": 1}}, "logit_bias"),
+        ({"logit_bias": {"5": "x"}}, "logit_bias.5"),
+        ({"model": "m" * 257}, "model"),
+        ({"stream": "yes"}, "stream"),
     ],
 )
-def test_values_of_the_wrong_kind(given: dict[str, Any], field: tuple[str, ...]) -> None:
+def test_values_of_the_wrong_kind(given: dict[str, Any], field: str) -> None:
     for make in (chat, complete):
-        with pytest.raises(ValidationError) as caught:
+        with pytest.raises(InvalidValueError) as caught:
             make(**given)
-        assert caught.value.errors()[0]["loc"] == field
+        assert caught.value.field == field
 
 
 @pytest.mark.parametrize(
     ("given", "field"),
     [
-        ({"messages": []}, ("messages",)),
-        ({"messages": HELLO * 4097}, ("messages",)),
-        ({"messages": "Hello"}, ("messages",)),
-        ({"messages": [{"role": "user", "content": 5}]}, ("messages", 0, "content")),
-        ({"top_logprobs": 21}, ("top_logprobs",)),
-        ({"logprobs": 1}, ("logprobs",)),
-        ({"response_format": {"type": "yaml"}}, ("response_format", "type")),
+        ({"messages": []}, "messages"),
+        ({"messages": HELLO * 4097}, "messages"),
+        ({"messages": "Hello"}, "messages"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages.0.content"),
+        ({"top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
     ],
 )
-def test_chats_of_the_wrong_kind(given: dict[str, Any], field: tuple[object, ...]) -> None:
-    with pytest.raises(ValidationError) as caught:
+def test_chats_of_the_wrong_kind(given: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidValueError) as caught:
         chat(**given)
-    assert caught.value.errors()[0]["loc"] == field
+    assert caught.value.field == field
 
 
 @pytest.mark.parametrize(
     "prompt", [5, [], [[]], [5, "five"], [-1], [2**31], [True], ["a"] * 33, {"text": "a"}]
 )
 def test_prompts_of_the_wrong_kind(prompt: object) -> None:
-    with pytest.raises(ValidationError) as caught:
+    with pytest.raises(InvalidValueError) as caught:
         complete(prompt=prompt)
-    assert caught.value.errors()[0]["loc"] == ("prompt",)
-
-
-@pytest.mark.parametrize("type_", [ChatCompletionRequest, CompletionRequest])
-def test_every_field_is_documented(
-    type_: type[ChatCompletionRequest | CompletionRequest],
-) -> None:
-    documented = (Path(__file__).parents[2] / "docs" / "openai.md").read_text()
-    assert [name for name in type_.model_fields if f"`{name}" not in documented] == []
+    assert caught.value.field == "prompt"
 
 
 @pytest.mark.parametrize(

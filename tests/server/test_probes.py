@@ -81,14 +81,18 @@ async def test_what_is_not_there_is_404_and_a_wrong_method_405() -> None:
     async with serving() as served:
         missing = await ask(served, head("GET", "/nowhere"))
         wrong = await ask(served, head("GET", "/token_stream"))
-    assert json.loads(missing.body)["error"]["message"] == "there is no route /nowhere"
+    assert json.loads(missing.body)["error"]["message"] == (
+        "there is no route /nowhere; see /docs for those there are"
+    )
     assert (missing.status, wrong.status) == (404, 405)
     assert "POST" in wrong.headers["allow"]
 
 
 async def test_an_error_of_ollamas_routes_has_ollamas_shape() -> None:
     reply = await get("/api/nowhere")
-    assert json.loads(reply.body) == {"error": "there is no route /api/nowhere"}
+    assert json.loads(reply.body) == {
+        "error": "there is no route /api/nowhere; see /docs for those there are"
+    }
 
 
 # ---- metrics --------------------------------------------------------------------------------

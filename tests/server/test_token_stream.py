@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from llmstream_cli.core import api
 from llmstream_cli.core.api import EngineState, EngineStatus, SamplingParams
 from llmstream_cli.errors import (
     ContextLengthError,
@@ -16,6 +15,7 @@ from llmstream_cli.errors import (
     QueueFullError,
 )
 from llmstream_cli.prompts.messages import Message
+from llmstream_cli.sampling import PARAMETERS
 from llmstream_cli.server.token_stream import TokenStreamRequest
 from tests.server.fakes import FakeEngine, Reply, ask, fail_with, head, post, serving
 
@@ -100,10 +100,10 @@ async def test_the_contexts_need_a_key_where_the_server_has_one() -> None:
 
 async def test_an_unknown_context_gets_a_near_miss_or_all_there_are() -> None:
     reply = await stream(context="sqll")
-    assert error_of(reply)["message"] == "context: none is called 'sqll'; did you mean sql?"
+    assert error_of(reply)["message"] == "context 'sqll' is not known; did you mean sql?"
     assert error_of(reply)["param"] == "context"
     reply = await stream(context="zzz")
-    assert error_of(reply)["message"] == "context: none is called 'zzz'; known: sql, pirate"
+    assert error_of(reply)["message"] == "context 'zzz' is not known; known: sql, pirate"
     reply = await stream(context="x" * 100_000)
     assert len(error_of(reply)["message"]) < 200
 
@@ -191,10 +191,10 @@ def test_every_sampling_parameter_is_a_field_with_the_engines_bounds() -> None:
     fields = TokenStreamRequest.model_json_schema()["properties"]
     names = {field.name for field in dataclasses.fields(SamplingParams)}
     assert names - {"logprobs"} <= set(fields)
-    for name, (low, high) in api._BOUNDS.items():
-        if name != "logprobs":
+    for name, row in PARAMETERS.items():
+        if name != "logprobs" and row.low is not None:
             number = fields[name]["anyOf"][0]
-            assert (number["minimum"], number["maximum"]) == (low, high), name
+            assert (number["minimum"], number["maximum"]) == (row.low, row.high), name
 
 
 # ---- what is refused ------------------------------------------------------------------------

@@ -53,7 +53,9 @@ function makeField(name, schema, settings, onChange) {
     }
   });
   const bounds = maximum < 1e9 ? `From ${minimum} to ${maximum}.` : "";
-  const hint = [schema.description, type === "array" && "One on a line.", bounds].filter(Boolean).join(" ");
+  const [first, ...rest] = schema.description ?? "";
+  const said = first && `${first.toUpperCase()}${rest.join("")}.`;
+  const hint = [said, type === "array" && "One on a line.", bounds].filter(Boolean).join(" ");
   return element("div", { class: "option" },
     element("label", { for: input.id }, name[0].toUpperCase() + name.slice(1).replaceAll("_", " ")),
     input,
