@@ -269,6 +269,7 @@ class EngineConfig:
             ("max_batch_tokens", 1, 4096),
             ("max_seqs", 1, 256),
             ("max_queue", 0, 100_000),
+            ("max_bytes", 0, 2**60),
         ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:

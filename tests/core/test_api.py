@@ -46,6 +46,7 @@ ENGINE_BOUNDS: dict[str, tuple[float, float]] = {
     "max_batch_tokens": (1, 4096),
     "max_seqs": (1, 256),
     "max_queue": (0, 100_000),
+    "max_bytes": (0, 2**60),
 }
 NOT_FINITE = [math.nan, math.inf, -math.inf]
 
