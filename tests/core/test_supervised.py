@@ -192,7 +192,7 @@ async def test_errors_cross_as_what_they_are(engine: SupervisedEngine) -> None:
         await collect(engine.generate(question("word " * 3000)))
     assert caught.value.ctx_size == 1024
     assert caught.value.prompt_tokens >= 1024
-    with pytest.raises(InvalidValueError, match="token 49152 is not in the vocabulary"):
+    with pytest.raises(InvalidValueError, match="token 49152, which is not in the vocabulary"):
         await collect(engine.generate(GenerationRequest(prompt=(49152,))))
     with pytest.raises(PromptError, match="the prompt is empty"):
         await collect(engine.generate(GenerationRequest(prompt="")))
@@ -550,7 +550,7 @@ async def test_a_template_that_keeps_the_gil_is_ended_as_well(
     fault("impatient")
     async with running(write_llama(tmp_path / "m.gguf", BURNING), ctx_size=256) as engine:
         await engine.ready()
-        with pytest.raises(PromptError, match="no prompt within"):
+        with pytest.raises(PromptError, match="no prompt within|a number without end"):
             await collect(engine.generate(question("hang")))
         assert engine.metrics.restarts == 0
         assert await collect(engine.generate(question("the of", SHORT)))
