@@ -166,16 +166,16 @@ class Constraint:
             for matcher, bits in zip(self._matchers, self._bits, strict=True):
                 matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
                 _raise_on_error(matcher)
+            self._words = np.bitwise_and.reduce(self._bits)
             self._fresh = True
-        words = np.bitwise_and.reduce(self._bits)
-        mask = np.unpackbits(words.view(np.uint8), count=self._vocab_size, bitorder="little")
+        mask = np.unpackbits(self._words.view(np.uint8), count=self._vocab_size, bitorder="little")
         if not mask.any():
             raise EngineError("the grammar has led to a place where no token fits")
         return mask.view(np.bool_)
 
     def bits(self) -> bytes:
         """Return what `allowed` told last as a bit for each token, the lowest of a byte first."""
-        return self._bits.tobytes()
+        return self._words.tobytes()
 
     def is_ready(self, seconds: float) -> bool:
         """Whether `allowed` need not wait for another process, as it may elsewhere."""
