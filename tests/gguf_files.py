@@ -112,6 +112,7 @@ def write_family(
     add_bos: bool,
     template: str | None = None,
     name: str = "",
+    pre: str = "gpt-2",
 ) -> Path:
     """Attention to everything; a vocabulary with the control tokens of some family of models.
 
@@ -124,12 +125,13 @@ def write_family(
         add_bos: whether every prompt is to begin with `bos`.
         template: the chat template.
         name: of the model; llama.cpp trims white space behind the markers of one called Phi-3.
+        pre: how a byte-level tokenizer splits text, by llama.cpp's name for it.
     """
     more = tuple(dict.fromkeys((bos, *control, eos)))
     if tokenizer == "llama":
         vocabulary = _sentencepiece_vocabulary(bos, eos, more[1:-1], space_first=bos == "<s>")
     else:
-        vocabulary = _byte_level_vocabulary(*more, bos=bos, end=eos)
+        vocabulary = _byte_level_vocabulary(*more, bos=bos, end=eos, pre=pre)
     keys = {**_ATTENTION_KEYS, "rope.dimension_count": _HEAD}
     layers = [{**_NORM, **_ATTENTION, **_FEED_FORWARD}]
     vocabulary = replace(vocabulary, keys={**vocabulary.keys, "add_bos_token": add_bos})

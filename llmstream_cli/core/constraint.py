@@ -151,6 +151,9 @@ class Constraint:
         self._vocab_size = vocab_size
         # llguidance writes 32-bit words.
         self._bits = np.zeros((len(matchers), (vocab_size + 31) // 32), np.int32)
+        self._words: npt.NDArray[np.int32] = self._bits[
+            0
+        ]  # of all matchers together, once `allowed` has told
         self._fresh = False
 
     def allowed(self) -> npt.NDArray[np.bool_]:
@@ -175,7 +178,8 @@ class Constraint:
 
     def bits(self) -> bytes:
         """Return what `allowed` told last as a bit for each token, the lowest of a byte first."""
-        return self._words.tobytes()
+        bits: bytes = self._words.tobytes()
+        return bits
 
     def is_ready(self, seconds: float) -> bool:
         """Whether `allowed` need not wait for another process, as it may elsewhere."""

@@ -17,17 +17,19 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
 from llmstream_cli.core import encoder
 from llmstream_cli.core.api import EngineConfig, GenerationRequest, ModelInfo
 from llmstream_cli.core.loaded_model import EncodedRequest
 from llmstream_cli.errors import (
+    EngineClosedError,
     EngineError,
     InvalidValueError,
     LLMStreamError,
@@ -142,6 +144,13 @@ class EncodingPool:
                     self._end_or_slow(lane, job)
             self._fill(lane)
 
+    def close(self) -> None:
+        """End all processes, and wait for it."""
+        for connection in self.connections:
+            connection.close()
+        self._control.close()
+        self._process.wait()
+
     def _fill(self, lane: Lane) -> None:
         while lane.waiting and len(lane.running) < lane.places:
             job = lane.waiting.popleft()
@@ -204,6 +213,43 @@ def _too_expensive(job: _Job, lane: Lane) -> LLMStreamError:
     what = "grammar" if job.request.sampling.json_schema is None else "JSON schema"
     limit = f"{encoder.COMPILE_SECONDS:g} second or {encoder.COMPILE_BYTES >> 20} MiB"
     return InvalidValueError(f"{what}: it needs more than {limit} to compile; simplify it")
+
+
+class LongPrompts:
+    """Encodes long prompts one after another, for an engine that encodes others in its process."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._pool: EncodingPool | None = None
+        self._lock = threading.Lock()
+        self._outcomes: list[EncodedRequest | LLMStreamError] = []
+
+    def encode(
+        self, request: GenerationRequest, info: ModelInfo, given_up: threading.Event
+    ) -> EncodedRequest:
+        """Encode a request; see `LoadedModel.encode`. Blocks until `given_up` at the latest."""
+        with self._lock:
+            self._outcomes.clear()
+            if self._pool is None:
+                self._pool = EncodingPool(
+                    self._config,
+                    lambda _, __, outcome: self._outcomes.append(outcome),
+                    slow=Lane(places=1, seconds=5.0),
+                )
+            self._pool.submit(0, request, info)
+            while not self._outcomes and not given_up.is_set():
+                self._pool.receive(wait(self._pool.connections, 0.1))
+            self._pool.cancel(0)
+            outcome = self._outcomes.pop() if self._outcomes else EngineClosedError()
+        if isinstance(outcome, LLMStreamError):
+            raise outcome
+        return outcome
+
+    def close(self) -> None:
+        """End the processes."""
+        with self._lock:
+            if self._pool is not None:
+                self._pool.close()
 
 
 class RemoteConstraint:

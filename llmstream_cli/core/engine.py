@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmstream_cli.core.api import (
@@ -18,6 +18,7 @@ from llmstream_cli.core.api import (
     EngineStatus,
     GenerationRequest,
     ModelInfo,
+    SamplingParams,
 )
 from llmstream_cli.core.step_loop import Result, StepLoop
 from llmstream_cli.errors import EngineClosedError, LLMStreamError
@@ -25,7 +26,13 @@ from llmstream_cli.errors import EngineClosedError, LLMStreamError
 if TYPE_CHECKING:
     import asyncio
 
-    from llmstream_cli.core.loaded_model import LoadedModel
+    from llmstream_cli.core.encoding import LongPrompts
+    from llmstream_cli.core.loaded_model import EncodedRequest, LoadedModel
+
+# A run of the same character, from some 24,000 on, overflows the stack in several tokenizers of
+# llama.cpp, and takes others minutes. A process of its own takes half a second to start.
+_LONG_CHARS = 8_000
+_NO_LIMIT = 2**31  # tokens; nothing is computed of them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,10 +51,12 @@ class InProcessEngine:
     """
 
     def __init__(self, config: EngineConfig) -> None:
+        self._config = config
         self._steps = StepLoop(config, self._deliver)
         self._request_ids = itertools.count()
         self._subscribers: dict[int, _Subscriber] = {}
         self._closed = False
+        self._long_prompts: LongPrompts | None = None
         # A daemon: a load cannot be interrupted, and must not keep the process from leaving.
         self._thread = threading.Thread(
             target=self._steps.run, name="llmstream-engine", daemon=True
@@ -100,7 +109,10 @@ class InProcessEngine:
         import asyncio
 
         loaded = await self._loaded()
-        encoded = await asyncio.to_thread(loaded.encode, request)
+        if _is_long(request):
+            encoded = await self._encode_apart(request, loaded.info)
+        else:
+            encoded = await asyncio.to_thread(loaded.encode, request)
         with self._subscribe() as (request_id, results):
             self._steps.submit(request_id, encoded, request.sampling)
             try:
@@ -126,7 +138,12 @@ class InProcessEngine:
         """
         import asyncio
 
-        return await asyncio.to_thread((await self._loaded()).count_tokens, request)
+        loaded = await self._loaded()
+        if _is_long(request):
+            request = replace(request, sampling=SamplingParams())
+            info = replace(loaded.info, ctx_size=_NO_LIMIT)
+            return len((await self._encode_apart(request, info)).prompt)
+        return await asyncio.to_thread(loaded.count_tokens, request)
 
     async def aclose(self) -> None:
         """Stop the running step and the thread, and release the model.
@@ -137,8 +154,23 @@ class InProcessEngine:
 
         self._closed = True
         self._steps.close()
+        if self._long_prompts is not None:
+            await asyncio.to_thread(self._long_prompts.close)
         if not self._steps.loading:
             await asyncio.to_thread(self._thread.join)
+
+    async def _encode_apart(self, request: GenerationRequest, info: ModelInfo) -> "EncodedRequest":
+        """Encode in a process that the kernel limits; see `core.encoding`."""
+        import asyncio
+
+        from llmstream_cli.core.encoding import LongPrompts
+
+        self._long_prompts = self._long_prompts or LongPrompts(self._config)
+        given_up = threading.Event()
+        try:
+            return await asyncio.to_thread(self._long_prompts.encode, request, info, given_up)
+        finally:
+            given_up.set()
 
     async def _loaded(self) -> "LoadedModel":
         await self.ready()
@@ -173,6 +205,13 @@ class InProcessEngine:
         for loop, batch in by_loop.items():
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(_put, batch)
+
+
+def _is_long(request: GenerationRequest) -> bool:
+    prompt = request.prompt
+    if prompt is None:
+        return sum(len(message.content) for message in request.messages) > _LONG_CHARS
+    return isinstance(prompt, str) and len(prompt) > _LONG_CHARS
 
 
 def _put(batch: list[tuple[_Subscriber, Result]]) -> None:

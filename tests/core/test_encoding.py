@@ -25,7 +25,7 @@ from llmstream_cli.errors import (
     QueueFullError,
 )
 from llmstream_cli.prompts.messages import Message
-from tests.gguf_files import write_llama
+from tests.gguf_files import write_family, write_llama
 
 # What each request does is said by its message.
 TEMPLATE = """\
@@ -63,8 +63,10 @@ def message(text: str, **sampling: object) -> GenerationRequest:
 class Bench:
     """A pool on a tiny model."""
 
+    ctx_size = 256
+
     def __init__(self, path: Path, *, quick: float = 60.0, slow: float = 60.0) -> None:
-        config = EngineConfig(model_path=str(path), ctx_size=256)
+        config = EngineConfig(model_path=str(path), ctx_size=self.ctx_size)
         self.loaded = LoadedModel(config)
         self.outcomes: dict[int, EncodedRequest | LLMStreamError] = {}
         self.pool = EncodingPool(
@@ -75,7 +77,7 @@ class Bench:
         )
 
     def submit(self, request_id: int, request: GenerationRequest) -> None:
-        self.pool.submit(request_id, request, self.loaded.info)
+        self.pool.submit(request_id, request, replace(self.loaded.info, ctx_size=self.ctx_size))
 
     def _deliver(
         self, request_id: int, _: GenerationRequest, outcome: EncodedRequest | LLMStreamError
@@ -107,12 +109,6 @@ class Bench:
     def until_no_process(self) -> None:
         self.until(lambda: not self.children())
 
-    def close(self) -> None:
-        for connection in self.pool.connections:
-            connection.close()
-        self.pool._control.close()
-        self.pool._process.wait(300)
-
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
@@ -124,7 +120,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
 
     yield start
     for bench in benches:
-        bench.close()
+        bench.pool.close()
 
 
 def test_outcomes_are_those_of_the_model_in_this_process(start: Callable[..., Bench]) -> None:
@@ -241,6 +237,55 @@ def test_a_grammar_whose_process_was_killed_ends_its_answer(start: Callable[...,
     outcome.constraint.accept(5)
     with pytest.raises(EngineError, match="the grammar needs more than"):
         outcome.constraint.allowed()
+
+
+# ---- texts that tokenizers are slow with, or overflow their stack ---------------------------
+
+SENTENCEPIECE = "sentencepiece"
+VOCABULARIES = (SENTENCEPIECE, "gpt-2", "falcon", "llama-bpe", "deepseek-llm", "tekken", "superbpe")
+REPEATED = {
+    "newlines": "\n",
+    "spaces": " ",
+    "digits": "7",
+    "emoji": "\N{GRINNING FACE}",
+    "combining characters": "\N{COMBINING ACUTE ACCENT}",
+    "zero-width joiners": "\N{WOMAN}\N{ZERO WIDTH JOINER}",
+    "CJK": "\u6f22",
+    "one long word": "a",
+    "apostrophes": "'",
+}
+
+
+def write_vocabulary(path: Path, name: str) -> Path:
+    if name == SENTENCEPIECE:
+        return write_llama(path)
+    ends = {"bos": "<|endoftext|>", "eos": "<|im_end|>"}
+    return write_family(path, "gpt2", **ends, add_bos=False, pre=name)
+
+
+@pytest.fixture(scope="module", params=VOCABULARIES)
+def unbounded(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Bench]:
+    """A pool whose context is large enough for every prompt, so that all of it is tokenized."""
+    path = write_vocabulary(tmp_path_factory.mktemp("vocabulary") / "m.gguf", request.param)
+    bench = Bench(path, quick=0.2, slow=1.0)
+    bench.ctx_size = 2**31
+    yield bench
+    bench.pool.close()
+
+
+@pytest.mark.parametrize("repeated", REPEATED.values(), ids=REPEATED)
+def test_every_encoding_ends(unbounded: Bench, repeated: str) -> None:
+    outcome = unbounded.outcome(GenerationRequest(prompt=f"x{repeated * 100_000}x"))
+    if isinstance(outcome, EncodedRequest):
+        pieces = map(unbounded.loaded.model.piece, outcome.prompt)
+        assert b"".join(pieces).decode().strip() == f"x{repeated * 100_000}x"
+    else:
+        assert isinstance(outcome, PromptError)
+        assert str(outcome).startswith("the messages made no prompt within 1 seconds or 256 MiB;")
+    short = unbounded.outcome(GenerationRequest(prompt="the of"))
+    assert short == unbounded.loaded.encode(GenerationRequest(prompt="the of"))
 
 
 def test_a_model_without_weights_knows_what_prompts_need(tmp_path: Path) -> None:

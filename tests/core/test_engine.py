@@ -38,7 +38,7 @@ from llmstream_cli.errors import (
 )
 from llmstream_cli.machine import Memory
 from llmstream_cli.prompts.messages import Message
-from tests.gguf_files import ALWAYS_THINKING_TEMPLATE, write_qwen3
+from tests.gguf_files import ALWAYS_THINKING_TEMPLATE, write_family, write_qwen3
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=48)
 PROMPTS = [
@@ -334,6 +334,34 @@ async def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(
         assert text(
             await collect(engine.generate(question(PROMPTS[0], replace(GREEDY, max_tokens=4))))
         )
+
+
+async def test_long_prompts_cannot_crash_the_process(tmp_path: Path) -> None:
+    path = write_family(
+        tmp_path / "m.gguf", "gpt2", bos="<s>", eos="</s>", add_bos=False, pre="tekken"
+    )
+    async with running(path) as engine:
+        deep = GenerationRequest(prompt="a" * 200_000)  # overflows the tokenizer's stack
+        words = "the of " * 2000
+        for _ in range(2):
+            with pytest.raises(PromptError, match="the messages made no prompt within"):
+                await engine.count_tokens(deep)
+            count = await engine.count_tokens(GenerationRequest(prompt=words))
+            assert count == len(Model(str(path)).tokenize(words, special=True))
+        with pytest.raises(ContextLengthError):
+            await collect(engine.generate(GenerationRequest(prompt=words)))
+
+
+@pytest.mark.parametrize("schema", [None, '{"type": "array", "items": {"type": "integer"}}'])
+async def test_a_long_prompt_is_answered_as_if_it_were_short(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch, schema: str | None
+) -> None:
+    sampling = SamplingParams(temperature=0, max_tokens=8, json_schema=schema)
+    asked = question("Name three numbers.", sampling)
+    async with running(model_path, ctx_size=256) as engine:
+        short = await collect(engine.generate(asked))
+        monkeypatch.setattr("llmstream_cli.core.engine._LONG_CHARS", 0)
+        assert text(await collect(engine.generate(asked))) == text(short)
 
 
 async def test_a_context_larger_than_the_models_is_refused(model_path: Path) -> None:
