@@ -550,7 +550,7 @@ async def test_a_template_that_keeps_the_gil_is_ended_as_well(
     fault("impatient")
     async with running(write_llama(tmp_path / "m.gguf", BURNING), ctx_size=256) as engine:
         await engine.ready()
-        with pytest.raises(PromptError, match="no prompt within|a number without end"):
+        with pytest.raises(PromptError, match=r"no prompt within|a number without end"):
             await collect(engine.generate(question("hang")))
         assert engine.metrics.restarts == 0
         assert await collect(engine.generate(question("the of", SHORT)))
