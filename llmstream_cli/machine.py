@@ -1,6 +1,8 @@
-"""What this machine has: memory and room on the disk."""
+"""What this machine has: memory, how fast it is read, and room on the disk."""
 
+import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,10 @@ from llmstream_cli.files import nearest_existing
 _PROC = Path("/proc/self/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+
+_READ_BYTES = 128 << 20  # far beyond the caches of the processors that are meant
+_READ_COLUMNS = 4096
+_READ_REPEATS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,26 @@ def cgroup_memory(membership: Path, mount: Path) -> list[Memory]:
 def free_disk(folder: Path) -> int:
     """Return the bytes that a user may still write where the folder is, or will be."""
     return shutil.disk_usage(nearest_existing(folder)).free
+
+
+def memory_bandwidth(threads: int) -> float:
+    """Measure how many bytes a second so many threads read, in some 0.2 s.
+
+    They multiply a matrix that is too large for any cache with a vector, which is what generating
+    a token is too.
+    """
+    for name in ("OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+        os.environ.setdefault(name, str(threads))
+    import numpy as np
+
+    matrix = np.ones((_READ_BYTES // (4 * _READ_COLUMNS), _READ_COLUMNS), dtype=np.float32)
+    vector = np.ones(_READ_COLUMNS, dtype=np.float32)
+    seconds = []
+    for _ in range(_READ_REPEATS):
+        started = time.perf_counter()
+        matrix @ vector
+        seconds.append(time.perf_counter() - started)
+    return matrix.nbytes / min(seconds)
 
 
 def _limit(folder: Path, limit: str, usage: str, reclaimable: str) -> Memory | None:

@@ -18,11 +18,8 @@ settings.load_profile("llmstream")
 
 @pytest.fixture(scope="session", autouse=True)
 def no_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep out of the user's folders and settings, subprocesses too; the one hint is given."""
+    """Keep out of the user's folders and settings, subprocesses too."""
     folder = tmp_path_factory.mktemp("home")
-    hinted = folder / "state" / "llmstream" / "hinted"
-    hinted.parent.mkdir(parents=True)
-    hinted.touch()
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("LLMSTREAM_")]:
             patch.delenv(name)

@@ -66,7 +66,7 @@ class Ask:
         sampling, opened = self.setup.sampling, begun.opened
         if not self.question.raw:
             return self.setup.request(begun.conversation, question, opened)
-        params = sampling.over(opened.sampling)
+        params = sampling.over(opened.advice())
         return GenerationRequest(sampling=params, prompt=question, unset=sampling.unset)
 
     def _count(self, opened: OpenEngine, request: GenerationRequest) -> int:
@@ -93,10 +93,6 @@ class Ask:
             asyncio.run(self._receive(begun.opened, request, answer, view))
         if self.setup.stats:
             print_usage(answer)
-        if begun.opened.found is not None:
-            from llmstream_cli.cli.hint import hint_once  # when nobody waits any more
-
-            hint_once(begun.opened.found, answer.tokens_per_second)
         return 0
 
     async def _receive(

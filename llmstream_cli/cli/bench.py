@@ -21,14 +21,14 @@ from llmstream_cli.cli.bench_figures import (
 )
 from llmstream_cli.cli.bench_progress import Plan, Progress
 from llmstream_cli.cli.bench_report import Parameters, Report, as_json, as_lines, print_table
-from llmstream_cli.cli.find_model import find_model
 from llmstream_cli.cli.process import INTERRUPTED
+from llmstream_cli.cli.progress import make_progress
 from llmstream_cli.cli.prompt import preset_format, read_template
 from llmstream_cli.cli.terminal import AnswerWriter, discard_output
 from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.errors import EngineError, InvalidValueError, LLMStreamError
-from llmstream_cli.models.resolve import ModelChoice
+from llmstream_cli.models.resolve import ModelChoice, resolve
 from llmstream_cli.prompts.messages import Message
 
 PrefixOption = Literal["distinct", "shared", "both"]
@@ -167,7 +167,7 @@ class Bench:
 
     def _in_process(self) -> tuple[Report, OpenTarget]:
         chat_format = None if self.template is None else read_template(self.template)
-        found = find_model(self.model)
+        found = resolve(self.model, make_progress())
         ctx_size = self._enough_context() if self.ctx_size is None else self.ctx_size
         threads = default_threads() if self.threads is None else self.threads
 

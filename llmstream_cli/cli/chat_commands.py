@@ -188,7 +188,7 @@ def _show_system(talk: Talk) -> None:
 
 
 def _show_sampling(talk: Talk) -> None:
-    in_force = talk.sampling.over(talk.opened.sampling)
+    in_force = talk.sampling.over(talk.opened.advice(talk.setup.think))
     for name in _SETTINGS:
         value = getattr(in_force, name)
         shown = _OFF if value in (None, ()) else value[0] if name == "stop" else value

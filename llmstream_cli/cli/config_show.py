@@ -14,9 +14,8 @@ from llmstream_cli.cli.settings_check import Found, check_values, unknown_variab
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.config import HISTORY_VARIABLE, Config, config_path, history_path, load_config
 from llmstream_cli.core.api import SamplingParams
-from llmstream_cli.models.own_preset import OWN_PRESETS
-from llmstream_cli.models.presets import DEFAULT_PRESET, PRESETS
-from llmstream_cli.models.reference import PresetName, parse_reference
+from llmstream_cli.models.presets import DEFAULT_PRESET, OWN_PRESETS, PRESETS
+from llmstream_cli.models.reference import parse_reference
 
 _MOST_CHARS = 48  # of a value in the table
 _SECRET = "(a secret)"  # noqa: S105  (none itself)
@@ -118,14 +117,14 @@ def _advice(command: str, settings: list[Found]) -> _Advice:
     name = _first(kept.get("features", DEFAULT_PRESET))
     if "model" in kept and "features" not in kept:
         reference = parse_reference(_first(kept["model"]))
-        if not isinstance(reference, PresetName):
+        if not isinstance(reference, str):
             return _Advice("", {})  # which preset's file it is shows when it is looked for
-        name = reference.name
+        name = reference
     own, known = OWN_PRESETS.get(name.lower()), PRESETS.get(name.lower())
     if own is not None:
         size = {} if own.ctx_size is None else {"ctx_size": own.ctx_size}
-        return _Advice(own.name, {**own.advice, **size})
-    return _Advice("", {}) if known is None else _Advice(known.name, known.sampling)
+        return _Advice(own.name, {**own.advice(), **size})
+    return _Advice("", {}) if known is None else _Advice(known.name, known.advice())
 
 
 def _first(value: str | list[str]) -> str:
@@ -165,12 +164,8 @@ def _other_rows(config: Config) -> Iterator[Row]:
     for name, text in config.contexts.items():
         yield Row(f"contexts.{name}", (), text, "file", config.place("contexts", name))
     for name in config.presets:
-        source = OWN_PRESETS[name.lower()].source
-        yield Row(f"presets.{name}", (), _words(source), "file", config.place("presets", name))
-
-
-def _words(source: Any) -> str:
-    return str(getattr(source, "path", source))
+        source = str(OWN_PRESETS[name.lower()].source)
+        yield Row(f"presets.{name}", (), source, "file", config.place("presets", name))
 
 
 def _lines(config: Config, rows: list[Row]) -> Iterator[str]:

@@ -174,7 +174,7 @@ def model(commands: Mapping[str, TyperCommand]) -> Finding:
         path = find_here(wanted)
         if path is None:
             return _missing(wanted.name)
-        named = wanted.own or wanted.preset
+        named = wanted.preset
         config = EngineConfig(
             model_path=str(path),
             default_chat_format=preset_format(named.chat_format if named else None),

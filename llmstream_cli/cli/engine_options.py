@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmstream_cli.cli.find_model import find_model
+from llmstream_cli.cli.progress import make_progress
 from llmstream_cli.cli.prompt import preset_format, read_template
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.core.api import Engine, EngineConfig
 from llmstream_cli.errors import InvalidValueError, ModelNotFoundError, one_line
-from llmstream_cli.models.reference import HubModel, LocalFile, parse_reference
-from llmstream_cli.models.resolve import ModelChoice, ResolvedModel
+from llmstream_cli.models.reference import HubModel, parse_reference
+from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
 
 if TYPE_CHECKING:
     from llmstream_cli.core.engine import InProcessEngine
@@ -24,7 +24,6 @@ class OpenEngine(NamedTuple):
         engine: it may still be loading its model.
         name: what the model goes by; "" where another server has yet to tell.
         reference: what names it to `--model`, from any folder; "" likewise.
-        sampling: what the model's authors advise, by the names of the sampling parameters.
         found: the model's file; None on another server.
         local: the engine, where it is one in this process.
     """
@@ -32,9 +31,12 @@ class OpenEngine(NamedTuple):
     engine: Engine
     name: str
     reference: str = ""
-    sampling: Mapping[str, Any] = MappingProxyType({})
     found: ResolvedModel | None = None
     local: "InProcessEngine | None" = None
+
+    def advice(self, thinking: bool | None = None) -> Mapping[str, Any]:
+        """Return the sampling that suits the model; see `Preset.advice`."""
+        return {} if self.found is None else self.found.advice(thinking)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +107,7 @@ class EngineOptions:
 
     def _open_here(self) -> OpenEngine:
         chat_format = None if self.template is None else read_template(self.template)
-        found = find_model(self.model)
+        found = resolve(self.model, make_progress())
         from llmstream_cli.core.engine import InProcessEngine
 
         if self.verbose:
@@ -126,7 +128,6 @@ class EngineOptions:
             engine=engine,
             name=found.name,
             reference=_reference(self.model, found),
-            sampling=found.sampling,
             found=found,
             local=engine,
         )
@@ -152,7 +153,7 @@ def _reference(choice: ModelChoice, found: ResolvedModel) -> str:
     if choice.model is None:
         return found.name
     match parse_reference(choice.model):
-        case LocalFile(path):
+        case Path() as path:
             return str(path.absolute())
         case HubModel() as repo:
             return str(repo if choice.file is None else replace(repo, file=choice.file))

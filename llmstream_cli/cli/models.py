@@ -11,8 +11,8 @@ from llmstream_cli.errors import InvalidValueError, ModelError, ModelNotFoundErr
 from llmstream_cli.machine import memory
 from llmstream_cli.models import hub_cache
 from llmstream_cli.models.hub_cache import CachedModel
-from llmstream_cli.models.named_model import NamedModel, named_model, preset_of_repo
-from llmstream_cli.models.preset import CandleFile, Preset
+from llmstream_cli.models.named_model import NamedModel, named_model, preset_of_hub
+from llmstream_cli.models.preset import Preset
 from llmstream_cli.models.presets import PRESETS
 from llmstream_cli.models.quants import choose, part_names
 from llmstream_cli.models.reference import HubModel
@@ -64,7 +64,7 @@ def _check_memory(preset: Preset) -> None:
     if needed <= total:
         return
     smaller = [other for other in PRESETS.values() if other.memory_bytes() <= total]
-    best = max(smaller, key=lambda other: other.quality, default=None)
+    best = max(smaller, key=lambda other: other.size_bytes, default=None)
     hint = f"{best.name} fits, or " if best is not None else ""
     raise NoRoomError(
         f"{preset.name} needs {human_size(needed)} of memory and this machine has "
@@ -100,8 +100,8 @@ def _copies_of(model: NamedModel) -> list[CachedModel]:
     copies = _find_copies(model.hub)
     if copies:
         return copies
-    if model.preset is not None and model.preset.packaged is not None:
-        package = model.preset.packaged.package.replace("_", "-")
+    if model.preset is not None and model.preset.package is not None:
+        package = model.preset.package.name.replace("_", "-")
         raise ModelNotFoundError(
             f"no download of {model.name} is in the cache; "
             f"`pip uninstall {package}` removes the package that carries a file of it"
@@ -125,8 +125,8 @@ def _find_copies(wanted: HubModel) -> list[CachedModel]:
 def _find_repacked(copies: list[CachedModel]) -> Iterator[Path]:
     """Find what was repacked for llama.cpp from files in candle's layout."""
     for copy in copies:
-        preset = preset_of_repo(copy.repo, copy.file)
-        if preset is not None and isinstance(preset.source, CandleFile) and copy.complete:
+        preset = preset_of_hub(HubModel(copy.repo, file=copy.file))
+        if preset is not None and preset.is_candle and copy.complete:
             repacked = find_repacked_copy(copy.paths[0], preset)
             if repacked is not None:
                 yield repacked

@@ -33,7 +33,7 @@ CachedNames = Annotated[
 
 @app.callback(
     invoke_without_command=True,
-    help="Models: which there are, which suit this machine, which are here.",
+    help="Models: which there are, which fit this machine, which are here.",
 )
 def top(context: typer.Context) -> None:
     """Without a command, help; with one, the user's own names of models."""
@@ -47,19 +47,11 @@ def top(context: typer.Context) -> None:
 
 
 @app.command(name="list", help="List the presets, and what is in the Hugging Face cache.")
-def list_models(
-    json: options.Json = False,
-    measure: Annotated[
-        bool,
-        typer.Option(
-            "--measure", help="Measure this machine's speed anew; it is remembered otherwise."
-        ),
-    ] = False,
-) -> int:
+def list_models(json: options.Json = False) -> int:
     """Turn the options into settings, and list."""
     from llmstream_cli.cli.models_list import List
 
-    return List(json=json, measure=measure).run()
+    return List(json=json).run()
 
 
 @app.command(

@@ -52,24 +52,24 @@ def _facts(model: NamedModel) -> dict[str, object]:
 
 def _origin(model: NamedModel) -> dict[str, object]:
     """Return where the file comes from, or would: a package or a repository of the Hub."""
-    packaged = model.preset.packaged if model.preset is not None else None
-    if packaged is not None and model.is_packaged:
-        return {"package": packaged.package, "repo": None, "file": packaged.file}
+    package = model.preset.package if model.preset is not None else None
+    if package is not None and model.is_packaged:
+        return {"package": package.name, "repo": None, "file": package.file}
     repo, file = (model.hub.repo, model.hub.file) if model.hub is not None else (None, None)
     return {"package": None, "repo": repo, "file": file}
 
 
 def _size_of_preset(model: NamedModel) -> int | None:
-    return model.preset.size_bytes if model.preset is not None else None
+    return (model.preset.size_bytes or None) if model.preset is not None else None
 
 
 def _model_facts(model: NamedModel, facts: FileFacts | None) -> dict[str, object]:
     """Return what the file says, else what the preset does."""
     preset = model.preset
     known: dict[str, object] = {
-        "num_parameters": preset.num_parameters if preset is not None else None,
+        "num_parameters": (preset.num_parameters or None) if preset is not None else None,
         "ctx_size": preset.ctx_size if preset is not None else None,
-        "licence": preset.licence if preset is not None else None,
+        "licence": (preset.licence or None) if preset is not None else None,
     }
     if facts is None:
         rest = dict.fromkeys(("architecture", "full_name", "weight_types", "chat_template"))
@@ -89,19 +89,17 @@ def _preset_facts(model: NamedModel) -> dict[str, object]:
     preset = model.preset
     chat_format = preset.chat_format if preset is not None else None
     return {
-        "summary": f"{preset.title}: {preset.summary}" if preset is not None else None,
+        "summary": ": ".join(filter(None, (preset.title, preset.summary))) if preset else None,
         "chat_format": chat_format,
-        "sampling": dict(preset.sampling) if preset is not None else {},
+        "sampling": dict(preset.advice(False)) if preset is not None else {},
+        "thinking_sampling": dict(preset.advice(True)) if preset and preset.thinking else {},
         "stop": list(FORMATS[chat_format].stop) if chat_format is not None else [],
-        "memory_bytes": preset.memory_bytes() if preset is not None else None,
+        "memory_bytes": preset.memory_bytes() if preset and preset.size_bytes else None,
     }
 
 
 def as_lines(facts: Mapping[str, object]) -> str:
     """Return a line for each thing that is known."""
-    preset_sampling = facts["sampling"]
-    assert isinstance(preset_sampling, dict)
-    sampling = ", ".join(f"{name} {value}" for name, value in preset_sampling.items())
     origin = filter(None, (facts["package"], facts["repo"], facts["file"]))
     values = {
         "name": facts["name"],
@@ -117,7 +115,8 @@ def as_lines(facts: Mapping[str, object]) -> str:
         "memory": _sized(facts["memory_bytes"], about=True),
         "template": _template(facts),
         "licence": facts["licence"],
-        "sampling": sampling,
+        "sampling": _sampling(facts["sampling"]),
+        "thinking": _sampling(facts["thinking_sampling"]),
         "stop": ", ".join(map(repr, facts["stop"] if isinstance(facts["stop"], list) else ())),
     }
     width = max(map(len, values))
@@ -126,6 +125,11 @@ def as_lines(facts: Mapping[str, object]) -> str:
         for name, value in values.items()
         if value
     )
+
+
+def _sampling(values: object) -> str:
+    assert isinstance(values, dict)
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _how_to_get(facts: Mapping[str, object]) -> str:

@@ -9,8 +9,9 @@ from llmstream_cli.config import Config, Table
 from llmstream_cli.core.api import EngineConfig, SamplingParams
 from llmstream_cli.errors import InvalidValueError, ModelNotFoundError, did_you_mean
 from llmstream_cli.files import expand
-from llmstream_cli.models.own_preset import OwnPreset, register_presets
-from llmstream_cli.models.reference import HubModel, LocalFile, parse_reference
+from llmstream_cli.models.preset import Preset
+from llmstream_cli.models.presets import register_presets
+from llmstream_cli.models.reference import HubModel, parse_reference
 from llmstream_cli.prompts.formats import find_format
 
 _TEXTS = ("path", "repo", "file", "revision", "tokenizer", "summary", "licence", "chat_format")
@@ -29,7 +30,7 @@ def register_own_presets(config: Config) -> None:
     register_presets(_preset(config, name, table) for name, table in config.presets.items())
 
 
-def _preset(config: Config, name: str, table: Table) -> OwnPreset:
+def _preset(config: Config, name: str, table: Table) -> Preset:
     for key, value in table.items():
         if key not in _KEYS:
             hint = did_you_mean(key, _KEYS)
@@ -42,7 +43,8 @@ def _preset(config: Config, name: str, table: Table) -> OwnPreset:
             chat_format = find_format(chat_format).name
         except InvalidValueError as error:
             raise config.refusal(str(error), *_at(name, "chat_format")) from error
-    return OwnPreset(
+    stop = _stop(config, name, table.get("stop", []))
+    return Preset(
         name=name.lower(),
         source=_source(config, name, table),
         tokenizer=table.get("tokenizer"),
@@ -50,8 +52,10 @@ def _preset(config: Config, name: str, table: Table) -> OwnPreset:
         licence=table.get("licence", ""),
         chat_format=chat_format,
         ctx_size=_ctx_size(config, name, table.get("ctx_size")),
-        sampling=_sampling(config, name, table.get("sampling", {})),
-        stop=_stop(config, name, table.get("stop", [])),
+        sampling={
+            **_sampling(config, name, table.get("sampling", {})),
+            **({"stop": stop} if stop else {}),
+        },
     )
 
 
@@ -59,7 +63,7 @@ def _at(name: str, *keys: str) -> tuple[str, ...]:
     return ("presets", name, *keys)
 
 
-def _source(config: Config, name: str, table: Table) -> HubModel | LocalFile:
+def _source(config: Config, name: str, table: Table) -> HubModel | Path:
     path, repo, file = (table.get(key) for key in ("path", "repo", "file"))
     if path is not None:
         if not table.keys().isdisjoint({"repo", "file", "revision"}):
@@ -68,7 +72,7 @@ def _source(config: Config, name: str, table: Table) -> HubModel | LocalFile:
                 "give one of the two",
                 *_at(name, "path"),
             )
-        return LocalFile(_beside(config, path))
+        return _beside(config, path)
     if repo is None or file is None:
         raise config.refusal(
             f"the preset {name} has to have a path, or a repo and a file", *_at(name)

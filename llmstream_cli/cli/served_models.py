@@ -14,7 +14,6 @@ from llmstream_cli.machine import memory
 from llmstream_cli.models.file_facts import FileFacts, read_facts
 from llmstream_cli.models.resolve import ResolvedModel
 from llmstream_cli.models.sizes import human_size
-from llmstream_cli.models.trust import note_loaded
 from llmstream_cli.server.served import ServedModel, ServedModels
 
 KEEP_ALIVE_SECONDS = 300.0
@@ -95,14 +94,14 @@ def serve_models(
             needed_bytes=candidate.needed_bytes,
             keep_alive=keep_alive if residence.keep_alive is None else residence.keep_alive,
             max_requests=candidate.config.max_seqs + candidate.config.max_queue,
-            on_load=functools.partial(_vouch, found),
         )
         served.append(
             ServedModel(
                 tuple(dict.fromkeys((found.name, found.path.stem))),
                 member,
                 int(found.path.stat().st_mtime),
-                sampling.over(found.sampling),
+                sampling.over(found.advice()),
+                {thinks: sampling.over(found.advice(thinks)) for thinks in (False, True)},
                 residency=member,
                 size_bytes=candidate.facts.file_bytes,
                 describe=functools.partial(_describe, candidate),
@@ -126,11 +125,6 @@ def _make_engine(config: EngineConfig, prefix: str, *, verbose: bool) -> Supervi
         complain(without_controls(prefix + text))  # it quotes the file, which anyone may have made
 
     return SupervisedEngine(config, log=log if verbose else None)
-
-
-def _vouch(found: ResolvedModel) -> None:
-    if not found.vouched:
-        note_loaded(found.path)
 
 
 def _default_max_bytes(first_bytes: int) -> int:

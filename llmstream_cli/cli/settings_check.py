@@ -21,7 +21,6 @@ from llmstream_cli.cli.settings import (
 from llmstream_cli.config import Config
 from llmstream_cli.core.api import EngineConfig, SamplingParams
 from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
-from llmstream_cli.models.own_preset import OWN_PRESETS
 from llmstream_cli.models.presets import find_preset
 from llmstream_cli.models.sizes import parse_size
 from llmstream_cli.server.keep_alive import keep_alive_seconds
@@ -118,5 +117,4 @@ def _names(type_: Any) -> set[str]:
 
 def _find_presets(names: str | tuple[str, ...]) -> None:
     for name in (names,) if isinstance(names, str) else names:
-        if name.lower() not in OWN_PRESETS:
-            find_preset(name)
+        find_preset(name)

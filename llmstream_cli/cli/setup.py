@@ -126,7 +126,7 @@ class Setup:
         """Return what the engine is asked to answer the next question of a conversation."""
         return GenerationRequest(
             conversation.asking(question),
-            self.sampling.over(opened.sampling),
+            self.sampling.over(opened.advice(self.think)),
             unset=self.sampling.unset,
             thinking=self.think,
         )

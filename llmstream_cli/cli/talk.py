@@ -171,10 +171,6 @@ class Talk:
                 "llmstream: the context is full, which ended the answer; "
                 "/undo takes back the last turn, /clear begins anew\n"
             )
-        if self.typed and self.opened.found is not None:
-            from llmstream_cli.cli.hint import hint_once  # when nobody waits any more
-
-            hint_once(self.opened.found, answer.tokens_per_second)
         if not self.typed and not answer.text.endswith("\n"):
             sys.stdout.write("\n")
             sys.stdout.flush()

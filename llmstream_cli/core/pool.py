@@ -58,7 +58,6 @@ class EnginePool:
         needed_bytes: int = 0,
         keep_alive: float = math.inf,
         max_requests: float = math.inf,
-        on_load: Callable[[], None] = lambda: None,
     ) -> PooledEngine:
         """Add a model; nothing is loaded yet.
 
@@ -68,7 +67,6 @@ class EnginePool:
             needed_bytes: what it will take, as far as that is known.
             keep_alive: seconds until it is unloaded if nobody asks; infinite is for good.
             max_requests: that it may answer at once and that may wait for it, together.
-            on_load: is called each time when it has been loaded.
         """
         member = PooledEngine(
             self,
@@ -77,7 +75,6 @@ class EnginePool:
             needed_bytes=needed_bytes,
             keep_alive=keep_alive,
             max_requests=max_requests,
-            on_load=on_load,
         )
         self._members.append(member)
         return member

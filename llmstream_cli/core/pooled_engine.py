@@ -85,7 +85,6 @@ class PooledEngine:
         needed_bytes: what it will take, as far as that is known.
         keep_alive: seconds until it is unloaded if nobody asks.
         max_requests: that it may answer at once and that may wait for it, together.
-        on_load: is called each time when the model has been loaded.
 
     Attributes:
         name: for the log.
@@ -107,7 +106,6 @@ class PooledEngine:
         needed_bytes: int,
         keep_alive: float,
         max_requests: float,
-        on_load: Callable[[], None],
     ) -> None:
         self.name = name
         self.phase = Phase.ABSENT
@@ -122,7 +120,6 @@ class PooledEngine:
         self._estimated_bytes = needed_bytes
         self._wishes = Wishes(keep_alive)
         self._max_requests = max_requests
-        self._on_load = on_load
         self._engine: Engine | None = None
         self._info: ModelInfo | None = None
         self._task: asyncio.Task[None] | None = None  # loads, or unloads
@@ -333,7 +330,6 @@ class PooledEngine:
         else:
             seconds = _now() - started
             self._tell("loaded %s in %.3f seconds", self.name, seconds)
-            self._on_load()
             self._begin(info, seconds)
 
     def _tell(self, message: str, *values: object, level: int = logging.INFO) -> None:

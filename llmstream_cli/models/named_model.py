@@ -3,51 +3,33 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from llmstream_cli.models.own_preset import OWN_PRESETS, OwnPreset
 from llmstream_cli.models.preset import Preset
-from llmstream_cli.models.presets import PRESETS, find_preset
-from llmstream_cli.models.reference import HubModel, LocalFile, PresetName, parse_reference
+from llmstream_cli.models.presets import OWN_PRESETS, PRESETS, find_preset
+from llmstream_cli.models.reference import HubModel, parse_reference
 
 _BY_FILE = {
     Path(file).name.lower(): preset
     for preset in PRESETS.values()
-    for file in (preset.source.file, *([preset.packaged.file] if preset.packaged else ()))
+    for file in (preset.file, preset.package and preset.package.file)
+    if file is not None
 }
 
 
 class NamedModel(NamedTuple):
-    """What a name means.
+    """What a name means."""
 
-    Attributes:
-        name: the preset's name, or the word as it was typed.
-        preset: the preset that was named, by its own name or by its file on the Hub.
-        own: the user's own preset that was named.
-        hub: where it is on the Hub; None for a file that is not from there.
-        file: a file on this machine: the one that was named, or what an installed package carries
-            of the preset that was named.
-    """
-
-    name: str
-    preset: Preset | None = None
-    hub: HubModel | None = None
-    file: Path | None = None
-    own: OwnPreset | None = None
+    name: str  # the preset's, or the word as it was typed
+    preset: Preset | None = None  # by its own name, or by its file
+    hub: HubModel | None = None  # None for a file that is not from the Hub
+    file: Path | None = None  # on this machine: the one that was named, or the package's
+    is_packaged: bool = False  # the file is one that an installed package carries
+    tokenizer: str | None = None  # what the user's own preset names
+    ctx_size: int | None = None  # likewise
 
     @property
     def is_called(self) -> bool:
         """Whether it was named by the name of a preset, not by where it is."""
-        is_ours = self.preset is not None and self.name == self.preset.name
-        return is_ours or self.own is not None
-
-    @property
-    def tokenizer(self) -> str | None:
-        """The tokenizer that the user's own preset names, if it does."""
-        return None if self.own is None else self.own.tokenizer
-
-    @property
-    def is_packaged(self) -> bool:
-        """Whether an installed package carries it."""
-        return self.preset is not None and self.file is not None
+        return self.preset is not None and self.name == self.preset.name
 
 
 def named_model(text: str) -> NamedModel:
@@ -57,12 +39,12 @@ def named_model(text: str) -> NamedModel:
         ModelNotFoundError: nothing can be called that.
     """
     match parse_reference(text):
-        case PresetName(name):
-            return called_model(name)
-        case LocalFile(path):
-            return NamedModel(text, file=path)
         case HubModel() as model:
-            return hub_model(text, model)
+            return NamedModel(text, preset_of_hub(model), model)
+        case Path() as path:
+            return NamedModel(text, file=path)
+        case name:
+            return called_model(name)
 
 
 def called_model(name: str) -> NamedModel:
@@ -71,34 +53,40 @@ def called_model(name: str) -> NamedModel:
     Raises:
         ModelNotFoundError: there is none.
     """
-    own = OWN_PRESETS.get(name.lower())
-    if own is None:
-        return preset_model(find_preset(name))
-    if isinstance(own.source, LocalFile):
-        return NamedModel(own.name, file=own.source.path, own=own)
-    return hub_model(own.name, own.source)._replace(own=own)
-
-
-def preset_model(preset: Preset) -> NamedModel:
-    """Return the model that a preset's name means."""
+    preset = find_preset(name)
     source = preset.source
-    hub = HubModel(source.repo, file=source.file, revision=source.revision)
-    return NamedModel(preset.name, preset, hub, preset.packaged_file())
+    hub, file = (source, None) if isinstance(source, HubModel) else (None, source)
+    if preset.name in OWN_PRESETS:
+        merged = _over_ours(preset)
+        return NamedModel(
+            preset.name, merged, hub, file, tokenizer=preset.tokenizer, ctx_size=preset.ctx_size
+        )
+    packaged = preset.packaged_file()
+    return NamedModel(preset.name, preset, hub, packaged, is_packaged=packaged is not None)
 
 
-def hub_model(name: str, model: HubModel) -> NamedModel:
-    """Return a model on the Hub, by its preset where it is the file of one."""
-    return NamedModel(name, preset_of_repo(model.repo, model.file), model)
+def _over_ours(own: Preset) -> Preset:
+    """Return the user's own preset, with what is known of its file where that is one of ours."""
+    ours = preset_of_file(own.source if isinstance(own.source, Path) else Path(own.file or ""))
+    if ours is None:
+        return own
+    return ours._replace(
+        name=own.name,
+        source=own.source,
+        chat_format=own.chat_format or ours.chat_format,
+        sampling={**ours.sampling, **own.sampling},
+        thinking={key: ours.thinking[key] for key in ours.thinking if key not in own.sampling},
+    )
 
 
-def preset_of_repo(repo: str, file: str | None) -> Preset | None:
-    """Return the preset that is downloaded from there."""
+def preset_of_hub(model: HubModel) -> Preset | None:
+    """Return the preset of ours that is downloaded from there."""
     for preset in PRESETS.values():
-        if (preset.source.repo, preset.source.file) == (repo, file):
+        if (preset.repo, preset.file) == (model.repo, model.file):
             return preset
     return None
 
 
 def preset_of_file(path: Path) -> Preset | None:
-    """Return the preset whose file has that name, wherever it lies."""
+    """Return the preset of ours whose file has that name, wherever it lies."""
     return _BY_FILE.get(path.name.lower())

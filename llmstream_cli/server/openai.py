@@ -68,7 +68,7 @@ async def _answer(
     logprob: LogprobFields,
 ) -> Response:
     served = models.find(body.model)
-    requests = body.generation_requests(served.sampling)
+    requests = body.generation_requests(served.sampling_for(body.thinks))
     shape = Shape(
         id=f"{prefix}-{uuid.uuid4().hex}",
         created=int(time.time()),

@@ -325,7 +325,7 @@ class ChatCompletionRequest(_SamplingFields):
             GenerationRequest(
                 messages,
                 with_choice_seed(sampling, choice),
-                thinking=self._thinking(),
+                thinking=self.thinks,
                 ending=self._ending(),
             )
             for choice in range(self.num_choices)
@@ -350,8 +350,9 @@ class ChatCompletionRequest(_SamplingFields):
         said = self.add_generation_prompt, self.continue_final_message
         return None if said == (None, None) else "turn"
 
-    def _thinking(self) -> bool | None:
-        """Return whether to reason; of an effort it is only known whether there shall be any."""
+    @property
+    def thinks(self) -> bool | None:
+        """Whether to reason; of an effort it is only known whether there shall be any."""
         told = self.chat_template_kwargs
         if told is not None and told.enable_thinking is not None:
             return told.enable_thinking
@@ -411,6 +412,11 @@ class CompletionRequest(_SamplingFields):
         None, description="report log probabilities, and so many most likely tokens at each place"
     )
     best_of: int | None = Field(None, description="refused unless it is `n`: all are returned")
+
+    @property
+    def thinks(self) -> None:
+        """Whether to reason: there is no way to ask for it here."""
+        return None
 
     @property
     def includes_logprobs(self) -> bool:

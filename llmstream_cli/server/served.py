@@ -1,6 +1,6 @@
 """What a server serves: models by name, each with its engine."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmstream_cli.core.api import Engine, EngineState, ModelInfo, Residency, SamplingParams
@@ -18,6 +18,7 @@ class ServedModel:
         engine: generates with it.
         created: when its file was made, in seconds since 1970.
         sampling: what a request gets where it says nothing else.
+        sampling_if: the same for requests with thinking, and for those without, if it differs.
         residency: of the engine, where requests load the model; None where it stays loaded.
         size_bytes: of its file; 0 where that is not known.
         describe: tells what the file says of the model while it is not loaded, as far as it goes;
@@ -28,9 +29,14 @@ class ServedModel:
     engine: Engine
     created: int
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    sampling_if: Mapping[bool, SamplingParams] = field(default_factory=dict)
     residency: Residency | None = None
     size_bytes: int = 0
     describe: Callable[[], ModelInfo] | None = None
+
+    def sampling_for(self, thinking: bool | None) -> SamplingParams:
+        """Return what a request gets that says so much of thinking, and nothing of sampling."""
+        return self.sampling if thinking is None else self.sampling_if.get(thinking, self.sampling)
 
     @property
     def name(self) -> str:

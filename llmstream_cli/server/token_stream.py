@@ -180,7 +180,7 @@ def token_stream_routes(server: ServerContext) -> Blueprint:
     async def token_stream() -> Response:
         asked = await read_model(TokenStreamRequest)
         model = server.models.find(asked.model)
-        request = asked.generation(model.sampling, server.contexts)
+        request = asked.generation(model.sampling_for(asked.thinking), server.contexts)
         encoder = PlainText(include_reasoning=bool(asked.include_reasoning))
         response = await stream(model, [request], encoder)
         response.headers["X-Model"] = model.name

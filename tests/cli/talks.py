@@ -12,8 +12,12 @@ from llmstream_cli.cli.recording import Recorder
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.setup import RecordOptions, Setup, ViewOptions
 from llmstream_cli.cli.talk import Talk
-from llmstream_cli.models.resolve import ModelChoice
+from llmstream_cli.models.preset import Preset
+from llmstream_cli.models.resolve import ModelChoice, ResolvedModel
 from tests.server.fakes import FakeEngine
+
+_FILE = Path("fake.gguf")
+FOUND = ResolvedModel(_FILE, "fake", 0.0, Preset("fake", _FILE, sampling={"top_p": 0.5}))
 
 
 @contextmanager
@@ -33,7 +37,7 @@ def talking(engine: FakeEngine, *, history: Path | None = None, **said: Any) -> 
         attributes: dict[str, Any] = {
             "setup": setup,
             "engine": setup.engine,
-            "opened": OpenEngine(engine=engine, name="fake", sampling={"top_p": 0.5}),
+            "opened": OpenEngine(engine=engine, name="fake", found=FOUND),
             "conversation": Conversation(),
             "recorder": Recorder(history),
             "sampling": setup.sampling,

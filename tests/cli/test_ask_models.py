@@ -1,6 +1,5 @@
 """`llmstream ask` of models by all that they can be called, against a stand-in for the Hub."""
 
-import json
 import re
 import subprocess
 import sys
@@ -10,16 +9,15 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from llmstream_cli.models.preset import CandleFile
-from llmstream_cli.models.presets import PRESETS
 from tests.candle_files import write_model, write_tokenizer
 from tests.gguf_files import write_family, write_llama, write_nomic_bert, write_qwen3
 from tests.hub_server import HubServer
+from tests.preset_sources import Source, source
 
 TIMEOUT = 300  # seconds; the machines that run this are slow at times
 REPO = "someone/Tiny-GGUF"
-PUFFIN = PRESETS["puffin"].source
-MISTRAL = PRESETS["mistral"].source
+PUFFIN = source("puffin")
+MISTRAL = source("mistral")
 
 # Of Mistral's v0.2: no system role, and turns in order.
 MISTRAL_TEMPLATE = """\
@@ -77,8 +75,7 @@ def candle(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def puffin(hub: HubServer, tmp_path: Path, tokenizer: Tokenizer, candle: Path) -> CandleFile:
-    assert isinstance(PUFFIN, CandleFile)
+def puffin(hub: HubServer, tmp_path: Path, tokenizer: Tokenizer, candle: Path) -> Source:
     hub.add(PUFFIN.repo, {PUFFIN.file: candle, PUFFIN.tokenizer: tmp_path / "tokenizer.json"})
     return PUFFIN
 
@@ -87,7 +84,7 @@ def puffin(hub: HubServer, tmp_path: Path, tokenizer: Tokenizer, candle: Path) -
 
 
 def test_puffin_is_downloaded_repacked_and_asked_in_its_own_words(
-    puffin: CandleFile, hub: HubServer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    puffin: Source, hub: HubServer, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = answer("--features", "puffin", "Where is Paris?")
     served = hub.bytes_served()
@@ -101,7 +98,7 @@ def test_puffin_is_downloaded_repacked_and_asked_in_its_own_words(
     assert prompt_tokens("-f", "puffin", "Where is Paris?") == len(tokenizer.encode(written).ids)
 
 
-def test_puffin_is_asked_as_its_authors_advise(puffin: CandleFile) -> None:
+def test_puffin_is_asked_as_its_authors_advise(puffin: Source) -> None:
     done = ask("-f", "puffin", "--stats", "hi")
     assert b"temp: 0.00 repeat-penalty: 1.20" in done.stderr  # -t 0 is ours, the penalty theirs
 
@@ -135,8 +132,8 @@ def test_a_preset_s_file_is_known_wherever_it_lies(
 def test_without_the_package_the_embedded_model_is_downloaded(
     hub: HubServer, tmp_path: Path
 ) -> None:
-    source = PRESETS["smollm2"].source
-    hub.add(source.repo, {source.file: write_llama(tmp_path / "llama.gguf")})
+    smollm2 = source("smollm2")
+    hub.add(smollm2.repo, {smollm2.file: write_llama(tmp_path / "llama.gguf")})
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_PACKAGE],
         stdin=subprocess.DEVNULL,
@@ -203,22 +200,21 @@ def test_with_no_network_one_line_says_what_to_do(own_caches: Path) -> None:
     assert done.stderr.endswith(b"`pip install 'llmstream-cli[smollm2]'` brings smollm2\n")
 
 
-# ---- files that nobody vouches for ----------------------------------------------------------
+# ---- files of anyone's ----------------------------------------------------------------------
 
 
-def test_a_file_is_tried_in_a_process_of_its_own_once(own_caches: Path, tmp_path: Path) -> None:
+def test_a_file_is_checked_at_its_first_start_and_when_it_has_changed(
+    own_caches: Path, tmp_path: Path
+) -> None:
     path = write_llama(tmp_path / "llama.gguf")
     answer("-m", str(path), "hi")
-    record = own_caches / "llmstream" / "loaded.json"
-    assert [*json.loads(record.read_text())] == [str(path)]
-    before = record.stat().st_mtime_ns
+    assert len([*(own_caches / "llmstream" / "checked").iterdir()]) == 1
     answer("-m", str(path), "hi")
-    assert record.stat().st_mtime_ns == before
     path.write_bytes(path.read_bytes()[:-100])
     assert "is incomplete" in refusal("-m", str(path), "hi")
 
 
-def test_a_model_of_few_tokens_is_tried_with_as_many(own_caches: Path, tmp_path: Path) -> None:
+def test_a_model_of_few_tokens_answers(own_caches: Path, tmp_path: Path) -> None:
     path = write_qwen3(tmp_path / "few.gguf", context_length=40)
     done = ask("--raw", "Where", "-m", str(path))
     assert (done.returncode, done.stderr) == (0, b"")
@@ -234,31 +230,3 @@ def test_a_model_that_does_not_continue_text_is_one_line(
     assert done.returncode == 1
     assert done.stderr.count(b"\n") == 1
     assert b"it does not continue text" in done.stderr
-
-
-@pytest.mark.parametrize("command", [("ask", "hi"), ("bench", "--streams", "1")])
-def test_a_file_that_aborts_its_process_is_one_line(
-    own_caches: Path, tmp_path: Path, command: tuple[str, ...]
-) -> None:
-    """The checks know of no such file; so they are left out here."""
-    path = write_llama(tmp_path / "llama.gguf")
-    the, had = "\N{LOWER ONE EIGHTH BLOCK}the".encode(), "\N{LOWER ONE EIGHTH BLOCK}had".encode()
-    assert had in path.read_bytes()
-    path.write_bytes(path.read_bytes().replace(had, the))  # one token twice: llama.cpp asserts
-    program = f"""
-import sys
-from llmstream_cli.models import gguf_check
-gguf_check.check_header = lambda *_: None
-from llmstream_cli.cli.app import run
-sys.exit(run([*{command!r}, "-m", {str(path)!r}]))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    (line,) = done.stderr.decode().splitlines()
-    assert line.startswith(f"llmstream: cannot load {path}: ")

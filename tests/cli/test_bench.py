@@ -15,16 +15,16 @@ import pytest
 
 from llmstream_cli.cli.bench import parse_streams
 from llmstream_cli.errors import InvalidValueError
-from llmstream_cli.models.presets import PRESETS
 from tests.candle_files import write_model, write_tokenizer
 from tests.cli.test_ask import COMMAND, HEAVY, TIMEOUT, llmstream, modules_loaded_by
 from tests.fake_openai import Reply, answer_events, answer_json, serving, story
+from tests.preset_sources import source
 
 BENCH = [*COMMAND, "bench"]
 TINY = ("--prompt-tokens", "32", "--max-tokens", "4", "--repeat", "1")
 LOCAL = ("--threads", "1", *TINY)
 KEY = "sk-secret"
-PUFFIN = PRESETS["puffin"].source
+PUFFIN = source("puffin")
 
 COLUMNS = [
     "prefix", "streams", "prompt_tok/s", "gen_tok/s", "decode_tok/s", "first_p50_ms",

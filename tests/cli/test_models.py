@@ -9,15 +9,14 @@ import pytest
 
 from llmstream_cli.errors import NoRoomError
 from llmstream_cli.machine import Memory
-from llmstream_cli.models.preset import CandleFile
-from llmstream_cli.models.presets import PRESETS
 from tests.candle_files import write_model, write_tokenizer
 from tests.cli.model_commands import TIMEOUT, complaint, models, on_a_terminal
 from tests.gguf_files import write_llama
 from tests.hub_server import HubServer, until
+from tests.preset_sources import Source, source
 
-TINYLLAMA = PRESETS["tinyllama"].source
-PUFFIN = PRESETS["puffin"].source
+QWEN = source("qwen3.5-2b")
+PUFFIN = source("puffin")
 REPO = "someone/Tiny-GGUF"
 
 
@@ -27,9 +26,8 @@ def model(tmp_path: Path) -> bytes:
 
 
 @pytest.fixture
-def puffin(hub: HubServer, tmp_path: Path) -> CandleFile:
+def puffin(hub: HubServer, tmp_path: Path) -> Source:
     """A tiny model in candle's layout where Puffin is, and its tokenizer."""
-    assert isinstance(PUFFIN, CandleFile)
     write_tokenizer(tmp_path / "tokenizer.json")
     weights = write_model(tmp_path / "candle.gguf")
     hub.add(PUFFIN.repo, {PUFFIN.file: weights, PUFFIN.tokenizer: tmp_path / "tokenizer.json"})
@@ -46,23 +44,23 @@ def files_of(folder: Path) -> list[Path]:
 def test_a_preset_is_downloaded_and_its_path_printed(
     hub: HubServer, home: Path, model: bytes
 ) -> None:
-    hub.add(TINYLLAMA.repo, {TINYLLAMA.file: model})
-    done = models("pull", "tinyllama")
+    hub.add(QWEN.repo, {QWEN.file: model})
+    done = models("pull", "qwen3.5-2b")
     assert done.returncode == 0
     path = Path(done.stdout.removesuffix("\n"))
-    assert path.name == TINYLLAMA.file
+    assert path.name == QWEN.file
     assert path.is_relative_to(home / "huggingface" / "hub")
     assert path.read_bytes() == model
-    assert TINYLLAMA.file in done.stderr
+    assert QWEN.file in done.stderr
     assert "done" in done.stderr
     assert "\x1b" not in done.stderr
 
 
 def test_what_is_here_is_not_downloaded_again(hub: HubServer, model: bytes) -> None:
-    hub.add(TINYLLAMA.repo, {TINYLLAMA.file: model})
-    first = models("pull", "tinyllama")
+    hub.add(QWEN.repo, {QWEN.file: model})
+    first = models("pull", "qwen3.5-2b")
     served = hub.bytes_served()
-    assert models("pull", "TinyLlama").stdout == first.stdout
+    assert models("pull", "Qwen3.5-2B").stdout == first.stdout
     assert hub.bytes_served() == served
 
 
@@ -85,7 +83,7 @@ def test_several_models_are_downloaded_by_all_forms_of_names(hub: HubServer, mod
     assert names == ["tiny-Q8_0.gguf", "tiny-Q4_K_M.gguf", "tiny-Q8_0.gguf"]
 
 
-def test_a_candle_model_is_repacked(puffin: CandleFile, home: Path) -> None:
+def test_a_candle_model_is_repacked(puffin: Source, home: Path) -> None:
     done = models("pull", "puffin")
     assert done.returncode == 0, done.stderr
     path = Path(done.stdout.strip())
@@ -103,11 +101,11 @@ def test_the_packaged_model_needs_no_download(hub: HubServer, model_path: Path) 
 
 
 def test_the_packaged_model_can_be_downloaded_all_the_same(hub: HubServer, model: bytes) -> None:
-    source = PRESETS["smollm2"].source
-    hub.add(source.repo, {source.file: model})
+    smollm2 = source("smollm2")
+    hub.add(smollm2.repo, {smollm2.file: model})
     done = models("pull", "smollm2", "--force")
     assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip()).name == source.file
+    assert Path(done.stdout.strip()).name == smollm2.file
 
 
 @pytest.mark.parametrize(
@@ -129,8 +127,8 @@ def test_what_cannot_be_downloaded_is_one_line(
 
 
 def test_a_mistyped_name_is_found_before_the_first_byte(hub: HubServer, model: bytes) -> None:
-    hub.add(TINYLLAMA.repo, {TINYLLAMA.file: model})
-    assert models("pull", "tinyllama", "pufin").returncode == 1
+    hub.add(QWEN.repo, {QWEN.file: model})
+    assert models("pull", "qwen3.5-2b", "pufin").returncode == 1
     assert not hub.asked
 
 
@@ -138,7 +136,7 @@ def test_without_a_network_one_line_says_what_to_do(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    done = models("pull", "tinyllama")
+    done = models("pull", "qwen3.5-2b")
     assert done.returncode == 1
     assert "HF_HUB_OFFLINE" in complaint(done)
 
@@ -158,11 +156,11 @@ def test_ctrl_c_in_a_download_leaves_what_came_and_the_next_goes_on(
     hub: HubServer, home: Path, tmp_path: Path
 ) -> None:
     content = write_llama(tmp_path / "llama.gguf").read_bytes()
-    hub.add(TINYLLAMA.repo, {TINYLLAMA.file: content})
+    hub.add(QWEN.repo, {QWEN.file: content})
     half = len(content) // 2
     hub.pause_after = half
     with subprocess.Popen(
-        [sys.executable, "-m", "llmstream_cli", "models", "pull", "tinyllama"],
+        [sys.executable, "-m", "llmstream_cli", "models", "pull", "qwen3.5-2b"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -174,15 +172,15 @@ def test_ctrl_c_in_a_download_leaves_what_came_and_the_next_goes_on(
     assert (process.returncode, output) == (130, b"")
     hub.pause_after = None
     hub.go.set()
-    done = models("pull", "tinyllama")
+    done = models("pull", "qwen3.5-2b")
     assert done.returncode == 0
     assert Path(done.stdout.strip()).read_bytes() == content
     assert hub.served[-1].start > 0  # it went on where it was
 
 
 def test_a_terminal_sees_a_bar(hub: HubServer, model: bytes) -> None:
-    hub.add(TINYLLAMA.repo, {TINYLLAMA.file: model})
-    child = on_a_terminal("models", "pull", "tinyllama")
+    hub.add(QWEN.repo, {QWEN.file: model})
+    child = on_a_terminal("models", "pull", "qwen3.5-2b")
     shown = child.read()
     child.close()
     assert child.exitstatus == 0
@@ -202,7 +200,7 @@ def test_a_model_is_removed(hub: HubServer, home: Path, model: bytes) -> None:
     assert [path.name for path in files_of(home / "huggingface")] == ["tiny-Q4_K_M.gguf"]
 
 
-def test_the_repacked_copy_goes_with_its_source(puffin: CandleFile, home: Path) -> None:
+def test_the_repacked_copy_goes_with_its_source(puffin: Source, home: Path) -> None:
     repacked = Path(models("pull", "puffin").stdout.strip())
     assert repacked.is_file()
     done = models("remove", "puffin", "-y")

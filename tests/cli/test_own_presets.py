@@ -11,8 +11,8 @@ import pytest
 from llmstream_cli.cli.own_presets import register_own_presets
 from llmstream_cli.config import parse_config
 from llmstream_cli.errors import ConfigError, ModelNotFoundError
-from llmstream_cli.models.own_preset import OWN_PRESETS, register_presets
-from llmstream_cli.models.reference import HubModel, LocalFile
+from llmstream_cli.models.presets import OWN_PRESETS, register_presets
+from llmstream_cli.models.reference import HubModel
 from llmstream_cli.models.resolve import ModelChoice, resolve
 from tests.hub_server import HubServer
 
@@ -47,7 +47,7 @@ def test_a_preset_may_have_all_that_ours_have() -> None:
     assert mine.source == HubModel("user/repo", file="m-Q4_K_M.gguf", revision="v1")
     assert (mine.tokenizer, mine.chat_format, mine.ctx_size) == ("user/other", "chatml", 2048)
     assert (mine.summary, mine.licence) == ("of my own", "MIT")
-    assert mine.advice == {"temperature": 1, "top_k": 5, "stop": ("a", "b")}
+    assert mine.advice() == {"temperature": 1, "top_k": 5, "stop": ("a", "b")}
 
 
 def test_a_path_begins_where_the_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,10 +55,10 @@ def test_a_path_begins_where_the_file_is(tmp_path: Path, monkeypatch: pytest.Mon
     names = {"a": "m.gguf", "b": "/x/m.gguf", "c": "~/m.gguf", "d": "~nobody-of-that-name/m.gguf"}
     registered("\n".join(f'[presets.{name}]\npath = "{path}"' for name, path in names.items()))
     assert [OWN_PRESETS[name].source for name in names] == [
-        LocalFile(Path("/etc/m.gguf")),
-        LocalFile(Path("/x/m.gguf")),
-        LocalFile(tmp_path / "m.gguf"),
-        LocalFile(Path("/etc/~nobody-of-that-name/m.gguf")),
+        Path("/etc/m.gguf"),
+        Path("/x/m.gguf"),
+        tmp_path / "m.gguf",
+        Path("/etc/~nobody-of-that-name/m.gguf"),
     ]
 
 
@@ -110,7 +110,7 @@ def test_a_name_of_ones_own_is_resolved(model_path: Path) -> None:
         found = resolve(choice)
         assert (found.path, found.name, found.ctx_size) == (model_path, "mine", 300)
         # The file is that of a preset of ours, whose authors' advice holds where nothing is said.
-        assert found.sampling == {"temperature": 0.0, "top_p": 0.9, "stop": (" of",)}
+        assert found.advice() == {"temperature": 0.0, "top_p": 0.9, "stop": (" of",)}
 
 
 def test_it_wins_over_the_name_of_ours(model_path: Path) -> None:

@@ -17,7 +17,6 @@ import ollama
 import openai
 import pytest
 
-from llmstream_cli.models.trust import has_loaded
 from tests.candle_files import write_model, write_tokenizer
 from tests.cli.test_serve import PARIS, TIMEOUT, Running, ask, body, failed, running
 from tests.gguf_files import write_gemma3, write_lfm2, write_llama
@@ -170,16 +169,6 @@ def test_a_tokenizer_can_be_named_for_weights_without_one(own_caches: Path) -> N
     with running(*named, *SMALL) as server:
         server.wait_until_ready()
         ask(server.url, "hi", max_tokens=2)
-
-
-def test_what_has_been_loaded_is_vouched_for(files: Path, own_caches: Path) -> None:
-    default, other = files / "tiny-llama.gguf", files / "tiny-lfm.gguf"
-    with running("-m", str(default), "-m", str(other), *SMALL) as server:
-        server.wait_until_ready()
-        assert has_loaded(default)
-        assert not has_loaded(other)
-        assert ask(server.url, "the of", model="tiny-lfm")
-        assert has_loaded(other)
 
 
 def test_a_model_that_does_not_fit_is_refused_when_it_is_asked_for(files: Path) -> None:

@@ -26,7 +26,7 @@ from llmstream_cli.cli.settings import (
 from llmstream_cli.cli.settings_check import check_values, unknown_variables
 from llmstream_cli.config import Config, parse_config
 from llmstream_cli.errors import ConfigError, InvalidValueError
-from llmstream_cli.models.own_preset import register_presets
+from llmstream_cli.models.presets import register_presets
 
 COMMANDS: dict[str, TyperCommand] = {
     name: command

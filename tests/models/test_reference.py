@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from llmstream_cli.errors import ModelNotFoundError
 from llmstream_cli.models.reference import (
     HubModel,
-    LocalFile,
-    PresetName,
     is_safe_file,
     parse_reference,
 )
@@ -22,8 +20,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 @pytest.mark.parametrize(
     ("text", "meant"),
     [
-        ("puffin", PresetName("puffin")),
-        ("smollm2-1.7b", PresetName("smollm2-1.7b")),
+        ("puffin", "puffin"),
+        ("qwen3.5-2b", "qwen3.5-2b"),
         ("user/repo", HubModel("user/repo")),
         ("user/repo:q4_K_m", HubModel("user/repo", quant="q4_K_m")),
         ("user/repo/m.gguf", HubModel("user/repo", file="m.gguf")),
@@ -57,15 +55,15 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
             "https://huggingface.co/user/repo?show_file_info=m.gguf",
             HubModel("user/repo", file="m.gguf"),
         ),
-        ("model.gguf", LocalFile(Path("model.gguf"))),
-        ("folder/model.gguf", LocalFile(Path("folder/model.gguf"))),
-        ("./user/repo", LocalFile(Path("user/repo"))),
-        ("../m.gguf", LocalFile(Path("../m.gguf"))),
-        ("/models/m.gguf", LocalFile(Path("/models/m.gguf"))),
-        ("/a folder/m.gguf", LocalFile(Path("/a folder/m.gguf"))),
+        ("model.gguf", Path("model.gguf")),
+        ("folder/model.gguf", Path("folder/model.gguf")),
+        ("./user/repo", Path("user/repo")),
+        ("../m.gguf", Path("../m.gguf")),
+        ("/models/m.gguf", Path("/models/m.gguf")),
+        ("/a folder/m.gguf", Path("/a folder/m.gguf")),
     ],
 )
-def test_each_form_means_one_thing(text: str, meant: HubModel | LocalFile | PresetName) -> None:
+def test_each_form_means_one_thing(text: str, meant: HubModel | Path | str) -> None:
     assert parse_reference(text) == meant
 
 
@@ -77,7 +75,7 @@ def test_a_file_that_is_there_wins(
     path = tmp_path / text
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"GGUF")
-    assert parse_reference(text) == LocalFile(Path(text))
+    assert parse_reference(text) == Path(text)
 
 
 def test_a_folder_that_is_there_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +86,7 @@ def test_a_folder_that_is_there_does_not(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_tilde_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert parse_reference("~/m.gguf") == LocalFile(tmp_path / "m.gguf")
+    assert parse_reference("~/m.gguf") == tmp_path / "m.gguf"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +156,7 @@ def test_what_is_written_for_a_person_can_be_given_again(
 @given(st.text(string.printable + "ëß\0\u2028", max_size=60))
 def test_any_text_is_parsed_or_refused_in_a_line(text: str) -> None:
     complaint = ""
-    parsed: HubModel | LocalFile | PresetName | None = None
+    parsed: HubModel | Path | str | None = None
     try:
         parsed = parse_reference(text)
     except ModelNotFoundError as error:

@@ -139,7 +139,10 @@ class Model:
             tokens = (C.llama_token * capacity)()
             count = C.llama_tokenize(self._vocab, data, len(data), tokens, capacity, False, special)
             if count >= 0:
-                return tokens[:count]
+                found: list[int] = tokens[:count]
+                if min(found, default=0) < 0:  # how llama.cpp says that it knows of none
+                    raise ModelError("the model's vocabulary has no token for a part of the text")
+                return found
             capacity = -count
         raise EngineError(f"llama.cpp cannot tokenize a text of {len(data)} bytes")
 
