@@ -2,16 +2,14 @@
 
 The weights are copied byte for byte, the vocabulary is taken from a `tokenizer.json`; see
 `candle_layout`. It is done once: the result lies in the cache folder and says what it was made
-from. It is written beside its place, read back, and then put there, whole or not at all.
+from. It is written beside its place and then put there, whole or not at all.
 """
 
 import errno
 import hashlib
 import os
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -20,18 +18,16 @@ from llmstream_cli.errors import ModelError, NoRoomError
 from llmstream_cli.files import beside, cache_folder
 from llmstream_cli.machine import free_disk
 from llmstream_cli.models.bpe_tokenizer import Vocabulary, read_vocabulary
-from llmstream_cli.models.candle_layout import Layout, UnfitError, find_layout, is_candle
+from llmstream_cli.models.candle_layout import Layout, UnfitError, Writable, find_layout
 from llmstream_cli.models.gguf_check import check_gguf
-from llmstream_cli.models.gguf_format import DEFAULT_ALIGNMENT, GGUFHeader, Tensor, padded
+from llmstream_cli.models.gguf_format import DEFAULT_ALIGNMENT, GGUFHeader, Tensor
 from llmstream_cli.models.gguf_header import opened, read_header
-from llmstream_cli.models.gguf_writer import Writable, encode_header
 from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.sizes import human_size
 
-__all__ = ["find_repacked", "is_candle", "repack", "repacked"]
-
 _BUFFER = 1 << 20  # bytes that are copied at once
 _SOURCE_KEY = "llmstream.repacked_from"
+_ARCHITECTURE = "phi2"
 _FORMAT = 1  # of what is written here; a new one makes old results void
 
 
@@ -102,18 +98,22 @@ def repack(source: Path, tokenizer: Path, target: Path, progress: Progress) -> N
         raise ModelError(f"cannot repack {source}: {error}") from error
     vocabulary = read_vocabulary(tokenizer, layout.vocabulary_size)
     metadata = _metadata(layout, vocabulary, fingerprint, source.stem)
-    tensors = _renamed(header, layout)
-    encoded = encode_header(metadata, list(tensors.values()))
-    _check_room(target, len(encoded) + sum(t.size + DEFAULT_ALIGNMENT for t in tensors.values()))
-    with opened(source) as (source_file, _), _replacing(target) as (part, file):
-        file.write(encoded)
-        sums = _copy(source_file, header, file, tensors, progress)
-        file.flush()
-        os.fsync(file.fileno())
+    tensors = {
+        layout.names[name]: tensor
+        for name, tensor in header.tensors.items()
+        if name in layout.names
+    }
+    _check_room(target, sum(tensor.size for tensor in tensors.values()) + tokenizer.stat().st_size)
+    with opened(source) as (source_file, _), _replacing(target) as part:
+        _write_header(part, metadata, tensors)
+        with part.open("ab") as file:
+            _append(source_file, header.data_offset, file, tensors, progress)
+            file.flush()
+            os.fsync(file.fileno())
         if _fingerprint(source, tokenizer) != fingerprint:
             raise ModelError(f"{source} has changed while it was repacked: try again")
         try:
-            _read_back(part, sums, progress)
+            check_gguf(part)
         except ModelError as error:
             raise ModelError(f"cannot repack {source}: {error}") from error
 
@@ -160,14 +160,34 @@ def _metadata(
     }
 
 
-def _renamed(header: GGUFHeader, layout: Layout) -> dict[str, Tensor]:
-    """Lay the tensors out one after the other, by candle's names and in candle's order."""
-    tensors, end = dict[str, Tensor](), 0
-    for name, tensor in header.tensors.items():
-        if name in layout.names:
-            tensors[name] = replace(tensor, name=layout.names[name], offset=end)
-            end += padded(tensor.size, DEFAULT_ALIGNMENT)
-    return tensors
+def _write_header(
+    path: Path, metadata: Mapping[str, Writable], tensors: Mapping[str, Tensor]
+) -> None:
+    """Write all that comes before the weights."""
+    import numpy as np
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    writer = GGUFWriter(path, _ARCHITECTURE)
+    add = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        str: writer.add_string,
+        list: writer.add_array,
+    }
+    for key, value in metadata.items():
+        add[type(value)](key, value)  # type: ignore[operator]
+    for name, tensor in tensors.items():
+        kind = GGMLQuantizationType(tensor.type.id)
+        writer.add_tensor_info(
+            name, tensor.shape[::-1], np.dtype(np.float32), tensor.size, raw_dtype=kind
+        )
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+    finally:
+        writer.close()
 
 
 def _check_room(target: Path, size: int) -> None:
@@ -199,13 +219,12 @@ def _locked(place: Path, progress: Progress) -> Iterator[None]:
 
 
 @contextmanager
-def _replacing(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """Open a file beside the target; put it in its place when the block has gone well."""
+def _replacing(target: Path) -> Iterator[Path]:
+    """Name a file beside the target; put it in its place when the block has gone well."""
     part = beside(target)
     try:
         with _told_of(target):
-            with part.open("xb") as file:
-                yield part, file
+            yield part
             part.replace(target)
             _sync_folder(target.parent)
     finally:
@@ -242,60 +261,35 @@ def _sweep(place: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _copy(
+def _append(
     source: BufferedReader,
-    header: GGUFHeader,
+    data_offset: int,
     target: BinaryIO,
     tensors: Mapping[str, Tensor],
     progress: Progress,
-) -> dict[str, int]:
-    """Append the tensors to the target; return a checksum of each, by its new name."""
-    sums = dict[str, int]()
+) -> None:
+    """Append the tensors' bytes to the header."""
     progress.begin(
         f"repacking {Path(source.name).name}", sum(tensor.size for tensor in tensors.values())
     )
     try:
-        for theirs, tensor in tensors.items():
-            checksum = 0
-            source.seek(header.data_offset + header.tensors[theirs].offset)
+        for tensor in tensors.values():
+            target.write(bytes(-target.tell() % DEFAULT_ALIGNMENT))
+            source.seek(data_offset + tensor.offset)
             for piece in _pieces(source, tensor.size):
-                checksum = zlib.crc32(piece, checksum)
                 target.write(piece)
                 progress.advance(len(piece))
-            target.write(bytes(padded(tensor.size, DEFAULT_ALIGNMENT) - tensor.size))
-            sums[tensor.name] = checksum
-    finally:
-        progress.end()
-    return sums
-
-
-def _read_back(path: Path, sums: Mapping[str, int], progress: Progress) -> None:
-    """Check that a written file is what llama.cpp takes, and holds the bytes that were copied."""
-    header = check_gguf(path)
-    progress.begin("checking the copy", sum(tensor.size for tensor in header.tensors.values()))
-    try:
-        with opened(path) as (file, _):
-            for name, tensor in header.tensors.items():
-                checksum = 0
-                file.seek(header.data_offset + tensor.offset)
-                for piece in _pieces(file, tensor.size):
-                    checksum = zlib.crc32(piece, checksum)
-                    progress.advance(len(piece))
-                if checksum != sums.get(name):
-                    raise ModelError(f"{path} was not written as it should be: is the disk sound?")
     finally:
         progress.end()
 
 
-def _pieces(file: BufferedReader, size: int) -> Iterator[memoryview]:
-    """Read `size` bytes through one buffer."""
-    buffer = memoryview(bytearray(min(size, _BUFFER)))
+def _pieces(file: BufferedReader, size: int) -> Iterator[bytes]:
     while size:
         try:
-            count = file.readinto(buffer[: min(size, _BUFFER)])
+            piece = file.read(min(size, _BUFFER))
         except OSError as error:
             raise ModelError(f"cannot read {file.name}: {error.strerror}") from error
-        if not count:
+        if not piece:
             raise ModelError(f"{file.name} became shorter while it was read")
-        yield buffer[:count]
-        size -= count
+        yield piece
+        size -= len(piece)

@@ -6,10 +6,12 @@ under other names, and no metadata. From the shapes follows all but the heads; s
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from llmstream_cli.models.gguf_format import GGUFHeader, Tensor
 from llmstream_cli.models.gguf_header import quoted
-from llmstream_cli.models.gguf_writer import Writable
+
+Writable: TypeAlias = bool | int | float | str | list[int] | list[str]
 
 _EMBEDDINGS = ("layers.0.wte.weight", "transformer.embd.wte.weight")
 
@@ -94,7 +96,6 @@ def _metadata(width: int, feed_forward: int, layers: int, rotated: int) -> dict[
             f"it is {width} wide and rotates {rotated}, which fits no heads of {head_size} numbers"
         )
     return {
-        "general.architecture": "phi2",
         "phi2.context_length": _CONTEXT,
         "phi2.embedding_length": width,
         "phi2.block_count": layers,

@@ -25,7 +25,6 @@ def test_puffin_gets_the_metadata_that_its_authors_trained_it_with() -> None:
     assert len(layout.names) == 245
     assert layout.vocabulary_size == 50304
     assert layout.metadata == {
-        "general.architecture": "phi2",
         "general.file_type": 14,
         "phi2.context_length": 2048,
         "phi2.embedding_length": 2048,
