@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 import llmstream_cli
-from llmstream_cli.cli import chat_app, config_app, history_app, models_app, options
+from llmstream_cli.cli import chat_app, config_app, history_app, options
 from llmstream_cli.cli.model_order import ModelOrderCommand, model_choices
+from llmstream_cli.cli.models.commands import app as models_app
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.settings import SettingsCommand, name_option, settings_commands
 from llmstream_cli.cli.terminal import check_text, complain, discard_output
@@ -17,7 +18,7 @@ from llmstream_cli.errors import LLMStreamError, one_line
 app = typer.Typer(
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
-app.add_typer(models_app.app, name="models")
+app.add_typer(models_app, name="models")
 app.add_typer(history_app.app, name="history")
 app.add_typer(config_app.app, name="config")
 

@@ -144,7 +144,7 @@ def test_without_a_network_one_line_says_what_to_do(
 def test_a_model_larger_than_the_machine_names_a_smaller_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from llmstream_cli.cli import models as commands
+    from llmstream_cli.cli.models import pull_remove as commands
 
     monkeypatch.setattr(commands, "memory", lambda: Memory(4_000_000_000, 3_000_000_000))
     with pytest.raises(NoRoomError, match=r"mistral needs 4\.6 GB .* has 4\.0 GB: \S+ fits") as e:

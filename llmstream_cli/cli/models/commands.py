@@ -49,7 +49,7 @@ def top(context: typer.Context) -> None:
 @app.command(name="list", help="List the presets, and what is in the Hugging Face cache.")
 def list_models(json: options.Json = False) -> int:
     """Turn the options into settings, and list."""
-    from llmstream_cli.cli.models_list import List
+    from llmstream_cli.cli.models.listing import List
 
     return List(json=json).run()
 
@@ -65,7 +65,7 @@ def pull(
     ] = False,
 ) -> int:
     """Turn the options into settings, and download."""
-    from llmstream_cli.cli.models import Pull
+    from llmstream_cli.cli.models.pull_remove import Pull
 
     return Pull(names=names, force=force).run()
 
@@ -84,7 +84,7 @@ def show(
     json: options.Json = False,
 ) -> int:
     """Turn the options into settings, and show."""
-    from llmstream_cli.cli.models_show import Show
+    from llmstream_cli.cli.models.show import Show
 
     return Show(name=name, json=json).run()
 
@@ -98,6 +98,6 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
     """Turn the options into settings, and delete."""
-    from llmstream_cli.cli.models import Remove
+    from llmstream_cli.cli.models.pull_remove import Remove
 
     return Remove(names=names, yes=yes).run()

@@ -1,0 +1,1 @@
+"""`llmstream models`: what there is, fetched and removed."""
