@@ -1,24 +1,22 @@
 """The tables `[presets.NAME]` of the configuration file: models by names of the user's own."""
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from llmstream_cli.config import Config, Table
-from llmstream_cli.core.api import EngineConfig, SamplingParams
+from llmstream_cli.core.api import EngineConfig
 from llmstream_cli.errors import InvalidValueError, ModelNotFoundError, did_you_mean
 from llmstream_cli.files import expand
 from llmstream_cli.models.preset import Preset
 from llmstream_cli.models.presets import register_presets
 from llmstream_cli.models.reference import HubModel, parse_reference
 from llmstream_cli.prompts.formats import find_format
+from llmstream_cli.sampling import PARAMETERS, SamplingParams
 
 _TEXTS = ("path", "repo", "file", "revision", "tokenizer", "summary", "licence", "chat_format")
 _KEYS = (*_TEXTS, "ctx_size", "sampling", "stop")
-_NUMBERS = {"temperature", "top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n"} | {
-    *("presence_penalty", "frequency_penalty", "seed", "max_tokens")
-}
+_NUMBERS = [name for name, row in PARAMETERS.items() if row.low is not None and name != "logprobs"]
 
 
 def register_own_presets(config: Config) -> None:
@@ -106,12 +104,11 @@ def _ctx_size(config: Config, name: str, value: Any) -> int | None:
 def _sampling(config: Config, name: str, table: Any) -> Mapping[str, Any]:
     if not isinstance(table, dict):
         raise config.refusal("sampling has to be a table", *_at(name, "sampling"))
-    known = [field.name for field in fields(SamplingParams) if field.name in _NUMBERS]
     for key, value in table.items():
         place = _at(name, "sampling", key)
-        if key not in known:
-            raise config.refusal(f"sampling has no {key!r}; {did_you_mean(key, known)}", *place)
-        is_whole = key in {"top_k", "repeat_last_n", "seed", "max_tokens"}
+        if key not in _NUMBERS:
+            raise config.refusal(f"sampling has no {key!r}; {did_you_mean(key, _NUMBERS)}", *place)
+        is_whole = PARAMETERS[key].type is not float
         kind = int if is_whole else (int, float)
         if not isinstance(value, kind) or isinstance(value, bool):
             words = "a whole number" if is_whole else "a number"

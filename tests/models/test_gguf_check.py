@@ -335,3 +335,10 @@ def test_the_process_that_loads_a_bad_file_would_die(path: Path, raw: Raw, loade
     path.write_bytes(raw.content())
     assert loader.load(path) is None
     assert loader.load(gguf_files.write_phi2(path)) == "ok"
+
+
+def test_a_text_that_the_vocabulary_cannot_write_is_told(path: Path, raw: Raw) -> None:
+    put(raw, "tokenizer.ggml.model", STRING, text(b"rwkv"))  # which has no token for a space here
+    check(path, raw)
+    with Loader() as loader:
+        assert "has no token for a part of the text" in str(loader.load(path))

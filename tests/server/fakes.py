@@ -136,9 +136,11 @@ def new_context(
     engine: FakeEngine,
     defaults: SamplingParams | None = None,
     contexts: Mapping[str, str] | None = None,
+    sampling_if: Mapping[bool, SamplingParams] | None = None,
     **settings: Any,
 ) -> ServerContext:
-    model = ServedModel(("fake", "alias"), engine, 0, defaults or SamplingParams())
+    names = ("fake", "alias")
+    model = ServedModel(names, engine, 0, defaults or SamplingParams(), sampling_if or {})
     settings = {"port": 0, **settings}
     return ServerContext(ServedModels([model]), ServerSettings(**settings), contexts or {})
 

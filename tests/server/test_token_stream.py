@@ -147,6 +147,30 @@ async def test_only_the_answer_is_sent_of_one_that_begins_with_reasoning() -> No
 
 
 @pytest.mark.parametrize(
+    ("path", "body", "without"),
+    [
+        ("/token_stream", {"query": "?"}, {"thinking": False}),
+        ("/api/chat", {"messages": [{"role": "user", "content": "?"}]}, {"think": False}),
+        ("/api/generate", {"prompt": "?"}, {"think": False}),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "?"}]},
+            {"reasoning_effort": "none"},
+        ),
+    ],
+)
+async def test_what_suits_the_model_goes_by_whether_it_shall_think(
+    path: str, body: dict[str, Any], without: dict[str, Any]
+) -> None:
+    engine, name = FakeEngine(), {} if path == "/token_stream" else {"model": "fake"}
+    advised = {False: SamplingParams(top_k=7), True: SamplingParams(top_k=9)}
+    async with serving(engine, defaults=advised[True], sampling_if=advised) as server:
+        for more in ({}, without):
+            await ask(server, post(json.dumps({**body, **name, **more}).encode(), path=path))
+    assert [request.sampling.top_k for request in engine.requests] == [9, 7]
+
+
+@pytest.mark.parametrize(
     ("pieces", "reasoning", "body"),
     [
         (["Yes", "."], ["hm ", "hm"], "<think>\nhm hm\n</think>\n\nYes."),
