@@ -6,8 +6,7 @@ number of the keys and values in all layers that keep them) are those of publish
 where one was at hand, else estimates: of a file that is here, its own header is shown instead.
 """
 
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable
 
 from llmstream_cli.errors import ModelNotFoundError, did_you_mean
 from llmstream_cli.models.preset import Package, Preset
@@ -149,7 +148,7 @@ _TABLE = (
 )
 # fmt: on
 
-PRESETS: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in _TABLE})
+PRESETS = {preset.name: preset for preset in _TABLE}
 
 DEFAULT_PRESET = "smollm2"
 

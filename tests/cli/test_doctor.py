@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from llmstream_cli.cli import doctor_machine, doctor_setup
 from llmstream_cli.cli.doctor import Finding
 from llmstream_cli.errors import LLMStreamError, ModelError
 from llmstream_cli.machine import Memory
+from llmstream_cli.models.preset import Package
 from llmstream_cli.models.presets import PRESETS
 from tests.cli.test_settings import COMMANDS
 from tests.hub_server import HubServer
@@ -268,14 +268,13 @@ def test_a_port_that_is_taken_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor_setup.port(COMMANDS).verdict == "fail"
 
 
-Bare = namedtuple("Bare", ["name", "packaged_file", "source", "chat_format"])
-
-
 def replace_default(monkeypatch: pytest.MonkeyPatch, file: Path | None) -> None:
     """Have the default preset's package bring that file."""
-    usual = PRESETS["smollm2"]
-    bare = Bare("smollm2", lambda: file, usual.source, None)
-    monkeypatch.setitem(PRESETS, "smollm2", bare)
+    package = Package("no_such_package", "", "")
+    if file is not None:
+        monkeypatch.syspath_prepend(file.parent.parent)
+        package = Package(file.parent.name, file.name, "")
+    monkeypatch.setitem(PRESETS, "smollm2", PRESETS["smollm2"]._replace(package=package))
 
 
 def test_a_missing_model_is_a_failure_where_it_cannot_be_downloaded(
