@@ -56,6 +56,15 @@ def test_a_preset_is_downloaded_and_its_path_printed(
     assert "\x1b" not in done.stderr
 
 
+def test_a_file_that_is_not_the_preset_s_any_more_is_told_of(hub: HubServer, model: bytes) -> None:
+    changed = "has changed on the Hub since its preset was written"
+    mistral = source("mistral")  # whose checksum nobody has noted
+    hub.add(QWEN.repo, {QWEN.file: model})
+    hub.add(mistral.repo, {mistral.file: model})
+    assert f"{QWEN.file} {changed}" in models("pull", "qwen3.5-2b", "--force").stderr
+    assert changed not in models("pull", "mistral", "--force").stderr
+
+
 def test_what_is_here_is_not_downloaded_again(hub: HubServer, model: bytes) -> None:
     hub.add(QWEN.repo, {QWEN.file: model})
     first = models("pull", "qwen3.5-2b")
