@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import llmstream_cli
-from llmstream_cli.cli import chat_app, config_app, history_app, models_app, options
+from llmstream_cli.cli import chat_app, config_app, history, models_app, options
 from llmstream_cli.cli.model_order import ModelOrderCommand, model_choices
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.settings import SettingsCommand, name_option, settings_commands
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
 app.add_typer(models_app.app, name="models")
-app.add_typer(history_app.app, name="history")
+app.add_typer(history.app, name="history")
 app.add_typer(config_app.app, name="config")
 
 
