@@ -10,7 +10,7 @@ import llmstream_cli
 from llmstream_cli.cli import chat_app, config_app, history, models_app, options
 from llmstream_cli.cli.model_order import ModelOrderCommand, model_choices
 from llmstream_cli.cli.sampling import SamplingOptions
-from llmstream_cli.cli.settings import SettingsCommand, name_option, settings_commands
+from llmstream_cli.cli.settings import SettingsCommand, name_option
 from llmstream_cli.cli.terminal import check_text, complain, discard_output
 from llmstream_cli.errors import LLMStreamError, one_line
 
@@ -343,11 +343,11 @@ def bench(
 
 @app.command(
     help="Examine this installation and this machine, and tell what to do about what is wrong."
-    "\n\nIt has the model answer that `ask` would take, and asks the Hugging Face Hub for a sign "
-    "of life. The exit code is 1 if something does not work."
+    "\n\nIt has the model answer that `ask` would take. The exit code is 1 if something does not "
+    "work."
 )
-def doctor(context: typer.Context, json: options.Json = False) -> int:
-    """Turn the options into settings, and examine."""
-    from llmstream_cli.cli.doctor import Doctor
+def doctor(json: options.Json = False) -> int:
+    """Examine; return the exit code."""
+    from llmstream_cli.cli.doctor import examine
 
-    return Doctor(commands=settings_commands(context), json=json).run()
+    return examine(json=json)
