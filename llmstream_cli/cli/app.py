@@ -319,10 +319,10 @@ def bench(
     json: options.Json = False,
 ) -> int:
     """Turn the options into a benchmark, and run it."""
-    from llmstream_cli.cli.bench import Bench
+    from llmstream_cli.cli.bench.command import bench as measure
     from llmstream_cli.models.resolve import ModelChoice
 
-    return Bench(
+    return measure(
         model=ModelChoice(preset=features, model=model, file=file, tokenizer=tokenizer),
         template=template,
         url=url,
@@ -338,7 +338,7 @@ def bench(
         ctx_size=ctx_size,
         threads=threads,
         json=json,
-    ).run()
+    )
 
 
 @app.command(
