@@ -204,17 +204,17 @@ def _measure_until_interrupted(report: Report, open_engine: OpenEngine) -> int:
     leave_at_once = signal.getsignal(signal.SIGINT)
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        asyncio.run(_measure(report, open_engine, plan))
+        with contextlib.suppress(TimeoutError):  # a run took longer than it seemed to
+            asyncio.run(_measure(report, open_engine, plan))
     except KeyboardInterrupt:
         return INTERRUPTED
-    except TimeoutError as error:  # a run took longer than it seemed to
-        if not report.runs:
-            raise EngineError(
-                f"nothing could be measured in {parameters.seconds:g} s; give --seconds more, or "
-                "--prompt-tokens and --max-tokens fewer"
-            ) from error
     finally:
         signal.signal(signal.SIGINT, leave_at_once)
+    if not report.runs:
+        raise EngineError(
+            f"nothing could be measured in {parameters.seconds:g} s; give --seconds more, or "
+            "--prompt-tokens and --max-tokens fewer"
+        )
     report.complete = not plan.pending
     return 0
 

@@ -17,6 +17,7 @@ import pytest
 
 from llmstream_cli.cli import app
 from llmstream_cli.cli.bench.command import parse_streams
+from llmstream_cli.cli.bench.progress import Plan
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.models.presets import PRESETS
 from tests.candle_files import write_model, write_tokenizer
@@ -280,6 +281,16 @@ def test_the_end_of_the_time_prints_what_was_measured(answered: int, run: Run) -
     else:
         assert (code, output) == (1, "")
         assert complaints.startswith("llmstream: nothing could be measured in 2 s; give --seconds")
+
+
+def test_a_warm_up_that_leaves_no_time_for_a_run_is_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Plan, "allows", lambda _plan, _streams, runs=1: runs == 2)
+    with server(answer_events(*story())) as fake:
+        code, output, complaints = run(fake, "--seconds", "60")
+    assert (code, output) == (1, "")
+    assert complaints.startswith("llmstream: nothing could be measured in 60 s; give --seconds")
 
 
 @pytest.mark.parametrize("answered", [0, 2])
