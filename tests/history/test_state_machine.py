@@ -94,6 +94,7 @@ class HistoryMachine(RuleBasedStateMachine):
     def delete(self, by: int, session: int | None) -> None:
         there = session in self.turns
         assert self.connections[by].delete([session or 0]) == there
+        assert self.connections[by].turns(session or 0) == []
         if session is not None and there:
             del self.turns[session], self.names[session]
 

@@ -140,6 +140,8 @@ def found(history: History, text: str) -> list[str]:
         (" \n", []),
         ("京", ["私は東京にいる"]),
         ("100%", ["100% of a_b"]),
+        ("a", ["Paris again", "100% of a_b"]),
+        ("\ud83d", ["Where is Paris?", "Wo liegt ZÜRICH?"]),  # kept as "?"
         ("b", ["100% of a_b", 'say "hi" \\ bye']),
         ("0_%", []),
         ("\\", ['say "hi" \\ bye']),
