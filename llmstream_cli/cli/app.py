@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 import llmstream_cli
-from llmstream_cli.cli import chat_app, config_app, history_app, options
+from llmstream_cli.cli import chat_app, config_app, history, options
 from llmstream_cli.cli.model_order import ModelOrderCommand, model_choices
 from llmstream_cli.cli.models.commands import app as models_app
 from llmstream_cli.cli.sampling import SamplingOptions
-from llmstream_cli.cli.settings import SettingsCommand, name_option, settings_commands
+from llmstream_cli.cli.settings import SettingsCommand, name_option
 from llmstream_cli.cli.terminal import check_text, complain, discard_output
 from llmstream_cli.errors import LLMStreamError, one_line
 
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
 app.add_typer(models_app, name="models")
-app.add_typer(history_app.app, name="history")
+app.add_typer(history.app, name="history")
 app.add_typer(config_app.app, name="config")
 
 
@@ -320,10 +320,10 @@ def bench(
     json: options.Json = False,
 ) -> int:
     """Turn the options into a benchmark, and run it."""
-    from llmstream_cli.cli.bench import Bench
+    from llmstream_cli.cli.bench.command import bench as measure
     from llmstream_cli.models.resolve import ModelChoice
 
-    return Bench(
+    return measure(
         model=ModelChoice(preset=features, model=model, file=file, tokenizer=tokenizer),
         template=template,
         url=url,
@@ -339,16 +339,16 @@ def bench(
         ctx_size=ctx_size,
         threads=threads,
         json=json,
-    ).run()
+    )
 
 
 @app.command(
     help="Examine this installation and this machine, and tell what to do about what is wrong."
-    "\n\nIt has the model answer that `ask` would take, and asks the Hugging Face Hub for a sign "
-    "of life. The exit code is 1 if something does not work."
+    "\n\nIt has the model answer that `ask` would take. The exit code is 1 if something does not "
+    "work."
 )
-def doctor(context: typer.Context, json: options.Json = False) -> int:
-    """Turn the options into settings, and examine."""
-    from llmstream_cli.cli.doctor import Doctor
+def doctor(json: options.Json = False) -> int:
+    """Examine; return the exit code."""
+    from llmstream_cli.cli.doctor import examine
 
-    return Doctor(commands=settings_commands(context), json=json).run()
+    return examine(json=json)

@@ -13,8 +13,7 @@ from llmstream_cli.cli.conversation import Conversation
 from llmstream_cli.cli.terminal import read_file
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.files import expand
-from llmstream_cli.history.export import turn_as_json
-from llmstream_cli.history.records import Turn
+from llmstream_cli.history.records import Turn, as_json
 from llmstream_cli.prompts.messages import Role
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -36,9 +35,7 @@ def save(conversation: Conversation, name: str, *, overwrite: bool) -> Path:
     turns = list(conversation.turns)
     if conversation.system is not None:
         turns.insert(0, Turn(role="system", content=conversation.system))
-    text = json.dumps(
-        {"turns": [turn_as_json(turn) for turn in turns]}, indent=2, ensure_ascii=False
-    )
+    text = json.dumps({"turns": [as_json(turn) for turn in turns]}, indent=2, ensure_ascii=False)
     try:
         path = expand(name)
         with path.open("wb" if overwrite else "xb") as file:

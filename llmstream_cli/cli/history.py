@@ -1,122 +1,153 @@
 """`llmstream history`: the conversations that are kept, listed, shown, searched and deleted."""
 
 import contextlib
-import json
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from llmstream_cli.cli import options
 from llmstream_cli.cli.terminal import AnswerWriter, complain, without_controls
 from llmstream_cli.config import history_path, load_config, why_no_history
 from llmstream_cli.errors import HistoryError, InvalidValueError, SessionNotFoundError
 from llmstream_cli.files import exists
-from llmstream_cli.history.export import as_json, as_markdown, session_as_json, turn_as_json
-from llmstream_cli.history.records import Hit, Session
-from llmstream_cli.history.store import History
 
-_AGE = re.compile(r"([0-9]{1,4})([hdwy])")
-_MAX_YEARS = 1000
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmstream_cli.history.records import Session
+    from llmstream_cli.history.store import History
+
 _MAX_COLUMN_WIDTH = 24
+_AGE = re.compile(r"([0-9]{1,4})([hdwy])")
 _HOURS = {"h": 1, "d": 24, "w": 7 * 24, "y": 365 * 24}
+_MAX_YEARS = 1000
+
+app = typer.Typer()
+
+Limit = Annotated[
+    int | None,
+    typer.Option("--limit", metavar="N", help="So many at most.", show_default="all", min=1),
+]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class List:
-    """How to list; see the options of the command for each attribute."""
+@app.callback(
+    invoke_without_command=True,
+    help="Conversations that are kept on this machine: read, find and delete them.",
+)
+def top(context: typer.Context) -> None:
+    """Without a command, print the help."""
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
 
-    limit: int | None
-    json: bool
 
-    def run(self) -> int:
-        """Print the list; return the exit code."""
-        with _opened() as history:
-            sessions = [] if history is None else history.sessions(limit=self.limit)
-        if self.json:
-            _print_json([session_as_json(session) for session in sessions])
-        elif sessions:
-            headings = ["number", "name", "changed", "turns", "model", "question"]
-            _print_rows(headings, [_cells(session) for session in sessions])
+@app.command("list", help="List the conversations, those that changed last first.")
+def list_sessions(limit: Limit = None, json: options.Json = False) -> None:
+    """Print a line for each conversation."""
+    from llmstream_cli.history.records import as_json
+
+    with _opened() as history:
+        sessions = [] if history is None else history.sessions(limit=limit)
+    if json:
+        _print_json([as_json(session) for session in sessions])
+    elif sessions:
+        headings = ["number", "name", "changed", "turns", "model", "question"]
+        _print_rows(headings, [_cells(session) for session in sessions])
+    else:
+        complain(f"no conversations are kept in {without_controls(str(_path()))}\n")
+
+
+@app.command(help="Print a conversation as markdown.")
+def show(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            help="Its name or number.",
+            show_default="the one that changed last",
+        ),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Print one conversation."""
+    from llmstream_cli.history.records import as_json, as_markdown
+
+    with _opened() as history:
+        session = _find(history, name)
+        turns = [] if history is None else history.turns(session.id)
+    if json:
+        _print_json({**as_json(session), "turns": [as_json(turn) for turn in turns]})
+    else:
+        AnswerWriter(sys.stdout).write(as_markdown(session, turns))
+
+
+@app.command(help="Find the questions and answers that have all the words, the latest first.")
+def search(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="WORD...", help="Words or their beginnings, in any case.", show_default=False
+        ),
+    ],
+    limit: Limit = None,
+    json: options.Json = False,
+) -> None:
+    """Print a line for each turn that is found."""
+    from llmstream_cli.history.records import as_json
+
+    with _opened() as history:
+        hits = [] if history is None else history.search(" ".join(words), limit=limit)
+    if json:
+        _print_json([as_json(hit) for hit in hits])
+    elif hits:
+        rows = [
+            [*_cells(hit.session)[:2], _time(hit.turn.created), hit.turn.role, hit.excerpt]
+            for hit in hits
+        ]
+        _print_rows(["number", "name", "said", "by", "text"], rows)
+    else:
+        complain("nothing is found\n")
+
+
+@app.command(help="Delete conversations, for good.\n\nIt tells how many, and asks.")
+def delete(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Names or numbers.", show_default=False),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            "--older-than",
+            metavar="AGE",
+            help="Those that have not changed for so long: 12h, 30d, 8w, 1y.",
+            show_default=False,
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> int:
+    """Ask, and delete; return the exit code."""
+    if sum((bool(names), everything, older_than is not None)) != 1:
+        raise InvalidValueError("give either names of conversations, or --all, or --older-than")
+    before = None if older_than is None else datetime.now(UTC) - parse_age(older_than)
+    with _opened() as history:
+        if names:
+            sessions = [_find(history, name) for name in names]
         else:
-            complain(f"no conversations are kept in {without_controls(str(_path()))}\n")
-        return 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Show:
-    """What to show; see the options of the command for each attribute."""
-
-    name: str | None
-    json: bool
-
-    def run(self) -> int:
-        """Print the conversation; return the exit code."""
-        with _opened() as history:
-            session = _find(history, self.name)
-            turns = [] if history is None else history.turns(session.id)
-        if self.json:
-            _print_json(as_json(session, turns))
-        else:
-            _print(as_markdown(session, turns))
-        return 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Search:
-    """What to search; see the options of the command for each attribute."""
-
-    words: list[str]
-    limit: int | None
-    json: bool
-
-    def run(self) -> int:
-        """Print what was found; return the exit code."""
-        with _opened() as history:
-            hits = [] if history is None else history.search(" ".join(self.words), limit=self.limit)
-        if self.json:
-            _print_json([_hit_as_json(hit) for hit in hits])
-        elif hits:
-            headings = ["number", "name", "said", "by", "text"]
-            rows = [
-                [*_label(hit.session), _time(hit.turn.created), hit.turn.role, hit.excerpt]
-                for hit in hits
-            ]
-            _print_rows(headings, rows)
-        else:
-            complain("nothing is found\n")
-        return 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delete:
-    """What to delete; see the options of the command for each attribute."""
-
-    names: list[str]
-    everything: bool
-    older_than: str | None
-    yes: bool
-
-    def run(self) -> int:
-        """Ask, and delete; return the exit code."""
-        if sum((bool(self.names), self.everything, self.older_than is not None)) != 1:
-            raise InvalidValueError("give either names of conversations, or --all, or --older-than")
-        before = None if self.older_than is None else datetime.now(UTC) - parse_age(self.older_than)
-        with _opened() as history:
-            if self.names:
-                sessions = [_find(history, name) for name in self.names]
-            else:
-                sessions = [] if history is None else history.sessions(updated_before=before)
-            if history is None or not sessions:
-                complain("there is nothing to delete\n")
-                return 0
-            if not self.yes and not _agreed({session.id for session in sessions}):
-                complain("nothing is deleted\n")
-                return 1
-            num_deleted = history.delete(session.id for session in sessions)
-        complain(f"{num_deleted} deleted\n")
-        return 0
+            sessions = [] if history is None else history.sessions(updated_before=before)
+        if history is None or not sessions:
+            complain("there is nothing to delete\n")
+            return 0
+        ids = {session.id for session in sessions}
+        if not yes and not _agreed(len(ids)):
+            complain("nothing is deleted\n")
+            return 1
+        complain(f"{history.delete(ids)} deleted\n")
+    return 0
 
 
 def parse_age(text: str) -> timedelta:
@@ -131,7 +162,7 @@ def parse_age(text: str) -> timedelta:
     return timedelta(hours=int(found[1]) * _HOURS[found[2]])
 
 
-def _path() -> Path:
+def _path() -> "Path":
     config = load_config()
     path = history_path(config)
     if path is None:
@@ -140,8 +171,10 @@ def _path() -> Path:
 
 
 @contextlib.contextmanager
-def _opened() -> Iterator[History | None]:
-    """Open the history; None where there is none, which reading it does not change."""
+def _opened() -> "Iterator[History | None]":
+    """Open the history; None where there is none: to read it does not make one."""
+    from llmstream_cli.history.store import History
+
     path = _path()
     if not exists(path):
         yield None
@@ -150,7 +183,7 @@ def _opened() -> Iterator[History | None]:
         yield history
 
 
-def _find(history: History | None, name: str | None) -> Session:
+def _find(history: "History | None", name: str | None) -> "Session":
     session = None
     if history is not None:
         session = history.latest() if name is None else history.find(name)
@@ -159,7 +192,7 @@ def _find(history: History | None, name: str | None) -> Session:
     return session
 
 
-def _agreed(session_ids: set[int]) -> bool:
+def _agreed(number: int) -> bool:
     """Ask whether to delete so many.
 
     Raises:
@@ -169,21 +202,17 @@ def _agreed(session_ids: set[int]) -> bool:
         raise InvalidValueError(
             "delete asks before it deletes, and standard input is no terminal: give --yes"
         )
-    what = "1 conversation" if len(session_ids) == 1 else f"{len(session_ids)} conversations"
-    complain(f"Delete {what} for good? [y/N] ")
+    complain(f"Delete {number} conversation{'s' if number > 1 else ''} for good? [y/N] ")
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
 # ---- to print -------------------------------------------------------------------------------
 
 
-def _label(session: Session) -> tuple[str, str]:
-    return str(session.id), session.name or "-"
-
-
-def _cells(session: Session) -> list[str]:
+def _cells(session: "Session") -> list[str]:
     return [
-        *_label(session),
+        str(session.id),
+        session.name or "-",
         _time(session.updated),
         str(session.num_turns),
         session.model or "-",
@@ -196,13 +225,11 @@ def _time(time: datetime) -> str:
     return time.astimezone().isoformat(timespec="minutes")[:16]
 
 
-def _hit_as_json(hit: Hit) -> dict[str, object]:
-    session, turn = session_as_json(hit.session), turn_as_json(hit.turn)
-    return {"session": session, "turn": turn, "excerpt": hit.excerpt}
-
-
 def _print_json(content: object) -> None:
-    _print(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    import json
+
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    AnswerWriter(sys.stdout).write(text + "\n")
 
 
 def _print_rows(headings: list[str], rows: list[list[str]]) -> None:
@@ -217,7 +244,7 @@ def _print_rows(headings: list[str], rows: list[list[str]]) -> None:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     )
-    _print("".join(f"{line}\n" for line in aligned))
+    AnswerWriter(sys.stdout).write("".join(f"{line}\n" for line in aligned))
 
 
 def _print_table(headings: list[str], rows: list[list[str]]) -> None:
@@ -232,7 +259,3 @@ def _print_table(headings: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*map(Text, row[:-1]), Text(row[-1], no_wrap=True, overflow="ellipsis"))
     Console(file=sys.stdout, highlight=False, markup=False).print(table)
-
-
-def _print(text: str) -> None:
-    AnswerWriter(sys.stdout).write(text)

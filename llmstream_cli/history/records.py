@@ -1,7 +1,7 @@
-"""What is kept of a conversation."""
+"""What is kept of a conversation, and how it is written as JSON and as markdown."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import Any
@@ -9,54 +9,32 @@ from typing import Any
 from llmstream_cli.core.api import FinishReason, Usage
 from llmstream_cli.prompts.messages import Role
 
+_SPEAKERS = {"system": "System", "user": "Question", "assistant": "Answer"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What one side said.
-
-    Attributes:
-        role: who.
-        content: what.
-        reasoning: what the model thought before it answered.
-        model: the name of the model that answered; "" for other turns.
-        finish_reason: why the answer ended; `CANCELLED` is one that was interrupted, of which
-            `content` is what had come. None for other turns.
-        usage: what the answer cost, where that is known.
-        sampling: how the answer was drawn, by the names of `SamplingParams`; what the user set, or
-            all that held.
-        created: when it was said.
-        id: grows from turn to turn; 0 until it is kept.
-    """
+    """What one side said; the fields after `content` tell of an answer only."""
 
     role: Role
     content: str
-    reasoning: str = ""
-    model: str = ""
-    finish_reason: FinishReason | None = None
-    usage: Usage | None = None
-    sampling: Mapping[str, Any] = field(default_factory=dict)
+    reasoning: str = ""  # of the model, before it answered
+    model: str = ""  # its name
+    finish_reason: FinishReason | None = None  # CANCELLED: `content` is what had come by then
+    usage: Usage | None = None  # None where it is not known
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # by the names of SamplingParams
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
-    id: int = 0
+    id: int = 0  # grows from turn to turn; 0 until it is kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """A conversation, without its turns.
+    """A conversation, without its turns."""
 
-    Attributes:
-        id: a number that no other conversation ever had.
-        name: what the user calls it; None if nothing.
-        title: the first question in a line, cut; "" before it is asked.
-        model: the name of the model that answered last; "" before it did.
-        created: when it began.
-        updated: when it last changed.
-        num_turns: how many turns it has.
-    """
-
-    id: int
-    name: str | None
-    title: str
-    model: str
+    id: int  # no other conversation ever had it
+    name: str | None  # given by the user
+    title: str  # the first question in a line, cut; "" before it is asked
+    model: str  # the name of the model that answered last; "" before it did
     created: datetime
     updated: datetime
     num_turns: int
@@ -64,13 +42,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A turn that a search found.
-
-    Attributes:
-        session: where it was said.
-        turn: the whole turn.
-        excerpt: a line of it, around the first word that was sought.
-    """
+    """A turn that a search found, and a line of it around the first word that was sought."""
 
     session: Session
     turn: Turn
@@ -91,3 +63,23 @@ def answered(turns: Sequence[Turn]) -> list[Turn]:
         if {"system": True, "user": is_answered, "assistant": turn.content != ""}[turn.role]:
             shown.append(turn)
     return shown
+
+
+def as_json(record: Turn | Session | Hit) -> dict[str, Any]:
+    """Return a record by the names of its fields; times are ISO 8601, in UTC."""
+    return asdict(record, dict_factory=lambda pairs: {name: _plain(value) for name, value in pairs})
+
+
+def as_markdown(session: Session, turns: Iterable[Turn]) -> str:
+    """Return a conversation as markdown, what was said as it was said."""
+    blocks = [f"# {session.name or session.title or f'Conversation {session.id}'}"]
+    for turn in turns:
+        model = f" ({turn.model})" if turn.model else ""
+        blocks += [f"## {_SPEAKERS[turn.role]}{model}", turn.content.strip("\n")]
+        if turn.finish_reason is FinishReason.CANCELLED:
+            blocks.append("*(interrupted)*")
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _plain(value: object) -> object:
+    return value.isoformat(timespec="seconds") if isinstance(value, datetime) else value

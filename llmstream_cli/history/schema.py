@@ -1,15 +1,10 @@
 """The SQLite file: how it is opened, what it looks like, how older ones become newer ones.
 
-Rules:
-
 1. What this program did not make, or a newer one made, is refused and left as it is: nothing is
    written before `application_id` and `user_version` are known.
 2. A migration is one transaction. `user_version` counts those that are done; none is ever changed.
 3. Only the user may read it: the file has mode 0600 (SQLite gives its companions the same), and the
    folder, if it is made here, 0700.
-4. What is deleted is overwritten (`secure_delete`), in the index of words as well.
-5. The index is made where SQLite has FTS5. Its triggers belong to the connection, so that one
-   without FTS5 can use the file too; a later one that has it adds the turns that are missing.
 """
 
 import contextlib
@@ -47,25 +42,7 @@ _MIGRATIONS = (
     CREATE INDEX turn_of_session ON turn (session_id, id);
     CREATE INDEX session_updated ON session (updated, id);
     """,
-)
-
-_WORDS = (
-    """
-    CREATE VIRTUAL TABLE IF NOT EXISTS turn_words USING fts5 (
-        content, content='turn', content_rowid='id', tokenize='unicode61 remove_diacritics 2'
-    )
-    """,
-    """
-    CREATE TEMP TRIGGER turn_kept AFTER INSERT ON main.turn BEGIN
-        INSERT INTO turn_words (rowid, content) VALUES (new.id, new.content);
-    END
-    """,
-    """
-    CREATE TEMP TRIGGER turn_deleted AFTER DELETE ON main.turn BEGIN
-        INSERT INTO turn_words (turn_words, rowid, content)
-        VALUES ('delete', old.id, old.content);
-    END
-    """,
+    "DROP TABLE IF EXISTS turn_words",  # an index of words that the first version had
 )
 
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -79,7 +56,8 @@ def connect(path: Path) -> sqlite3.Connection:
         HistoryError: it cannot be opened, is damaged, or is not this program's to use.
     """
     with explained(path):
-        _make_file(path)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             _prepare(connection, path)
@@ -90,20 +68,8 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing of what is written in the block; others wait for its end."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.rollback()
-        raise
-    connection.commit()
-
-
-@contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what SQLite or the system complain of into an error that a person can act on."""
+    """Turn the errors of SQLite and of the system into one that a person can act on."""
     try:
         yield
     except sqlite3.Error as error:
@@ -120,68 +86,46 @@ def explained(path: Path) -> Iterator[None]:
         raise HistoryError(f"cannot use {path}: {error.strerror}") from error
 
 
-def has_words(connection: sqlite3.Connection) -> bool:
-    """Whether the index of words is kept on this connection."""
-    found = connection.execute("SELECT 1 FROM temp.sqlite_master WHERE name = 'turn_kept'")
-    return found.fetchone() is not None
-
-
-def _make_file(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing of what is written in the block; other writers wait for its end."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.rollback()
+        raise
+    connection.commit()
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    _check_ours(connection, path)
-    connection.execute("PRAGMA secure_delete = ON")
+    version = _version(connection, path)
     connection.execute("PRAGMA foreign_keys = ON")
     # Readers and a writer at once; where the file system cannot, the mode stays as it is.
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")  # enough with WAL to survive any crash
-    _migrate(connection, path)
-    _prepare_words(connection)
-
-
-def _check_ours(connection: sqlite3.Connection, path: Path) -> None:
-    version = _pragma(connection, "user_version")
-    if _pragma(connection, "application_id") != _APPLICATION_ID:
-        (num_tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if num_tables or version:
-            raise HistoryError(f"{path} is the database of another program; it is left as it is")
-    if version > len(_MIGRATIONS):
-        raise HistoryError(
-            f"{path} is from a newer llmstream (version {version}, and this one knows "
-            f"{len(_MIGRATIONS)}); it is left as it is"
-        )
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    if _pragma(connection, "user_version") == len(_MIGRATIONS):
+    if version == len(_MIGRATIONS):
         return
     with transaction(connection):
-        _check_ours(connection, path)  # another process may have been faster
-        for script in _MIGRATIONS[_pragma(connection, "user_version") :]:
+        # Asked again: another process may have been faster.
+        for script in _MIGRATIONS[_version(connection, path) :]:
             for statement in script.split(";"):
                 connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {len(_MIGRATIONS)}")
 
 
-def _prepare_words(connection: sqlite3.Connection) -> None:
-    try:
-        for statement in _WORDS:
-            connection.execute(statement)
-    except sqlite3.OperationalError as error:
-        if "no such module" in str(error):  # this SQLite is built without FTS5
-            return
-        raise
-    missing = "SELECT (SELECT count(*) FROM turn) <> (SELECT count(*) FROM turn_words_docsize)"
-    if connection.execute(missing).fetchone()[0]:
-        with transaction(connection):
-            connection.execute("INSERT INTO turn_words (turn_words) VALUES ('rebuild')")
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    (value,) = connection.execute(f"PRAGMA {name}").fetchone()
-    assert isinstance(value, int)
-    return value
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """Return how many migrations are done in a file that is this program's to use."""
+    version: int
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (num_tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application_id != _APPLICATION_ID and (num_tables or version):
+        raise HistoryError(f"{path} is the database of another program; it is left as it is")
+    if version > len(_MIGRATIONS):
+        raise HistoryError(
+            f"{path} is from a newer llmstream (version {version}, and this one knows "
+            f"{len(_MIGRATIONS)}); it is left as it is"
+        )
+    return version

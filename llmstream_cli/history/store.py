@@ -1,10 +1,15 @@
-"""The conversations in their file."""
+"""The conversations in their file.
 
+A search reads all turns, which takes some 30 ms for a megabyte: an index of words would have to be
+kept in step with them, and would keep the words of what was deleted.
+"""
+
+import contextlib
 import json
 import re
 import sqlite3
+import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +23,9 @@ from llmstream_cli.errors import (
     did_you_mean,
 )
 from llmstream_cli.history.records import Hit, Session, Turn
-from llmstream_cli.history.schema import connect, explained, has_words, transaction
+from llmstream_cli.history.schema import connect, explained, transaction
 
+_ACCENTS = re.compile("[\u0300-\u036f]+")
 _NAME = re.compile(r"\w[\w.-]{0,63}")
 _TITLE_CHARS = 80
 _EXCERPT_CHARS = 100
@@ -41,10 +47,6 @@ class History:
     Each method is a transaction: what it returns from is kept, also if the process dies a moment
     later. Any of them raises `HistoryError` where the file cannot be read or written, or is
     damaged. To be used on one thread; a context manager that closes.
-
-    Args:
-        connection: made by `schema.connect`; see `open`.
-        path: the file, for errors.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
@@ -54,7 +56,7 @@ class History:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a file, made if there is none.
+        """Open the file, made or migrated as need be.
 
         Raises:
             HistoryError: it cannot be opened, is damaged, or is not this program's to use.
@@ -76,18 +78,19 @@ class History:
     def begin(self, name: str | None = None) -> Session:
         """Begin a conversation, when its first question is there to be kept.
 
-        Args:
-            name: what to call it.
-
         Raises:
-            InvalidValueError: it cannot be a name, or another conversation has it.
+            InvalidValueError: the name cannot be one, or another conversation has it.
         """
+        if name is not None:
+            check_name(name)
         now = _now()
-        with self._writing(), _naming(name):
-            insert = "INSERT INTO session (name, created, updated) VALUES (?, ?, ?)"
-            session_id = self._connection.execute(insert, (name, now, now)).lastrowid
-            assert session_id is not None
-            return self._session(session_id)
+        insert = "INSERT INTO session (name, created, updated) VALUES (?, ?, ?)"
+        with self._writing():
+            try:
+                session_id = self._query(insert, name, now, now).lastrowid
+            except sqlite3.IntegrityError as error:
+                raise InvalidValueError(f"another conversation is called {name}") from error
+            return self._sessions("WHERE id = ?", session_id)[0]
 
     def append(self, session_id: int, turn: Turn) -> Turn:
         """Keep a turn at the end of a conversation; return it with its id.
@@ -97,60 +100,35 @@ class History:
         """
         row = _row(turn)
         columns, marks = ", ".join(row), ", ".join("?" * len(row))
+        insert = f"INSERT INTO turn (session_id, {columns}) VALUES (?, {marks})"  # noqa: S608
         with self._writing():
             self._touch(session_id)
-            insert = f"INSERT INTO turn (session_id, {columns}) VALUES (?, {marks})"  # noqa: S608
-            kept = self._connection.execute(insert, (session_id, *row.values())).lastrowid
+            kept = self._query(insert, session_id, *row.values()).lastrowid
         assert kept is not None
         return replace(turn, id=kept, content=row["content"], reasoning=row["reasoning"])
 
-    def undo(self, session_id: int) -> list[Turn]:
-        """Delete the last question and all that came after it; return these turns.
+    def undo(self, session_id: int) -> None:
+        """Delete the last question and all that came after it.
 
         Raises:
             SessionNotFoundError: the conversation has been deleted.
         """
+        last = "SELECT max(id) FROM turn WHERE session_id = ? AND role = 'user'"
+        delete = f"DELETE FROM turn WHERE session_id = ? AND id >= ({last})"  # noqa: S608
         with self._writing():
             self._touch(session_id)
-            last = "SELECT max(id) FROM turn WHERE session_id = ? AND role = 'user'"
-            (first_id,) = self._connection.execute(last, (session_id,)).fetchone()
-            undone = [] if first_id is None else self._turns(session_id, first_id)
-            if undone:
-                delete = "DELETE FROM turn WHERE session_id = ? AND id >= ?"
-                self._connection.execute(delete, (session_id, first_id))
-                self._erase_words()
-        self._empty_log()
-        return undone
-
-    def rename(self, session_id: int, name: str | None) -> Session:
-        """Call a conversation otherwise, or nothing.
-
-        Raises:
-            InvalidValueError: it cannot be a name, or another conversation has it.
-            SessionNotFoundError: the conversation has been deleted.
-        """
-        with self._writing(), _naming(name):
-            self._touch(session_id)
-            self._connection.execute("UPDATE session SET name = ? WHERE id = ?", (name, session_id))
-            return self._session(session_id)
+            self._query(delete, session_id, session_id)
 
     def delete(self, session_ids: Iterable[int]) -> int:
-        """Delete conversations, and overwrite what was kept of them; return how many there were."""
-        deleted = 0
+        """Delete conversations; return how many there were."""
+        delete = "DELETE FROM session WHERE id = ?"
         with self._writing():
-            for session_id in session_ids:
-                delete = "DELETE FROM turn WHERE session_id = ?"
-                self._connection.execute(delete, (session_id,))
-                delete = "DELETE FROM session WHERE id = ?"
-                deleted += self._connection.execute(delete, (session_id,)).rowcount
-            self._erase_words()
-        self._empty_log()
-        return deleted
+            return sum(self._query(delete, each).rowcount for each in session_ids)
 
     # ---- to read ----------------------------------------------------------------------------
 
     def latest(self) -> Session | None:
-        """Return the conversation that changed last; None if there is none."""
+        """Return the conversation that changed last."""
         return next(iter(self.sessions(limit=1)), None)
 
     def find(self, name_or_id: str) -> Session:
@@ -161,102 +139,77 @@ class History:
         """
         number = int(name_or_id) if re.fullmatch("[0-9]{1,18}", name_or_id) else 0
         with explained(self.path):
-            where = "WHERE id = ? OR name = ?"
-            found = self._query(f"{_SESSIONS} {where}", (number, _storable(name_or_id)))
+            found = self._sessions("WHERE id = ? OR name = ?", number, _storable(name_or_id))
             if found:
-                return _session(found[0])
+                return found[0]
             names = self._query("SELECT name FROM session WHERE name IS NOT NULL")
+            hint = did_you_mean(name_or_id, (row["name"] for row in names), "")
         message = f"no conversation is called {name_or_id[:100]!r}"
-        hint = did_you_mean(name_or_id, (row["name"] for row in names), "")
         raise SessionNotFoundError(f"{message}; {hint}" if hint else message)
 
     def sessions(
         self, *, limit: int | None = None, updated_before: datetime | None = None
     ) -> list[Session]:
-        """Return conversations, those that changed last first.
-
-        Args:
-            limit: so many at most.
-            updated_before: those alone that did not change since.
-        """
+        """Return conversations, those that changed last first; `limit` is the most of them."""
         before = float("inf") if updated_before is None else updated_before.timestamp()
         order = "WHERE updated < ? ORDER BY updated DESC, id DESC LIMIT ?"
         with explained(self.path):
-            rows = self._query(f"{_SESSIONS} {order}", (before, -1 if limit is None else limit))
-            return [_session(row) for row in rows]
+            return self._sessions(order, before, -1 if limit is None else limit)
 
     def turns(self, session_id: int) -> list[Turn]:
         """Return what was said in a conversation, in order; nothing if it has been deleted."""
+        select = "SELECT * FROM turn WHERE session_id = ? ORDER BY id"
         with explained(self.path):
-            return self._turns(session_id)
+            return [_turn(row) for row in self._query(select, session_id)]
 
     def search(self, text: str, *, limit: int | None = None) -> list[Hit]:
-        """Return the turns that have all words of a text, the latest first.
+        """Return the turns that have all words of a text, the latest first; `limit` is the most.
 
         A word is found where one begins with it, whatever its case and accents; if nothing is
         found so, then in the midst of words too.
         """
-        words = _storable(text).split()
+        words = [_folded(word) for word in _storable(text).split()]
         if not words:
             return []
-        most = -1 if limit is None else limit
         with explained(self.path):
-            rows: list[sqlite3.Row] = []
-            if has_words(self._connection):
-                query = " ".join('"' + word.replace('"', '""') + '"*' for word in words)
-                where = "id IN (SELECT rowid FROM turn_words WHERE turn_words MATCH ?)"
-                rows = self._find_turns(where, [query], most)
-            if not rows:
-                where = " AND ".join(["content LIKE ? ESCAPE '\\'"] * len(words))
-                rows = self._find_turns(where, [_pattern(word) for word in words], most)
-            sessions = {row["session_id"]: None for row in rows}
-            found = {number: self._session(number) for number in sessions}
+            rows = self._find_turns(words, limit)
+            ids = {row["session_id"] for row in rows}
+            sessions = {each: self._sessions("WHERE id = ?", each) for each in ids}
         return [
-            Hit(found[row["session_id"]], _turn(row), _excerpt(row["content"], words))
+            Hit(session, _turn(row), _excerpt(row["content"], text.split()))
             for row in rows
+            for session in sessions[row["session_id"]]  # none if it was deleted meanwhile
         ]
 
     # ---- inside -----------------------------------------------------------------------------
 
-    @contextmanager
+    @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         with explained(self.path), transaction(self._connection):
             yield
 
-    def _query(self, sql: str, values: Iterable[object] = ()) -> list[sqlite3.Row]:
-        return self._connection.execute(sql, tuple(values)).fetchall()
+    def _query(self, sql: str, *values: object) -> sqlite3.Cursor:
+        return self._connection.execute(sql, values)
 
-    def _session(self, session_id: int) -> Session:
-        rows = self._query(f"{_SESSIONS} WHERE id = ?", (session_id,))
-        if not rows:
-            raise SessionNotFoundError(f"conversation {session_id} has been deleted")
-        return _session(rows[0])
+    def _sessions(self, where: str, *values: object) -> list[Session]:
+        return [_session(row) for row in self._query(f"{_SESSIONS} {where}", *values)]
 
-    def _turns(self, session_id: int, first_id: int = 0) -> list[Turn]:
-        select = "SELECT * FROM turn WHERE session_id = ? AND id >= ? ORDER BY id"
-        return [_turn(row) for row in self._query(select, (session_id, first_id))]
-
-    def _find_turns(self, where: str, values: list[str], limit: int) -> list[sqlite3.Row]:
-        select = f"SELECT * FROM turn WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608
-        return self._query(select, (*values, limit))
+    def _find_turns(self, words: list[str], limit: int | None) -> list[sqlite3.Row]:
+        begun, inside = list[sqlite3.Row](), list[sqlite3.Row]()
+        for row in self._query("SELECT * FROM turn ORDER BY id DESC"):
+            content = _folded(row["content"])
+            if all(word in content for word in words):
+                inside.append(row)
+                if all(re.search(rf"(?<![^\W_]){re.escape(word)}", content) for word in words):
+                    begun.append(row)
+            if len(begun) == limit:
+                break
+        return begun or inside[:limit]
 
     def _touch(self, session_id: int) -> None:
         update = "UPDATE session SET updated = ? WHERE id = ?"
-        if not self._connection.execute(update, (_now(), session_id)).rowcount:
+        if not self._query(update, _now(), session_id).rowcount:
             raise SessionNotFoundError(f"conversation {session_id} has been deleted")
-
-    def _erase_words(self) -> None:
-        """Write the index anew: it only notes of a turn that it is deleted, and keeps its words."""
-        if has_words(self._connection):
-            self._connection.execute("INSERT INTO turn_words (turn_words) VALUES ('optimize')")
-
-    def _empty_log(self) -> None:
-        """Write what was deleted over in the file, and not in the log beside it alone.
-
-        Where another process reads, that is left to the last one that closes the file.
-        """
-        with explained(self.path):
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def check_name(name: str) -> None:
@@ -272,14 +225,7 @@ def check_name(name: str) -> None:
         )
 
 
-@contextmanager
-def _naming(name: str | None) -> Iterator[None]:
-    if name is not None:
-        check_name(name)
-    try:
-        yield
-    except sqlite3.IntegrityError as error:
-        raise InvalidValueError(f"another conversation is called {name}") from error
+# ---- to rows and back -----------------------------------------------------------------------
 
 
 def _now() -> float:
@@ -291,18 +237,14 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-# ---- to rows and back -----------------------------------------------------------------------
-
-
 def _row(turn: Turn) -> dict[str, Any]:
-    usage = None if turn.usage is None else json.dumps(asdict(turn.usage))
     return {
         "role": turn.role,
         "content": _storable(turn.content),
         "reasoning": _storable(turn.reasoning),
         "model": _storable(turn.model),
         "finish_reason": turn.finish_reason,
-        "usage": usage,
+        "usage": None if turn.usage is None else json.dumps(asdict(turn.usage)),
         "sampling": json.dumps(dict(turn.sampling)),
         "created": turn.created.timestamp(),
     }
@@ -310,7 +252,7 @@ def _row(turn: Turn) -> dict[str, Any]:
 
 def _turn(row: sqlite3.Row) -> Turn:
     usage, reason = row["usage"], row["finish_reason"]
-    with _making_sense("turn", row):
+    with _plausible("turn", row):
         return Turn(
             role=row["role"],
             content=row["content"],
@@ -330,7 +272,7 @@ def _usage(kept: dict[str, Any]) -> Usage:
 
 
 def _session(row: sqlite3.Row) -> Session:
-    with _making_sense("conversation", row):
+    with _plausible("conversation", row):
         return Session(
             id=row["id"],
             name=row["name"],
@@ -342,8 +284,8 @@ def _session(row: sqlite3.Row) -> Session:
         )
 
 
-@contextmanager
-def _making_sense(what: str, row: sqlite3.Row) -> Iterator[None]:
+@contextlib.contextmanager
+def _plausible(what: str, row: sqlite3.Row) -> Iterator[None]:
     """Refuse a row that somebody else has written."""
     try:
         yield
@@ -354,9 +296,11 @@ def _making_sense(what: str, row: sqlite3.Row) -> Iterator[None]:
 # ---- to search and to show ------------------------------------------------------------------
 
 
-def _pattern(word: str) -> str:
-    escaped = re.sub(r"([\\%_])", r"\\\1", word)
-    return f"%{escaped}%"
+def _folded(text: str) -> str:
+    """Return a text without case and accents."""
+    if text.isascii():
+        return text.lower()
+    return _ACCENTS.sub("", unicodedata.normalize("NFKD", text.casefold()))
 
 
 def _cut(text: str, size: int) -> str:

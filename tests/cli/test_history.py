@@ -1,16 +1,17 @@
-"""`llmstream history` as a user runs it: a process, a pipe, a terminal."""
+"""`llmstream history`: what it prints into a pipe and on a terminal, and what it deletes."""
 
 import json
 import os
 import re
-import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pexpect
 import pytest
 
+from llmstream_cli.cli import app
 from llmstream_cli.cli.history import parse_age
 from llmstream_cli.config import HISTORY_VARIABLE
 from llmstream_cli.errors import InvalidValueError
@@ -19,6 +20,8 @@ from llmstream_cli.history.store import History
 from tests.cli.test_ask import COMMAND, TIMEOUT
 
 EVIL = "In \x1b]0;title\x07France\x1b[2J."
+
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -39,15 +42,15 @@ def talks(path: Path) -> Path:
     return path
 
 
-def run(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
-    done = subprocess.run(
-        [*COMMAND, "history", *arguments],
-        input=stdin,
-        capture_output=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process, into pipes; return its exit code and both outputs."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = app.run(["history", *arguments])
+        return code, *capsys.readouterr()
+
+    return run
 
 
 def names(path: Path) -> list[str | None]:
@@ -59,7 +62,7 @@ def names(path: Path) -> list[str | None]:
 
 
 @pytest.mark.usefixtures("talks")
-def test_a_pipe_gets_columns() -> None:
+def test_the_list(run: Run) -> None:
     code, output, complaints = run("list")
     assert (code, complaints) == (0, "")
     headings, *rows = [line.split(maxsplit=5) for line in output.splitlines()]
@@ -70,36 +73,27 @@ def test_a_pipe_gets_columns() -> None:
     ]
     assert rows[1][5] == "Where is Paris?"
     assert len(run("list", "--limit", "1")[1].splitlines()) == 2
-
-
-@pytest.mark.usefixtures("talks")
-def test_the_list_as_json() -> None:
-    code, output, _ = run("list", "--json")
-    assert code == 0
-    latest, trip = json.loads(output)
+    latest, trip = json.loads(run("list", "--json")[1])
     assert (latest["id"], latest["name"], latest["num_turns"]) == (2, None, 1)
     assert (trip["name"], trip["title"], trip["model"]) == ("trip", "Where is Paris?", "smollm2")
 
 
 @pytest.mark.usefixtures("talks")
-def test_a_conversation_is_shown_as_markdown() -> None:
+def test_a_conversation_is_shown(run: Run) -> None:
     for name in ("trip", "TRIP", "1"):
-        code, output, complaints = run("show", name)
-        assert (code, complaints) == (0, "")
-        assert output == (
-            f"# trip\n\n## Question\n\nWhere is Paris?\n\n## Answer (smollm2)\n\n{EVIL}\n"
+        assert run("show", name) == (
+            0,
+            f"# trip\n\n## Question\n\nWhere is Paris?\n\n## Answer (smollm2)\n\n{EVIL}\n",
+            "",
         )
     assert "Who sings?" in run("show")[1]
-
-
-@pytest.mark.usefixtures("talks")
-def test_a_conversation_as_json() -> None:
     shown = json.loads(run("show", "trip", "--json")[1])
+    assert shown["id"] == 1
     assert [turn["content"] for turn in shown["turns"]] == ["Where is Paris?", EVIL]
 
 
 @pytest.mark.usefixtures("talks")
-def test_search() -> None:
+def test_search(run: Run) -> None:
     code, output, complaints = run("search", "where", "PAR")
     assert (code, complaints) == (0, "")
     headings, row = [line.split(maxsplit=4) for line in output.splitlines()]
@@ -124,26 +118,24 @@ def spawn(*arguments: str, columns: int = 80, term: str = "dumb") -> "pexpect.sp
 
 
 @pytest.mark.usefixtures("talks")
-@pytest.mark.parametrize("columns", [60, 80, 200])
-def test_a_terminal_gets_a_table_that_fits(columns: int) -> None:
-    shown = spawn("list", columns=columns, term="xterm").read()
+def test_a_terminal_gets_a_table_that_fits() -> None:
+    shown = spawn("list", columns=60, term="xterm").read()
     lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
     assert lines[0].split() == ["number", "name", "changed", "turns", "model", "question"]
     assert lines[1].startswith("2       -     20")
     assert len(lines) == 3
-    assert all(len(line) <= columns for line in lines)
+    assert all(len(line) <= 60 for line in lines)
 
 
 @pytest.mark.usefixtures("talks")
-def test_what_is_kept_cannot_control_the_terminal() -> None:
-    for arguments in (["show", "trip"], ["search", "france"]):
-        shown = spawn(*arguments).read()
-        assert "\x1b" not in shown
-        assert "\x07" not in shown
-        assert "]0;titleFrance[2J." in shown
+@pytest.mark.parametrize("command", [("show", "trip"), ("search", "france")])
+def test_what_is_kept_cannot_control_the_terminal(command: tuple[str, ...]) -> None:
+    shown = spawn(*command).read()
+    assert not {"\x1b", "\x07"} & set(shown)
+    assert "]0;titleFrance[2J." in shown
 
 
-def test_no_history_is_an_empty_one_and_stays_none(path: Path) -> None:
+def test_no_history_is_an_empty_one_and_stays_none(path: Path, run: Run) -> None:
     assert run("list") == (0, "", f"no conversations are kept in {path}\n")
     assert run("list", "--json") == (0, "[]\n", "")
     assert run("search", "x") == (0, "", "nothing is found\n")
@@ -156,51 +148,36 @@ def test_no_history_is_an_empty_one_and_stays_none(path: Path) -> None:
 # ---- delete ---------------------------------------------------------------------------------
 
 
-def test_delete_by_name(talks: Path) -> None:
+def test_delete(talks: Path, run: Run) -> None:
+    code, _, complaints = run("delete", "--all")
+    assert (code, names(talks)) == (2, [None, "trip"])
+    assert "give --yes" in complaints  # nobody can be asked
     assert run("delete", "trip", "1", "--yes") == (0, "", "1 deleted\n")
     assert names(talks) == [None]
-
-
-def test_delete_all(talks: Path) -> None:
-    assert run("delete", "--all", "-y") == (0, "", "2 deleted\n")
+    assert run("delete", "--all", "-y") == (0, "", "1 deleted\n")
     assert names(talks) == []
-    assert b"Paris" not in talks.read_bytes()
 
 
-def test_delete_what_is_old(talks: Path) -> None:
+def test_delete_what_is_old(talks: Path, run: Run) -> None:
     assert run("delete", "--older-than", "1d", "--yes") == (0, "", "there is nothing to delete\n")
     with History.open(talks) as history:
-        history._connection.execute("UPDATE session SET updated = updated - 90000 WHERE id = 1")
+        history._query("UPDATE session SET updated = updated - 90000 WHERE id = 1")
     assert run("delete", "--older-than", "1d", "--yes") == (0, "", "1 deleted\n")
     assert names(talks) == [None]
 
 
-def test_nothing_is_deleted_where_nobody_can_be_asked(talks: Path) -> None:
-    code, _, complaints = run("delete", "--all", stdin=b"y\n")
-    assert code == 2
-    assert "give --yes" in complaints
-    assert len(names(talks)) == 2
-
-
-@pytest.mark.parametrize(("answer", "code", "left"), [("y", 0, 0), ("Yes", 0, 0), ("", 1, 2)])
+@pytest.mark.parametrize(
+    ("answer", "code", "left"), [("Yes\n", 0, 0), ("\n", 1, 2), ("\x03", 130, 2)]
+)
 def test_a_terminal_is_asked(talks: Path, answer: str, code: int, left: int) -> None:
     child = spawn("delete", "--all")
     child.expect_exact("Delete 2 conversations for good? [y/N] ")
-    child.sendline(answer)
-    assert ("2 deleted" if code == 0 else "nothing is deleted") in child.read()
+    child.send(answer)
+    shown = child.read()
     child.close()
     assert child.exitstatus == code
+    assert code == 130 or ("2 deleted" if code == 0 else "nothing is deleted") in shown
     assert len(names(talks)) == left
-
-
-def test_ctrl_c_is_no(talks: Path) -> None:
-    child = spawn("delete", "trip")
-    child.expect_exact("Delete 1 conversation for good? [y/N] ")
-    child.sendintr()
-    child.read()
-    child.close()
-    assert child.exitstatus == 130
-    assert len(names(talks)) == 2
 
 
 @pytest.mark.parametrize(
@@ -216,7 +193,9 @@ def test_ctrl_c_is_no(talks: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("talks")
-def test_bad_input_is_one_line(arguments: tuple[str, ...], code: int, complaint: str) -> None:
+def test_bad_input_is_one_line(
+    arguments: tuple[str, ...], code: int, complaint: str, run: Run
+) -> None:
     got, output, complaints = run(*arguments)
     assert (got, output) == (code, "")
     assert complaints.startswith("llmstream: ")
@@ -224,16 +203,13 @@ def test_bad_input_is_one_line(arguments: tuple[str, ...], code: int, complaint:
     assert complaints.count("\n") == 1
 
 
-def test_a_damaged_history_is_one_line(path: Path) -> None:
+def test_a_history_that_cannot_be_used_is_one_line(
+    path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
     path.write_bytes(b"x" * 5000)
     code, output, complaints = run("list")
-    assert (code, output) == (1, "")
+    assert (code, output, complaints.count("\n")) == (1, "", 1)
     assert f"{path} is damaged" in complaints
-    assert complaints.count("\n") == 1
-    assert path.read_bytes() == b"x" * 5000
-
-
-def test_a_history_that_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(HISTORY_VARIABLE, "off")
     complaint = "llmstream: no conversations are kept: the history is switched off\n"
     assert run("list") == (1, "", complaint)

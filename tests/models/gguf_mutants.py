@@ -340,7 +340,9 @@ def _drop_key(raw: Raw, chance: random.Random) -> str:
 
 def _add_key(raw: Raw, chance: random.Random) -> str:
     values = {key: value for key, _, value in raw.keys}
-    architecture = values.get(b"general.architecture", text(b"llama"))[8:].decode("utf-8", "replace")
+    architecture = values.get(b"general.architecture", text(b"llama"))[8:].decode(
+        "utf-8", "replace"
+    )
     key = chance.choice(
         [f"{architecture}.{name}" for name in _MORE_KEYS + _MORE_TEXTS * 4]
         + [f"tokenizer.ggml.{name}" for name in _TOKENIZER_KEYS]

@@ -1,6 +1,6 @@
 """Time from the start of a process to the first byte of its output, for commands in turn.
 
-    python tests/benchmarks/first_token.py [-n RUNS] 'COMMAND' ['COMMAND' ...]
+    python benchmarks/first_token.py [-n RUNS] 'COMMAND' ['COMMAND' ...]
 
 Every command runs once to warm up and then RUNS times, A B C A B C …, so that a machine whose speed
 drifts treats them alike. Printed: minimum, median and maximum for each, and the median ratio of the

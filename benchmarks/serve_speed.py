@@ -1,6 +1,6 @@
 """Throughput of `llmstream serve` beside that of the bare core on the same requests.
 
-    python tests/benchmarks/serve_speed.py [-r 5] [--streams 16]
+    python benchmarks/serve_speed.py [-r 5] [--streams 16]
 
 Each round runs, one after the other and each in a process of its own: `EngineCore` stepped in a
 plain loop, and the server with all streams reading `/token_stream` over sockets of their own, from

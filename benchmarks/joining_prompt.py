@@ -1,6 +1,6 @@
 """The gaps between the tokens of running streams while a long prompt joins them.
 
-    python tests/benchmarks/joining_prompt.py [STREAMS ...]
+    python benchmarks/joining_prompt.py [STREAMS ...]
 
 For each number of streams: lets them run for some seconds, sends a prompt of about 1,800 tokens,
 and prints the median and the longest gap before that and while the prompt is computed.

@@ -1,6 +1,6 @@
 """Speed of generation on a machine that others use too, and how soon it is back when they leave.
 
-    python tests/benchmarks/busy_machine.py [-r 5] [--busy 2] [--peer BUILD/bin/llama-server]
+    python benchmarks/busy_machine.py [-r 5] [--busy 2] [--peer BUILD/bin/llama-server]
 
 Others are loops, by default one for each CPU. Each round measures for some seconds without them and
 as long with them, while the streams go on; the first second after a change counts for the return to

@@ -1,6 +1,6 @@
 """What expensive requests cost the streams that run beside them, and in memory.
 
-    python -m tests.benchmarks.hostile_requests [--quiet-seconds 5]
+    python -m benchmarks.hostile_requests [--quiet-seconds 5]
 
 Two streams read `/token_stream` of a server with the embedded model. First they are alone; then
 come, all at once, twelve schemas and grammars that are expensive to compile, texts that are

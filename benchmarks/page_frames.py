@@ -1,6 +1,6 @@
 """How smooth the web page is while an answer streams into a long conversation.
 
-    python -m tests.benchmarks.page_frames [--messages N] [--rate TOKENS_PER_SECOND]
+    python -m benchmarks.page_frames [--messages N] [--rate TOKENS_PER_SECOND]
 
 A scripted engine streams Markdown at that rate into a conversation of so many messages, in
 Chromium without a window, while somebody types. Printed: the time between two frames, the time

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.cli.bench_figures import (
+from llmstream_cli.cli.bench.figures import (
     MIN_PROMPT_TOKENS,
     Answer,
-    Cost,
     Figures,
     Prefix,
+    _percentile,
     build_prompts,
     evaluate,
     medians,
-    percentile,
 )
+from llmstream_cli.core.api import Usage
 from llmstream_cli.core.llama import Model
 
 prefixes = st.sampled_from(get_args(Prefix))
@@ -84,12 +84,16 @@ def test_the_length_is_about_right(prefix: Prefix, prompt_tokens: int, model_pat
 # ---- figures --------------------------------------------------------------------------------
 
 
-def answer(*pieces: float, cost: Cost | None = None, error: str | None = None) -> Answer:
-    return Answer(10.0, pieces, max(pieces, default=10.0) + 0.5, cost, error)
+def cost(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> Usage:
+    return Usage(prompt_tokens, completion_tokens, 0.0, 0.0, cached_tokens)
+
+
+def answer(*pieces: float, usage: Usage | None = None, error: str | None = None) -> Answer:
+    return Answer(10.0, pieces, max(pieces, default=10.0) + 0.5, usage, error)
 
 
 def test_one_stream() -> None:
-    run = evaluate([answer(12.0, 12.5, 14.0, cost=Cost(100, 6, 30))])
+    run = evaluate([answer(12.0, 12.5, 14.0, usage=cost(100, 6, 30))])
     assert run.figures == Figures(
         wall_seconds=4.5,
         prompt_tokens=100,
@@ -109,8 +113,8 @@ def test_one_stream() -> None:
 
 def test_streams_add_up() -> None:
     # The first answers from 11 to 15, the other from 13 to 17: both of them from 13 to 15.
-    one = answer(11.0, 12.0, 13.0, 14.0, 15.0, cost=Cost(20, 5, 0))
-    other = answer(13.0, 15.0, 17.0, cost=Cost(20, 3, 10))
+    one = answer(11.0, 12.0, 13.0, 14.0, 15.0, usage=cost(20, 5, 0))
+    other = answer(13.0, 15.0, 17.0, usage=cost(20, 3, 10))
     figures = evaluate([one, other]).figures
     assert figures.wall_seconds == 7.5
     assert figures.prompt_tokens_per_second == 40 / 3
@@ -124,7 +128,7 @@ def test_streams_add_up() -> None:
 
 def test_a_failed_stream_is_an_error_and_takes_its_time() -> None:
     run = evaluate(
-        [answer(11.0, 12.0, cost=Cost(20, 2)), answer(11.0, 30.0, error="the server is on fire")]
+        [answer(11.0, 12.0, usage=cost(20, 2)), answer(11.0, 30.0, error="the server is on fire")]
     )
     assert run.errors == ("the server is on fire",)
     assert run.figures.wall_seconds == 20.5
@@ -140,7 +144,7 @@ def test_where_all_fail_nothing_is_known_but_the_time() -> None:
 
 
 def test_pieces_stand_for_tokens_that_are_not_reported() -> None:
-    run = evaluate([answer(11.0, 12.0, 13.0), answer(11.0, 13.0, cost=Cost(20, 7, 5))])
+    run = evaluate([answer(11.0, 12.0, 13.0), answer(11.0, 13.0, usage=cost(20, 7, 5))])
     assert run.counted_pieces
     assert run.figures.generated_tokens == 3 + 7
     assert run.figures.prompt_tokens is None
@@ -149,7 +153,7 @@ def test_pieces_stand_for_tokens_that_are_not_reported() -> None:
 
 
 def test_an_empty_answer_has_no_first_token() -> None:
-    figures = evaluate([answer(cost=Cost(20, 0))]).figures
+    figures = evaluate([answer(usage=cost(20, 0))]).figures
     assert figures.first_token_p50_seconds is None
     assert figures.decode_tokens_per_second is None
     assert figures.prompt_tokens_per_second is None
@@ -157,22 +161,21 @@ def test_an_empty_answer_has_no_first_token() -> None:
 
 
 def test_streams_that_never_answer_together_have_no_decode_rate() -> None:
-    figures = evaluate([answer(11.0, 12.0), answer(13.0, 14.0)]).figures
-    assert figures.decode_tokens_per_second is None
+    assert evaluate([answer(11, 12), answer(13, 14)]).figures.decode_tokens_per_second is None
 
 
 seconds = st.floats(0.0, 100.0)
 answers = st.builds(
-    lambda started, waits, cost, error: Answer(
+    lambda started, waits, usage, error: Answer(
         started,
         tuple(times := list(accumulate(waits, initial=started))[1:]),
         (times or [started])[-1],
-        cost,
+        usage,
         error,
     ),
     seconds,
     st.lists(seconds, max_size=20),
-    st.none() | st.builds(Cost, st.integers(0, 99), st.integers(0, 99), st.none() | st.just(9)),
+    st.none() | st.builds(cost, st.integers(0, 99), st.integers(0, 99), st.integers(0, 9)),
     st.none() | st.just("no"),
 )
 
@@ -192,13 +195,9 @@ def test_any_times_have_sensible_figures(streams: list[Answer]) -> None:
         assert all(low <= high + 1e-9 for low, high in pairwise(known))
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1), st.floats(0, 100))
-def test_percentiles_are_those_of_numpy(values: list[float], percent: float) -> None:
-    assert percentile(values, percent) == pytest.approx(np.percentile(values, percent), abs=1e-6)
-
-
-def test_nothing_has_no_percentile() -> None:
-    assert percentile([], 50) is None
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1), st.integers(1, 99))
+def test_percentiles_are_those_of_numpy(values: list[float], percent: int) -> None:
+    assert _percentile(values, percent) == pytest.approx(np.percentile(values, percent), abs=1e-6)
 
 
 def figures(**known: float) -> Figures:

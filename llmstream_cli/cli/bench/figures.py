@@ -9,13 +9,14 @@ length and form, differ only in what their streams have in common:
 No run repeats a prompt of another one, or its answers would come from a prefix cache.
 """
 
-import math
 import random
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
+
+from llmstream_cli.core.api import Usage
 
 Prefix = Literal["distinct", "shared"]
 
@@ -68,42 +69,19 @@ def _words(count: int, seed: str) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """What an answer cost, as reported.
-
-    Attributes:
-        prompt_tokens: tokens of the rendered prompt.
-        completion_tokens: tokens of the answer.
-        cached_tokens: of the prompt's, those not computed again; None where it is not reported.
-    """
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
-    """One stream of a run. Times are in seconds of one clock.
-
-    Attributes:
-        started: when the request was made.
-        pieces: when each piece of text came, in order.
-        ended: when the stream ended.
-        cost: None where it is not reported.
-        error: why the stream failed; None if it is complete.
-    """
+    """One stream of a run; times are in seconds of one clock."""
 
     started: float
-    pieces: tuple[float, ...]
+    pieces: tuple[float, ...]  # when each piece of text came, in order
     ended: float
-    cost: Cost | None = None
-    error: str | None = None
+    usage: Usage | None = None  # None where it is not reported
+    error: str | None = None  # why it failed; None if it is complete
 
     @property
     def generated_tokens(self) -> int:
-        """Tokens of the answer; its pieces where the cost is not reported."""
-        return len(self.pieces) if self.cost is None else self.cost.completion_tokens
+        """Tokens of the answer; its pieces where these are not reported."""
+        return len(self.pieces) if self.usage is None else self.usage.completion_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,99 +89,69 @@ class Figures:
     """What a run measured; failed streams count as errors and nowhere else.
 
     None is what cannot be said: no stream was complete, none had two pieces, nothing was reported.
-
-    Attributes:
-        wall_seconds: from the first request to the end of the last stream, failed ones included.
-        prompt_tokens: of all prompts.
-        cached_tokens: of these, those not computed again.
-        generated_tokens: of all answers.
-        prompt_tokens_per_second: all prompts, from the first request until each stream has begun
-            to answer; cached tokens count, and streams that answer already take their share.
-        generated_tokens_per_second: all answers, over the whole run.
-        decode_tokens_per_second: all answers, while every stream was answering: from the first
-            piece of the last to begin, to the last piece of the first to end.
-        first_token_p50_seconds: from a request to its first piece of text, median.
-        first_token_p95_seconds: the same, 95th percentile.
-        gap_p50_seconds: between two pieces of one stream, median over all gaps of all streams.
-        gap_p95_seconds: the same, 95th percentile.
-        gap_max_seconds: the longest.
     """
 
-    wall_seconds: float | None
+    wall_seconds: float | None  # from the first request to the end of the last stream, failed too
     prompt_tokens: float | None
-    cached_tokens: float | None
+    cached_tokens: float | None  # of the prompts', those not computed again
     generated_tokens: float | None
+    # All prompts, from the first request until each stream has begun to answer: cached tokens
+    # count, and streams that answer already take their share.
     prompt_tokens_per_second: float | None
-    generated_tokens_per_second: float | None
+    generated_tokens_per_second: float | None  # all answers, over the whole run
+    # All answers while every stream was answering: from the first piece of the last to begin, to
+    # the last piece of the first to end.
     decode_tokens_per_second: float | None
-    first_token_p50_seconds: float | None
+    first_token_p50_seconds: float | None  # from a request to its first piece of text
     first_token_p95_seconds: float | None
-    gap_p50_seconds: float | None
+    gap_p50_seconds: float | None  # between two pieces of one stream, over all gaps of all streams
     gap_p95_seconds: float | None
     gap_max_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run.
-
-    Attributes:
-        figures: what it measured.
-        errors: why streams failed, one line for each that did.
-        counted_pieces: whether a server did not report its tokens, so that pieces of text had to
-            stand for them.
-    """
+    """One run: what it measured, and why streams failed, in a line for each that did."""
 
     figures: Figures
     errors: tuple[str, ...]
-    counted_pieces: bool
+    counted_pieces: bool  # pieces of text had to stand for tokens that were not reported
 
 
 def evaluate(answers: Sequence[Answer]) -> Run:
     """Turn the times of a run's streams, at least one, into its figures."""
     complete = [answer for answer in answers if answer.error is None]
-    return Run(
-        figures=_figures(answers, complete),
-        errors=tuple(answer.error for answer in answers if answer.error is not None),
-        counted_pieces=any(answer.cost is None for answer in complete),
-    )
-
-
-def _figures(answers: Sequence[Answer], complete: Sequence[Answer]) -> Figures:
     began = min(answer.started for answer in answers)
     wall_seconds = max(answer.ended for answer in answers) - began
     begun = [answer for answer in complete if answer.pieces]
     waits = [answer.pieces[0] - answer.started for answer in begun]
     all_begun = max((answer.pieces[0] for answer in begun), default=began)
     gaps = [later - earlier for answer in complete for earlier, later in pairwise(answer.pieces)]
-    costs = [answer.cost for answer in complete]
-    prompt_tokens = _total(cost.prompt_tokens if cost else None for cost in costs)
-    cached_tokens = _total(cost.cached_tokens if cost else None for cost in costs)
+    usages = [answer.usage for answer in complete]
+    prompt_tokens = _total(usage.prompt_tokens if usage else None for usage in usages)
     generated_tokens = _total(answer.generated_tokens for answer in complete)
-    return Figures(
+    figures = Figures(
         wall_seconds=wall_seconds,
         prompt_tokens=prompt_tokens,
-        cached_tokens=cached_tokens,
+        cached_tokens=_total(usage.cached_tokens if usage else None for usage in usages),
         generated_tokens=generated_tokens,
         prompt_tokens_per_second=_rate(prompt_tokens, all_begun - began),
         generated_tokens_per_second=_rate(generated_tokens, wall_seconds),
         decode_tokens_per_second=_decode_rate(begun),
-        first_token_p50_seconds=percentile(waits, 50),
-        first_token_p95_seconds=percentile(waits, 95),
-        gap_p50_seconds=percentile(gaps, 50),
-        gap_p95_seconds=percentile(gaps, 95),
+        first_token_p50_seconds=_percentile(waits, 50),
+        first_token_p95_seconds=_percentile(waits, 95),
+        gap_p50_seconds=_percentile(gaps, 50),
+        gap_p95_seconds=_percentile(gaps, 95),
         gap_max_seconds=max(gaps, default=None),
     )
+    errors = tuple(answer.error for answer in answers if answer.error is not None)
+    return Run(figures, errors, counted_pieces=None in usages)
 
 
 def _total(counts: Iterable[int | None]) -> int | None:
     """Add up; None if one is unknown, or there is none."""
-    total = None
-    for count in counts:
-        if count is None:
-            return None
-        total = (total or 0) + count
-    return total
+    known = list(counts)
+    return sum(count or 0 for count in known) if known and None not in known else None
 
 
 def _rate(tokens: float | None, seconds: float) -> float | None:
@@ -224,19 +172,16 @@ def _decode_rate(answers: Sequence[Answer]) -> float | None:
     return _rate(tokens, end - begin)
 
 
-def percentile(values: Sequence[float], percent: float) -> float | None:
-    """Return a percentile, interpolated between its neighbours as numpy does; None of nothing."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    position = (len(ordered) - 1) * percent / 100
-    low, high = math.floor(position), math.ceil(position)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+def _percentile(values: Sequence[float], percent: int) -> float | None:
+    """Return a percentile, interpolated between its neighbours; None of nothing."""
+    if len(values) < 2:  # noqa: PLR2004  (of one value, all percentiles are it)
+        return values[0] if values else None
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 def medians(runs: Sequence[Figures]) -> Figures:
     """Return the median of each figure, over the runs that have it."""
-    merged: dict[str, Any] = {}
+    merged: dict[str, float | None] = {}
     for field in fields(Figures):
         known = [value for run in runs if (value := getattr(run, field.name)) is not None]
         merged[field.name] = statistics.median(known) if known else None

@@ -1,6 +1,6 @@
 """Time to draw a token from the whole vocabulary, and from the few logits that matter.
 
-    python -m tests.benchmarks.sampling
+    python -m benchmarks.sampling
 
 Sixteen sequences in step, the two ways in turn on the same rows; prints medians in microseconds.
 """

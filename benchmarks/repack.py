@@ -1,6 +1,6 @@
 """Time and memory to repack a model of Puffin's size, and how fast it answers then.
 
-    python -m tests.benchmarks.repack FOLDER [--keep]
+    python -m benchmarks.repack FOLDER [--keep]
 
 Writes a candle file of Puffin's shapes with random weights, 798 MB, into FOLDER: all matrices in
 Q4_K (1,414 million weights in 4.5 bits: 795 MB), norms and biases in float32 (2.7 MB). Repacks it
@@ -135,7 +135,7 @@ def main() -> None:
     print(f"source: {source.stat().st_size / 1e6:.1f} MB", flush=True)
     try:
         for step in ("repack", "run"):
-            command = [sys.executable, "-m", "tests.benchmarks.repack", str(options.folder)]
+            command = [sys.executable, "-m", "benchmarks.repack", str(options.folder)]
             subprocess.run([*command, "--step", step], check=True)
     finally:
         if not options.keep:

@@ -1,6 +1,6 @@
 """Speed of decoding beside llama.cpp's own batched-bench, which only decodes and never samples.
 
-    python tests/benchmarks/decode_speed.py --peer BUILD/bin/llama-batched-bench [-r 5]
+    python benchmarks/decode_speed.py --peer BUILD/bin/llama-batched-bench [-r 5]
 
 Each round runs, one after the other and each in a process of its own: the peer; our core stepped in
 a plain loop; our engine with its thread and asyncio. All get prompts of 4 tokens and decode 192

@@ -1,6 +1,6 @@
 """Time to read a vocabulary, to compile grammars, and to tell the tokens that may come next.
 
-    python tests/benchmarks/grammar.py [MODEL.gguf]
+    python benchmarks/grammar.py [MODEL.gguf]
 
 Follows the tokens of one answer, many times; prints medians.
 """

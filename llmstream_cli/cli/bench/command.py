@@ -1,0 +1,295 @@
+"""`llmstream bench`: how fast a model answers, for one reader and for many."""
+
+import contextlib
+import itertools
+import secrets
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Literal
+
+from llmstream_cli.cli.bench.figures import (
+    MIN_PROMPT_TOKENS,
+    Answer,
+    Prefix,
+    build_prompts,
+    evaluate,
+)
+from llmstream_cli.cli.bench.progress import Plan, shown
+from llmstream_cli.cli.bench.report import Parameters, Report, as_json, as_text
+from llmstream_cli.cli.process import INTERRUPTED
+from llmstream_cli.cli.progress import make_progress
+from llmstream_cli.cli.prompt import preset_format, read_template
+from llmstream_cli.cli.terminal import AnswerWriter, discard_output
+from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest, SamplingParams, Usage
+from llmstream_cli.core.cpu import default_threads
+from llmstream_cli.errors import EngineError, InvalidValueError, LLMStreamError, one_line
+from llmstream_cli.models.resolve import ModelChoice, resolve
+from llmstream_cli.prompts.messages import Message
+
+PrefixOption = Literal["distinct", "shared", "both"]
+
+_MAX_STREAMS = 256
+_MAX_NAME_CHARS = 200
+
+# Where the user says neither how many streams nor how many runs.
+_SECONDS = 50.0  # which leaves some of a minute to load the model
+
+_STREAMS = "1,2,4,8,16,32"
+_REPEAT = 3
+
+_PREFIXES: dict[PrefixOption, tuple[Prefix, ...]] = {
+    "distinct": ("distinct",),
+    "shared": ("shared",),
+    "both": ("distinct", "shared"),
+}
+
+# What a chat template puts around a prompt, and how far off "about" can be.
+_TEMPLATE_TOKENS = 64
+_INEXACTNESS = 1.25
+
+# What another server is left to decide by itself.
+_UNSET = tuple({field.name for field in fields(SamplingParams)} - {"temperature", "max_tokens"})
+
+OpenEngine = Callable[[int], Engine]  # for so many streams
+
+
+def bench(
+    *,
+    model: ModelChoice,
+    template: str | None,
+    url: str | None,
+    url_model: str | None,
+    api_key: str | None,
+    streams: str | None,
+    prefix: PrefixOption,
+    prompt_tokens: int,
+    max_tokens: int,
+    ctx_size: int | None,
+    threads: int | None,
+    repeat: int | None,
+    seconds: float | None,
+    seed: int | None,
+    json: bool,
+) -> int:
+    """Measure, and print the report to standard output; return the exit code.
+
+    See the options of the command for the arguments.
+
+    Raises:
+        EngineError: requests failed; the report, with what was measured, is printed.
+    """
+    if url is not None and model != ModelChoice():
+        raise InvalidValueError("--url measures the server's own model; name none with it")
+    if url is None and url_model is not None:
+        raise InvalidValueError("--url-model needs --url")
+    if url is not None and (ctx_size, threads, template) != (None,) * 3:
+        raise InvalidValueError(
+            "--ctx-size, --threads and --template are the server's; not with --url"
+        )
+    for name, value, low, high in (
+        ("prompt-tokens", prompt_tokens, MIN_PROMPT_TOKENS, 1_000_000),
+        ("max-tokens", max_tokens, 1, 1_000_000),
+        ("repeat", repeat, 1, 1000),
+        ("seconds", seconds, 0, 1_000_000),
+        ("seed", seed, 0, 2**32 - 1),
+    ):
+        if value is not None and not low <= value <= high:
+            raise InvalidValueError(f"--{name} must be between {low} and {high}")
+    if url is None:
+        # Room for prompt and answer, and no more: it is memory.
+        enough = int(prompt_tokens * _INEXACTNESS) + _TEMPLATE_TOKENS + max_tokens
+        ctx_size = enough if ctx_size is None else ctx_size
+        open_engine = _local(model, template, ctx_size, threads)
+        threads, seed = threads or default_threads(), seed or 0
+    else:
+        url, open_engine = _remote(url, url_model, api_key)
+        # A server outlives the benchmark: the prompts of the last one may still be in its cache.
+        seed = secrets.randbelow(2**32) if seed is None else seed
+    is_open = streams is None and repeat is None
+    parameters = Parameters(
+        streams=parse_streams(_STREAMS if streams is None else streams),
+        prefixes=_PREFIXES[prefix],
+        prompt_tokens=prompt_tokens,
+        max_tokens=max_tokens,
+        repeat=repeat or (1 if is_open else _REPEAT),
+        seconds=(_SECONDS if is_open else None) if seconds is None else seconds or None,
+        seed=seed,
+        ctx_size=ctx_size,
+        threads=threads,
+    )
+    return _report(Report(parameters, url), open_engine, as_json if json else as_text)
+
+
+def parse_streams(text: str) -> tuple[int, ...]:
+    """Return the numbers of `1,2,4`, each once."""
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise InvalidValueError("--streams must be numbers, like 1,2,4") from error
+    if not all(1 <= number <= _MAX_STREAMS for number in numbers):
+        raise InvalidValueError(f"--streams must be between 1 and {_MAX_STREAMS}")
+    return tuple(dict.fromkeys(numbers))
+
+
+def _local(
+    model: ModelChoice, template: str | None, ctx_size: int, threads: int | None
+) -> OpenEngine:
+    chat_format = None if template is None else read_template(template)
+    found = resolve(model, make_progress())
+
+    def open_engine(streams: int) -> Engine:
+        from llmstream_cli.core.engine import InProcessEngine
+
+        return InProcessEngine(
+            EngineConfig(
+                model_path=str(found.path),
+                ctx_size=ctx_size,
+                threads=threads,
+                max_seqs=streams,
+                chat_format=chat_format,
+                default_chat_format=preset_format(found.chat_format),
+            )
+        )
+
+    return open_engine
+
+
+def _remote(url: str, model: str | None, api_key: str | None) -> tuple[str, OpenEngine]:
+    from llmstream_cli.core.remote import RemoteEngine
+
+    def open_engine(_streams: int) -> RemoteEngine:
+        return RemoteEngine(url, model=model, api_key=api_key)
+
+    return open_engine(1).url, open_engine
+
+
+def _report(report: Report, open_engine: OpenEngine, write: Callable[[Report], str]) -> int:
+    writer = AnswerWriter(sys.stdout)
+    failure = None
+    try:
+        code = _measure_until_interrupted(report, open_engine)
+    except LLMStreamError as error:
+        if not report.runs:
+            raise
+        failure = error
+    try:
+        writer.write(write(report))
+    except BrokenPipeError:  # `| head -1` has all it wanted
+        discard_output()
+    if failure is not None:
+        raise failure
+    if report.errors and not code:
+        raise EngineError(f"{len(report.errors)} requests failed, first: {report.errors[0]}")
+    return code
+
+
+# ---- to measure -----------------------------------------------------------------------------
+
+
+def _measure_until_interrupted(report: Report, open_engine: OpenEngine) -> int:
+    """Fill the report; return the exit code.
+
+    Ctrl-C has to raise here, not to end the process: what was measured is still to be printed.
+    """
+    import asyncio
+
+    parameters = report.parameters
+    runs = 1 + parameters.repeat * len(parameters.prefixes)  # the first warms up
+    plan = Plan(
+        [streams for streams in parameters.streams for _ in range(runs)], parameters.seconds
+    )
+    leave_at_once = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with contextlib.suppress(TimeoutError):  # a run took longer than it seemed to
+            asyncio.run(_measure(report, open_engine, plan))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGINT, leave_at_once)
+    if not report.runs:
+        raise EngineError(
+            f"nothing could be measured in {parameters.seconds:g} s; give --seconds more, or "
+            "--prompt-tokens and --max-tokens fewer"
+        )
+    report.complete = not plan.pending
+    return 0
+
+
+async def _measure(report: Report, open_engine: OpenEngine, plan: Plan) -> None:
+    """Do all runs that there is time for.
+
+    Each number of streams gets an engine of its own, and one run to warm it up.
+    """
+    import asyncio
+
+    run_numbers = itertools.count()
+    async with shown(plan), asyncio.timeout(plan.seconds):
+        for streams in report.parameters.streams:
+            if not plan.allows(streams, runs=2):
+                return
+            plan.doing = f"streams {streams}: starting"
+            engine = open_engine(streams)
+            engine.start()
+            try:
+                report.model = one_line((await engine.ready()).name, _MAX_NAME_CHARS)
+                await _measure_streams(report, engine, streams, run_numbers, plan)
+            finally:
+                await engine.aclose()
+
+
+async def _measure_streams(
+    report: Report,
+    engine: Engine,
+    streams: int,
+    run_numbers: "itertools.count[int]",
+    plan: Plan,
+) -> None:
+    """Do all runs of so many streams; the kinds take turns, so that a drift meets them alike."""
+    import asyncio
+
+    parameters = report.parameters
+    kinds = [parameters.prefixes[0], *parameters.prefixes * parameters.repeat]
+    for number, prefix in enumerate(kinds):
+        if not plan.allows(streams):
+            return
+        plan.start_run(
+            f"streams {streams}: {prefix}, {number} of {len(kinds) - 1}"
+            if number
+            else f"streams {streams}: warming up"
+        )
+        prompts = build_prompts(
+            prefix,
+            streams=streams,
+            prompt_tokens=parameters.prompt_tokens,
+            run=next(run_numbers),
+            seed=parameters.seed,
+        )
+        answers = (_answer(engine, prompt, parameters.max_tokens) for prompt in prompts)
+        run = evaluate(await asyncio.gather(*answers))
+        plan.end_run(streams)
+        if number:
+            report.runs.setdefault((prefix, streams), []).append(run)
+        elif len(run.errors) == streams:  # nothing works: no need to find that out again and again
+            raise EngineError(run.errors[0])
+
+
+async def _answer(engine: Engine, prompt: str, max_tokens: int) -> Answer:
+    sampling = SamplingParams(temperature=0.0, repeat_penalty=1.0, max_tokens=max_tokens)
+    request = GenerationRequest((Message("user", prompt),), sampling, unset=_UNSET)
+    started = time.perf_counter()
+    pieces: list[float] = []
+    usage: Usage | None = None
+    error: str | None = None
+    try:
+        async with contextlib.aclosing(engine.generate(request)) as chunks:
+            async for chunk in chunks:
+                if chunk.text or chunk.reasoning:
+                    pieces.append(time.perf_counter())
+                usage = chunk.usage or usage
+    except LLMStreamError as failure:
+        error = str(failure)
+    return Answer(started, tuple(pieces), time.perf_counter(), usage, error)
