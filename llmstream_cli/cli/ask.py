@@ -1,13 +1,14 @@
 """`llmstream ask`: one question, one answer."""
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from llmstream_cli.cli.engine_options import OpenEngine
+from llmstream_cli.cli.engine_options import OpenEngine, check_engine
+from llmstream_cli.cli.options import AskOptions, Setup
 from llmstream_cli.cli.process import STARTED, at_end, on_interrupt, write_last
-from llmstream_cli.cli.question import Question
-from llmstream_cli.cli.setup import Begun, Setup
+from llmstream_cli.cli.question import nobody_asks, whole_question
+from llmstream_cli.cli.setup import Begun, begin, request_for
 from llmstream_cli.core.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
 
@@ -16,95 +17,110 @@ if TYPE_CHECKING:
     from llmstream_cli.cli.views import View
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """What the user asked for; see the options of the command for each attribute."""
+def run_ask(words: Sequence[str], how: AskOptions, setup: Setup) -> int:
+    """Stream the answer to standard output; return the exit code.
 
-    setup: Setup
-    question: Question
-    count: bool
+    Args:
+        words: of the question.
+        how: what the user said for one question.
+        setup: what the user said as for a chat.
+    """
+    check_engine(setup.engine)
+    setup = _with_form(how, setup)
+    _check(how, setup)
+    if nobody_asks(words, how) and not _is_for_one_question(how):
+        from llmstream_cli.cli.chat import run_chat
 
-    def run(self) -> int:
-        """Stream the answer to standard output; return the exit code."""
-        self._check()
-        if self.question.is_absent and not self._is_for_one_question:
-            from llmstream_cli.cli.chat import Chat
+        return run_chat(setup)
+    with whole_question(words, how) as question:
+        begun = begin(setup)
+        if how.raw:
+            params = setup.sampling.over(begun.opened.sampling)
+            unset = setup.sampling.unset
+            request = GenerationRequest(sampling=params, prompt=question, unset=unset)
+        else:
+            request = request_for(setup, begun.conversation, question, begun.opened)
+        if how.count_tokens:
+            return _count(begun.opened, request)
+        return _answer(setup, how, begun, request, question)
 
-            return Chat(setup=self.setup).run()
-        with self.question.written() as question:
-            begun = self.setup.begin()
-            request = self._request(begun, question)
-            if self.count:
-                return self._count(begun.opened, request)
-            return self._answer(begun, request, question)
 
-    def _check(self) -> None:
-        setup = self.setup
-        given = (setup.system, setup.context, setup.engine.template)
-        if self.question.raw and given != (None, None, None):
-            raise InvalidValueError(
-                "--raw leaves no place for --system, --context or --template; write the prompt out"
-            )
-        if self.question.raw and (setup.record.continues or setup.record.session is not None):
-            raise InvalidValueError("--raw goes on with no conversation; write the prompt out")
-        if self.question.raw and setup.think is not None:
-            raise InvalidValueError("--raw leaves --think and --no-think to the prompt")
-        if setup.sampling.json_schema is not None and setup.engine.url is None:
-            from llmstream_cli.cli.structured import check_schema
+def _with_form(how: AskOptions, setup: Setup) -> Setup:
+    """Add the form that the answer has to have to what is said of sampling."""
+    if how.grammar is None and how.schema is None:
+        return setup
+    from llmstream_cli.cli.structured import check_schema, read_grammar, read_schema
 
-            check_schema(setup.sampling.json_schema)
-        if self.count and setup.engine.url is not None:
-            raise InvalidValueError("--count needs the model itself; not with --url")
+    grammar = None if how.grammar is None else read_grammar(how.grammar)
+    schema = None if how.schema is None else read_schema(how.schema)
+    sampling = setup.sampling.changed(grammar=grammar, json_schema=schema)
+    if schema is not None and setup.engine.url is None:
+        check_schema(schema)
+    return setup._replace(sampling=sampling)
 
-    @property
-    def _is_for_one_question(self) -> bool:
-        sampling, view = self.setup.sampling, self.setup.view
-        constrained = sampling.grammar is not None or sampling.json_schema is not None
-        return self.question.raw or self.count or constrained or view.json or view.json_lines
 
-    def _request(self, begun: Begun, question: str) -> GenerationRequest:
-        sampling, opened = self.setup.sampling, begun.opened
-        if not self.question.raw:
-            return self.setup.request(begun.conversation, question, opened)
-        params = sampling.over(opened.sampling)
-        return GenerationRequest(sampling=params, prompt=question, unset=sampling.unset)
+def _check(how: AskOptions, setup: Setup) -> None:
+    if how.json and how.json_lines:
+        raise InvalidValueError("--json and --json-lines exclude each other")
+    if how.raw and (setup.system, setup.context, setup.engine.template) != (None, None, None):
+        raise InvalidValueError(
+            "--raw leaves no place for --system, --context or --template; write the prompt out"
+        )
+    if how.raw and setup.record.goes_on:
+        raise InvalidValueError("--raw goes on with no conversation; write the prompt out")
+    if how.raw and setup.think is not None:
+        raise InvalidValueError("--raw leaves --think and --no-think to the prompt")
+    if how.count_tokens and setup.engine.url is not None:
+        raise InvalidValueError("--count needs the model itself; not with --url")
 
-    def _count(self, opened: OpenEngine, request: GenerationRequest) -> int:
-        import asyncio  # while the model loads
 
-        assert opened.local is not None  # checked above
-        sys.stdout.write(f"{asyncio.run(opened.local.count_tokens(request))}\n")
-        return 0
+def _is_for_one_question(how: AskOptions) -> bool:
+    has_form = how.grammar is not None or how.schema is not None
+    return how.raw or how.count_tokens or has_form or how.json or how.json_lines
 
-    def _answer(self, begun: Begun, request: GenerationRequest, question: str) -> int:
-        import asyncio  # this and the rest while the model loads
 
-        from llmstream_cli.cli.answer import Answer
-        from llmstream_cli.cli.stats import print_usage
+def _count(opened: OpenEngine, request: GenerationRequest) -> int:
+    import asyncio  # while the model loads
 
-        answer, view = Answer(STARTED), self.setup.view.make()
+    assert opened.local is not None  # checked above
+    sys.stdout.write(f"{asyncio.run(opened.local.count_tokens(request))}\n")
+    return 0
 
-        def keep() -> None:
-            if answer.text:
-                turns = answer.turns(question, begun.opened.reference, self.setup.sampling.said)
-                begun.recorder.keep(begun.conversation.system, turns)
 
-        with at_end(keep), on_interrupt(lambda: write_last(view.last_words(answer))):
-            asyncio.run(self._receive(begun.opened, request, answer, view))
-        if self.setup.stats:
-            print_usage(answer)
-        if begun.opened.found is not None:
-            from llmstream_cli.cli.hint import hint_once  # when nobody waits any more
+def _answer(
+    setup: Setup, how: AskOptions, begun: Begun, request: GenerationRequest, question: str
+) -> int:
+    import asyncio  # this and the rest while the model loads
 
-            hint_once(begun.opened.found, answer.tokens_per_second)
-        return 0
+    from llmstream_cli.cli.answer import Answer
+    from llmstream_cli.cli.stats import print_usage
+    from llmstream_cli.cli.views import make_view
 
-    async def _receive(
-        self, opened: OpenEngine, request: GenerationRequest, answer: "Answer", view: "View"
-    ) -> None:
-        from llmstream_cli.cli.exchange import show_answer
+    answer = Answer(STARTED)
+    view = make_view(markdown=setup.markdown, reasoning=setup.think is not False, how=how)
 
-        try:
-            await show_answer(opened, request, answer, view, stats=self.setup.stats)
-        finally:
-            await opened.engine.aclose()
+    def keep() -> None:
+        if answer.text:
+            turns = answer.turns(question, begun.opened.reference, setup.sampling.said)
+            begun.recorder.keep(begun.conversation.system, turns)
+
+    with at_end(keep), on_interrupt(lambda: write_last(view.last_words(answer))):
+        asyncio.run(_receive(setup, begun.opened, request, answer, view))
+    if setup.shows_stats:
+        print_usage(answer)
+    if begun.opened.found is not None:
+        from llmstream_cli.cli.hint import hint_once  # when nobody waits any more
+
+        hint_once(begun.opened.found, answer.tokens_per_second)
+    return 0
+
+
+async def _receive(
+    setup: Setup, opened: OpenEngine, request: GenerationRequest, answer: "Answer", view: "View"
+) -> None:
+    from llmstream_cli.cli.exchange import show_answer
+
+    try:
+        await show_answer(opened, request, answer, view, stats=setup.shows_stats)
+    finally:
+        await opened.engine.aclose()

@@ -4,47 +4,44 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from llmstream_cli.cli.chat_commands import complete, run_command
+from llmstream_cli.cli.engine_options import check_engine
 from llmstream_cli.cli.lines import Lines, open_lines, without_quotes
-from llmstream_cli.cli.setup import Setup
+from llmstream_cli.cli.options import Setup
+from llmstream_cli.cli.setup import begin
 from llmstream_cli.cli.talk import Talk
 from llmstream_cli.cli.terminal import check_text, complain
+from llmstream_cli.cli.views import make_view
 from llmstream_cli.errors import LLMStreamError, OutputError, PromptError, one_line
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chat:
-    """What the user asked for; see the options of the command for each attribute."""
-
-    setup: Setup
-
-    def run(self) -> int:
-        """Talk until the user leaves or the input ends; return the exit code."""
-        begun = self.setup.begin()
-        # While the model loads: what edits lines and what renders answers take time to import.
-        lines, typed = open_lines(begun.recorder.recent_questions, complete)
-        self.setup.view.make()
-        with asyncio.Runner() as runner:
-            if begun.opened.found is None:
-                runner.run(begun.opened.engine.ready())  # a server that is not there: say so now
-            talk = Talk(
-                setup=self.setup,
-                engine=begun.engine,
-                opened=begun.opened,
-                conversation=begun.conversation,
-                recorder=begun.recorder,
-                sampling=self.setup.sampling,
-                typed=typed,
-                runner=runner,
-            )
-            if not typed:
-                return _converse(talk, lines)
-            complain(f"{_greeting(talk)}: /help lists the commands, Ctrl-D leaves\n")
-            with _interrupts_raised():
-                _converse(talk, lines)
-        return 0
+def run_chat(setup: Setup) -> int:
+    """Talk until the user leaves or the input ends; return the exit code."""
+    check_engine(setup.engine)
+    begun = begin(setup)
+    # While the model loads: what edits lines and what renders answers take time to import.
+    lines, typed = open_lines(begun.recorder.recent_questions, complete)
+    make_view(markdown=setup.markdown, reasoning=True)
+    with asyncio.Runner() as runner:
+        if begun.opened.found is None:
+            runner.run(begun.opened.engine.ready())  # a server that is not there: say so now
+        talk = Talk(
+            setup=setup,
+            engine=begun.engine,
+            opened=begun.opened,
+            conversation=begun.conversation,
+            recorder=begun.recorder,
+            sampling=setup.sampling,
+            typed=typed,
+            runner=runner,
+        )
+        if not typed:
+            return _converse(talk, lines)
+        complain(f"{_greeting(talk)}: /help lists the commands, Ctrl-D leaves\n")
+        with _interrupts_raised():
+            _converse(talk, lines)
+    return 0
 
 
 def _greeting(talk: Talk) -> str:

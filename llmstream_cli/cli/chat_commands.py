@@ -1,11 +1,12 @@
 """The commands of a chat: lines that begin with a slash. They print to standard error."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from llmstream_cli.cli.conversation_file import load, save
 from llmstream_cli.cli.prompt import context_message, known_contexts
+from llmstream_cli.cli.sampling import SETTABLE
 from llmstream_cli.cli.talk import Talk
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.errors import InvalidValueError, did_you_mean
@@ -53,7 +54,7 @@ def complete(before: tuple[str, ...]) -> Iterable[str]:
         case ():
             return [f"{name} " if " " in known.usage else name for name, known in _COMMANDS.items()]
         case ("/set",):
-            return [f"{name} " for name in _SETTINGS]
+            return [f"{name} " for name in SETTABLE]
         case ("/show",):
             return _SHOWN
         case ("/context",):
@@ -106,23 +107,23 @@ def _set(talk: Talk, rest: str) -> None:
     if not name:
         _show_sampling(talk)
         return
-    if name not in _SETTINGS:
-        raise InvalidValueError(f"there is no setting {name!r}; {did_you_mean(name, _SETTINGS)}")
+    if name not in SETTABLE:
+        raise InvalidValueError(f"there is no setting {name!r}; {did_you_mean(name, SETTABLE)}")
     if not text:
         raise InvalidValueError(f"give a value: /set {name} VALUE, or /set {name} {_OFF}")
-    talk.sampling = replace(talk.sampling, **{name: _value(name, text)})
+    talk.sampling = talk.sampling.changed(**{name: _value(name, text)})
 
 
 def _value(name: str, text: str) -> Any:
-    if name == "stop":
-        return () if text == _OFF else (text,)
     if text == _OFF:
         return None
-    kind = _SETTINGS[name]
+    row = SETTABLE[name]
+    if row.kind is str:
+        return [text]
     try:
-        return kind(text)
+        return row.kind(text)
     except ValueError as error:
-        wanted = "a whole number" if kind is int else "a number"
+        wanted = "a whole number" if row.kind is int else "a number"
         raise InvalidValueError(f"{name} has to be {wanted}, not {text!r}") from error
 
 
@@ -189,9 +190,9 @@ def _show_system(talk: Talk) -> None:
 
 def _show_sampling(talk: Talk) -> None:
     in_force = talk.sampling.over(talk.opened.sampling)
-    for name in _SETTINGS:
+    for name in SETTABLE:
         value = getattr(in_force, name)
-        shown = _OFF if value in (None, ()) else value[0] if name == "stop" else value
+        shown = _OFF if value in (None, ()) else " ".join(value) if name == "stop" else value
         _say(f"{name} {shown}" + ("" if name in talk.sampling.unset else "  (set)"))
 
 
@@ -225,19 +226,6 @@ _SHOWN: Mapping[str, Callable[[Talk], None]] = {
     "sampling": _show_sampling,
     "usage": _show_usage,
     "messages": _show_messages,
-}
-
-# What can be set, and the type of each.
-_SETTINGS: Mapping[str, type] = {
-    "temperature": float,
-    "top_k": int,
-    "top_p": float,
-    "min_p": float,
-    "repeat_penalty": float,
-    "repeat_last_n": int,
-    "seed": int,
-    "max_tokens": int,
-    "stop": str,
 }
 
 _COMMANDS: Mapping[str, _Command] = {

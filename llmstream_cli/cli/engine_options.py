@@ -1,11 +1,12 @@
 """From a command's options to an engine: a model in this process, or another server's."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmstream_cli.cli.find_model import find_model
+from llmstream_cli.cli.options import EngineOptions
 from llmstream_cli.cli.prompt import preset_format, read_template
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.core.api import Engine, EngineConfig
@@ -37,115 +38,119 @@ class OpenEngine(NamedTuple):
     local: "InProcessEngine | None" = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """What the user said of the engine; see the options of the command for each attribute.
+def check_engine(options: EngineOptions) -> None:
+    """Check what can be, before the model is looked for, which may take long.
 
     Raises:
         InvalidValueError: a value is out of its bounds, or means nothing to another server.
     """
+    _choice(options)
+    _config(options, "")
+    if options.url is None:
+        return
+    for name in ("template", "ctx_size", "threads", "gpu_layers", "file", "tokenizer"):
+        if getattr(options, name) not in (None, 0):
+            option = f"--{name.replace('_', '-')}"
+            raise InvalidValueError(f"{option} is the server's own affair; not with --url")
 
-    model: ModelChoice
-    template: str | None = None
-    ctx_size: int | None = None
-    threads: int | None = None
-    gpu_layers: int = 0
-    url: str | None = None
-    api_key: str | None = None
-    verbose: bool = False
 
-    def __post_init__(self) -> None:
-        self._config("")  # now: finding the model may take long
-        if self.url is None:
-            return
-        choice = self.model
-        for name, value in (
-            ("template", self.template),
-            ("ctx-size", self.ctx_size),
-            ("threads", self.threads),
-            ("gpu-layers", self.gpu_layers or None),
-            ("file", choice.file),
-            ("tokenizer", choice.tokenizer),
-        ):
-            if value is not None:
-                raise InvalidValueError(f"--{name} is the server's own affair; not with --url")
+def with_model(options: EngineOptions, name: str) -> EngineOptions:
+    """Return the options for another model; see `ModelChoice.model` for what names one."""
+    return options._replace(features=None, model=name, file=None, tokenizer=None)
 
-    def with_model(self, name: str) -> "EngineOptions":
-        """Return the options for another model; see `ModelChoice.model` for what names one."""
-        return replace(self, model=ModelChoice(model=name))
 
-    def open(self) -> OpenEngine:
-        """Find the model, start an engine with it, and return while it is being loaded.
+def open_engine(options: EngineOptions, *, verbose: bool = False) -> OpenEngine:
+    """Find the model, start an engine with it, and return while it is being loaded.
 
-        Raises:
-            ModelError: the model cannot be found or fetched.
-            InvalidValueError: there is no such template, or the URL is none.
-        """
-        return self._open_here() if self.url is None else self._open_remote(self.url)
+    Args:
+        options: of the model.
+        verbose: show llama.cpp's log.
 
-    def open_for(self, model: str) -> "tuple[EngineOptions, OpenEngine]":
-        """Open the model that a conversation was held with, unless the user has named another.
+    Raises:
+        ModelError: the model cannot be found or fetched.
+        InvalidValueError: there is no such template, or the URL is none.
+    """
+    if options.url is not None:
+        return _open_remote(options, options.url)
+    chat_format = None if options.template is None else read_template(options.template)
+    choice = _choice(options)
+    found = find_model(choice)
+    from llmstream_cli.core.engine import InProcessEngine
 
-        Args:
-            model: its reference; "" where it is unknown.
+    if verbose:
+        from llmstream_cli.core.llama import set_log_sink
 
-        Returns:
-            The options of the model that is opened, and the engine.
-
-        Raises:
-            LLMStreamError: see `open`.
-        """
-        if model and self.url is None and self.model == ModelChoice():
-            options = self.with_model(model)
-            try:
-                return options, options.open()
-            except ModelNotFoundError as error:
-                complain(f"llmstream: another model goes on: {one_line(error)}\n")
-        return self, self.open()
-
-    def _open_here(self) -> OpenEngine:
-        chat_format = None if self.template is None else read_template(self.template)
-        found = find_model(self.model)
-        from llmstream_cli.core.engine import InProcessEngine
-
-        if self.verbose:
-            from llmstream_cli.core.llama import set_log_sink
-
-            # The log quotes the model's file, which anyone may have written.
-            set_log_sink(lambda text: complain(without_controls(text)))
-        engine = InProcessEngine(
-            replace(
-                self._config(str(found.path)),
-                ctx_size=found.ctx_size if self.ctx_size is None else self.ctx_size,
-                chat_format=chat_format,
-                default_chat_format=preset_format(found.chat_format),
-            )
+        # The log quotes the model's file, which anyone may have written.
+        set_log_sink(lambda text: complain(without_controls(text)))
+    engine = InProcessEngine(
+        replace(
+            _config(options, str(found.path)),
+            ctx_size=found.ctx_size if options.ctx_size is None else options.ctx_size,
+            chat_format=chat_format,
+            default_chat_format=preset_format(found.chat_format),
         )
-        engine.start()
-        return OpenEngine(
-            engine=engine,
-            name=found.name,
-            reference=_reference(self.model, found),
-            sampling=found.sampling,
-            found=found,
-            local=engine,
-        )
+    )
+    engine.start()
+    return OpenEngine(
+        engine=engine,
+        name=found.name,
+        reference=_reference(choice, found),
+        sampling=found.sampling,
+        found=found,
+        local=engine,
+    )
 
-    def _open_remote(self, url: str) -> OpenEngine:
-        from llmstream_cli.core.remote import RemoteEngine
 
-        name = self.model.preset or self.model.model
-        engine = RemoteEngine(url, model=name, api_key=self.api_key)
-        engine.start()
-        return OpenEngine(engine=engine, name=name or "", reference=name or "")
+def open_again(
+    options: EngineOptions, model: str, *, verbose: bool = False
+) -> tuple[EngineOptions, OpenEngine]:
+    """Open the model that a conversation was held with, unless the user has named another.
 
-    def _config(self, path: str) -> EngineConfig:
-        return EngineConfig(
-            model_path=path,
-            ctx_size=self.ctx_size,
-            threads=self.threads,
-            gpu_layers=self.gpu_layers,
-        )
+    Args:
+        options: what the user said.
+        model: its reference; "" where it is unknown.
+        verbose: show llama.cpp's log.
+
+    Returns:
+        The options of the model that is opened, and the engine.
+
+    Raises:
+        LLMStreamError: see `open_engine`.
+    """
+    if model and options.url is None and _choice(options) == ModelChoice():
+        same = with_model(options, model)
+        try:
+            return same, open_engine(same, verbose=verbose)
+        except ModelNotFoundError as error:
+            complain(f"llmstream: another model goes on: {one_line(error)}\n")
+    return options, open_engine(options, verbose=verbose)
+
+
+def _open_remote(options: EngineOptions, url: str) -> OpenEngine:
+    from llmstream_cli.core.remote import RemoteEngine
+
+    name = options.features or options.model
+    engine = RemoteEngine(url, model=name, api_key=options.api_key)
+    engine.start()
+    return OpenEngine(engine=engine, name=name or "", reference=name or "")
+
+
+def _choice(options: EngineOptions) -> ModelChoice:
+    return ModelChoice(
+        preset=options.features,
+        model=options.model,
+        file=options.file,
+        tokenizer=options.tokenizer,
+    )
+
+
+def _config(options: EngineOptions, path: str) -> EngineConfig:
+    return EngineConfig(
+        model_path=path,
+        ctx_size=options.ctx_size,
+        threads=options.threads,
+        gpu_layers=options.gpu_layers,
+    )
 
 
 def _reference(choice: ModelChoice, found: ResolvedModel) -> str:

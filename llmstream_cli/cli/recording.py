@@ -14,7 +14,7 @@ from llmstream_cli.files import exists
 from llmstream_cli.history.records import Turn
 
 if TYPE_CHECKING:
-    from llmstream_cli.cli.setup import RecordOptions
+    from llmstream_cli.cli.options import RecordOptions
     from llmstream_cli.history.records import Session
     from llmstream_cli.history.store import History
 
@@ -134,7 +134,7 @@ def resume(options: "RecordOptions") -> Resumed:
         HistoryError: the file cannot be used.
     """
     config = load_config()
-    path = None if options.off and not options.goes_on else history_path(config)
+    path = None if options.no_history and not options.goes_on else history_path(config)
     if not options.goes_on:
         return Resumed(Conversation(), "", Recorder(path))
     if path is None:
@@ -142,7 +142,7 @@ def resume(options: "RecordOptions") -> Resumed:
     session, turns = _read(options, path)
     conversation = Conversation.of(turns)
     recorder = Recorder(
-        path=None if options.off else path,
+        path=None if options.no_history else path,
         name=options.session,
         session_id=None if session is None else session.id,
         system=conversation.system,
@@ -159,7 +159,7 @@ def _read(options: "RecordOptions", path: Path) -> "tuple[Session | None, list[T
             session = _find(options, history)
             if session is not None:
                 return session, history.turns(session.id)
-    if options.continues or options.session is None:
+    if options.continue_ or options.session is None:
         raise SessionNotFoundError(f"no conversations are kept in {path}")
     check_name(options.session)
     return None, []
@@ -171,6 +171,6 @@ def _find(options: "RecordOptions", history: "History") -> "Session | None":
     try:
         return history.find(options.session)
     except SessionNotFoundError:
-        if options.continues:
+        if options.continue_:
             raise
         return None

@@ -33,7 +33,7 @@ SECRETS = frozenset({"api_key"})
 # What belongs to one run, and is nothing to be kept.
 EACH_TIME = frozenset(
     {
-        *("json", "json_lines", "raw", "count", "schema", "grammar"),
+        *("json", "json_lines", "raw", "count_tokens", "schema", "grammar"),
         *("attach", "edit", "continue_", "session"),
     }
 )
@@ -61,7 +61,7 @@ _RIVALS: Mapping[str, frozenset[str]] = {
     "ctx_size": frozenset({"url"}),
     "threads": frozenset({"url"}),
     "gpu_layers": frozenset({"url"}),
-    "url": frozenset({"count"}),
+    "url": frozenset({"count_tokens"}),
 }
 
 # Options that have another name in the core or in the server.

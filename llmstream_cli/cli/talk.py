@@ -8,14 +8,16 @@ from pathlib import Path
 
 from llmstream_cli.cli.answer import Answer
 from llmstream_cli.cli.conversation import Conversation
-from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
+from llmstream_cli.cli.engine_options import OpenEngine, open_engine, with_model
 from llmstream_cli.cli.exchange import show_answer
+from llmstream_cli.cli.options import EngineOptions, Setup
 from llmstream_cli.cli.process import at_end, on_interrupt, write_last
 from llmstream_cli.cli.recording import Recorder
 from llmstream_cli.cli.sampling import SamplingOptions
-from llmstream_cli.cli.setup import Setup
+from llmstream_cli.cli.setup import request_for
 from llmstream_cli.cli.stats import print_usage
 from llmstream_cli.cli.terminal import complain
+from llmstream_cli.cli.views import make_view
 from llmstream_cli.core.api import FinishReason, ModelInfo
 from llmstream_cli.errors import InvalidValueError
 
@@ -127,8 +129,8 @@ class Talk:
         Raises:
             LLMStreamError: there is no such model, or it cannot be loaded.
         """
-        engine = self.engine.with_model(name)
-        opened = engine.open()
+        engine = with_model(self.engine, name)
+        opened = open_engine(engine, verbose=self.setup.verbose)
         try:
             info = self.runner.run(opened.engine.ready())
         except BaseException:
@@ -141,14 +143,15 @@ class Talk:
     # ---- a turn -----------------------------------------------------------------------------
 
     def _show_answer(self, question: str, answer: Answer, *, again: bool) -> None:
-        setup = replace(self.setup, sampling=self.sampling)
-        request = setup.request(self.conversation, question, self.opened)
+        setup = self.setup._replace(sampling=self.sampling)
+        request = request_for(setup, self.conversation, question, self.opened)
         if again:
             request = replace(request, sampling=replace(request.sampling, seed=None))
-        view = setup.view.make()
+        view = make_view(markdown=setup.markdown, reasoning=setup.think is not False)
+        stats = setup.shows_stats
         try:
             with on_interrupt(lambda: write_last(view.last_words(answer))):
-                self.runner.run(show_answer(self.opened, request, answer, view, stats=setup.stats))
+                self.runner.run(show_answer(self.opened, request, answer, view, stats=stats))
         except KeyboardInterrupt:
             write_last(view.last_words(answer))
             raise
@@ -162,9 +165,9 @@ class Talk:
         self.recorder.keep(self.conversation.system, turns, again=again)
 
     def _tell_end(self, answer: Answer) -> None:
-        if self.setup.stats:
+        if self.setup.shows_stats:
             print_usage(answer)
-        usage, most = answer.usage, self.sampling.max_tokens
+        usage, most = answer.usage, self.sampling.said.get("max_tokens")
         cut = answer.finish_reason is FinishReason.LENGTH and usage is not None
         if cut and usage is not None and (most is None or usage.completion_tokens < most):
             complain(

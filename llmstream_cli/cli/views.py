@@ -5,9 +5,12 @@ import sys
 from typing import Any, Protocol
 
 from llmstream_cli.cli.answer import Answer
+from llmstream_cli.cli.options import AskOptions
 from llmstream_cli.cli.terminal import AnswerWriter, answer_writer
 from llmstream_cli.cli.thoughts import ThoughtWriter
 from llmstream_cli.core.api import Chunk, FinishReason
+
+_AS_TEXT = AskOptions()
 
 
 class View(Protocol):
@@ -32,6 +35,24 @@ class View(Protocol):
 
     def last_words(self, answer: Answer) -> bytes:
         """Return what is to be written when Ctrl-C has ended the answer, anywhere in `show`."""
+
+
+def make_view(*, markdown: bool, reasoning: bool, how: AskOptions = _AS_TEXT) -> View:
+    """Return a view of one answer.
+
+    Args:
+        markdown: whether a terminal gets the text rendered.
+        reasoning: whether to show what the model thinks before it answers.
+        how: whether it is to be JSON, or the text as it comes.
+
+    Raises:
+        OutputError: standard output is closed.
+    """
+    if how.json:
+        return JsonView()
+    if how.json_lines:
+        return JsonLinesView()
+    return TextView(markdown=markdown and not how.raw, reasoning=reasoning)
 
 
 class TextView:

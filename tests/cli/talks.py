@@ -7,28 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from llmstream_cli.cli.conversation import Conversation
-from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
+from llmstream_cli.cli.engine_options import OpenEngine
+from llmstream_cli.cli.options import RecordOptions, Setup
 from llmstream_cli.cli.recording import Recorder
-from llmstream_cli.cli.sampling import SamplingOptions
-from llmstream_cli.cli.setup import RecordOptions, Setup, ViewOptions
 from llmstream_cli.cli.talk import Talk
-from llmstream_cli.models.resolve import ModelChoice
 from tests.server.fakes import FakeEngine
 
 
 @contextmanager
 def talking(engine: FakeEngine, *, history: Path | None = None, **said: Any) -> Iterator[Talk]:
     """A chat of that engine, kept in that file; `said` sets attributes of `Talk`."""
-    setup = Setup(
-        engine=EngineOptions(model=ModelChoice()),
-        system=None,
-        context=None,
-        sampling=SamplingOptions(),
-        think=None,
-        view=ViewOptions(),
-        record=RecordOptions(off=True),
-        stats=False,
-    )
+    setup = Setup(record=RecordOptions(no_history=True))
     with asyncio.Runner() as runner:
         attributes: dict[str, Any] = {
             "setup": setup,

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llmstream_cli.cli.engine_options import EngineOptions
+from llmstream_cli.cli.engine_options import open_engine
+from llmstream_cli.cli.options import EngineOptions
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.history.store import History
-from llmstream_cli.models.resolve import ModelChoice
 from tests.cli.talks import talking
 from tests.server.fakes import FakeEngine
 
@@ -124,8 +124,8 @@ import llmstream_cli.cli.chat, llmstream_cli.cli.chat_commands, llmstream_cli.cl
 
 
 def test_a_turn_costs_no_more_for_what_was_said_before(model_path: Path) -> None:
-    options = EngineOptions(model=ModelChoice(model=str(model_path)), threads=1)
-    opened = options.open()
+    options = EngineOptions(model=str(model_path), threads=1)
+    opened = open_engine(options)
     sampling = SamplingOptions(temperature=0.0, max_tokens=24)
     cached, computed = [], []
     with talking(FakeEngine(), opened=opened, sampling=sampling) as talk:

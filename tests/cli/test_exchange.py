@@ -9,7 +9,7 @@ from llmstream_cli.cli import waiting as waiting_module
 from llmstream_cli.cli.answer import Answer
 from llmstream_cli.cli.engine_options import OpenEngine
 from llmstream_cli.cli.exchange import show_answer
-from llmstream_cli.cli.setup import ViewOptions
+from llmstream_cli.cli.views import make_view
 from llmstream_cli.cli.waiting import WaitingLine
 from llmstream_cli.core.api import Chunk, FinishReason, GenerationRequest, Progress
 from llmstream_cli.errors import EngineDiedError
@@ -57,7 +57,7 @@ async def shown(
     with monkeypatch.context() as patch:
         patch.setattr("sys.stdout", out)
         patch.setattr("sys.stderr", err)
-        view = ViewOptions(markdown=False, reasoning=reasoning).make()
+        view = make_view(markdown=False, reasoning=reasoning)
         opened = OpenEngine(engine=engine, name="tiny")
         request = GenerationRequest((Message("user", "hi"),))
         await show_answer(opened, request, Answer(time.perf_counter()), view, stats=False)
@@ -118,7 +118,7 @@ async def test_a_line_that_is_cut_by_an_error_is_ended(monkeypatch: pytest.Monke
     out = Stream(tty=True)
     with monkeypatch.context() as patch:
         patch.setattr("sys.stdout", out)
-        view = ViewOptions(markdown=False).make()
+        view = make_view(markdown=False, reasoning=True)
         opened = OpenEngine(engine=engine, name="tiny")
         request = GenerationRequest((Message("user", "hi"),))
         with pytest.raises(EngineDiedError):

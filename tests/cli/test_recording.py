@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from llmstream_cli.cli.conversation import Conversation
-from llmstream_cli.cli.recording import Recorder
-from llmstream_cli.cli.setup import RecordOptions
+from llmstream_cli.cli.options import RecordOptions
+from llmstream_cli.cli.recording import Recorder, resume
 from llmstream_cli.errors import (
     EngineDiedError,
     HistoryError,
@@ -95,7 +95,7 @@ def test_a_system_message_is_kept_when_it_changes(path: Path) -> None:
         talk.ask("third")
     roles = [role for role, _ in kept(path)[0]]
     assert roles == ["system", "user", "assistant", "user", "assistant", "system", *roles[1:3]]
-    resumed = RecordOptions(continues=True).resume()
+    resumed = resume(RecordOptions(continue_=True))
     assert resumed.conversation.system is None
     assert len(resumed.conversation.turns) == 6
 
@@ -129,7 +129,7 @@ def keep(path: Path, name: str | None, question: str, model: str = "tiny") -> No
 def test_the_latest_conversation_goes_on_with_its_model_and_system(path: Path) -> None:
     keep(path, "old", "one")
     keep(path, None, "two", model="user/repo:Q8_0")
-    resumed = RecordOptions(continues=True).resume()
+    resumed = resume(RecordOptions(continue_=True))
     assert [turn.content for turn in resumed.conversation.turns] == ["two", "yes"]
     assert resumed.conversation.system == "be brief"
     assert resumed.model == "user/repo:Q8_0"
@@ -138,22 +138,22 @@ def test_the_latest_conversation_goes_on_with_its_model_and_system(path: Path) -
 
 
 def test_a_conversation_has_a_name(path: Path) -> None:
-    assert RecordOptions(session="mine").resume().conversation == Conversation()
+    assert resume(RecordOptions(session="mine")).conversation == Conversation()
     assert not path.exists()
-    RecordOptions(session="mine").resume().recorder.keep(None, [Turn(role="user", content="hi")])
+    resume(RecordOptions(session="mine")).recorder.keep(None, [Turn(role="user", content="hi")])
     keep(path, None, "another")
     for options in (
         RecordOptions(session="MINE"),
-        RecordOptions(session="mine", continues=True),
+        RecordOptions(session="mine", continue_=True),
         RecordOptions(session="1"),
     ):
-        assert options.resume().recorder.session_id == 1
+        assert resume(options).recorder.session_id == 1
 
 
 def test_a_conversation_can_be_gone_on_with_and_not_be_kept(path: Path) -> None:
     keep(path, "mine", "one")
     before = kept(path)
-    resumed = RecordOptions(session="mine", off=True).resume()
+    resumed = resume(RecordOptions(session="mine", no_history=True))
     assert len(resumed.conversation.turns) == 2
     resumed.recorder.keep(None, [Turn(role="user", content="secret")])
     resumed.recorder.undo()
@@ -161,25 +161,25 @@ def test_a_conversation_can_be_gone_on_with_and_not_be_kept(path: Path) -> None:
 
 
 def test_nothing_is_kept_when_that_is_off(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert RecordOptions(off=True).resume().recorder == Recorder(None)
+    assert resume(RecordOptions(no_history=True)).recorder == Recorder(None)
     monkeypatch.setenv("LLMSTREAM_HISTORY", "off")
-    assert RecordOptions().resume().recorder == Recorder(None)
-    for options in (RecordOptions(continues=True), RecordOptions(session="mine")):
+    assert resume(RecordOptions()).recorder == Recorder(None)
+    for options in (RecordOptions(continue_=True), RecordOptions(session="mine")):
         with pytest.raises(HistoryError, match="the history is switched off"):
-            options.resume()
+            resume(options)
     assert not path.exists()
 
 
 def test_what_there_is_not_is_refused(path: Path) -> None:
     with pytest.raises(SessionNotFoundError, match="no conversations are kept"):
-        RecordOptions(continues=True).resume()
+        resume(RecordOptions(continue_=True))
     with pytest.raises(InvalidValueError, match="a conversation's name"):
-        RecordOptions(session="a b").resume()
+        resume(RecordOptions(session="a b"))
     keep(path, "mine", "one")
     with pytest.raises(SessionNotFoundError, match="did you mean mine"):
-        RecordOptions(session="mien", continues=True).resume()
+        resume(RecordOptions(session="mien", continue_=True))
     with pytest.raises(InvalidValueError, match="a conversation's name"):
-        RecordOptions(session="a b").resume()
+        resume(RecordOptions(session="a b"))
 
 
 def test_questions_of_late_are_found(path: Path) -> None:

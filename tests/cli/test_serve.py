@@ -330,7 +330,7 @@ def test_a_standard_error_that_nobody_reads_holds_nothing_up() -> None:
 
 def test_the_watchdog_ends_a_process_whose_loop_hangs() -> None:
     script = (
-        "import time; from llmstream_cli.cli.serve import _leave_after\n"
+        "import time; from llmstream_cli.cli.serve.run import _leave_after\n"
         "_leave_after(0.1); time.sleep(3600)"
     )
     done = subprocess.run(

@@ -14,7 +14,7 @@ from typer.core import TyperCommand
 
 import llmstream_cli
 from llmstream_cli.cli import app as app_module
-from llmstream_cli.cli.model_order import model_choices
+from llmstream_cli.cli.serve.model_order import model_choices
 from llmstream_cli.cli.settings import (
     Lookup,
     SettingsCommand,
@@ -338,7 +338,7 @@ def test_every_variable_that_the_program_reads_is_known(monkeypatch: pytest.Monk
 
 def test_settings_are_the_options_of_the_commands() -> None:
     assert variable("ask", "ctx_size") == "LLMSTREAM_CTX_SIZE"
-    once = {"raw", "json", "json_lines", "count", "schema", "grammar"}
+    once = {"raw", "json", "json_lines", "count_tokens", "schema", "grammar"}
     once |= {"attach", "edit", "continue_", "session"}
     for name in ("ask", "chat", "serve", "bench"):
         names = {str(option.name) for option in settings_of(COMMANDS[name])}

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from llmstream_cli.cli.stderr_writer import BackgroundWriter, stderr_in_background
+from llmstream_cli.cli.serve.stderr_writer import BackgroundWriter, stderr_in_background
 
 
 def lines_of(fd: int, last: str) -> list[str]:

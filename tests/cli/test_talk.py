@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from llmstream_cli.cli import talk as talk_module
 from llmstream_cli.cli.conversation import Conversation
-from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
+from llmstream_cli.cli.engine_options import OpenEngine
+from llmstream_cli.cli.options import EngineOptions
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.talk import Talk
 from llmstream_cli.core.api import Chunk, FinishReason, GenerationRequest, ModelInfo, SamplingParams
@@ -31,7 +33,7 @@ def test_a_chat_may_ask_for_reasoning_or_for_none() -> None:
     engine = FakeEngine()
     with talking(engine) as talk:
         talk.ask("first")
-        talk.setup = replace(talk.setup, think=False)
+        talk.setup = talk.setup._replace(think=False)
         talk.ask("second")
     assert [request.thinking for request in engine.requests] == [None, False]
 
@@ -145,12 +147,12 @@ def test_a_full_context_is_told(
 def test_another_model_goes_on_with_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = FakeEngine(), FakeEngine(pieces=("new",))
 
-    def open_engine(options: EngineOptions) -> OpenEngine:
-        if options.model.model == "none":
+    def open_engine(options: EngineOptions, *, verbose: bool) -> OpenEngine:
+        if options.model == "none":
             raise ModelNotFoundError("there is no none")
         return OpenEngine(engine=new, name="new")
 
-    monkeypatch.setattr(EngineOptions, "open", open_engine)
+    monkeypatch.setattr(talk_module, "open_engine", open_engine)
     with talking(old) as talk:
         talk.ask("first")
         with pytest.raises(ModelNotFoundError):
@@ -169,7 +171,7 @@ def test_a_model_that_cannot_be_loaded_is_closed(monkeypatch: pytest.MonkeyPatch
 
     old, broken = FakeEngine(), Broken()
     opened = OpenEngine(engine=broken, name="broken")
-    monkeypatch.setattr(EngineOptions, "open", lambda _: opened)
+    monkeypatch.setattr(talk_module, "open_engine", lambda *_, **__: opened)
     with talking(old) as talk:
         with pytest.raises(ModelError):
             talk.change_model("broken")

@@ -11,7 +11,7 @@ import pytest
 from llmstream_cli.cli.attachments import attach
 from llmstream_cli.cli.conversation_file import load
 from llmstream_cli.cli.prompt import read_template
-from llmstream_cli.cli.serve import read_keys
+from llmstream_cli.cli.serve.run import read_keys
 from llmstream_cli.cli.structured import read_grammar, read_schema
 from llmstream_cli.errors import LLMStreamError
 

@@ -5,10 +5,9 @@ import json
 import pytest
 
 from llmstream_cli.cli.answer import Answer
-from llmstream_cli.cli.setup import ViewOptions
-from llmstream_cli.cli.views import View
+from llmstream_cli.cli.options import AskOptions
+from llmstream_cli.cli.views import View, make_view
 from llmstream_cli.core.api import Chunk, FinishReason, Usage
-from llmstream_cli.errors import InvalidValueError
 
 USAGE = Usage(34, 3, 0.5, 0.25, cached_tokens=30)
 CHUNKS = (
@@ -34,25 +33,25 @@ def received(view: View, chunks: tuple[Chunk, ...] = CHUNKS) -> Answer:
 def test_text_is_the_answer_and_reasoning_goes_elsewhere(
     capfdbinary: pytest.CaptureFixture[bytes],
 ) -> None:
-    view = ViewOptions().make()
+    view = make_view(markdown=True, reasoning=True)
     view.end(received(view))
     assert capfdbinary.readouterr() == ("é\n".encode(), b"hm\n\n")
 
 
 def test_reasoning_can_be_hidden(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    view = ViewOptions(reasoning=False).make()
+    view = make_view(markdown=True, reasoning=False)
     view.end(received(view))
     assert capfdbinary.readouterr() == ("é\n".encode(), b"")
 
 
 def test_reasoning_without_an_answer_is_ended(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    view = ViewOptions().make()
+    view = make_view(markdown=True, reasoning=True)
     view.end(received(view, CHUNKS[:1]))
     assert capfdbinary.readouterr() == (b"", b"hm\n\n")
 
 
 def test_json_is_one_object(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    view = ViewOptions(json=True).make()
+    view = make_view(markdown=True, reasoning=True, how=AskOptions(json=True))
     answer = received(view)
     assert capfdbinary.readouterr().out == b""
     view.end(answer)
@@ -72,7 +71,7 @@ def test_json_is_one_object(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
 
 
 def test_json_lines_are_pieces_and_a_sum(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    view = ViewOptions(json_lines=True).make()
+    view = make_view(markdown=True, reasoning=True, how=AskOptions(json_lines=True))
     view.end(received(view))
     lines = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
     assert lines[:-1] == [{"reasoning": "hm"}, {"text": "é"}, {"text": "\n"}]
@@ -84,11 +83,11 @@ def test_json_lines_are_pieces_and_a_sum(capfdbinary: pytest.CaptureFixture[byte
     }
 
 
-@pytest.mark.parametrize("options", [ViewOptions(json=True), ViewOptions(json_lines=True)])
+@pytest.mark.parametrize("how", [AskOptions(json=True), AskOptions(json_lines=True)])
 def test_an_answer_that_was_cut_says_so(
-    options: ViewOptions, capfdbinary: pytest.CaptureFixture[bytes]
+    how: AskOptions, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    view = options.make()
+    view = make_view(markdown=True, reasoning=True, how=how)
     words = json.loads(view.last_words(received(view, CHUNKS[:2])))
     assert (words["model"], words["finish_reason"]) == ("tiny", "cancelled")
     assert words["usage"] is None
@@ -97,10 +96,5 @@ def test_an_answer_that_was_cut_says_so(
 
 
 def test_a_pipe_hears_no_last_words(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
-    view = ViewOptions().make()
+    view = make_view(markdown=True, reasoning=True)
     assert view.last_words(received(view, CHUNKS[:2])) == b""
-
-
-def test_two_kinds_of_json_exclude_each_other() -> None:
-    with pytest.raises(InvalidValueError, match="--json and --json-lines"):
-        ViewOptions(json=True, json_lines=True)

@@ -10,25 +10,26 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from llmstream_cli.cli.process import leave_on_interrupt
 from llmstream_cli.cli.progress import make_progress
 from llmstream_cli.cli.prompt import known_contexts, preset_format, read_template
-from llmstream_cli.cli.sampling import SamplingOptions
-from llmstream_cli.cli.served_models import Residence, serve_models
+from llmstream_cli.cli.serve.models import serve_models
+from llmstream_cli.cli.serve.options import ServeOptions
+from llmstream_cli.cli.serve.stderr_writer import stderr_in_background
 from llmstream_cli.cli.stats import print_settings
-from llmstream_cli.cli.stderr_writer import stderr_in_background
 from llmstream_cli.cli.terminal import complain, read_file, without_controls
 from llmstream_cli.core.api import EngineConfig
 from llmstream_cli.errors import InvalidValueError, ListenError
 from llmstream_cli.hosts import is_loopback
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
+from llmstream_cli.models.sizes import parse_size
 from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.exchange import JsonFormatter
+from llmstream_cli.server.keep_alive import keep_alive_seconds
 from llmstream_cli.server.lifecycle import STOP_SECONDS, Server
-from llmstream_cli.server.served import ServedModels
 from llmstream_cli.server.settings import ServerSettings
 
 _log = logging.getLogger(__name__)
@@ -37,82 +38,94 @@ _MAX_KEY_FILE_BYTES = 1024 * 1024
 _LAST_WORD_SECONDS = 0.1  # for the thread that writes to standard error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Serve:
-    """What the user asked for; see the options of the command for each attribute."""
+def run_serve(choices: Sequence[ModelChoice], how: ServeOptions) -> int:
+    """Serve until told to stop; return the exit code.
 
-    models: tuple[ModelChoice, ...]
-    residence: Residence
-    template: str | None
-    sampling: SamplingOptions
-    parallel: int
-    queue: int
-    ctx_size: int | None
-    threads: int | None
-    gpu_layers: int
-    settings: ServerSettings
-    insecure_no_key: bool
-    log_json: bool
-    verbose: bool
-
-    def run(self) -> int:
-        """Serve until told to stop; return the exit code."""
-        if (self.settings.certfile is None) != (self.settings.keyfile is None):
-            raise InvalidValueError("--certfile and --keyfile belong together; give both")
-        _check_exposure(self.settings, self.insecure_no_key)
-        contexts = known_contexts()
-        chat_format = None if self.template is None else read_template(self.template)
-        all_found = [resolve(choice, make_progress()) for choice in self.models]
-        models = serve_models(
-            all_found,
-            lambda found: self._config(found, chat_format),
-            self.sampling,
-            self.residence,
-            verbose=self.verbose,
-        )
-        context = ServerContext(models, self.settings, contexts)
-        with stderr_in_background(_tell_dropped):
-            _set_up_log(self.log_json)
-            return asyncio.run(self._serve(context, all_found[0].seconds))
-
-    def _config(self, found: ResolvedModel, chat_format: ChatFormat | None) -> EngineConfig:
-        return EngineConfig(
-            model_path=str(found.path),
-            ctx_size=found.ctx_size if self.ctx_size is None else self.ctx_size,
-            threads=self.threads,
-            gpu_layers=self.gpu_layers,
-            max_seqs=self.parallel,
-            max_queue=self.queue,
-            chat_format=chat_format,
-            default_chat_format=preset_format(found.chat_format),
-        )
-
-    async def _serve(self, context: ServerContext, retrieved_seconds: float) -> int:
-        context.models.default.engine.start()
-        server = Server(context)
-        told = _stop_on_signals()
-        try:
-            await server.start()  # which says `loading` at once
-            _announce(server.url)
-            loading = asyncio.create_task(self._load(context.models, retrieved_seconds, server.url))
-            await _wait(told, loading)
-        finally:
-            _leave_after(self.settings.drain_seconds + STOP_SECONDS)
-            num_cut = await server.stop()
-        if num_cut:
-            complain(f"llmstream: ended {num_cut} answers that took too long to stop\n")
-        return 0
-
-    async def _load(self, models: ServedModels, retrieved_seconds: float, url: str) -> None:
-        """Wait until the default model is loaded, and tell how to use it."""
-        model = models.default
-        info = await model.engine.ready()
-        print_settings(info, model.sampling, retrieved_seconds)
-        named = model.name if len(models.models) > 1 else None
-        complain(f"serving {model.name} at {url}\n{_example(url, self.settings, named)}\n")
+    Args:
+        choices: the models, the default's first.
+        how: what the user said.
+    """
+    settings = _settings(how)
+    _check(settings, insecure_no_key=how.insecure_no_key)
+    max_bytes = None if how.memory is None else parse_size(how.memory)
+    keep_alive = None if how.keep_alive is None else keep_alive_seconds(how.keep_alive)
+    contexts = known_contexts()
+    chat_format = None if how.template is None else read_template(how.template)
+    all_found = [resolve(choice, make_progress()) for choice in choices]
+    models = serve_models(
+        all_found,
+        lambda found: _engine_config(how, found, chat_format),
+        how.sampling,
+        max_bytes=max_bytes,
+        keep_alive=keep_alive,
+        verbose=how.verbose,
+    )
+    context = ServerContext(models, settings, contexts)
+    with stderr_in_background(_tell_dropped):
+        _set_up_log(how.log_json)
+        return asyncio.run(_serve(context, all_found[0].seconds))
 
 
-def _check_exposure(settings: ServerSettings, insecure_no_key: bool) -> None:
+def _settings(how: ServeOptions) -> ServerSettings:
+    return ServerSettings(
+        host=how.host,
+        port=how.port,
+        certfile=how.certfile,
+        keyfile=how.keyfile,
+        api_keys=read_keys(how.api_key or [], how.api_key_file),
+        allowed_hosts=tuple(how.allow_host or ()),
+        cors_origins=tuple(how.cors_origin or ()),
+        share_prefixes=how.share_prefixes,
+        timeout_seconds=how.timeout,
+        drain_seconds=how.drain,
+    )
+
+
+def _engine_config(
+    how: ServeOptions, found: ResolvedModel, chat_format: ChatFormat | None
+) -> EngineConfig:
+    return EngineConfig(
+        model_path=str(found.path),
+        ctx_size=found.ctx_size if how.ctx_size is None else how.ctx_size,
+        threads=how.threads,
+        gpu_layers=how.gpu_layers,
+        max_seqs=how.parallel,
+        max_queue=how.queue,
+        chat_format=chat_format,
+        default_chat_format=preset_format(found.chat_format),
+    )
+
+
+async def _serve(context: ServerContext, retrieved_seconds: float) -> int:
+    context.models.default.engine.start()
+    server = Server(context)
+    told = _stop_on_signals()
+    try:
+        await server.start()  # which says `loading` at once
+        _announce(server.url)
+        loading = asyncio.create_task(_load(context, retrieved_seconds, server.url))
+        await _wait(told, loading)
+    finally:
+        _leave_after(context.settings.drain_seconds + STOP_SECONDS)
+        num_cut = await server.stop()
+    if num_cut:
+        complain(f"llmstream: ended {num_cut} answers that took too long to stop\n")
+    return 0
+
+
+async def _load(context: ServerContext, retrieved_seconds: float, url: str) -> None:
+    """Wait until the default model is loaded, and tell how to use it."""
+    models = context.models
+    model = models.default
+    info = await model.engine.ready()
+    print_settings(info, model.sampling, retrieved_seconds)
+    named = model.name if len(models.models) > 1 else None
+    complain(f"serving {model.name} at {url}\n{_example(url, context.settings, named)}\n")
+
+
+def _check(settings: ServerSettings, *, insecure_no_key: bool) -> None:
+    if (settings.certfile is None) != (settings.keyfile is None):
+        raise InvalidValueError("--certfile and --keyfile belong together; give both")
     if not (settings.api_keys or insecure_no_key or is_loopback(settings.host)):
         raise InvalidValueError(
             f"others can reach {settings.host}, and there is no key: give one with "

@@ -23,21 +23,6 @@ KEEP_ALIVE_SECONDS = 300.0
 _RESERVE = 10  # one part in so many of the machine's memory is left to others
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Residence:
-    """How models share the memory; see the options of the command for each attribute.
-
-    Attributes:
-        max_bytes: None takes what is available now but for a reserve, and at least what the first
-            model needs.
-        keep_alive: seconds; None is for good for the first model, and `KEEP_ALIVE_SECONDS` for the
-            others.
-    """
-
-    max_bytes: int | None
-    keep_alive: float | None
-
-
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     """A model on its way to be served."""
@@ -62,8 +47,9 @@ def serve_models(
     all_found: Sequence[ResolvedModel],
     config: Callable[[ResolvedModel], EngineConfig],
     sampling: SamplingOptions,
-    residence: Residence,
     *,
+    max_bytes: int | None,
+    keep_alive: float | None,
     verbose: bool,
 ) -> ServedModels:
     """Make engines that share the memory; none is loaded yet.
@@ -73,7 +59,10 @@ def serve_models(
         config: how a model's engine is set up. Where there are several models, a context that is
             larger than one was trained with is made smaller for that one.
         sampling: what the user said of it.
-        residence: how they share the memory.
+        max_bytes: what they may take together; None takes what is available now but for a
+            reserve, and at least what the first model needs.
+        keep_alive: seconds until an unused one is unloaded; None is never for the first model, and
+            `KEEP_ALIVE_SECONDS` for the others.
         verbose: show llama.cpp's log.
 
     Raises:
@@ -81,19 +70,19 @@ def serve_models(
     """
     several = len(all_found) > 1
     candidates = [_candidate(found, config(found), fits_ctx=several) for found in all_found]
-    max_bytes = residence.max_bytes or _default_max_bytes(candidates[0].needed_bytes)
+    max_bytes = max_bytes or _default_max_bytes(candidates[0].needed_bytes)
     pool = EnginePool(max_bytes)
     served = []
     for index, candidate in enumerate(candidates):
         found = candidate.found
         prefix = f"{found.name}: " if several else ""
         engine_config = replace(candidate.config, max_bytes=max_bytes)
-        keep_alive = math.inf if index == 0 else KEEP_ALIVE_SECONDS
+        usual = math.inf if index == 0 else KEEP_ALIVE_SECONDS
         member = pool.add(
             found.name,
             functools.partial(_make_engine, engine_config, prefix, verbose=verbose),
             needed_bytes=candidate.needed_bytes,
-            keep_alive=keep_alive if residence.keep_alive is None else residence.keep_alive,
+            keep_alive=usual if keep_alive is None else keep_alive,
             max_requests=candidate.config.max_seqs + candidate.config.max_queue,
             on_load=functools.partial(_vouch, found),
         )
