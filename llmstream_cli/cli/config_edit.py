@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from typer.core import TyperCommand
-
 from llmstream_cli.cli.process import leave_on_interrupt
+from llmstream_cli.cli.settings import SettingsCommand
 from llmstream_cli.cli.settings_check import check_values
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.config import VARIABLE, config_path, load_config
@@ -64,7 +63,7 @@ class Edit:
         commands: all commands with settings, to check the file with.
     """
 
-    commands: Mapping[str, TyperCommand]
+    commands: Mapping[str, SettingsCommand]
 
     def run(self) -> int:
         """Open the editor, and check the file when it is closed; return the exit code.

@@ -7,9 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from typer.core import TyperCommand
-
-from llmstream_cli.cli.settings import SECRETS, exposure, is_exposed, is_own
+from llmstream_cli.cli.settings import SECRETS, SettingsCommand, exposure, is_exposed, is_own
 from llmstream_cli.cli.settings_check import Found, check_values, unknown_variables
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.config import HISTORY_VARIABLE, Config, config_path, history_path, load_config
@@ -47,7 +45,7 @@ class Row:
 class Show:
     """What to show; see the options of the command for each attribute."""
 
-    commands: Mapping[str, TyperCommand]
+    commands: Mapping[str, SettingsCommand]
     json: bool
 
     def run(self) -> int:
@@ -78,10 +76,9 @@ class Show:
 def _option_rows(settings: list[Found]) -> Iterator[Row]:
     for setting in settings:
         name, commands = str(setting.option.name), (setting.command,)
-        if setting.kept is not None:
-            value = _SECRET if name in SECRETS else _alone(setting.kept.value)
-            origin = setting.kept.origin
-            yield Row(name, commands, value, origin.source, origin.place)
+        if setting.source:
+            value = _SECRET if name in SECRETS else _alone(setting.value)
+            yield Row(name, commands, value, setting.source, setting.place)
             continue
         default, meaning = setting.option.default, setting.option.show_default
         if default is None and not is_own(setting.command, name):
@@ -98,7 +95,7 @@ def _option_rows(settings: list[Found]) -> Iterator[Row]:
 
 def _alone(value: Any) -> Any:
     """Take one value out of its list: some commands take several where others take one."""
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
+    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +108,7 @@ class _Advice:
 
 def _advice(command: str, settings: list[Found]) -> _Advice:
     kept = {
-        str(one.option.name): one.kept.value
-        for one in settings
-        if one.command == command and one.kept is not None
+        str(one.option.name): one.value for one in settings if one.command == command and one.source
     }
     name = _first(kept.get("features", DEFAULT_PRESET))
     if "model" in kept and "features" not in kept:
@@ -136,7 +131,7 @@ def _first(value: str | list[str]) -> str:
 
 def _names_model(command: str, settings: list[Found]) -> bool:
     return any(
-        one.command == command and one.option.name in {"model", "url"} and one.kept is not None
+        one.command == command and one.option.name in {"model", "url"} and one.source
         for one in settings
     )
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from typer.core import TyperCommand
-
+from llmstream_cli.cli.settings import SettingsCommand
 from llmstream_cli.cli.terminal import without_controls
 from llmstream_cli.errors import LLMStreamError
 
@@ -42,7 +41,7 @@ class Doctor:
         json: print one JSON object instead of lines.
     """
 
-    commands: Mapping[str, TyperCommand]
+    commands: Mapping[str, SettingsCommand]
     json: bool
 
     def run(self) -> int:

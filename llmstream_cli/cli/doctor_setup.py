@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from typer.core import TyperCommand
-
 from llmstream_cli.cli.doctor import Finding
 from llmstream_cli.cli.own_presets import register_own_presets
 from llmstream_cli.cli.prompt import preset_format
-from llmstream_cli.cli.settings import Lookup, exposure, is_exposed, settings_of
+from llmstream_cli.cli.settings import SettingsCommand, exposure, is_exposed, kept_values
 from llmstream_cli.cli.settings_check import check_values, unknown_variables
 from llmstream_cli.config import config_path, history_path, load_config, why_no_history
 from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest, SamplingParams
@@ -76,7 +74,7 @@ def token() -> Finding:
     return Finding("token", "ok", "there is none: public models can be downloaded")
 
 
-def settings(commands: Mapping[str, TyperCommand]) -> Finding:
+def settings(commands: Mapping[str, SettingsCommand]) -> Finding:
     """Check the configuration file and the variables.
 
     Raises:
@@ -119,7 +117,7 @@ def history() -> Finding:
     return Finding("history", "warn", "is unknown without the configuration file")
 
 
-def port(commands: Mapping[str, TyperCommand]) -> Finding:
+def port(commands: Mapping[str, SettingsCommand]) -> Finding:
     """Tell whether `llmstream serve` could listen."""
     kept = _kept(commands, "serve")
     host, number = kept.get("host", "127.0.0.1"), kept.get("port", 3030)
@@ -138,21 +136,16 @@ def port(commands: Mapping[str, TyperCommand]) -> Finding:
     return Finding("port", "ok", f"{number} of {host} is free for `llmstream serve`")
 
 
-def _kept(commands: Mapping[str, TyperCommand], command: str) -> dict[str, Any]:
+def _kept(commands: Mapping[str, SettingsCommand], command: str) -> dict[str, Any]:
     """Return what is kept for a command, by its options; nothing where that cannot be used."""
     with contextlib.suppress(ConfigError):  # told of already
         config = load_config()
         register_own_presets(config)
-        lookup = Lookup(command, config)
-        found = {
-            str(option.name): lookup.find(option, lambda _: False)
-            for option in settings_of(commands[command])
-        }
-        return {name: kept.value for name, kept in found.items() if kept is not None}
+        return kept_values(commands[command], config)
     return {}
 
 
-def model(commands: Mapping[str, TyperCommand]) -> Finding:
+def model(commands: Mapping[str, SettingsCommand]) -> Finding:
     """Have the model answer that `ask` takes unless it is told another.
 
     Raises:

@@ -9,16 +9,17 @@ A value comes from the first that has one:
     what the preset's authors advise
     the default
 
-The options in `cli.options` are the only list of what there is. A command that is made as a
-`SettingsCommand` looks up here what its command line leaves open, and names the variable or the
-line when a value turns out to be one that it cannot take.
+The options of the commands are the only list of what there is. A `SettingsCommand` has a variable
+for each, and the file as Click's `default_map`; when a value turns out to be one that it cannot
+take, the variable or the line is named.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperOption
@@ -79,46 +80,8 @@ PARAMETERS_BY_OPTION = {
 _OPTIONS = {parameter: option for option, parameter in PARAMETERS_BY_OPTION.items()}
 _PARAMETERS = {field.name for type_ in (SamplingParams, EngineConfig) for field in fields(type_)}
 _EPILOG = "Options can be kept in a file and in variables: see `llmstream config show`."
+_FAR = 9  # of what nobody says
 _SUBJECT = re.compile(r"--([a-z][a-z0-9-]*)(?=[ :])")
-
-
-class Variable(NamedTuple):  # made sooner than a dataclass, for which every answer would wait
-    """A value comes from the environment."""
-
-    place: str
-    source: str = "environment"
-
-    def refusal(self, complaint: str) -> ConfigError:
-        """Return the error for the value: `LLMSTREAM_THREADS must be between 1 and 512`."""
-        return ConfigError(f"{self.place}{complaint}")
-
-
-class Line(NamedTuple):
-    """A value comes from the file."""
-
-    config: Config
-    table: str
-    name: str
-    source: str = "file"
-
-    @property
-    def place(self) -> str:
-        """The file and the line."""
-        return self.config.place(self.table, self.name)  # found when asked for: it takes a while
-
-    def refusal(self, complaint: str) -> ConfigError:
-        """Return the error for the value: `config.toml, line 2: threads must be between …`."""
-        return ConfigError(f"{self.place}: {self.name}{complaint}")
-
-
-Origin = Variable | Line
-
-
-class Kept(NamedTuple):
-    """A value that was kept, of the type that its option has."""
-
-    value: Any
-    origin: Origin
 
 
 def settings_of(command: TyperCommand) -> Iterator[TyperOption]:
@@ -144,45 +107,28 @@ def tables_of(command: str, name: str) -> tuple[str, ...]:
     return (command,) if is_own(command, name) else (command, "defaults")
 
 
-class Lookup:
-    """What is kept for the options of one command.
+def kept_in_file(command: str, config: Config, options: Mapping[str, TyperOption]) -> Table:
+    """Return what the file says for a command, by the names of its options.
 
-    Args:
-        command: the command's name.
-        config: the file, after `check_config`.
+    Raises:
+        ConfigError: a value is of another type.
     """
+    values = {}
+    for name, option in options.items():
+        table = table_with(command, name, config)
+        if table is not None:
+            value = getattr(config, table)[name]
+            wrong = wrong_type(option, value)
+            if wrong is not None:
+                raise config.refusal(f"{name} has to be {wrong}", table, name)
+            values[name] = [value] if option.multiple and isinstance(value, str) else value
+    return values
 
-    def __init__(self, command: str, config: Config) -> None:
-        self._command = command
-        self._config = config
 
-    def find(self, option: TyperOption, given: Callable[[str], bool]) -> Kept | None:
-        """Return the value of an option; None where nothing is kept, or a rival is said closer.
-
-        Args:
-            option: which one.
-            given: tells of a name whether it is on the command line.
-
-        Raises:
-            ConfigError: the value is of another type.
-        """
-        name = option.name
-        assert name is not None
-        rivals = _RIVALS.get(f"{self._command} {name}") or _RIVALS.get(name, frozenset())
-        if any(map(given, rivals)):
-            return None
-        text = os.environ.get(variable(self._command, name))
-        if text:
-            return _from_variable(option, text, variable(self._command, name))
-        if any(os.environ.get(variable(self._command, rival)) for rival in rivals):
-            return None
-        for table in tables_of(self._command, name):
-            said: Table = getattr(self._config, table)
-            if name in said:
-                return _from_file(option, said[name], self._config, table)
-            if not rivals.isdisjoint(said):
-                return None
-        return None
+def table_with(command: str, name: str, config: Config) -> str | None:
+    """Return the closest table of the file that has a setting; None where none has it."""
+    tables = (table for table in tables_of(command, name) if name in getattr(config, table))
+    return next(tables, None)
 
 
 # ---- values ---------------------------------------------------------------------------------
@@ -192,15 +138,6 @@ _TYPES: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "int": (int, "a whole number"),
     "float": ((int, float), "a number"),
 }
-
-
-def _from_file(option: TyperOption, value: Any, config: Config, table: str) -> Kept:
-    assert option.name is not None
-    origin = Line(config, table, option.name)
-    wrong = wrong_type(option, value)
-    if wrong is not None:
-        raise origin.refusal(f" has to be {wrong}")
-    return Kept([value] if option.multiple and isinstance(value, str) else value, origin)
 
 
 def wrong_type(option: TyperOption, value: Any) -> str | None:
@@ -217,18 +154,7 @@ def wrong_type(option: TyperOption, value: Any) -> str | None:
     return None if right else words
 
 
-def _from_variable(option: TyperOption, text: str, name: str) -> Kept:
-    origin = Variable(name)
-    check_text(text, name, ConfigError)
-    if option.multiple:
-        return Kept(_list(text, option.name, origin), origin)
-    try:
-        return Kept(option.type.convert(text, option, None), origin)
-    except typer.BadParameter as error:
-        raise origin.refusal(f": {error.message.rstrip('.')}") from error
-
-
-def _list(text: str, name: str | None, origin: Variable) -> list[str]:
+def _texts_of_variable(name: str, variable_: str, text: str) -> list[str]:
     """Read a TOML array of texts; anything that does not begin as one is one text."""
     if not text.startswith("["):
         return text.split() if name in _WITHOUT_SPACES else [text]
@@ -237,9 +163,9 @@ def _list(text: str, name: str | None, origin: Variable) -> list[str]:
     try:
         value = tomllib.loads(f"list = {text}")["list"]
     except tomllib.TOMLDecodeError as error:
-        raise origin.refusal(" is no TOML array, though it begins as one") from error
+        raise ConfigError(f"{variable_} is no TOML array, though it begins as one") from error
     if not all(isinstance(item, str) for item in value):
-        raise origin.refusal(" has to be an array of texts")
+        raise ConfigError(f"{variable_} has to be an array of texts")
     return list(value)
 
 
@@ -300,46 +226,18 @@ def exposure(config: Config) -> str:
 
 
 class SettingsContext(typer.Context):
-    """A run of a command, whose options are looked up where they are not given."""
-
-    _lookup: Lookup | None = None
-
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self.origins: dict[str, Origin] = {}
+    """A run of a command. What is kept is read when an option is looked up, not for `--help`."""
 
     def lookup_default(self, name: str, call: bool = True) -> Any:
-        """Return what is kept of an option; None where nothing is, and for `--help`."""
-        if self.resilient_parsing or not isinstance(self.command, SettingsCommand):
+        """Return what the file says of an option; None where it says nothing."""
+        command = self.command
+        if self.resilient_parsing or not isinstance(command, SettingsCommand):
             return None
-        option = self.command.settings.get(name)
-        if option is None:
-            return None
-        kept = self._kept().find(option, self._is_given)
-        if kept is None:
-            return None
-        self.origins[name] = kept.origin
-        return kept.value
-
-    def _is_given(self, name: str) -> bool:
-        # Click processes what is on the command line before it looks anything up.
-        source = self.get_parameter_source(name)
-        return source is not None and source.name == "COMMANDLINE"
-
-    def _kept(self) -> Lookup:
-        if self._lookup is None:
-            config = load_config()
-            check_config(config, settings_commands(self))
-            if config.presets:
-                from llmstream_cli.cli.own_presets import register_own_presets
-
-                register_own_presets(config)
-            if config.unreadable:
-                complain(f"llmstream: {config.unreadable}; going on without it\n")
-            if is_exposed(config):
-                complain(f"llmstream: {exposure(config)}\n")
-            self._lookup = Lookup(self.command.name or "", config)
-        return self._lookup
+        if self.default_map is None:
+            if self.obj is None:
+                self.obj = _load(self)
+            self.default_map = dict(kept_in_file(command.name or "", self.obj, command.settings))
+        return self.default_map.get(name)
 
 
 class SettingsCommand(TyperCommand):
@@ -351,22 +249,113 @@ class SettingsCommand(TyperCommand):
         settings["epilog"] = settings.get("epilog") or _EPILOG
         super().__init__(*arguments, **settings)
         self.settings = {str(option.name): option for option in settings_of(self)}
+        for name, option in self.settings.items():
+            option.envvar, option.show_envvar = variable(self.name or "", name), False
+            if option.multiple:
+                option.value_from_envvar = partial(_list_from_variable, option)  # type: ignore[method-assign]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line, and look up what it leaves open."""
+        for option in self.settings.values():
+            check_text(os.environ.get(str(option.envvar)) or "", str(option.envvar), ConfigError)
+        try:
+            rest = super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            name = "" if error.param is None else str(error.param.name)
+            if source_of(ctx, name) != "ENVIRONMENT":
+                raise
+            raise refusal(ctx, name, f": {error.message.rstrip('.')}") from error
+        if not ctx.resilient_parsing:
+            self._step_back(ctx)
+        return rest
+
+    def _step_back(self, ctx: Any) -> None:
+        """Take back what is kept where something that excludes it is said closer."""
+        distance = {
+            str(option.name): self._distance(ctx, str(option.name)) for option in self.params
+        }
+        for name, option in self.settings.items():
+            rivals = _RIVALS.get(f"{self.name} {name}") or _RIVALS.get(name, frozenset())
+            if any(distance.get(rival, _FAR) < distance[name] for rival in rivals):
+                ctx.params[name] = option.type_cast_value(ctx, option.default)
+                ctx.set_parameter_source(name, type(ctx.get_parameter_source(name))["DEFAULT"])
+
+    def _distance(self, ctx: Any, name: str) -> int:
+        source = source_of(ctx, name)
+        if source != "DEFAULT_MAP":
+            return {"COMMANDLINE": 0, "ENVIRONMENT": 1}.get(source, _FAR)
+        table = table_with(self.name or "", name, ctx.obj)
+        return 2 + tables_of(self.name or "", name).index(str(table))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; what is wrong with a kept value is said of its place."""
-        source = ctx.get_parameter_source("api_key")
-        if source and source.name == "COMMANDLINE" and not ctx.params.get("url", True):
+        if source_of(ctx, "api_key") == "COMMANDLINE" and not ctx.params.get("url", True):
             raise InvalidValueError("--api-key is the key of another server; give its --url, too")
         try:
             return super().invoke(ctx)
         except InvalidValueError as error:
-            renamed = _blame(error, ctx.origins)
+            renamed = _blame(error, ctx)
             if renamed is None:
                 raise
             raise renamed from error
 
 
-def settings_commands(context: Any) -> dict[str, TyperCommand]:
+def kept_values(command: SettingsCommand, config: Config, *words: str) -> dict[str, Any]:
+    """Return what is kept for the options of a command, beside these words of a command line."""
+    context = command.make_context(command.name, [*words], obj=config)
+    kept = {"ENVIRONMENT", "DEFAULT_MAP"}
+    return {
+        name: context.params[name] for name in command.settings if source_of(context, name) in kept
+    }
+
+
+def source_of(ctx: Any, name: str) -> str:
+    """Return where an option has its value from, in Click's words; "" where it has none."""
+    source = ctx.get_parameter_source(name)
+    return "" if source is None else str(source.name)
+
+
+def place_of(ctx: Any, name: str) -> str:
+    """Return the variable, or the file and the line, that an option has its value from."""
+    match source_of(ctx, name):
+        case "ENVIRONMENT":
+            return variable(ctx.command.name, name)
+        case "DEFAULT_MAP":
+            config: Config = ctx.obj
+            return config.place(str(table_with(ctx.command.name, name, config)), name)
+        case _:
+            return ""
+
+
+def refusal(ctx: Any, name: str, complaint: str) -> ConfigError:
+    """Return the error for a kept value.
+
+    It reads as `LLMSTREAM_THREADS must …`, or `config.toml, line 2: threads must …`.
+    """
+    named = f": {name}" if source_of(ctx, name) == "DEFAULT_MAP" else ""
+    return ConfigError(f"{place_of(ctx, name)}{named}{complaint}")
+
+
+def _list_from_variable(option: TyperOption, ctx: Any) -> list[str] | None:
+    text = option.resolve_envvar_value(ctx)
+    return None if text is None else _texts_of_variable(str(option.name), str(option.envvar), text)
+
+
+def _load(context: Any) -> Config:
+    config = load_config()
+    check_config(config, settings_commands(context))
+    if config.presets:
+        from llmstream_cli.cli.own_presets import register_own_presets
+
+        register_own_presets(config)
+    if config.unreadable:
+        complain(f"llmstream: {config.unreadable}; going on without it\n")
+    if is_exposed(config):
+        complain(f"llmstream: {exposure(config)}\n")
+    return config
+
+
+def settings_commands(context: Any) -> dict[str, SettingsCommand]:
     """Return the commands with settings of the program that a context belongs to."""
     root = context.find_root().command
     commands = getattr(root, "commands", {root.name: root})
@@ -375,13 +364,13 @@ def settings_commands(context: Any) -> dict[str, TyperCommand]:
     }
 
 
-def _blame(error: InvalidValueError, origins: Mapping[str, Origin]) -> ConfigError | None:
+def _blame(error: InvalidValueError, ctx: Any) -> ConfigError | None:
     """Say a complaint of the place that its option has its value from, if it is not given."""
     if error.field is None and (found := _SUBJECT.match(str(error))):  # `--raw needs …`
         error = InvalidValueError(str(error), found[0])
     option = (error.field or "").removeprefix("--").replace("-", "_")
     option = _OPTIONS.get(option, option)
-    return origins[option].refusal(complaint(error)) if option in origins else None
+    return refusal(ctx, option, complaint(error)) if place_of(ctx, option) else None
 
 
 def complaint(error: InvalidValueError) -> str:

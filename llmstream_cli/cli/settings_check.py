@@ -5,17 +5,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperOption
 
 from llmstream_cli.cli.own_presets import register_own_presets
 from llmstream_cli.cli.prompt import context_message, read_template
 from llmstream_cli.cli.settings import (
     PARAMETERS_BY_OPTION,
-    Kept,
-    Lookup,
+    SettingsCommand,
     check_config,
     complaint,
+    place_of,
+    refusal,
     settings_of,
+    source_of,
     variable,
 )
 from llmstream_cli.config import Config
@@ -27,6 +29,8 @@ from llmstream_cli.models.sizes import parse_size
 from llmstream_cli.server.keep_alive import keep_alive_seconds
 from llmstream_cli.server.settings import ServerSettings
 
+_SOURCES = {"ENVIRONMENT": "environment", "DEFAULT_MAP": "file"}
+
 PREFIX = "LLMSTREAM_"
 
 # Variables that are no options: where the file is, where repacked models and conversations are.
@@ -35,14 +39,24 @@ _OTHER_VARIABLES = frozenset({"LLMSTREAM_CONFIG", "LLMSTREAM_CACHE", "LLMSTREAM_
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A setting of a command, and what is kept for it."""
+    """A setting of a command, and what is kept for it.
+
+    Attributes:
+        command: its name.
+        option: the setting.
+        value: what it has, be it the default.
+        source: `environment`, `file`, or empty for a default.
+        place: the variable, or the file and line.
+    """
 
     command: str
     option: TyperOption
-    kept: Kept | None
+    value: Any
+    source: str
+    place: str
 
 
-def check_values(config: Config, commands: Mapping[str, TyperCommand]) -> list[Found]:
+def check_values(config: Config, commands: Mapping[str, SettingsCommand]) -> list[Found]:
     """Return all settings of all commands with their values, after a try of each value.
 
     Raises:
@@ -51,18 +65,20 @@ def check_values(config: Config, commands: Mapping[str, TyperCommand]) -> list[F
     """
     check_config(config, commands)
     register_own_presets(config)
-    found = [
-        Found(name, option, Lookup(name, config).find(option, lambda _: False))
-        for name, command in commands.items()
-        for option in settings_of(command)
-    ]
-    for setting in found:
-        if setting.kept is not None:
-            _try(str(setting.option.name), setting.kept)
+    found = []
+    for command in commands.values():
+        context = command.make_context(command.name, [], obj=config)
+        for name, option in command.settings.items():
+            place = place_of(context, name)
+            value = context.params[name]
+            if place:
+                _try(context, name, value)
+            source = _SOURCES.get(source_of(context, name), "")
+            found.append(Found(command.name or "", option, value, source, place))
     return found
 
 
-def unknown_variables(commands: Mapping[str, TyperCommand]) -> Iterator[tuple[str, str]]:
+def unknown_variables(commands: Mapping[str, SettingsCommand]) -> Iterator[tuple[str, str]]:
     """Yield the variables that look like settings and are none, each with what may be meant."""
     known = _OTHER_VARIABLES | {
         variable(name, str(option.name))
@@ -77,15 +93,15 @@ def unknown_variables(commands: Mapping[str, TyperCommand]) -> Iterator[tuple[st
             yield name, near.replace("mean ", f"mean {PREFIX}") or "see `llmstream config show`"
 
 
-def _try(name: str, kept: Kept) -> None:
+def _try(context: Any, name: str, value: Any) -> None:
     try:
         for check in _checks(name):
-            check(tuple(kept.value) if isinstance(kept.value, list) else kept.value)
+            check(value)
     except LLMStreamError as error:
         own = {_parameter(name), f"--{name.replace('_', '-')}"}
         if isinstance(error, InvalidValueError) and error.field in own:
-            raise kept.origin.refusal(complaint(error)) from error
-        raise kept.origin.refusal(f": {error}") from error
+            raise refusal(context, name, complaint(error)) from error
+        raise refusal(context, name, f": {error}") from error
 
 
 def _parameter(name: str) -> str:

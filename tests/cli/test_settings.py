@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 import typer
-from typer.core import TyperCommand
 
 import llmstream_cli
 from llmstream_cli.cli import app as app_module
 from llmstream_cli.cli.serve.model_order import model_choices
 from llmstream_cli.cli.settings import (
-    Lookup,
     SettingsCommand,
     check_config,
+    kept_values,
     name_option,
     settings_of,
     variable,
@@ -28,7 +27,7 @@ from llmstream_cli.config import Config, parse_config
 from llmstream_cli.errors import ConfigError, InvalidValueError
 from llmstream_cli.models.own_preset import register_presets
 
-COMMANDS: dict[str, TyperCommand] = {
+COMMANDS: dict[str, SettingsCommand] = {
     name: command
     for name, command in typer.main.get_command(app_module.app).commands.items()  # type: ignore[attr-defined]
     if isinstance(command, SettingsCommand)
@@ -47,9 +46,9 @@ def parsed(text: str) -> Config:
 
 def kept(command: str, name: str, text: str = "", given: str = "") -> Any:
     """What is kept of an option, where these others are on the command line."""
-    option = next(one for one in settings_of(COMMANDS[command]) if one.name == name)
-    found = Lookup(command, parsed(text)).find(option, given.split().__contains__)
-    return None if found is None else found.value
+    words = [f"--{given}", *([] if given == "raw" else ["1"])] if given else []
+    value = kept_values(COMMANDS[command], parsed(text), *words).get(name)
+    return [*value] if isinstance(value, tuple) else value
 
 
 def run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
