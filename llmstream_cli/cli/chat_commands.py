@@ -4,13 +4,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmstream_cli.cli.conversation_file import load, save
 from llmstream_cli.cli.prompt import context_message, known_contexts
 from llmstream_cli.cli.sampling import SETTABLE
 from llmstream_cli.cli.talk import Talk
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.errors import InvalidValueError, did_you_mean
-from llmstream_cli.files import expand
 
 _OFF = "off"  # takes a setting back
 
@@ -152,23 +150,6 @@ def _retry(talk: Talk, _rest: str) -> None:
     talk.retry()
 
 
-def _save(talk: Talk, rest: str) -> None:
-    if not rest:
-        raise InvalidValueError("name the file: /save FILE")
-    own = talk.file is not None and expand(rest).absolute() == talk.file
-    talk.file = save(talk.conversation, rest, overwrite=own)
-    _say(f"saved in {talk.file}")
-
-
-def _load(talk: Talk, rest: str) -> None:
-    if not rest:
-        raise InvalidValueError("name the file: /load FILE")
-    conversation, file = load(rest)
-    talk.go_on(conversation)
-    talk.file = file
-    _say(f"{len(conversation.turns)} turns; /show messages shows them")
-
-
 def _clear(talk: Talk, _rest: str) -> None:
     talk.clear()
     _say("a new conversation; the system message and the settings stay")
@@ -239,8 +220,6 @@ _COMMANDS: Mapping[str, _Command] = {
     "/model": _Command("/model [NAME]", "show the model, or go on with another", _model),
     "/undo": _Command("/undo", "take back the last question and its answer", _undo),
     "/retry": _Command("/retry", "answer the last question again", _retry),
-    "/save": _Command("/save FILE", "write the conversation into a file, as JSON", _save),
-    "/load": _Command("/load FILE", "go on with the conversation in a file", _load),
     "/clear": _Command("/clear", "begin a new conversation", _clear),
 }
 _LEAVE = ("/exit", "/quit", "/bye")

@@ -1,7 +1,7 @@
 """What is said, kept for later; and what was kept, gone on with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,14 +33,12 @@ class Recorder:
         name: of the conversation, where it has one.
         session_id: its number; None while nothing of it is kept.
         system: the system message that is kept.
-        unkept: turns before the next that are not kept yet.
     """
 
     path: Path | None
     name: str | None = None
     session_id: int | None = None
     system: str | None = None
-    unkept: list[Turn] = field(default_factory=list)
 
     def keep(self, system: str | None, turns: Sequence[Turn], *, again: bool = False) -> None:
         """Keep what was said.
@@ -70,14 +68,9 @@ class Recorder:
             except HistoryError as error:
                 complain(f"llmstream: this is still kept: {one_line(error)}\n")
 
-    def begin_anew(self, turns: Sequence[Turn] = ()) -> None:
-        """Keep what follows as another conversation.
-
-        Args:
-            turns: what was said in it already; they are kept with the next.
-        """
+    def begin_anew(self) -> None:
+        """Keep what follows as another conversation."""
         self.name = self.session_id = self.system = None
-        self.unkept = [*turns]
 
     def recent_questions(self) -> list[str]:
         """Return what was asked in the conversations of late, the latest last."""
@@ -102,12 +95,12 @@ class Recorder:
                 self.session_id = history.begin(self.name).id
             elif again:
                 history.undo(self.session_id)
-            said = [*self.unkept, *turns]
+            said = [*turns]
             if system != self.system:
                 said.insert(0, Turn(role="system", content=system or ""))
             for turn in said:
                 history.append(self.session_id, turn)
-        self.system, self.unkept = system, []
+        self.system = system
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ import asyncio
 import sys
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from llmstream_cli.cli.answer import Answer
 from llmstream_cli.cli.conversation import Conversation
@@ -36,7 +35,6 @@ class Talk:
         typed: whether a person types the questions: then Ctrl-C ends an answer, and not the chat.
         runner: has the event loop of all answers.
         last: the last answer; None before the first, and when it was taken back.
-        file: that the conversation was saved in, or loaded from.
         unanswered: the last question, if nothing came of it; `retry` asks it again.
     """
 
@@ -49,7 +47,6 @@ class Talk:
     typed: bool
     runner: asyncio.Runner
     last: Answer | None = None
-    file: Path | None = None
     unanswered: str | None = None
 
     def ask(self, question: str, *, again: bool = False) -> None:
@@ -107,13 +104,9 @@ class Talk:
 
     def clear(self) -> None:
         """Begin a new conversation, with the same system message."""
-        self.go_on(Conversation(self.conversation.system))
-
-    def go_on(self, conversation: Conversation) -> None:
-        """Go on with another conversation, which is kept as one of its own."""
-        self.conversation = conversation
-        self.recorder.begin_anew(conversation.turns)
-        self.last = self.unanswered = self.file = None
+        self.conversation = Conversation(self.conversation.system)
+        self.recorder.begin_anew()
+        self.last = self.unanswered = None
 
     def ready(self) -> ModelInfo:
         """Wait until the model is loaded.

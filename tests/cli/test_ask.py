@@ -188,7 +188,7 @@ def test_version() -> None:
 def test_help_is_grouped() -> None:
     done = llmstream("ask", "--help")
     assert done.returncode == 0
-    for group in ("Model", "Prompt", "Sampling", "Length", "Machine", "Report"):
+    for group in ("Model", "Prompt", "Sampling", "Machine", "Report"):
         assert f"─ {group} ─".encode() in done.stdout
 
 
