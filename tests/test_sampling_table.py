@@ -1,4 +1,4 @@
-"""A row in the table of sampling parameters is all that a parameter needs to be known everywhere."""
+"""A row in the table of sampling parameters makes a parameter known everywhere."""
 
 import json
 import subprocess

@@ -230,7 +230,7 @@ def test_no_command_is_help() -> None:
         (("hi", "-m", "/"), 1, "/ is a directory"),
         (("hi", "-m", "/dev/null"), 1, "/dev/null is not a regular file"),
         (("hi", "-m", __file__), 1, "is not a GGUF file"),
-        (("word " * 100, "--ctx-size", "64"), 1, "the context holds 64"),
+        (("word " * 100, "--ctx-size", "64"), 1, "maximum context length is 64 tokens"),
     ],
 )
 def test_bad_input_is_one_line(arguments: tuple[str, ...], code: int, complaint: str) -> None:
@@ -412,7 +412,7 @@ def test_ctrl_c_while_the_model_loads(mapped: str) -> None:
 def test_ctrl_c_in_a_long_prompt() -> None:
     with started("word " * 7000, "--stats") as process:
         assert process.stderr is not None
-        while not process.stderr.readline().startswith(b"loaded the model"):
+        while not process.stderr.readline().startswith(b"context:"):
             assert process.poll() is None
         time.sleep(0.2)  # from encoding the prompt, maybe, to computing it
         assert interrupt(process) == (b"", b"")

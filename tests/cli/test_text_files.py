@@ -14,7 +14,6 @@ from llmstream_cli.cli.serve.run import read_keys
 from llmstream_cli.cli.structured import read_grammar, read_schema
 from llmstream_cli.errors import LLMStreamError
 
-
 READERS: dict[str, tuple[Callable[[str], object], str, object]] = {
     "--schema": (read_schema, '{"const":\n"é"}', '{"const":\n"é"}'),
     "--grammar": (read_grammar, 'root ::= "é"\n', 'root ::= "é"\n'),
