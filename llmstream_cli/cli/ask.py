@@ -2,19 +2,14 @@
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from llmstream_cli.cli.engine_options import OpenEngine, check_engine
 from llmstream_cli.cli.options import AskOptions, Setup
-from llmstream_cli.cli.process import STARTED, at_end, on_interrupt, write_last
+from llmstream_cli.cli.process import STARTED, leave_interrupted, run_interruptible
 from llmstream_cli.cli.question import nobody_asks, whole_question
 from llmstream_cli.cli.setup import Begun, begin, request_for
 from llmstream_cli.core.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
-
-if TYPE_CHECKING:
-    from llmstream_cli.cli.answer import Answer
-    from llmstream_cli.cli.views import View
 
 
 def run_ask(words: Sequence[str], how: AskOptions, setup: Setup) -> int:
@@ -93,6 +88,7 @@ def _answer(
     import asyncio  # this and the rest while the model loads
 
     from llmstream_cli.cli.answer import Answer
+    from llmstream_cli.cli.exchange import show_answer
     from llmstream_cli.cli.stats import print_usage
     from llmstream_cli.cli.views import make_view
 
@@ -104,8 +100,14 @@ def _answer(
             turns = answer.turns(question, begun.opened.reference, setup.sampling.said)
             begun.recorder.keep(begun.conversation.system, turns)
 
-    with at_end(keep), on_interrupt(lambda: write_last(view.last_words(answer))):
-        asyncio.run(_receive(setup, begun.opened, request, answer, view))
+    with asyncio.Runner() as runner:
+        try:
+            answering = show_answer(begun.opened, request, answer, view, stats=setup.shows_stats)
+            run_interruptible(runner, answering, keep)
+        except KeyboardInterrupt:
+            leave_interrupted()  # before the runner waits for a model that is being loaded
+        finally:
+            runner.run(begun.opened.engine.aclose())
     if setup.shows_stats:
         print_usage(answer)
     if begun.opened.found is not None:
@@ -113,14 +115,3 @@ def _answer(
 
         hint_once(begun.opened.found, answer.tokens_per_second)
     return 0
-
-
-async def _receive(
-    setup: Setup, opened: OpenEngine, request: GenerationRequest, answer: "Answer", view: "View"
-) -> None:
-    from llmstream_cli.cli.exchange import show_answer
-
-    try:
-        await show_answer(opened, request, answer, view, stats=setup.shows_stats)
-    finally:
-        await opened.engine.aclose()

@@ -1,11 +1,11 @@
 """A question asked and its answer shown, with all that is seen on the way; for `ask` and `chat`."""
 
 import sys
+from asyncio import CancelledError
 from dataclasses import replace
 
 from llmstream_cli.cli.answer import Answer, receive
 from llmstream_cli.cli.engine_options import OpenEngine
-from llmstream_cli.cli.process import on_interrupt, write_last
 from llmstream_cli.cli.stats import print_settings
 from llmstream_cli.cli.terminal import shows_sequences
 from llmstream_cli.cli.views import View
@@ -30,6 +30,7 @@ async def show_answer(
 
     Raises:
         LLMStreamError: the model cannot be loaded, or the answer failed; what came is shown.
+        CancelledError: Ctrl-C has ended it; what came is shown.
     """
     waiting = WaitingLine(sys.stderr)
 
@@ -42,23 +43,22 @@ async def show_answer(
             waiting.begin("thinking")
         view.show(chunk)
 
-    with on_interrupt(lambda: write_last(waiting.last_words(), descriptor=2)):
-        try:
-            waiting.begin("loading the model" if opened.local else "waiting for the server")
-            info = await opened.engine.ready()
-            answer.model = opened.name or info.name
-            if stats and opened.found is not None:  # else they are the server's own
-                waiting.end()
-                print_settings(info, request.sampling, opened.found.seconds)
-            waiting.begin("reading the prompt")
-            if shows_sequences(sys.stderr):
-                request = replace(request, report_progress=True)
-            await receive(opened.engine, request, answer, show)
-        except LLMStreamError:
+    try:
+        waiting.begin("loading the model" if opened.local else "waiting for the server")
+        info = await opened.engine.ready()
+        answer.model = opened.name or info.name
+        if stats and opened.found is not None:  # else they are the server's own
             waiting.end()
-            if answer.text:
-                view.end(answer)
-            raise
-        finally:
-            waiting.end()
+            print_settings(info, request.sampling, opened.found.seconds)
+        waiting.begin("reading the prompt")
+        if shows_sequences(sys.stderr):
+            request = replace(request, report_progress=True)
+        await receive(opened.engine, request, answer, show)
+    except (LLMStreamError, CancelledError) as error:
+        waiting.end()
+        if answer.text or isinstance(error, CancelledError):
+            view.end(answer)
+        raise
+    finally:
+        waiting.end()
     view.end(answer)

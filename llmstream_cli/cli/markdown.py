@@ -124,20 +124,21 @@ class MarkdownWriter:
             self._show(printed, self._draft())
             self._next_frame = self._clock() + _FRAME_SECONDS
 
-    def end(self) -> None:
-        """Print what is left; leave the cursor at the beginning of a line."""
-        self._show(self._print(self._take(len(self._source))), "")
+    def end(self, *, cut: bool = False) -> None:
+        """Print what is left; leave the cursor at the beginning of a line.
 
-    def last_words(self) -> bytes:
-        """Return what a signal handler writes before it ends the process.
-
-        All of the answer is on the screen then, and the cursor below it, also when the handler
-        has interrupted `write`. The terminal may have shown `^C` at the cursor.
+        Args:
+            cut: Ctrl-C has ended the answer, maybe in a write. The terminal may have shown `^C` at
+                the cursor.
         """
-        rest = (self._in_flight or "") + self._print(self._source)
+        rest = (self._in_flight or "") + self._print(self._take(len(self._source)))
+        if not cut:
+            self._show(rest, "")
+            return
         # The cursor may be anywhere in a frame that was cut: what follows begins below it.
         begin = f"\r{_ERASE_ROWS}" if self._in_flight is None else f"\r\n{_ERASE_BELOW}"
-        return f"{_END_UPDATE}{begin}{rest}".encode()
+        write_through(self._stream, f"{_END_UPDATE}{begin}{rest}".encode())
+        self._in_flight, self._drawn = None, False
 
     def _complete_blocks(self) -> str:
         """Take the blocks that no later text can change, and return them rendered."""

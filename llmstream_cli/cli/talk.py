@@ -10,7 +10,7 @@ from llmstream_cli.cli.conversation import Conversation
 from llmstream_cli.cli.engine_options import OpenEngine, open_engine, with_model
 from llmstream_cli.cli.exchange import show_answer
 from llmstream_cli.cli.options import EngineOptions, Setup
-from llmstream_cli.cli.process import at_end, on_interrupt, write_last
+from llmstream_cli.cli.process import leave_interrupted, run_interruptible
 from llmstream_cli.cli.recording import Recorder
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.setup import request_for
@@ -62,9 +62,10 @@ class Talk:
         self.unanswered = question
         answer = Answer(time.perf_counter())
         try:
-            with at_end(lambda: self._keep(question, answer, again=again)):
-                self._show_answer(question, answer, again=again)
+            self._show_answer(question, answer, again=again)
         except KeyboardInterrupt:
+            if not self.typed:
+                leave_interrupted()
             if not answer.text:
                 complain("stopped before the answer; /retry asks again\n")
         if answer.finish_reason is not None:
@@ -141,13 +142,11 @@ class Talk:
         if again:
             request = replace(request, sampling=replace(request.sampling, seed=None))
         view = make_view(markdown=setup.markdown, reasoning=setup.think is not False)
-        stats = setup.shows_stats
-        try:
-            with on_interrupt(lambda: write_last(view.last_words(answer))):
-                self.runner.run(show_answer(self.opened, request, answer, view, stats=stats))
-        except KeyboardInterrupt:
-            write_last(view.last_words(answer))
-            raise
+        run_interruptible(
+            self.runner,
+            show_answer(self.opened, request, answer, view, stats=setup.shows_stats),
+            lambda: self._keep(question, answer, again=again),
+        )
 
     def _keep(self, question: str, answer: Answer, *, again: bool) -> None:
         if not answer.text:

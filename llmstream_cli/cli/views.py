@@ -33,9 +33,6 @@ class View(Protocol):
     def end(self, answer: Answer) -> None:
         """Show that the answer has ended, complete or by an error."""
 
-    def last_words(self, answer: Answer) -> bytes:
-        """Return what is to be written when Ctrl-C has ended the answer, anywhere in `show`."""
-
 
 def make_view(*, markdown: bool, reasoning: bool, how: AskOptions = _AS_TEXT) -> View:
     """Return a view of one answer.
@@ -82,11 +79,7 @@ class TextView:
     def end(self, answer: Answer) -> None:
         """Leave a terminal's cursor at the beginning of a line."""
         self._thoughts.end()
-        self._writer.end()
-
-    def last_words(self, answer: Answer) -> bytes:
-        """Return what leaves a terminal with all of the answer."""
-        return self._writer.last_words()
+        self._writer.end(cut=answer.finish_reason is None)
 
 
 class JsonView:
@@ -107,10 +100,6 @@ class JsonView:
     def end(self, answer: Answer) -> None:
         """Write the object."""
         self._writer.write(_whole(answer))
-
-    def last_words(self, answer: Answer) -> bytes:
-        """Return the object with what came."""
-        return _whole(answer).encode()
 
 
 class JsonLinesView:
@@ -135,10 +124,6 @@ class JsonLinesView:
     def end(self, answer: Answer) -> None:
         """Write the model, why the answer ended, and what it cost."""
         self._writer.write(_line({"model": answer.model} | summary(answer)))
-
-    def last_words(self, answer: Answer) -> bytes:
-        """Return the same."""
-        return _line({"model": answer.model} | summary(answer)).encode()
 
 
 def _whole(answer: Answer) -> str:

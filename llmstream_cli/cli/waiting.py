@@ -120,10 +120,6 @@ class WaitingLine:
                 self._write(_ERASE_LINE)
                 self._shown = False
 
-    def last_words(self) -> bytes:
-        """Return what a signal handler writes to standard error before it ends the process."""
-        return _ERASE_LINE.encode() if self._shown else b""
-
     def _run(self, ended: threading.Event) -> None:
         pause = _PATIENCE_SECONDS
         while not ended.wait(pause):

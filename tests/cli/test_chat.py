@@ -55,7 +55,7 @@ def test_a_full_context_ends_a_turn_and_not_the_chat() -> None:
     assert done.returncode == 1
     assert done.stdout.decode() == f"{PARIS}\n"
     complaint = done.stderr.decode().splitlines()[0]
-    assert "the context holds 128" in complaint
+    assert "maximum context length is 128 tokens" in complaint
     assert complaint.endswith("/undo takes back the last turn, /clear begins anew")
 
 

@@ -88,13 +88,17 @@ def test_an_answer_that_was_cut_says_so(
     how: AskOptions, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     view = make_view(markdown=True, reasoning=True, how=how)
-    words = json.loads(view.last_words(received(view, CHUNKS[:2])))
+    view.end(received(view, CHUNKS[:2]))
+    words = json.loads(capfdbinary.readouterr().out.splitlines()[-1])
     assert (words["model"], words["finish_reason"]) == ("tiny", "cancelled")
     assert words["usage"] is None
     assert words["timings"] == {"first_token_seconds": 1.5, **dict.fromkeys(SECONDS)}
     assert words.get("text", "é") == "é"
 
 
-def test_a_pipe_hears_no_last_words(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_a_pipe_gets_nothing_behind_an_answer_that_was_cut(
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
     view = make_view(markdown=True, reasoning=True)
-    assert view.last_words(received(view, CHUNKS[:2])) == b""
+    view.end(received(view, CHUNKS[:2]))
+    assert capfdbinary.readouterr().out == "é".encode()
