@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 import llmstream_cli
-from llmstream_cli.cli import config_app, history_app, models_app, options
+from llmstream_cli.cli import history_app, models_app, options
+from llmstream_cli.cli.config import commands as config_app
+from llmstream_cli.cli.config.settings import SettingsCommand, name_option, settings_commands
 from llmstream_cli.cli.options import AskOptions, Setup
 from llmstream_cli.cli.serve.model_order import ModelOrderCommand, model_choices
 from llmstream_cli.cli.serve.options import ServeOptions
-from llmstream_cli.cli.settings import SettingsCommand, name_option, settings_commands
 from llmstream_cli.cli.takes import takes
 from llmstream_cli.cli.terminal import check_text, complain, discard_output
 from llmstream_cli.errors import LLMStreamError, one_line
@@ -111,7 +112,7 @@ def ask(
     ] = None,
 ) -> int:
     """Ask."""
-    from llmstream_cli.cli.ask import run_ask
+    from llmstream_cli.cli.ask.command import run_ask
 
     return run_ask(query or [], how, setup)
 
@@ -125,7 +126,7 @@ def ask(
 @takes
 def chat(setup: Setup) -> int:
     """Talk."""
-    from llmstream_cli.cli.chat import run_chat
+    from llmstream_cli.cli.chat.command import run_chat
 
     return run_chat(setup)
 

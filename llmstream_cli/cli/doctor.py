@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from llmstream_cli.cli.settings import SettingsCommand
+from llmstream_cli.cli.config.settings import SettingsCommand
 from llmstream_cli.cli.terminal import without_controls
 from llmstream_cli.errors import LLMStreamError
 

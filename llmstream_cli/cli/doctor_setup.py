@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmstream_cli.cli.config.check import check_values, unknown_variables
+from llmstream_cli.cli.config.settings import SettingsCommand, exposure, is_exposed, kept_values
 from llmstream_cli.cli.doctor import Finding
 from llmstream_cli.cli.own_presets import register_own_presets
 from llmstream_cli.cli.prompt import preset_format
-from llmstream_cli.cli.settings import SettingsCommand, exposure, is_exposed, kept_values
-from llmstream_cli.cli.settings_check import check_values, unknown_variables
 from llmstream_cli.config import config_path, history_path, load_config, why_no_history
 from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.remote import RemoteEngine

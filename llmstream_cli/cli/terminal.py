@@ -11,7 +11,7 @@ from llmstream_cli.errors import InvalidValueError, LLMStreamError, OutputError,
 from llmstream_cli.files import decode, notice_wait, read_text
 
 if TYPE_CHECKING:
-    from llmstream_cli.cli.markdown import MarkdownWriter
+    from llmstream_cli.cli.ask.markdown import MarkdownWriter
 
 MAX_INPUT_BYTES = 16 * 1024 * 1024
 
@@ -184,7 +184,7 @@ def answer_writer(stream: TextIO | None, *, raw: bool = False) -> "AnswerWriter 
         return AnswerWriter(stream)
     if codecs.lookup(stream.encoding).name != "utf-8":
         return AnswerWriter(stream)
-    from llmstream_cli.cli.markdown import MarkdownWriter
+    from llmstream_cli.cli.ask.markdown import MarkdownWriter
 
     # https://no-color.org: an empty value does not count.
     return MarkdownWriter(stream, color=not os.environ.get("NO_COLOR"))

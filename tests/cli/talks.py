@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llmstream_cli.cli.conversation import Conversation
-from llmstream_cli.cli.engine_options import OpenEngine
+from llmstream_cli.cli.ask.engine import OpenEngine
+from llmstream_cli.cli.chat.conversation import Conversation
+from llmstream_cli.cli.chat.recorder import Recorder
+from llmstream_cli.cli.chat.talk import Talk
 from llmstream_cli.cli.options import RecordOptions, Setup
-from llmstream_cli.cli.recording import Recorder
-from llmstream_cli.cli.talk import Talk
 from tests.server.fakes import FakeEngine
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.cli import attachments
-from llmstream_cli.cli.attachments import attach
+from llmstream_cli.cli.ask import attachments
+from llmstream_cli.cli.ask.attachments import attach
 from llmstream_cli.errors import InvalidValueError
 
 

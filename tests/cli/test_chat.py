@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llmstream_cli.cli.engine_options import open_engine
+from llmstream_cli.cli.ask.engine import open_engine
 from llmstream_cli.cli.options import EngineOptions
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.history.store import History
@@ -115,7 +115,7 @@ def test_importing_the_chat_needs_no_posix() -> None:
 import sys
 for name in ("termios", "tty", "fcntl", "pty", "resource"):
     sys.modules[name] = None  # as on Windows
-import llmstream_cli.cli.chat, llmstream_cli.cli.chat_commands, llmstream_cli.cli.views
+import llmstream_cli.cli.chat.command, llmstream_cli.cli.chat.slash, llmstream_cli.cli.ask.views
 """
     subprocess.run([sys.executable, "-c", program], timeout=TIMEOUT, check=True)
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from llmstream_cli.cli.chat_commands import complete, run_command
-from llmstream_cli.cli.conversation import Conversation
+from llmstream_cli.cli.chat.conversation import Conversation
+from llmstream_cli.cli.chat.slash import complete, run_command
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.models.presets import PRESETS

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.cli.conversation import Conversation
+from llmstream_cli.cli.chat.conversation import Conversation
 from llmstream_cli.history.records import Turn
 from llmstream_cli.prompts.messages import Message
 

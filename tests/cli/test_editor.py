@@ -11,14 +11,14 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from llmstream_cli.cli.editor import edited, editor_command
+from llmstream_cli.cli.ask.editor import edited, editor_command
 from llmstream_cli.errors import EditorError
 
 TIMEOUT = 300  # seconds; the machines that run this are slow at times
 
 PROGRAM = """
 import sys
-from llmstream_cli.cli.editor import edited
+from llmstream_cli.cli.ask.editor import edited
 from llmstream_cli.cli.process import leave_on_interrupt
 leave_on_interrupt()
 with edited("draft") as text:

@@ -9,7 +9,7 @@ import pytest
 from prompt_toolkit.application import create_app_session, get_app_session
 from prompt_toolkit.input import PipeInput, create_pipe_input
 
-from llmstream_cli.cli.line_editor import LineEditor
+from llmstream_cli.cli.chat.line_editor import LineEditor
 
 WORDS = {(): ["/help", "/set "], ("/set",): ["top_k ", "top_p ", "temperature "]}
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.cli import lines
-from llmstream_cli.cli.lines import PipedLines, is_open, without_quotes
+from llmstream_cli.cli.chat import lines
+from llmstream_cli.cli.chat.lines import PipedLines, is_open, without_quotes
 from llmstream_cli.errors import InvalidValueError
 
 

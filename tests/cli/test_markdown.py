@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.cli.markdown import MarkdownWriter
+from llmstream_cli.cli.ask.markdown import MarkdownWriter
 from llmstream_cli.cli.terminal import answer_writer
 from llmstream_cli.errors import OutputError
 from tests.cli.markdown_texts import cut, documents, documents_without_tables, visible

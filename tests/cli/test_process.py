@@ -140,7 +140,7 @@ def test_a_rendered_answer_stays_whole() -> None:
 def test_a_wait_leaves_no_trace() -> None:
     rows, column, code = interrupted(
         """
-        from llmstream_cli.cli.waiting import WaitingLine
+        from llmstream_cli.cli.ask.waiting import WaitingLine
         waiting = WaitingLine(sys.stderr)
         async def answer():
             print("before", flush=True)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from llmstream_cli.cli.conversation import Conversation
+from llmstream_cli.cli.chat.conversation import Conversation
+from llmstream_cli.cli.chat.recorder import Recorder, resume
 from llmstream_cli.cli.options import RecordOptions
-from llmstream_cli.cli.recording import Recorder, resume
 from llmstream_cli.errors import (
     EngineDiedError,
     HistoryError,

@@ -13,8 +13,8 @@ import typer
 
 import llmstream_cli
 from llmstream_cli.cli import app as app_module
-from llmstream_cli.cli.serve.model_order import model_choices
-from llmstream_cli.cli.settings import (
+from llmstream_cli.cli.config.check import check_values, unknown_variables
+from llmstream_cli.cli.config.settings import (
     SettingsCommand,
     check_config,
     kept_values,
@@ -22,7 +22,7 @@ from llmstream_cli.cli.settings import (
     settings_of,
     variable,
 )
-from llmstream_cli.cli.settings_check import check_values, unknown_variables
+from llmstream_cli.cli.serve.model_order import model_choices
 from llmstream_cli.config import Config, parse_config
 from llmstream_cli.errors import ConfigError, InvalidValueError
 from llmstream_cli.models.own_preset import register_presets

@@ -2,8 +2,8 @@
 
 import pytest
 
-from llmstream_cli.cli.answer import Answer
-from llmstream_cli.cli.stats import duration, print_usage
+from llmstream_cli.cli.ask.answer import Answer
+from llmstream_cli.cli.ask.stats import duration, print_usage
 from llmstream_cli.core.api import Chunk, FinishReason, Usage
 
 

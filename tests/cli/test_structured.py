@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstream_cli.cli.structured import read_grammar, read_schema
+from llmstream_cli.cli.ask.structured import read_grammar, read_schema
 from llmstream_cli.errors import InvalidValueError
 
 SCHEMA = '{"type": "string"}'

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from llmstream_cli.cli import talk as talk_module
-from llmstream_cli.cli.conversation import Conversation
-from llmstream_cli.cli.engine_options import OpenEngine
+from llmstream_cli.cli.ask.engine import OpenEngine
+from llmstream_cli.cli.chat import talk as talk_module
+from llmstream_cli.cli.chat.conversation import Conversation
+from llmstream_cli.cli.chat.talk import Talk
 from llmstream_cli.cli.options import EngineOptions
 from llmstream_cli.cli.sampling import SamplingOptions
-from llmstream_cli.cli.talk import Talk
 from llmstream_cli.core.api import Chunk, FinishReason, GenerationRequest, ModelInfo, SamplingParams
 from llmstream_cli.errors import (
     EngineDiedError,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from llmstream_cli.cli.attachments import attach
+from llmstream_cli.cli.ask.attachments import attach
+from llmstream_cli.cli.ask.structured import read_grammar, read_schema
 from llmstream_cli.cli.prompt import read_template
 from llmstream_cli.cli.serve.run import read_keys
-from llmstream_cli.cli.structured import read_grammar, read_schema
 from llmstream_cli.errors import LLMStreamError
 
 READERS: dict[str, tuple[Callable[[str], object], str, object]] = {

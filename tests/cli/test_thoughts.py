@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmstream_cli.cli.thoughts import ThoughtWriter
+from llmstream_cli.cli.ask.thoughts import ThoughtWriter
 from tests.cli.test_terminal import Stream
 
 

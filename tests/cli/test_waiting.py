@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from llmstream_cli.cli import waiting as waiting_module
-from llmstream_cli.cli.waiting import Wait, WaitingLine
+from llmstream_cli.cli.ask import waiting as waiting_module
+from llmstream_cli.cli.ask.waiting import Wait, WaitingLine
 from llmstream_cli.core.api import Progress
 from tests.core.fakes import FakeClock
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from llmstream_cli.cli.settings import SettingsCommand
+from llmstream_cli.cli.config.settings import SettingsCommand
 from llmstream_cli.errors import InvalidValueError
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Sequence
 
+from llmstream_cli.cli.ask.stats import print_settings
 from llmstream_cli.cli.process import leave_on_interrupt
 from llmstream_cli.cli.progress import make_progress
 from llmstream_cli.cli.prompt import known_contexts, preset_format, read_template
 from llmstream_cli.cli.serve.models import serve_models
 from llmstream_cli.cli.serve.options import ServeOptions
 from llmstream_cli.cli.serve.stderr_writer import stderr_in_background
-from llmstream_cli.cli.stats import print_settings
 from llmstream_cli.cli.terminal import complain, read_file, without_controls
 from llmstream_cli.core.api import EngineConfig
 from llmstream_cli.errors import InvalidValueError, ListenError

@@ -26,11 +26,11 @@ def whole_question(words: Sequence[str], how: AskOptions) -> Iterator[str]:
     piped = read_piped_input(strip=not how.raw)
     text = "\n\n".join(filter(None, (" ".join(words), piped)))
     if how.attach:
-        from llmstream_cli.cli.attachments import attach
+        from llmstream_cli.cli.ask.attachments import attach
 
         text = attach(text, how.attach)
     if how.edit:
-        from llmstream_cli.cli.editor import edited
+        from llmstream_cli.cli.ask.editor import edited
 
         with edited(text) as question:
             yield question

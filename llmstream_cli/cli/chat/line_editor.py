@@ -16,7 +16,7 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.shortcuts import CompleteStyle
 
-from llmstream_cli.cli.lines import CONTINUATION, PROMPT, Words, is_open
+from llmstream_cli.cli.chat.lines import CONTINUATION, PROMPT, Words, is_open
 from llmstream_cli.cli.terminal import complain
 
 _LEAVE_HINT = "Ctrl-C once more leaves, and so does Ctrl-D; /help lists the commands\n"

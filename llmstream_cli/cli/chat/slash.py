@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmstream_cli.cli.chat.talk import Talk
 from llmstream_cli.cli.prompt import context_message, known_contexts
 from llmstream_cli.cli.sampling import SETTABLE
-from llmstream_cli.cli.talk import Talk
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.errors import InvalidValueError, did_you_mean
 

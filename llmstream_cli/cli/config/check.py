@@ -7,9 +7,7 @@ from typing import Any
 
 from typer.core import TyperOption
 
-from llmstream_cli.cli.own_presets import register_own_presets
-from llmstream_cli.cli.prompt import context_message, read_template
-from llmstream_cli.cli.settings import (
+from llmstream_cli.cli.config.settings import (
     PARAMETERS_BY_OPTION,
     SettingsCommand,
     check_config,
@@ -20,6 +18,8 @@ from llmstream_cli.cli.settings import (
     source_of,
     variable,
 )
+from llmstream_cli.cli.own_presets import register_own_presets
+from llmstream_cli.cli.prompt import context_message, read_template
 from llmstream_cli.config import Config
 from llmstream_cli.core.api import EngineConfig, SamplingParams
 from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean

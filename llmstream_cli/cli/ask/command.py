@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Sequence
 
-from llmstream_cli.cli.engine_options import OpenEngine, check_engine
+from llmstream_cli.cli.ask.engine import OpenEngine, check_engine
+from llmstream_cli.cli.ask.question import nobody_asks, whole_question
+from llmstream_cli.cli.ask.setup import Begun, begin, request_for
 from llmstream_cli.cli.options import AskOptions, Setup
 from llmstream_cli.cli.process import STARTED, leave_interrupted, run_interruptible
-from llmstream_cli.cli.question import nobody_asks, whole_question
-from llmstream_cli.cli.setup import Begun, begin, request_for
 from llmstream_cli.core.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
 
@@ -24,7 +24,7 @@ def run_ask(words: Sequence[str], how: AskOptions, setup: Setup) -> int:
     setup = _with_form(how, setup)
     _check(how, setup)
     if nobody_asks(words, how) and not _is_for_one_question(how):
-        from llmstream_cli.cli.chat import run_chat
+        from llmstream_cli.cli.chat.command import run_chat
 
         return run_chat(setup)
     with whole_question(words, how) as question:
@@ -44,7 +44,7 @@ def _with_form(how: AskOptions, setup: Setup) -> Setup:
     """Add the form that the answer has to have to what is said of sampling."""
     if how.grammar is None and how.schema is None:
         return setup
-    from llmstream_cli.cli.structured import check_schema, read_grammar, read_schema
+    from llmstream_cli.cli.ask.structured import check_schema, read_grammar, read_schema
 
     grammar = None if how.grammar is None else read_grammar(how.grammar)
     schema = None if how.schema is None else read_schema(how.schema)
@@ -87,10 +87,10 @@ def _answer(
 ) -> int:
     import asyncio  # this and the rest while the model loads
 
-    from llmstream_cli.cli.answer import Answer
-    from llmstream_cli.cli.exchange import show_answer
-    from llmstream_cli.cli.stats import print_usage
-    from llmstream_cli.cli.views import make_view
+    from llmstream_cli.cli.ask.answer import Answer
+    from llmstream_cli.cli.ask.exchange import show_answer
+    from llmstream_cli.cli.ask.stats import print_usage
+    from llmstream_cli.cli.ask.views import make_view
 
     answer = Answer(STARTED)
     view = make_view(markdown=setup.markdown, reasoning=setup.think is not False, how=how)

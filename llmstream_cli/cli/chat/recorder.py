@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmstream_cli.cli.conversation import Conversation
+from llmstream_cli.cli.chat.conversation import Conversation
 from llmstream_cli.cli.process import uninterrupted
 from llmstream_cli.cli.terminal import complain
 from llmstream_cli.config import history_path, load_config, why_no_history

@@ -5,15 +5,15 @@ What shows and keeps answers is imported while the model loads, or the first tok
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from llmstream_cli.cli.engine_options import OpenEngine, open_again, open_engine
+from llmstream_cli.cli.ask.engine import OpenEngine, open_again, open_engine
 from llmstream_cli.cli.options import EngineOptions, Setup
 from llmstream_cli.cli.prompt import context_message
 from llmstream_cli.core.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
 
 if TYPE_CHECKING:
-    from llmstream_cli.cli.conversation import Conversation
-    from llmstream_cli.cli.recording import Recorder
+    from llmstream_cli.cli.chat.conversation import Conversation
+    from llmstream_cli.cli.chat.recorder import Recorder
 
 
 class Begun(NamedTuple):
@@ -42,7 +42,7 @@ def begin(setup: Setup) -> Begun:
     engine, opened = setup.engine, None
     if not setup.record.goes_on:
         opened = open_engine(engine, verbose=setup.verbose)
-    from llmstream_cli.cli.recording import resume
+    from llmstream_cli.cli.chat.recorder import resume
 
     resumed = resume(setup.record)
     if opened is None:

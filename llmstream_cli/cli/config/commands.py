@@ -5,7 +5,7 @@ import sys
 import typer
 
 from llmstream_cli.cli import options
-from llmstream_cli.cli.settings import settings_commands
+from llmstream_cli.cli.config.settings import settings_commands
 
 app = typer.Typer()
 
@@ -27,7 +27,7 @@ def top(context: typer.Context) -> None:
 )
 def show(context: typer.Context, json: options.Json = False) -> int:
     """Turn the options into settings, and show."""
-    from llmstream_cli.cli.config_show import Show
+    from llmstream_cli.cli.config.show import Show
 
     return Show(commands=settings_commands(context), json=json).run()
 
@@ -35,7 +35,7 @@ def show(context: typer.Context, json: options.Json = False) -> int:
 @app.command(help="Print where the configuration file is, or would be.")
 def path() -> int:
     """Print the path."""
-    from llmstream_cli.cli.config_edit import print_path
+    from llmstream_cli.cli.config.edit import print_path
 
     return print_path()
 
@@ -46,6 +46,6 @@ def path() -> int:
 )
 def edit(context: typer.Context) -> int:
     """Edit the file."""
-    from llmstream_cli.cli.config_edit import Edit
+    from llmstream_cli.cli.config.edit import Edit
 
     return Edit(commands=settings_commands(context)).run()

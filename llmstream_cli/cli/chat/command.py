@@ -5,14 +5,14 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-from llmstream_cli.cli.chat_commands import complete, run_command
-from llmstream_cli.cli.engine_options import check_engine
-from llmstream_cli.cli.lines import Lines, open_lines, without_quotes
+from llmstream_cli.cli.ask.engine import check_engine
+from llmstream_cli.cli.ask.setup import begin
+from llmstream_cli.cli.ask.views import make_view
+from llmstream_cli.cli.chat.lines import Lines, open_lines, without_quotes
+from llmstream_cli.cli.chat.slash import complete, run_command
+from llmstream_cli.cli.chat.talk import Talk
 from llmstream_cli.cli.options import Setup
-from llmstream_cli.cli.setup import begin
-from llmstream_cli.cli.talk import Talk
 from llmstream_cli.cli.terminal import check_text, complain
-from llmstream_cli.cli.views import make_view
 from llmstream_cli.errors import LLMStreamError, OutputError, PromptError, one_line
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llmstream_cli.cli.settings import SECRETS, SettingsCommand, exposure, is_exposed, is_own
-from llmstream_cli.cli.settings_check import Found, check_values, unknown_variables
+from llmstream_cli.cli.config.check import Found, check_values, unknown_variables
+from llmstream_cli.cli.config.settings import SECRETS, SettingsCommand, exposure, is_exposed, is_own
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.config import HISTORY_VARIABLE, Config, config_path, history_path, load_config
 from llmstream_cli.core.api import SamplingParams

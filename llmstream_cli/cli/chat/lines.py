@@ -49,7 +49,7 @@ def open_lines(recent: Callable[[], Sequence[str]], words: Words) -> tuple[Lines
         if screen is not None and not can_edit():
             return PipedLines(sys.stdin.buffer, prompt_on=screen), True
         if screen is not None:
-            from llmstream_cli.cli.line_editor import LineEditor
+            from llmstream_cli.cli.chat.line_editor import LineEditor
 
             return LineEditor(screen, recent(), words), True
     return PipedLines(sys.stdin.buffer), False

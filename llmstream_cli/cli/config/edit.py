@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmstream_cli.cli.config.check import check_values
+from llmstream_cli.cli.config.settings import SettingsCommand
 from llmstream_cli.cli.process import leave_on_interrupt
-from llmstream_cli.cli.settings import SettingsCommand
-from llmstream_cli.cli.settings_check import check_values
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.config import VARIABLE, config_path, load_config
 from llmstream_cli.errors import ConfigError

@@ -1,6 +1,6 @@
 """The lines of `--stats`, in the words of the service that this program descends from."""
 
-from llmstream_cli.cli.answer import Answer
+from llmstream_cli.cli.ask.answer import Answer
 from llmstream_cli.cli.terminal import complain
 from llmstream_cli.core.api import ModelInfo, SamplingParams
 

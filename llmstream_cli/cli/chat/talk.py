@@ -5,18 +5,18 @@ import sys
 import time
 from dataclasses import dataclass, replace
 
-from llmstream_cli.cli.answer import Answer
-from llmstream_cli.cli.conversation import Conversation
-from llmstream_cli.cli.engine_options import OpenEngine, open_engine, with_model
-from llmstream_cli.cli.exchange import show_answer
+from llmstream_cli.cli.ask.answer import Answer
+from llmstream_cli.cli.ask.engine import OpenEngine, open_engine, with_model
+from llmstream_cli.cli.ask.exchange import show_answer
+from llmstream_cli.cli.ask.setup import request_for
+from llmstream_cli.cli.ask.stats import print_usage
+from llmstream_cli.cli.ask.views import make_view
+from llmstream_cli.cli.chat.conversation import Conversation
+from llmstream_cli.cli.chat.recorder import Recorder
 from llmstream_cli.cli.options import EngineOptions, Setup
 from llmstream_cli.cli.process import leave_interrupted, run_interruptible
-from llmstream_cli.cli.recording import Recorder
 from llmstream_cli.cli.sampling import SamplingOptions
-from llmstream_cli.cli.setup import request_for
-from llmstream_cli.cli.stats import print_usage
 from llmstream_cli.cli.terminal import complain
-from llmstream_cli.cli.views import make_view
 from llmstream_cli.core.api import FinishReason, ModelInfo
 from llmstream_cli.errors import InvalidValueError
 
