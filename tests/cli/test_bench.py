@@ -17,7 +17,7 @@ from llmstream_cli.cli.bench import parse_streams
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.models.presets import PRESETS
 from tests.candle_files import write_model, write_tokenizer
-from tests.cli.test_ask import COMMAND, HEAVY, TIMEOUT, llmstream, modules_loaded_by
+from tests.cli.ask.test_ask import COMMAND, HEAVY, TIMEOUT, llmstream, modules_loaded_by
 from tests.fake_openai import Reply, answer_events, answer_json, serving, story
 
 BENCH = [*COMMAND, "bench"]

@@ -16,7 +16,7 @@ from llmstream_cli.cli.doctor import Finding
 from llmstream_cli.errors import LLMStreamError, ModelError
 from llmstream_cli.machine import Memory
 from llmstream_cli.models.presets import PRESETS
-from tests.cli.test_settings import COMMANDS
+from tests.cli.config.test_settings import COMMANDS
 from tests.hub_server import HubServer
 
 TIMEOUT = 600  # seconds; the machines that run this are slow at times

@@ -19,7 +19,7 @@ import pytest
 
 from llmstream_cli.models.trust import has_loaded
 from tests.candle_files import write_model, write_tokenizer
-from tests.cli.test_serve import PARIS, TIMEOUT, Running, ask, body, failed, running
+from tests.cli.serve.test_serve import PARIS, TIMEOUT, Running, ask, body, failed, running
 from tests.gguf_files import write_gemma3, write_lfm2, write_llama
 
 # Each takes 0.2 GB for the program, and next to nothing beside; SmolLM2 takes 0.4 GB in all.

@@ -8,7 +8,7 @@ from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.models.presets import PRESETS
 from llmstream_cli.prompts.contexts import CONTEXTS
-from tests.cli.talks import talking
+from tests.cli.chat.talks import talking
 from tests.server.fakes import FakeEngine
 
 

@@ -15,7 +15,7 @@ from llmstream_cli.errors import (
 )
 from llmstream_cli.history.records import Turn
 from llmstream_cli.history.store import History
-from tests.cli.talks import talking
+from tests.cli.chat.talks import talking
 from tests.server.fakes import FakeEngine
 
 ANSWER = "one two three"

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from llmstream_cli.cli.ask.markdown import MarkdownWriter
 from llmstream_cli.cli.terminal import answer_writer
 from llmstream_cli.errors import OutputError
-from tests.cli.markdown_texts import cut, documents, documents_without_tables, visible
-from tests.cli.reflowing_terminal import ReflowingTerminal
+from tests.cli.ask.markdown_texts import cut, documents, documents_without_tables, visible
+from tests.cli.ask.reflowing_terminal import ReflowingTerminal
 from tests.cli.test_terminal import Stream
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")

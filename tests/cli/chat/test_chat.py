@@ -10,7 +10,7 @@ from llmstream_cli.cli.ask.engine import open_engine
 from llmstream_cli.cli.options import EngineOptions
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.history.store import History
-from tests.cli.talks import talking
+from tests.cli.chat.talks import talking
 from tests.server.fakes import FakeEngine
 
 COMMAND = [sys.executable, "-m", "llmstream_cli", "chat", "-t", "0", "--threads", "1"]

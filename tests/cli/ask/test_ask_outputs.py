@@ -13,7 +13,7 @@ import pytest
 
 from llmstream_cli.history.records import Turn
 from llmstream_cli.history.store import History
-from tests.cli.test_serve import Running, running
+from tests.cli.serve.test_serve import Running, running
 
 COMMAND = [sys.executable, "-m", "llmstream_cli", "ask", "-t", "0"]
 PARIS = "Paris is the capital of France and one of the most iconic cities in the world."

@@ -19,7 +19,7 @@ from llmstream_cli.errors import (
     ModelNotFoundError,
 )
 from llmstream_cli.prompts.messages import Message
-from tests.cli.talks import talking
+from tests.cli.chat.talks import talking
 from tests.server.fakes import FakeEngine
 
 ANSWER = "one two three"
