@@ -10,8 +10,8 @@ A value comes from the first that has one:
     the default
 
 The options of the commands are the only list of what there is. A `SettingsCommand` has a variable
-for each, and the file as Click's `default_map`; when a value turns out to be one that it cannot
-take, the variable or the line is named.
+for each, and looks up the file where Click looks for defaults; when a value turns out to be one
+that it cannot take, the variable or the line is named.
 """
 
 import os
@@ -107,22 +107,26 @@ def tables_of(command: str, name: str) -> tuple[str, ...]:
     return (command,) if is_own(command, name) else (command, "defaults")
 
 
-def kept_in_file(command: str, config: Config, options: Mapping[str, TyperOption]) -> Table:
-    """Return what the file says for a command, by the names of its options.
+def kept_in_file(command: str, config: Config, option: TyperOption) -> Any:
+    """Return what the file says of an option of a command; None where it says nothing.
 
     Raises:
-        ConfigError: a value is of another type.
+        ConfigError: the value is of another type.
     """
-    values = {}
-    for name, option in options.items():
-        table = table_with(command, name, config)
-        if table is not None:
-            value = getattr(config, table)[name]
-            wrong = wrong_type(option, value)
-            if wrong is not None:
-                raise config.refusal(f"{name} has to be {wrong}", table, name)
-            values[name] = [value] if option.multiple and isinstance(value, str) else value
-    return values
+    name = str(option.name)
+    table = table_with(command, name, config)
+    if table is None:
+        return None
+    value = getattr(config, table)[name]
+    wrong = wrong_type(option, value)
+    if wrong is not None:
+        raise config.refusal(f"{name} has to be {wrong}", table, name)
+    return [value] if option.multiple and isinstance(value, str) else value
+
+
+def rivals_of(command: str, name: str) -> frozenset[str]:
+    """Return the options that exclude a setting."""
+    return _RIVALS.get(f"{command} {name}") or _RIVALS.get(name, frozenset())
 
 
 def table_with(command: str, name: str, config: Config) -> str | None:
@@ -233,11 +237,13 @@ class SettingsContext(typer.Context):
         command = self.command
         if self.resilient_parsing or not isinstance(command, SettingsCommand):
             return None
-        if self.default_map is None:
-            if self.obj is None:
-                self.obj = _load(self)
-            self.default_map = dict(kept_in_file(command.name or "", self.obj, command.settings))
-        return self.default_map.get(name)
+        option = command.settings.get(name)
+        rivals = rivals_of(command.name or "", name)
+        if option is None or any(source_of(self, rival) == "COMMANDLINE" for rival in rivals):
+            return None
+        if self.obj is None:
+            self.obj = _load(self)
+        return kept_in_file(command.name or "", self.obj, option)
 
 
 class SettingsCommand(TyperCommand):
@@ -275,7 +281,7 @@ class SettingsCommand(TyperCommand):
             str(option.name): self._distance(ctx, str(option.name)) for option in self.params
         }
         for name, option in self.settings.items():
-            rivals = _RIVALS.get(f"{self.name} {name}") or _RIVALS.get(name, frozenset())
+            rivals = rivals_of(self.name or "", name)
             if any(distance.get(rival, _FAR) < distance[name] for rival in rivals):
                 ctx.params[name] = option.type_cast_value(ctx, option.default)
                 ctx.set_parameter_source(name, type(ctx.get_parameter_source(name))["DEFAULT"])

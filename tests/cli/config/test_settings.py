@@ -148,6 +148,14 @@ def test_what_is_kept_steps_back_behind_what_is_given(name: str, value: str, giv
     assert kept("ask", name, text, given=given) is None
 
 
+def test_what_only_a_server_can_be_told_does_no_harm_where_it_steps_back() -> None:
+    text = "[defaults]\nfeatures = ['a', 'b']"
+    assert kept("serve", "features", text) == ["a", "b"]
+    assert kept("ask", "features", text, given="model") is None
+    with pytest.raises(ConfigError, match="features has to be text"):
+        kept("ask", "features", text)
+
+
 def test_what_is_said_closer_goes_over_what_excludes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "[defaults]\nfeatures = 'puffin'\n[ask]\nmodel = 'm.gguf'"
     assert kept("ask", "features", text) is None
