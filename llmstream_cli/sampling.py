@@ -1,12 +1,13 @@
 """The table of sampling parameters: how the next token is drawn, and when to stop drawing.
 
 A row is a field of `SamplingParams`: name, type and default, what it does, its bounds, and what
-other programs' APIs call it. HTTP dialects and requests to other servers derive from it.
+other programs' APIs call it. HTTP dialects, requests to other servers, options of the command line
+and settings of a chat derive from it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from llmstream_cli.errors import InvalidValueError
 
@@ -18,12 +19,16 @@ MAX_BIAS = 100.0
 
 
 def _row(
-    default: Any, help_: str, bounds: tuple[float, float] | None, names: Mapping[str, str]
+    default: Any,
+    help_: str,
+    bounds: tuple[float, float] | None,
+    names: Mapping[str, str],
+    flags: str = "",
+    unset: str = "",
 ) -> Any:
     low, high = bounds or (None, None)
-    return field(
-        default=default, metadata={"help": help_, "low": low, "high": high, "names": names}
-    )
+    metadata = {"help": help_, "low": low, "high": high, "names": names}
+    return field(default=default, metadata=metadata | {"flags": flags.split(), "unset": unset})
 
 
 def _same(apis: str, **others: str) -> dict[str, str]:
@@ -53,28 +58,34 @@ class SamplingParams:
         "divides the logits; 0, or less than 0.0001, takes the most likely token",
         (0, 10),
         _ALL,
+        "--temperature -t",
     )
-    top_k: int = _row(40, "draw from the k most likely tokens; 0 from all", (0, 10**6), _LOCAL)
+    top_k: int = _row(
+        40, "draw from the k most likely tokens; 0 from all", (0, 10**6), _LOCAL, "--top-k"
+    )
     top_p: float = _row(
         0.95,
         "draw from the smallest set of tokens that together reach this probability",
         (0, 1),
         _ALL,
+        "--top-p",
     )
     min_p: float = _row(
-        0.05, "drop tokens less likely than this times the likeliest", (0, 1), _LOCAL
+        0.05, "drop tokens less likely than this times the likeliest", (0, 1), _LOCAL, "--min-p"
     )
     repeat_penalty: float = _row(
         1.1,
         "make tokens in the window less likely; 1 is off",
         (0.1, 10),
         _same("llamacpp ollama", vllm="repetition_penalty", sglang="repetition_penalty"),
+        "--repeat-penalty",
     )
     repeat_last_n: int = _row(
         64,
         "size of that window, over prompt and answer; 0 is off, -1 the whole context",
         (-1, 10**6),
         _same("llamacpp ollama"),
+        "--repeat-last-n",
     )
     presence_penalty: float = _row(
         0.0, "subtracted from the logit of each token in the window", (-2, 2), _ALL
@@ -83,17 +94,24 @@ class SamplingParams:
         0.0, "subtracted for each time the token stands in the window", (-2, 2), _ALL
     )
     # llama.cpp reads 2**32 - 1 as "choose one". None takes a fresh one.
-    seed: int | None = _row(None, "draw the same answer each time", (0, 2**32 - 2), _ALL)
+    seed: int | None = _row(
+        None,
+        "draw the same answer each time",
+        (0, 2**32 - 2),
+        _ALL,
+        "--seed",
+        unset="a new one each time",
+    )
     # None leaves it to the model and the context.
     max_tokens: int | None = _row(
         None,
         "end the answer after so many tokens",
         (1, 2**31 - 1),
         {**_OPENAI, "ollama": "num_predict"},
+        "--max-tokens -n",
+        unset="the model decides",
     )
-    stop: tuple[str, ...] = _row(
-        (), "end the answer before this text; a string or a list of them", None, _ALL
-    )
+    stop: tuple[str, ...] = _row((), "end the answer before this text", None, _ALL, "--stop")
     # Pairs of a token id and what is added to its logit.
     logit_bias: tuple[tuple[int, float], ...] = _row(
         (), 'what to add to the logits of tokens: `{"1234": -5.0}`', None, _OPENAI
@@ -192,7 +210,8 @@ class Parameter(NamedTuple):
 
     `names` are those that the APIs of other programs have for it, by API: `openai`, `llamacpp`
     (llama-server), `vllm`, `sglang`, `ollama`; an API that is missing has no such parameter. Empty
-    is the parameter's own name; one with a dot is a field in an object.
+    is the parameter's own name; one with a dot is a field in an object. `flags` are of its option
+    in the command line, if it has one, and `unset` tells what it means that nothing is said.
     """
 
     name: str
@@ -202,6 +221,13 @@ class Parameter(NamedTuple):
     low: float | None
     high: float | None
     names: Mapping[str, str]
+    flags: Sequence[str]
+    unset: str
+
+    @property
+    def kind(self) -> Callable[[str], Any]:
+        """The type of a value: of one of them, where it can have several."""
+        return next(iter(get_args(self.type)), self.type)  # type: ignore[no-any-return]
 
     def name_in(self, api: str) -> str | None:
         """Return what an API calls it; None if it has no such parameter."""

@@ -91,7 +91,8 @@ def test_skins_and_history_know_engines_only_as_a_protocol(path: Path) -> None:
 
 def test_asking_imports_nothing_of_the_server() -> None:
     script = (
-        "import sys, llmstream_cli.cli.app, llmstream_cli.cli.ask, llmstream_cli.core.engine\n"
+        "import sys, llmstream_cli.cli.app, llmstream_cli.cli.ask.command\n"
+        "import llmstream_cli.core.engine\n"
         "print(*sys.modules, sep='\\n')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)

@@ -7,11 +7,14 @@ from typing import Annotated
 import typer
 
 import llmstream_cli
-from llmstream_cli.cli import chat_app, config_app, history, options
-from llmstream_cli.cli.model_order import ModelOrderCommand, model_choices
+from llmstream_cli.cli import history, options
+from llmstream_cli.cli.config import commands as config_app
+from llmstream_cli.cli.config.settings import SettingsCommand, name_option
 from llmstream_cli.cli.models.commands import app as models_app
-from llmstream_cli.cli.sampling import SamplingOptions
-from llmstream_cli.cli.settings import SettingsCommand, name_option
+from llmstream_cli.cli.options import AskOptions, Setup
+from llmstream_cli.cli.serve.model_order import ModelOrderCommand, model_choices
+from llmstream_cli.cli.serve.options import ServeOptions
+from llmstream_cli.cli.takes import takes
 from llmstream_cli.cli.terminal import check_text, complain, discard_output
 from llmstream_cli.errors import LLMStreamError, one_line
 
@@ -96,7 +99,10 @@ def top(
     "answers: it has 135 million parameters and proves the installation; a larger model "
     "answers well.",
 )
+@takes
 def ask(
+    setup: Setup,
+    how: AskOptions,
     query: Annotated[
         list[str] | None,
         typer.Argument(
@@ -105,94 +111,25 @@ def ask(
             show_default=False,
         ),
     ] = None,
-    features: options.Features = None,
-    model: options.Model = None,
-    file: options.RepoFile = None,
-    tokenizer: options.Tokenizer = None,
-    system: options.System = None,
-    context: options.Context = None,
-    template: options.Template = None,
-    raw: options.Raw = False,
-    think: options.Think = None,
-    attach: options.Attach = None,
-    edit: options.Edit = False,
-    continue_: options.Continue = False,
-    session: options.Session = None,
-    no_history: options.NoHistory = False,
-    schema: options.Schema = None,
-    grammar: options.Grammar = None,
-    count: options.Count = False,
-    url: options.AskUrl = None,
-    api_key: options.ApiKey = None,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    repeat_penalty: options.RepeatPenalty = None,
-    repeat_last_n: options.RepeatLastN = None,
-    seed: options.Seed = None,
-    max_tokens: options.MaxTokens = None,
-    stop: options.Stop = None,
-    ctx_size: options.CtxSize = None,
-    threads: options.Threads = None,
-    gpu_layers: options.GpuLayers = 0,
-    markdown: options.Markdown = True,
-    json: options.AnswerJson = False,
-    json_lines: options.JsonLines = False,
-    stats: options.Stats = False,
-    verbose: options.Verbose = False,
 ) -> int:
-    """Turn the options into settings, and ask."""
-    from llmstream_cli.cli.ask import Ask
-    from llmstream_cli.cli.engine_options import EngineOptions
-    from llmstream_cli.cli.question import Question
-    from llmstream_cli.cli.setup import RecordOptions, Setup, ViewOptions
-    from llmstream_cli.cli.structured import read_grammar, read_schema
-    from llmstream_cli.models.resolve import ModelChoice
+    """Ask."""
+    from llmstream_cli.cli.ask.command import run_ask
 
-    sampling = SamplingOptions(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repeat_penalty=repeat_penalty,
-        repeat_last_n=repeat_last_n,
-        seed=seed,
-        max_tokens=max_tokens,
-        stop=tuple(stop or ()),
-        grammar=None if grammar is None else read_grammar(grammar),
-        json_schema=None if schema is None else read_schema(schema),
-    )
-    engine = EngineOptions(
-        model=ModelChoice(preset=features, model=model, file=file, tokenizer=tokenizer),
-        template=template,
-        ctx_size=ctx_size,
-        threads=threads,
-        gpu_layers=gpu_layers,
-        url=url,
-        api_key=api_key,
-        verbose=verbose,
-    )
-    setup = Setup(
-        engine=engine,
-        system=system,
-        context=context,
-        sampling=sampling,
-        think=think,
-        view=ViewOptions(
-            json=json,
-            json_lines=json_lines,
-            markdown=markdown and not raw,
-            reasoning=think is not False,
-        ),
-        record=RecordOptions(continues=continue_, session=session, off=no_history),
-        stats=stats or verbose,
-    )
-    question = Question(words=query or [], files=attach or [], in_editor=edit, raw=raw)
-    return Ask(setup=setup, question=question, count=count).run()
+    return run_ask(query or [], how, setup)
 
 
-app.command("chat", cls=SettingsCommand, help=chat_app.HELP)(chat_app.chat)
+@app.command(
+    cls=SettingsCommand,
+    help="Talk with a model: questions and answers by turns."
+    "\n\nOn a terminal with an editor for the questions; /help in it lists what can be done. Off "
+    "a terminal each line of standard input is a question, and standard output gets the answers.",
+)
+@takes
+def chat(setup: Setup) -> int:
+    """Talk."""
+    from llmstream_cli.cli.chat.command import run_chat
+
+    return run_chat(setup)
 
 
 @app.command(
@@ -203,93 +140,13 @@ app.command("chat", cls=SettingsCommand, help=chat_app.HELP)(chat_app.chat)
     "\n\nStandard output gets the server's URL, standard error the log. The first Ctrl-C or "
     "SIGTERM lets answers end for --drain seconds; the second Ctrl-C leaves at once.",
 )
-def serve(
-    context: typer.Context,
-    features: options.ServedFeatures = None,
-    model: options.ServedModelFiles = None,
-    file: options.RepoFile = None,
-    tokenizer: options.Tokenizer = None,
-    host: options.Host = "127.0.0.1",
-    port: options.Port = 3030,
-    certfile: options.CertFile = None,
-    keyfile: options.KeyFile = None,
-    api_key: options.ServerKeys = None,
-    api_key_file: options.ApiKeyFile = None,
-    insecure_no_key: options.InsecureNoKey = False,
-    allow_host: options.AllowHost = None,
-    cors_origin: options.CorsOrigin = None,
-    share_prefixes: options.SharePrefixes = False,
-    parallel: options.Parallel = 4,
-    queue: options.Queue = 64,
-    timeout: options.Timeout = 1800.0,
-    drain: options.Drain = 20.0,
-    memory: options.MaxMemory = None,
-    keep_alive: options.KeepAlive = None,
-    template: options.Template = None,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    repeat_penalty: options.RepeatPenalty = None,
-    repeat_last_n: options.RepeatLastN = None,
-    seed: options.Seed = None,
-    max_tokens: options.MaxTokens = None,
-    stop: options.Stop = None,
-    ctx_size: options.SlotCtxSize = None,
-    threads: options.Threads = None,
-    gpu_layers: options.GpuLayers = 0,
-    log_json: options.LogJson = False,
-    verbose: options.ServerVerbose = False,
-) -> int:
-    """Turn the options into settings, and serve."""
-    from llmstream_cli.cli.serve import Serve, read_keys
-    from llmstream_cli.cli.served_models import Residence
-    from llmstream_cli.models.sizes import parse_size
-    from llmstream_cli.server.keep_alive import keep_alive_seconds
-    from llmstream_cli.server.settings import ServerSettings
+@takes
+def serve(context: typer.Context, how: ServeOptions) -> int:
+    """Serve."""
+    from llmstream_cli.cli.serve.run import run_serve
 
-    sampling = SamplingOptions(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repeat_penalty=repeat_penalty,
-        repeat_last_n=repeat_last_n,
-        seed=seed,
-        max_tokens=max_tokens,
-        stop=tuple(stop or ()),
-    )
-    settings = ServerSettings(
-        host=host,
-        port=port,
-        certfile=certfile,
-        keyfile=keyfile,
-        api_keys=read_keys(api_key or [], api_key_file),
-        allowed_hosts=tuple(allow_host or ()),
-        cors_origins=tuple(cors_origin or ()),
-        share_prefixes=share_prefixes,
-        timeout_seconds=timeout,
-        drain_seconds=drain,
-    )
-    residence = Residence(
-        max_bytes=None if memory is None else parse_size(memory),
-        keep_alive=None if keep_alive is None else keep_alive_seconds(keep_alive),
-    )
-    return Serve(
-        models=model_choices(context, file=file, tokenizer=tokenizer),
-        residence=residence,
-        template=template,
-        sampling=sampling,
-        parallel=parallel,
-        queue=queue,
-        ctx_size=ctx_size,
-        threads=threads,
-        gpu_layers=gpu_layers,
-        settings=settings,
-        insecure_no_key=insecure_no_key,
-        log_json=log_json,
-        verbose=verbose,
-    ).run()
+    choices = model_choices(context, file=how.file, tokenizer=how.tokenizer)
+    return run_serve(choices, how)
 
 
 @app.command(

@@ -3,17 +3,20 @@
 import contextlib
 import io
 import os
+import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import NoReturn
+from collections.abc import Callable, Coroutine, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+if TYPE_CHECKING:
+    import asyncio
 
 STARTED = time.perf_counter()  # imported first of all: the statistics count from here
 
 INTERRUPTED = 130
-
-_last_acts: list[Callable[[], object]] = []  # what Ctrl-C does before it leaves
 
 
 def use_utf8() -> None:
@@ -33,55 +36,61 @@ def use_utf8() -> None:
 def leave_on_interrupt() -> None:
     """Let Ctrl-C end the process at once, wherever it is.
 
-    Each piece of an answer is flushed as it is printed; what else there is to save, `on_interrupt`
-    saves. An exception would have to find its way out of a blocked write, a running event loop, or
-    a thread inside llama.cpp; leaving does not.
+    An exception would have to find its way out of imports, or of a thread inside llama.cpp; leaving
+    does not. While an answer comes, `run_interruptible` ends it first.
     """
-    signal.signal(signal.SIGINT, lambda *_: leave_interrupted())
+
+    def leave_now(*_: object) -> None:
+        if os.isatty(1):
+            with contextlib.suppress(OSError):
+                os.write(1, b"\n")  # the terminal has shown ^C
+        leave_interrupted()
+
+    signal.signal(signal.SIGINT, leave_now)
+
+
+def run_interruptible(
+    runner: "asyncio.Runner", answering: Coroutine[Any, Any, None], keep: Callable[[], object]
+) -> None:
+    """Run what shows an answer; Ctrl-C cancels it, and a second one does not wait for that.
+
+    Args:
+        runner: runs it.
+        answering: ends what is shown when it is cancelled.
+        keep: called once at the end, however it ends; Ctrl-C waits for it.
+
+    Raises:
+        KeyboardInterrupt: it was cancelled.
+    """
+    from asyncio import CancelledError
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the runner has its own then
+    try:
+        runner.run(answering)
+    except CancelledError:  # of a write
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+        with uninterrupted():
+            keep()
 
 
 @contextlib.contextmanager
-def on_interrupt(act: Callable[[], object]) -> Iterator[None]:
-    """Have Ctrl-C do something before it leaves, as long as the block runs.
+def cancelled_by_interrupt(output: TextIO | int) -> Iterator[None]:
+    """Let Ctrl-C raise CancelledError in a write that is blocked, which no loop can cancel."""
 
-    It is done wherever the main thread is, between any two of its instructions: it must not write
-    to `sys.stdout`, but with `write_last`. A second Ctrl-C does not wait for it.
-    """
-    _last_acts.append(act)
+    def cancel(number: int, frame: FrameType | None) -> None:
+        from asyncio import CancelledError
+
+        if not callable(before) or not select.select([], [output], [], 0)[1]:
+            raise CancelledError
+        before(number, frame)  # the write ends by itself, and what it says is noted
+
+    before = signal.signal(signal.SIGINT, cancel)
     try:
         yield
     finally:
-        if act in _last_acts:
-            _last_acts.remove(act)
-
-
-@contextlib.contextmanager
-def at_end(act: Callable[[], object]) -> Iterator[None]:
-    """Do something when the block ends, however it does, be it by Ctrl-C that ends the process.
-
-    It is done once, and Ctrl-C waits for it.
-    """
-    done = False
-
-    def once() -> None:
-        nonlocal done
-        with uninterrupted():
-            if not done:
-                done = True
-                act()
-
-    with on_interrupt(once):
-        try:
-            yield
-        finally:
-            once()
-
-
-def write_last(data: bytes, *, descriptor: int = 1) -> None:
-    """Write to standard output, or error, from a signal handler: past all that has a buffer."""
-    with contextlib.suppress(OSError):
-        while data:
-            data = data[os.write(descriptor, data) :]
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
@@ -98,12 +107,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def leave_interrupted() -> NoReturn:
-    """End the process as Ctrl-C does."""
-    if not _last_acts and os.isatty(1):
-        write_last(b"\n")  # the terminal has shown ^C
-    while _last_acts:
-        with contextlib.suppress(Exception):
-            _last_acts.pop()()
+    """End the process as Ctrl-C does, without what is still buffered for a reader that waits."""
     os._exit(INTERRUPTED)
 
 

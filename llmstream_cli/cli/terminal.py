@@ -6,11 +6,12 @@ import os
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from llmstream_cli.cli.process import cancelled_by_interrupt
 from llmstream_cli.errors import InvalidValueError, LLMStreamError, OutputError, one_line
 from llmstream_cli.files import decode, notice_wait, read_text
 
 if TYPE_CHECKING:
-    from llmstream_cli.cli.markdown import MarkdownWriter
+    from llmstream_cli.cli.ask.markdown import MarkdownWriter
 
 MAX_INPUT_BYTES = 16 * 1024 * 1024
 
@@ -111,8 +112,9 @@ def write_through(stream: TextIO, data: bytes) -> None:
         OutputError: it cannot be written, to a full disk for one.
     """
     try:
-        stream.buffer.write(data)
-        stream.buffer.flush()
+        with cancelled_by_interrupt(stream):
+            stream.buffer.write(data)
+            stream.buffer.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -155,16 +157,15 @@ class AnswerWriter:
         encoding = self._stream.encoding if self._terminal else "utf-8"
         write_through(self._stream, text.encode(encoding, "replace"))
 
-    def end(self) -> None:
-        """Leave a terminal's cursor at the beginning of a line."""
-        if self._terminal and not self._at_line_start:
-            self._stream.buffer.write(os.linesep.encode())
-            self._stream.buffer.flush()
-            self._at_line_start = True
+    def end(self, *, cut: bool = False) -> None:
+        """Leave a terminal's cursor at the beginning of a line.
 
-    def last_words(self) -> bytes:
-        """Return what a signal handler writes before it ends the process: all text is out."""
-        return b"\n" if self._terminal else b""  # the terminal has shown ^C
+        Args:
+            cut: Ctrl-C has ended the answer, and the terminal has shown ^C.
+        """
+        if self._terminal and (cut or not self._at_line_start):
+            write_through(self._stream, os.linesep.encode())
+            self._at_line_start = True
 
 
 def answer_writer(stream: TextIO | None, *, raw: bool = False) -> "AnswerWriter | MarkdownWriter":
@@ -183,7 +184,7 @@ def answer_writer(stream: TextIO | None, *, raw: bool = False) -> "AnswerWriter 
         return AnswerWriter(stream)
     if codecs.lookup(stream.encoding).name != "utf-8":
         return AnswerWriter(stream)
-    from llmstream_cli.cli.markdown import MarkdownWriter
+    from llmstream_cli.cli.ask.markdown import MarkdownWriter
 
     # https://no-color.org: an empty value does not count.
     return MarkdownWriter(stream, color=not os.environ.get("NO_COLOR"))

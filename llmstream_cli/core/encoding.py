@@ -106,6 +106,7 @@ class EncodingPool:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-P", "-m", ENCODER_MODULE],
                 stdin=theirs.fileno(),
+                process_group=0,  # a terminal's Ctrl-C is not for it
             )
         with Connection(os.dup(self._control.fileno())) as control, contextlib.suppress(OSError):
             control.send(self._config)

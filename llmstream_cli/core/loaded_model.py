@@ -62,7 +62,8 @@ class LoadedModel:
         ctx_train = self.model.ctx_train
         if not vocab_only and config.ctx_size is not None and config.ctx_size > ctx_train:
             raise InvalidValueError(
-                f"ctx_size is {config.ctx_size}, and the model was trained with {ctx_train}"
+                f"ctx_size is {config.ctx_size}, and the model was trained with {ctx_train}",
+                "ctx_size",
             )
         own = self.model.chat_template
         self._format = config.chat_format or (config.default_chat_format if own is None else None)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_ask import COMMAND, TIMEOUT
+from tests.cli.ask.test_ask import COMMAND, TIMEOUT
 
 LOCKED = "locked"  # a home that may not be entered
 UNKNOWN = "unknown"  # neither HOME nor an entry in the list of users

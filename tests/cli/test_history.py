@@ -17,7 +17,7 @@ from llmstream_cli.config import HISTORY_VARIABLE
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.history.records import Turn
 from llmstream_cli.history.store import History
-from tests.cli.test_ask import COMMAND, TIMEOUT
+from tests.cli.ask.test_ask import COMMAND, TIMEOUT
 
 EVIL = "In \x1b]0;title\x07France\x1b[2J."
 

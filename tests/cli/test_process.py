@@ -1,4 +1,4 @@
-"""Ctrl-C: what is done before it leaves, once and to its end; what a terminal shows then."""
+"""Ctrl-C: an answer is ended and kept before it leaves; what a terminal shows then."""
 
 import io
 import os
@@ -41,42 +41,52 @@ def test_without_anything_to_do_it_leaves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "printed"),
+    ("act", "code", "printed"),
     [
-        ("with process.at_end(lambda: say('kept')): say('answer')", 0, "answer kept on "),
-        ("with process.at_end(lambda: say('kept')): interrupt()", 130, "kept "),
-        ("with process.at_end(lambda: (interrupt(), say('kept'))): pass", 130, "kept "),
-        ("with process.at_end(lambda: (say('kept'), interrupt())): interrupt()", 130, "kept "),
-        (
-            (
-                "with process.at_end(lambda: say('kept')): \n"
-                "  with process.on_interrupt(lambda: say('cut')): interrupt()"
-            ),
-            130,
-            "cut kept ",
-        ),
-        ("with process.on_interrupt(lambda: say('cut')): say('answer')", 0, "answer on "),
-        (
-            (
-                "with process.at_end(lambda: say('kept')), process.on_interrupt(lambda: 1 / 0):"
-                " interrupt()"
-            ),
-            130,
-            "kept ",
-        ),
+        ("say('answer')", 0, "answer kept on "),
+        ("interrupt()", 130, "shown kept "),
+        ("interrupt(); await asyncio.sleep(600)", 130, "shown kept "),
+        ("signal.alarm(1); await asyncio.sleep(600)", 130, "shown kept "),  # in `select`
+        ("interrupt(); interrupt()", 130, "kept "),
+        ("1 / 0", 1, "kept failed "),
+        # A write that nobody reads: no loop can cancel it.
+        ("signal.alarm(1); write()", 130, "shown kept "),
     ],
 )
-def test_what_is_to_be_done_is_done_once(body: str, code: int, printed: str) -> None:
+def test_an_answer_is_ended_and_kept(act: str, code: int, printed: str) -> None:
+    body = f"""
+import asyncio, select
+signal.signal(signal.SIGALRM, lambda *_: interrupt())
+def write():
+    end = os.pipe()[1]
+    os.set_blocking(end, False)
+    while os.write(end, bytes(4096)):
+        if not select.select([], [end], [], 0)[1]:
+            break
+    os.set_blocking(end, True)
+    with process.cancelled_by_interrupt(end):
+        os.write(end, bytes(4096))
+async def answer():
+    try:
+        {act}
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        say("shown")
+        raise
+with asyncio.Runner() as runner:
+    try:
+        process.run_interruptible(runner, answer(), lambda: say("kept"))
+    except KeyboardInterrupt:
+        process.leave_interrupted()
+    except ZeroDivisionError:
+        say("failed")
+        process.leave(1)
+"""
     assert run(body) == (code, printed)
 
 
 def test_it_waits_for_what_must_not_be_cut() -> None:
     assert run("with process.uninterrupted(): interrupt(); say('whole')") == (130, "whole ")
-
-
-def test_a_second_one_does_not_wait_for_what_the_first_does() -> None:
-    body = "with process.on_interrupt(lambda: (interrupt(), say('never'))): interrupt()"
-    assert run(body) == (130, "")
 
 
 # ---- in a real terminal, at the moments when it hurts ---------------------------------------
@@ -88,8 +98,12 @@ def interrupted(script: str, *, after: str, columns: int = 40) -> tuple[list[str
     stream = pyte.ByteStream(screen)
     prelude = (
         "import os, sys, time\n"
-        "from llmstream_cli.cli.process import leave_on_interrupt, on_interrupt, write_last\n"
+        "import asyncio\n"
+        "from llmstream_cli.cli.process import *\n"
         "leave_on_interrupt()\n"
+        "def run(answering):\n"
+        "    try: run_interruptible(asyncio.Runner(), answering, lambda: None)\n"
+        "    except KeyboardInterrupt: leave_interrupted()\n"
     )
     child = pexpect.spawn(
         sys.executable,
@@ -114,9 +128,13 @@ def test_a_rendered_answer_stays_whole() -> None:
         """
         from llmstream_cli.cli.terminal import answer_writer
         writer = answer_writer(sys.stdout)
-        with on_interrupt(lambda: write_last(writer.last_words())):
+        async def answer():
             writer.write("Paris is the **capital of France, which lies on the river")
-            time.sleep(600)
+            try:
+                await asyncio.sleep(600)
+            finally:
+                writer.end(cut=True)
+        run(answer())
         """,
         after="river",
     )
@@ -127,12 +145,16 @@ def test_a_rendered_answer_stays_whole() -> None:
 def test_a_wait_leaves_no_trace() -> None:
     rows, column, code = interrupted(
         """
-        from llmstream_cli.cli.waiting import WaitingLine
+        from llmstream_cli.cli.ask.waiting import WaitingLine
         waiting = WaitingLine(sys.stderr)
-        with on_interrupt(lambda: write_last(waiting.last_words(), descriptor=2)):
+        async def answer():
             print("before", flush=True)
             waiting.begin("loading the model")
-            time.sleep(600)
+            try:
+                await asyncio.sleep(600)
+            finally:
+                waiting.end()
+        run(answer())
         """,
         after="loading the model",
     )

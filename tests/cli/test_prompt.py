@@ -15,7 +15,7 @@ from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.models.presets import PRESETS
 from llmstream_cli.prompts.contexts import CONTEXTS
 from llmstream_cli.prompts.formats import FORMATS, ChatFormat
-from tests.cli.test_serve import running
+from tests.cli.serve.test_serve import running
 from tests.gguf_files import write_phi2
 
 TIMEOUT = 300  # seconds; the machines that run this are slow at times

@@ -8,18 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from llmstream_cli.cli.attachments import attach
-from llmstream_cli.cli.conversation_file import load
+from llmstream_cli.cli.ask.attachments import attach
+from llmstream_cli.cli.ask.structured import read_grammar, read_schema
 from llmstream_cli.cli.prompt import read_template
-from llmstream_cli.cli.serve import read_keys
-from llmstream_cli.cli.structured import read_grammar, read_schema
+from llmstream_cli.cli.serve.run import read_keys
 from llmstream_cli.errors import LLMStreamError
-
-
-def read_turns(name: str) -> object:
-    conversation, _ = load(name)
-    return [turn.content for turn in conversation.turns]
-
 
 READERS: dict[str, tuple[Callable[[str], object], str, object]] = {
     "--schema": (read_schema, '{"const":\n"é"}', '{"const":\n"é"}'),
@@ -30,11 +23,6 @@ READERS: dict[str, tuple[Callable[[str], object], str, object]] = {
         lambda name: attach("", [name]).partition(":\n\n")[2],
         "é\nx",
         "```\né\nx\n```",
-    ),
-    "/load": (
-        read_turns,
-        '{"turns":\n[{"role": "user", "content": "é"}, {"role": "assistant", "content": "è"}]}',
-        ["é", "è"],
     ),
 }
 
@@ -66,5 +54,4 @@ def test_what_is_no_text_is_refused(tmp_path: Path, option: str) -> None:
     path.write_bytes(b"\x89PNG\0")
     with pytest.raises(LLMStreamError) as raised:
         READERS[option][0](str(path))
-    prefix = "" if option == "/load" else f"{option}: "
-    assert str(raised.value) == f"{prefix}{path} is not UTF-8 text: byte 0"
+    assert str(raised.value) == f"{option}: {path} is not UTF-8 text: byte 0"

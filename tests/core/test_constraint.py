@@ -865,7 +865,7 @@ def test_a_vocabulary_without_an_end_follows_no_grammar(model: Model) -> None:
 def test_the_engine_loads_llguidance_only_when_it_is_asked_for_a_grammar() -> None:
     program = """
 import sys
-import llmstream_cli.cli.ask, llmstream_cli.core.engine
+import llmstream_cli.cli.ask.command, llmstream_cli.core.engine
 assert "llguidance" not in sys.modules and "numpy" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

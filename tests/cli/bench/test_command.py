@@ -20,7 +20,7 @@ from llmstream_cli.cli.bench.command import parse_streams
 from llmstream_cli.cli.bench.progress import Plan
 from llmstream_cli.errors import InvalidValueError
 from tests.candle_files import write_model, write_tokenizer
-from tests.cli.test_ask import COMMAND, HEAVY, TIMEOUT, llmstream, modules_loaded_by
+from tests.cli.ask.test_ask import COMMAND, HEAVY, TIMEOUT, llmstream, modules_loaded_by
 from tests.fake_openai import (
     ROLE,
     FakeServer,

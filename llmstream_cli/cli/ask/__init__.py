@@ -1,0 +1,1 @@
+"""`llmstream ask`, and how answers are shown there and in a chat."""

@@ -1,0 +1,1 @@
+"""`llmstream chat`: questions and answers by turns."""

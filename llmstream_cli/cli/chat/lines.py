@@ -1,0 +1,113 @@
+"""Where the lines of a chat come from: an editor on a terminal, or whatever is piped in.
+
+Text of several lines stands between triple quotes. What `read` returns may be that, or one line.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import BinaryIO, Protocol, TextIO
+
+from llmstream_cli.cli.terminal import complain
+from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.files import decode, notice_wait
+
+PROMPT, CONTINUATION = ">>> ", "... "
+QUOTES = '"""'
+MAX_LINE_BYTES = 16 * 1024 * 1024
+
+# What a word of a command may be, by the words before it: () begins one, ("/set",) goes on.
+Words = Callable[[tuple[str, ...]], Iterable[str]]
+
+
+class Lines(Protocol):
+    """Gives one line after the other."""
+
+    def read(self) -> str:
+        """Return the next line, or several that are one text.
+
+        Raises:
+            EOFError: there are no more.
+            InvalidValueError: it is no text, or too long.
+        """
+
+
+def open_lines(recent: Callable[[], Sequence[str]], words: Words) -> tuple[Lines, bool]:
+    """Return where lines come from, and whether a person types them.
+
+    Args:
+        recent: returns what to find with the arrow keys, the latest last.
+        words: what a word may be completed to.
+
+    Raises:
+        InvalidValueError: there is no standard input.
+    """
+    if sys.stdin is None:
+        raise InvalidValueError("standard input is closed; a chat reads its questions there")
+    if sys.stdin.isatty():
+        screen = next((s for s in (sys.stdout, sys.stderr) if s is not None and s.isatty()), None)
+        if screen is not None and not can_edit():
+            return PipedLines(sys.stdin.buffer, prompt_on=screen), True
+        if screen is not None:
+            from llmstream_cli.cli.chat.line_editor import LineEditor
+
+            return LineEditor(screen, recent(), words), True
+    return PipedLines(sys.stdin.buffer), False
+
+
+class PipedLines:
+    """Lines from a pipe or a file, in UTF-8, or from a terminal that can do no more.
+
+    Args:
+        stream: what they are read from.
+        prompt_on: a terminal that is told when a line is wanted.
+    """
+
+    def __init__(self, stream: BinaryIO, prompt_on: TextIO | None = None) -> None:
+        self._stream = stream
+        self._screen = prompt_on
+        self._is_told = prompt_on is not None  # of the wait for the first line
+
+    def read(self) -> str:
+        """Return the next text; quotes that are never closed end with the input."""
+        text = self._read_line(PROMPT)
+        while is_open(text):
+            try:
+                text += "\n" + self._read_line(CONTINUATION)
+            except EOFError:
+                break
+        return text
+
+    def _read_line(self, prompt: str) -> str:
+        if self._screen is not None:
+            self._screen.write(prompt)
+            self._screen.flush()
+        with notice_wait(self._tell_wait):
+            data = self._stream.readline(MAX_LINE_BYTES + 1)
+        self._is_told = True
+        if not data:
+            raise EOFError
+        return decode(data, MAX_LINE_BYTES, "a line").rstrip("\r\n")
+
+    def _tell_wait(self) -> None:
+        if not self._is_told:
+            complain("llmstream: waiting for a question on standard input\n")
+
+
+def can_edit() -> bool:
+    """Tell whether a terminal understands what an editor sends it."""
+    return os.name == "nt" or os.environ.get("TERM", "dumb") not in {"dumb", "unknown"}
+
+
+def is_open(text: str) -> bool:
+    """Tell whether a text begins with triple quotes and has not come to those that close it."""
+    bare = text.strip()
+    return bare.startswith(QUOTES) and not (len(bare) >= 2 * len(QUOTES) and bare.endswith(QUOTES))
+
+
+def without_quotes(text: str) -> str:
+    """Return what stands between triple quotes, or the text itself where there are none."""
+    bare = text.strip()
+    if not bare.startswith(QUOTES):
+        return bare
+    return bare.removeprefix(QUOTES).removesuffix(QUOTES).strip("\r\n")

@@ -1,0 +1,1 @@
+"""Options that are kept, and `llmstream config`."""

@@ -1,0 +1,1 @@
+"""`llmstream serve`: its options, its models, and how it runs."""

@@ -1,0 +1,102 @@
+"""Files that are put before a question."""
+
+import os
+import re
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmstream_cli.cli.ask import attachments
+from llmstream_cli.cli.ask.attachments import attach
+from llmstream_cli.errors import InvalidValueError
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(name: str, data: bytes | str) -> str:
+    Path(name).write_bytes(data if isinstance(data, bytes) else data.encode())
+    return name
+
+
+def test_files_come_before_the_question() -> None:
+    write("notes.txt", "apples\npears\n")
+    write("main.py", "print()")
+    assert attach("Which fruit?", ["notes.txt", "main.py"]) == (
+        "notes.txt:\n\n```txt\napples\npears\n```\n\n"
+        "main.py:\n\n```py\nprint()\n```\n\n"
+        "Which fruit?"
+    )
+
+
+def test_files_alone_and_a_question_alone() -> None:
+    write("a", "x")
+    assert attach("", ["a"]) == "a:\n\n```\nx\n```"
+    assert attach("Hi?", []) == "Hi?"
+
+
+def test_an_empty_file() -> None:
+    assert attach("Hi?", [write("a.txt", "")]) == "a.txt:\n\n```txt\n```\n\nHi?"
+
+
+@given(st.text("`ab\n", max_size=40))
+def test_no_file_can_end_its_own_fence(text: str) -> None:
+    block = attach("", [write("a", text)])
+    fence, *lines = block.removeprefix("a:\n\n").split("\n")
+    assert re.fullmatch("`{3,}", fence)
+    assert lines.index(fence) == len(lines) - 1  # its only end is the last line
+    assert not any(line.startswith(fence) for line in lines[:-1])
+    inside = "\n".join(lines[:-1])
+    assert inside == text.removesuffix("\n")
+
+
+def test_lines_end_as_on_posix() -> None:
+    assert attach("", [write("a", b"Gr\xc3\xbc\xc3\x9fe\r\nand\rmore\n")]) == (
+        "a:\n\n```\nGrüße\nand\nmore\n```"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "complaint"),
+    [
+        ("-", "standard input needs no --attach"),
+        (".", "--attach: . is a directory"),
+        ("no/such", "--attach: there is no file no/such"),
+    ],
+)
+def test_what_cannot_be_read_is_named(file: str, complaint: str) -> None:
+    with pytest.raises(InvalidValueError) as raised:
+        attach("Hi?", [file])
+    assert complaint in str(raised.value)
+
+
+def test_a_name_is_shown_in_a_line() -> None:
+    assert attach("", [write("a\n```\x1b.txt", "x")]).startswith("a ```.txt:\n\n```txt\n")
+
+
+def test_a_file_without_end_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="--attach: /dev/zero is longer than 4 MiB"):
+        attach("Hi?", ["/dev/zero"])
+
+
+def test_all_of_them_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("a", b"x" * attachments.MAX_FILE_BYTES)
+    assert attach("", ["a"] * 4)
+    with pytest.raises(InvalidValueError, match="longer than 16 MiB together"):
+        attach("", ["a"] * 5)
+    with pytest.raises(InvalidValueError, match="at most 64 files can be attached, not 65"):
+        attach("", ["a"] * 65)
+
+
+def test_a_pipe_will_do(folder: Path) -> None:
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=Path("pipe").write_bytes, args=(b"piped",))
+    writer.start()
+    assert attach("", ["pipe"]) == "pipe:\n\n```\npiped\n```"
+    writer.join()
