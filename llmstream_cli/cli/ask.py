@@ -4,11 +4,11 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmstream_cli.api import GenerationRequest
 from llmstream_cli.cli.engine_options import OpenEngine
 from llmstream_cli.cli.process import STARTED, at_end, on_interrupt, write_last
 from llmstream_cli.cli.question import Question
 from llmstream_cli.cli.setup import Begun, Setup
-from llmstream_cli.core.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from llmstream_cli.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.cli.bench_figures import (
     MIN_PROMPT_TOKENS,
     Answer,
@@ -25,7 +26,6 @@ from llmstream_cli.cli.find_model import find_model
 from llmstream_cli.cli.process import INTERRUPTED
 from llmstream_cli.cli.prompt import preset_format, read_template
 from llmstream_cli.cli.terminal import AnswerWriter, discard_output
-from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.errors import EngineError, InvalidValueError, LLMStreamError
 from llmstream_cli.models.resolve import ModelChoice
@@ -74,7 +74,7 @@ class InProcessTarget:
     """
 
     def __init__(self, config: EngineConfig, max_tokens: int) -> None:
-        from llmstream_cli.core.engine import InProcessEngine
+        from llmstream_cli.engines.in_process import InProcessEngine
 
         self._sampling = SamplingParams(temperature=0.0, repeat_penalty=1.0, max_tokens=max_tokens)
         self._engine = InProcessEngine(config)
@@ -187,7 +187,7 @@ class Bench:
 
     def _at_url(self, url: str) -> tuple[Report, OpenTarget]:
         from llmstream_cli.cli.bench_client import OpenAIClient
-        from llmstream_cli.core.upstream import base_url
+        from llmstream_cli.engines.openai_client import base_url
 
         def open_target(_streams: int) -> Target:
             return OpenAIClient(

@@ -9,11 +9,11 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from llmstream_cli.api import SamplingParams
 from llmstream_cli.cli.settings import SECRETS, exposure, is_exposed, is_own
 from llmstream_cli.cli.settings_check import Found, check_values, unknown_variables
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.config import HISTORY_VARIABLE, Config, config_path, history_path, load_config
-from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.models.own_preset import OWN_PRESETS
 from llmstream_cli.models.presets import DEFAULT_PRESET, PRESETS
 from llmstream_cli.models.reference import PresetName, parse_reference

@@ -11,15 +11,15 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from llmstream_cli.api import Engine, EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.cli.doctor import Finding
 from llmstream_cli.cli.own_presets import register_own_presets
 from llmstream_cli.cli.prompt import preset_format
 from llmstream_cli.cli.settings import Lookup, exposure, is_exposed, settings_of
 from llmstream_cli.cli.settings_check import check_values, unknown_variables
 from llmstream_cli.config import config_path, history_path, load_config, why_no_history
-from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest, SamplingParams
-from llmstream_cli.core.remote import RemoteEngine
-from llmstream_cli.core.supervised import SupervisedEngine
+from llmstream_cli.engines.remote import RemoteEngine
+from llmstream_cli.engines.supervised import SupervisedEngine
 from llmstream_cli.errors import ConfigError, DownloadError, ModelError, UnreachableError
 from llmstream_cli.files import cache_folder, exists, nearest_existing
 from llmstream_cli.models import hub_api

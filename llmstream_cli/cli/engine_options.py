@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from llmstream_cli.api import Engine, EngineConfig
 from llmstream_cli.cli.find_model import find_model
 from llmstream_cli.cli.prompt import preset_format, read_template
 from llmstream_cli.cli.terminal import complain, without_controls
-from llmstream_cli.core.api import Engine, EngineConfig
 from llmstream_cli.errors import InvalidValueError, ModelNotFoundError, one_line
 from llmstream_cli.models.reference import HubModel, LocalFile, parse_reference
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel
 
 if TYPE_CHECKING:
-    from llmstream_cli.core.engine import InProcessEngine
+    from llmstream_cli.engines.in_process import InProcessEngine
 
 
 class OpenEngine(NamedTuple):
@@ -106,7 +106,7 @@ class EngineOptions:
     def _open_here(self) -> OpenEngine:
         chat_format = None if self.template is None else read_template(self.template)
         found = find_model(self.model)
-        from llmstream_cli.core.engine import InProcessEngine
+        from llmstream_cli.engines.in_process import InProcessEngine
 
         if self.verbose:
             from llmstream_cli.core.llama import set_log_sink
@@ -132,7 +132,7 @@ class EngineOptions:
         )
 
     def _open_remote(self, url: str) -> OpenEngine:
-        from llmstream_cli.core.remote import RemoteEngine
+        from llmstream_cli.engines.remote import RemoteEngine
 
         name = self.model.preset or self.model.model
         engine = RemoteEngine(url, model=name, api_key=self.api_key)

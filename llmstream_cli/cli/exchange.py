@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 
+from llmstream_cli.api import Chunk, GenerationRequest
 from llmstream_cli.cli.answer import Answer, receive
 from llmstream_cli.cli.engine_options import OpenEngine
 from llmstream_cli.cli.process import on_interrupt, write_last
@@ -10,7 +11,6 @@ from llmstream_cli.cli.stats import print_settings
 from llmstream_cli.cli.terminal import shows_sequences
 from llmstream_cli.cli.views import View
 from llmstream_cli.cli.waiting import WaitingLine
-from llmstream_cli.core.api import Chunk, GenerationRequest
 from llmstream_cli.errors import LLMStreamError
 
 

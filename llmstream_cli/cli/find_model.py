@@ -25,8 +25,8 @@ def try_loading(found: ResolvedModel) -> None:
     import asyncio
     import logging
 
-    from llmstream_cli.core.api import EngineConfig
-    from llmstream_cli.core.supervised import SupervisedEngine
+    from llmstream_cli.api import EngineConfig
+    from llmstream_cli.engines.supervised import SupervisedEngine
     from llmstream_cli.models.trust import note_loaded
 
     async def load() -> None:

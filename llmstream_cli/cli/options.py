@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import typer
 from typer.models import OptionInfo
 
+from llmstream_cli.api import SamplingParams
 from llmstream_cli.cli import complete
-from llmstream_cli.core.api import SamplingParams
 
 _DEFAULTS = SamplingParams()
 

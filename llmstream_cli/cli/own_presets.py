@@ -5,8 +5,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from llmstream_cli.api import EngineConfig, SamplingParams
 from llmstream_cli.config import Config, Table
-from llmstream_cli.core.api import EngineConfig, SamplingParams
 from llmstream_cli.errors import InvalidValueError, ModelNotFoundError, did_you_mean
 from llmstream_cli.files import expand
 from llmstream_cli.models.own_preset import OwnPreset, register_presets

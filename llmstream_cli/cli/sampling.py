@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from llmstream_cli.core.api import SamplingParams
+from llmstream_cli.api import SamplingParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

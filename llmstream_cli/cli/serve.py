@@ -12,6 +12,7 @@ import threading
 import time
 from dataclasses import dataclass
 
+from llmstream_cli.api import EngineConfig
 from llmstream_cli.cli.process import leave_on_interrupt
 from llmstream_cli.cli.progress import make_progress
 from llmstream_cli.cli.prompt import known_contexts, preset_format, read_template
@@ -20,7 +21,6 @@ from llmstream_cli.cli.served_models import Residence, serve_models
 from llmstream_cli.cli.stats import print_settings
 from llmstream_cli.cli.stderr_writer import stderr_in_background
 from llmstream_cli.cli.terminal import complain, read_file, without_controls
-from llmstream_cli.core.api import EngineConfig
 from llmstream_cli.errors import InvalidValueError, ListenError
 from llmstream_cli.hosts import is_loopback
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve

@@ -7,6 +7,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperOption
 
+from llmstream_cli.api import EngineConfig, SamplingParams
 from llmstream_cli.cli.own_presets import register_own_presets
 from llmstream_cli.cli.prompt import context_message, read_template
 from llmstream_cli.cli.settings import (
@@ -19,7 +20,6 @@ from llmstream_cli.cli.settings import (
     variable,
 )
 from llmstream_cli.config import Config
-from llmstream_cli.core.api import EngineConfig, SamplingParams
 from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
 from llmstream_cli.models.own_preset import OWN_PRESETS
 from llmstream_cli.models.presets import find_preset

@@ -6,10 +6,10 @@ What shows and keeps answers is imported while the model loads, or the first tok
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from llmstream_cli.api import GenerationRequest
 from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
 from llmstream_cli.cli.question import system_message
 from llmstream_cli.cli.sampling import SamplingOptions
-from llmstream_cli.core.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
 
 if TYPE_CHECKING:

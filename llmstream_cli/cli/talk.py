@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llmstream_cli.api import FinishReason, ModelInfo
 from llmstream_cli.cli.answer import Answer
 from llmstream_cli.cli.conversation import Conversation
 from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
@@ -16,7 +17,6 @@ from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.setup import Setup
 from llmstream_cli.cli.stats import print_usage
 from llmstream_cli.cli.terminal import complain
-from llmstream_cli.core.api import FinishReason, ModelInfo
 from llmstream_cli.errors import InvalidValueError
 
 

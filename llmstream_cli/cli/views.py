@@ -4,10 +4,10 @@ import json
 import sys
 from typing import Any, Protocol
 
+from llmstream_cli.api import Chunk, FinishReason
 from llmstream_cli.cli.answer import Answer
 from llmstream_cli.cli.terminal import AnswerWriter, answer_writer
 from llmstream_cli.cli.thoughts import ThoughtWriter
-from llmstream_cli.core.api import Chunk, FinishReason
 
 
 class View(Protocol):

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from llmstream_cli.api import Progress
 from llmstream_cli.cli.terminal import shows_sequences
-from llmstream_cli.core.api import Progress
 
 _PATIENCE_SECONDS = 0.5
 _TICK_SECONDS = 0.1

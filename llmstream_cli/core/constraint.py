@@ -19,7 +19,7 @@ import llguidance
 import numpy as np
 import numpy.typing as npt
 
-from llmstream_cli.core.api import SamplingParams
+from llmstream_cli.api import SamplingParams
 from llmstream_cli.core.gbnf import gbnf_to_lark
 from llmstream_cli.core.json_schema import ReadSchema, read_schema
 from llmstream_cli.core.schema_text import schema_error

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from llmstream_cli.core.api import (
+from llmstream_cli.api import (
     Chunk,
     DrawnLogprob,
     EngineMetrics,

@@ -4,7 +4,7 @@ import math
 import threading
 from collections.abc import Callable
 
-from llmstream_cli.core.api import FIRST_CTX_SIZE
+from llmstream_cli.api import FIRST_CTX_SIZE
 from llmstream_cli.core.llama import Context, Model
 from llmstream_cli.errors import ContextMemoryError, EngineError
 from llmstream_cli.machine import memory

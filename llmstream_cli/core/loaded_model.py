@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmstream_cli.core.api import EngineConfig, GenerationRequest, ModelInfo, SamplingParams
+from llmstream_cli.api import EngineConfig, GenerationRequest, ModelInfo, SamplingParams
 from llmstream_cli.core.llama import Model, cpu_features
 from llmstream_cli.core.model_reasoning import ModelReasoning
 from llmstream_cli.core.reasoning import Splitter

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from llmstream_cli.core.api import DrawnLogprob, TokenLogprob
+from llmstream_cli.api import DrawnLogprob, TokenLogprob
 
 Row = npt.NDArray[np.float32]
 

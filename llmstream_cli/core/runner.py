@@ -3,7 +3,7 @@
 import math
 import time
 
-from llmstream_cli.core.api import SamplingParams
+from llmstream_cli.api import SamplingParams
 from llmstream_cli.core.cpu import LostTime, default_threads, others_running, usable_cpus
 from llmstream_cli.core.growing_context import GrowingContext
 from llmstream_cli.core.llama import Batch, Model, SpinSwitch

@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from llmstream_cli.core.api import DrawnLogprob, SamplingParams
+from llmstream_cli.api import DrawnLogprob, SamplingParams
 from llmstream_cli.core.llama import Context, Model, SamplerChain
 
 if TYPE_CHECKING:

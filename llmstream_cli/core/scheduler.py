@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
-from llmstream_cli.core.api import DrawnLogprob, FinishReason
+from llmstream_cli.api import DrawnLogprob, FinishReason
 from llmstream_cli.core.budget import PrefillBudget, Room
 from llmstream_cli.core.prefix_cache import PrefixCache, Reuse
 from llmstream_cli.core.sequence import Sequence, SequenceStatus

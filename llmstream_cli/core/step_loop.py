@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from llmstream_cli.core.api import Chunk, EngineConfig, EngineMetrics, ModelInfo, SamplingParams
+from llmstream_cli.api import Chunk, EngineConfig, EngineMetrics, ModelInfo, SamplingParams
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.llama import DecodeAbortedError
 from llmstream_cli.core.loaded_model import EncodedRequest, LoadedModel

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from llmstream_cli.core.api import FinishReason
+from llmstream_cli.api import FinishReason
 from llmstream_cli.history.records import Session, Turn
 
 _SPEAKERS = {"system": "System", "user": "Question", "assistant": "Answer"}

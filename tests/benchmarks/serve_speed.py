@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
+from llmstream_cli.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.loaded_model import LoadedModel

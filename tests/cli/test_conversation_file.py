@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from llmstream_cli.api import FinishReason
 from llmstream_cli.cli.chat_commands import run_command
 from llmstream_cli.cli.conversation import Conversation
 from llmstream_cli.cli.conversation_file import load, save
-from llmstream_cli.core.api import FinishReason
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.history.records import Turn
 from llmstream_cli.history.store import History

@@ -5,13 +5,13 @@ from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
+from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, Progress
 from llmstream_cli.cli import waiting as waiting_module
 from llmstream_cli.cli.answer import Answer
 from llmstream_cli.cli.engine_options import OpenEngine
 from llmstream_cli.cli.exchange import show_answer
 from llmstream_cli.cli.setup import ViewOptions
 from llmstream_cli.cli.waiting import WaitingLine
-from llmstream_cli.core.api import Chunk, FinishReason, GenerationRequest, Progress
 from llmstream_cli.errors import EngineDiedError
 from llmstream_cli.prompts.messages import Message
 from tests.cli.test_terminal import Stream

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, ModelInfo, SamplingParams
 from llmstream_cli.cli.conversation import Conversation
 from llmstream_cli.cli.engine_options import EngineOptions, OpenEngine
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.talk import Talk
-from llmstream_cli.core.api import Chunk, FinishReason, GenerationRequest, ModelInfo, SamplingParams
 from llmstream_cli.errors import (
     EngineDiedError,
     InvalidValueError,

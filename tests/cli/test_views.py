@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from llmstream_cli.api import Chunk, FinishReason, Usage
 from llmstream_cli.cli.answer import Answer
 from llmstream_cli.cli.setup import ViewOptions
 from llmstream_cli.cli.views import View
-from llmstream_cli.core.api import Chunk, FinishReason, Usage
 from llmstream_cli.errors import InvalidValueError
 
 USAGE = Usage(34, 3, 0.5, 0.25, cached_tokens=30)

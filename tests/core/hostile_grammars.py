@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from llmstream_cli.core.api import SamplingParams
+from llmstream_cli.api import SamplingParams
 from llmstream_cli.core.constraint import GrammarCompiler
 from llmstream_cli.core.llama import Model
 from llmstream_cli.errors import LLMStreamError

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.api import FinishReason
+from llmstream_cli.api import FinishReason
 from llmstream_cli.core.budget import TARGET_SECONDS, PrefillBudget
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step

@@ -24,8 +24,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from pydantic import UUID4, TypeAdapter
 
+from llmstream_cli.api import SamplingParams
 from llmstream_cli.core import schema_strings
-from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.core.constraint import Constraint, GrammarCompiler, Vocabulary
 from llmstream_cli.core.json_schema import read_schema
 from llmstream_cli.core.llama import Model
@@ -865,7 +865,7 @@ def test_a_vocabulary_without_an_end_follows_no_grammar(model: Model) -> None:
 def test_the_engine_loads_llguidance_only_when_it_is_asked_for_a_grammar() -> None:
     program = """
 import sys
-import llmstream_cli.cli.ask, llmstream_cli.core.engine
+import llmstream_cli.cli.ask, llmstream_cli.engines.in_process
 assert "llguidance" not in sys.modules and "numpy" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.api import (
+from llmstream_cli.api import (
     Chunk,
     DrawnLogprob,
     EngineMetrics,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from gguf import TokenType
 
-from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
+from llmstream_cli.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.constraint import GrammarCompiler
 from llmstream_cli.core.llama import Model
 from llmstream_cli.core.loaded_model import LoadedModel

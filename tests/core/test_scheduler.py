@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from llmstream_cli.core.api import FinishReason
+from llmstream_cli.api import FinishReason
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.scheduler import DrawnToken, ScheduledTokens, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence, SequenceStatus

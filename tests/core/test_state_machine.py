@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from llmstream_cli.core.api import Chunk, FinishReason, SamplingParams
+from llmstream_cli.api import Chunk, FinishReason, SamplingParams
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.scheduler import MAX_PART_TOKENS, DrawnToken, Scheduler

@@ -3,7 +3,7 @@
 import json
 from datetime import UTC, datetime
 
-from llmstream_cli.core.api import FinishReason, Usage
+from llmstream_cli.api import FinishReason, Usage
 from llmstream_cli.history.export import as_json, as_markdown
 from llmstream_cli.history.records import Session, Turn
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstream_cli.core.api import EngineConfig
+from llmstream_cli.api import EngineConfig
 from llmstream_cli.core.loaded_model import LoadedModel
 from llmstream_cli.errors import ModelError
 from llmstream_cli.models.file_facts import read_facts
