@@ -14,9 +14,8 @@ from llmstream_cli.api import (
     SamplingParams,
     Usage,
 )
-from llmstream_cli.core.output import OutputStream
+from llmstream_cli.core.output import Delta, OutputStream, Phase, Splitter
 from llmstream_cli.core.prefix_cache import MIN_COPY_TOKENS
-from llmstream_cli.core.reasoning import Delta, Phase, Splitter
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
 from llmstream_cli.errors import ContextMemoryError, EngineError, StepRefusedError

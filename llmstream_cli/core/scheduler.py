@@ -24,7 +24,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from llmstream_cli.api import DrawnLogprob, FinishReason
-from llmstream_cli.core.budget import PrefillBudget, Room
+from llmstream_cli.core.prefill_budget import PrefillBudget, Room
 from llmstream_cli.core.prefix_cache import PrefixCache, Reuse
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
 from llmstream_cli.errors import QueueFullError

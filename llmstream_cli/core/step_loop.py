@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from llmstream_cli.api import Chunk, EngineConfig, EngineMetrics, ModelInfo, SamplingParams
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.llama import DecodeAbortedError
-from llmstream_cli.core.loaded_model import EncodedRequest, LoadedModel
+from llmstream_cli.core.model import EncodedRequest, LoadedModel
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.scheduler import Scheduler

@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from llmstream_cli.api import EngineConfig, GenerationRequest, SamplingParams
-from llmstream_cli.core.loaded_model import EncodedRequest, LoadedModel
+from llmstream_cli.core.model import EncodedRequest, LoadedModel
 from llmstream_cli.errors import EngineError, LLMStreamError
 
 if TYPE_CHECKING:
-    from llmstream_cli.core.constraint import Constraint
+    from llmstream_cli.core.grammar.constraint import Constraint
 
 PLAIN, CONSTRAINED = b"p", b"c"  # what the byte beside a file descriptor says of the request
 COMPILING = "compiling"  # is sent before a grammar is compiled

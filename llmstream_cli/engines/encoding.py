@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
 from llmstream_cli.api import EngineConfig, GenerationRequest, ModelInfo
-from llmstream_cli.core.loaded_model import EncodedRequest
+from llmstream_cli.core.model import EncodedRequest
 from llmstream_cli.engines import encoder
 from llmstream_cli.errors import (
     EngineClosedError,

@@ -26,8 +26,8 @@ from llmstream_cli.errors import EngineClosedError, LLMStreamError
 if TYPE_CHECKING:
     import asyncio
 
-    from llmstream_cli.core.encoding import LongPrompts
-    from llmstream_cli.core.loaded_model import EncodedRequest, LoadedModel
+    from llmstream_cli.engines.encoding import LongPrompts
+    from llmstream_cli.core.model import EncodedRequest, LoadedModel
 
 # A run of the same character, from some 24,000 on, overflows the stack in several tokenizers of
 # llama.cpp, and takes others minutes. A process of its own takes half a second to start.
@@ -160,10 +160,10 @@ class InProcessEngine:
             await asyncio.to_thread(self._thread.join)
 
     async def _encode_apart(self, request: GenerationRequest, info: ModelInfo) -> "EncodedRequest":
-        """Encode in a process that the kernel limits; see `core.encoding`."""
+        """Encode in a process that the kernel limits; see `engines.encoding`."""
         import asyncio
 
-        from llmstream_cli.core.encoding import LongPrompts
+        from llmstream_cli.engines.encoding import LongPrompts
 
         self._long_prompts = self._long_prompts or LongPrompts(self._config)
         given_up = threading.Event()

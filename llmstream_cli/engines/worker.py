@@ -23,7 +23,7 @@ from typing import NoReturn
 
 from llmstream_cli.api import Chunk, GenerationRequest, ModelInfo
 from llmstream_cli.core.llama import set_log_sink
-from llmstream_cli.core.loaded_model import EncodedRequest
+from llmstream_cli.core.model import EncodedRequest
 from llmstream_cli.core.step_loop import Result, StepLoop
 from llmstream_cli.engines.encoder import die_with_parent
 from llmstream_cli.engines.encoding import EncodingPool

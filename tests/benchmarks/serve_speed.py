@@ -22,7 +22,7 @@ from pathlib import Path
 from llmstream_cli.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.core.engine_core import EngineCore
-from llmstream_cli.core.loaded_model import LoadedModel
+from llmstream_cli.core.model import LoadedModel
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.scheduler import Scheduler

@@ -24,7 +24,7 @@ from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence
 from llmstream_cli.errors import ContextMemoryError, EngineError, StepRefusedError
 from tests.core.fakes import TOKENS, FakeClock, FakeRunner, piece, prompt, scripted
-from tests.core.test_stop import oracle
+from tests.core.test_output import oracle
 
 
 class Bench:

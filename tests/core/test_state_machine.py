@@ -27,7 +27,7 @@ from llmstream_cli.core.scheduler import MAX_PART_TOKENS, DrawnToken, Scheduler
 from llmstream_cli.core.sequence import SequenceStatus
 from llmstream_cli.errors import EngineError, QueueFullError, StepRefusedError
 from tests.core.fakes import FakeClock, FakeRunner
-from tests.core.test_stop import oracle
+from tests.core.test_output import oracle
 
 CTX_SIZE = 140
 PIECES = [b"a", b"b", b"ab", b"\xc3", b"\xa9", b"\xe2\x82", b"\xac", b"", b"\xff"]

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from llmstream_cli.api import EngineConfig, GenerationRequest, SamplingParams
-from llmstream_cli.core.constraint import GrammarCompiler
+from llmstream_cli.core.grammar.constraint import GrammarCompiler
 from llmstream_cli.core.llama import Model
-from llmstream_cli.core.loaded_model import EncodedRequest, LoadedModel
+from llmstream_cli.core.model import EncodedRequest, LoadedModel
 from llmstream_cli.engines.encoding import EncodingPool, Lane, RemoteConstraint
 from llmstream_cli.errors import (
     EngineError,

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from llmstream_cli.api import DrawnLogprob, FinishReason, SamplingParams
-from llmstream_cli.core.constraint import Constraint
+from llmstream_cli.core.grammar.constraint import Constraint
 from llmstream_cli.engines.in_process import InProcessEngine
 from llmstream_cli.errors import EngineError, InvalidValueError
 from tests.engines.test_in_process import GREEDY, collect, question, running, text, token_ids

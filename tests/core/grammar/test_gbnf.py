@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.gbnf import MAX_DEPTH, MAX_REPETITIONS, MAX_SYMBOLS, gbnf_to_lark
+from llmstream_cli.core.grammar.gbnf import MAX_DEPTH, MAX_REPETITIONS, MAX_SYMBOLS, gbnf_to_lark
 from llmstream_cli.errors import InvalidValueError
 
 BAD = {

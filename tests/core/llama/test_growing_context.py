@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from llmstream_cli.core.growing_context import GrowingContext
 from llmstream_cli.core.llama import Batch, Context, Model
+from llmstream_cli.core.llama.growing_context import GrowingContext
 from llmstream_cli.errors import ContextMemoryError, EngineError, ModelError
 from llmstream_cli.machine import Memory
 from tests.gguf_files import (
@@ -28,7 +28,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
     def set_available(num_bytes: int) -> None:
         monkeypatch.setattr(
-            "llmstream_cli.core.growing_context.memory", lambda: Memory(0, num_bytes)
+            "llmstream_cli.core.llama.growing_context.memory", lambda: Memory(0, num_bytes)
         )
 
     set_available(10**12)

@@ -11,10 +11,10 @@ import pytest
 from gguf import TokenType
 
 from llmstream_cli.api import EngineConfig, GenerationRequest, SamplingParams
-from llmstream_cli.core.constraint import GrammarCompiler
+from llmstream_cli.core.grammar.constraint import GrammarCompiler
 from llmstream_cli.core.llama import Model
-from llmstream_cli.core.loaded_model import LoadedModel
-from llmstream_cli.core.reasoning import Phase
+from llmstream_cli.core.model import LoadedModel
+from llmstream_cli.core.output import Phase
 from llmstream_cli.errors import ContextLengthError, InvalidValueError, PromptError
 from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.prompts.messages import Message
@@ -165,7 +165,9 @@ def test_token_ids_are_taken_as_they_are(with_leading_token: LoadedModel) -> Non
 
 @pytest.mark.parametrize("token", [-1, 49152, 2**40])
 def test_a_token_outside_the_vocabulary_is_refused(loaded: LoadedModel, token: int) -> None:
-    with pytest.raises(InvalidValueError, match=f"token {token} is not in the vocabulary of 49152"):
+    with pytest.raises(
+        InvalidValueError, match=f"token {token}, which is not in the vocabulary of 49152"
+    ):
         loaded.encode(GenerationRequest(prompt=(5, token, 7)))
 
 
@@ -190,7 +192,9 @@ def test_a_bias_for_a_token_outside_the_vocabulary_is_refused(
     loaded: LoadedModel, token: int
 ) -> None:
     sampling = SamplingParams(logit_bias=((5, 1.0), (token, 1.0)))
-    with pytest.raises(InvalidValueError, match=f"token {token} is not in the vocabulary of 49152"):
+    with pytest.raises(
+        InvalidValueError, match=f"token {token}, which is not in the vocabulary of 49152"
+    ):
         loaded.encode(GenerationRequest(prompt="the of", sampling=sampling))
 
 
@@ -217,7 +221,7 @@ def test_all_grammars_are_compiled_by_one_compiler(
             super().__init__(model)
             made.append(self)
 
-    monkeypatch.setattr("llmstream_cli.core.constraint.GrammarCompiler", Slow)
+    monkeypatch.setattr("llmstream_cli.core.grammar.constraint.GrammarCompiler", Slow)
     loaded = LoadedModel(EngineConfig(model_path=str(write_phi2(tmp_path / "phi2.gguf"))))
 
     def encode(_: int) -> object:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.json_schema import read_schema
-from llmstream_cli.core.schema_keywords import ANNOTATIONS, HELD, REWRITTEN
-from llmstream_cli.core.schema_strings import FORMATS, INTEGERS, NARROWER, OF_THE_LIBRARY
-from llmstream_cli.core.schema_text import MAX_DEPTH
+from llmstream_cli.core.grammar.json_schema import read_schema
+from llmstream_cli.core.grammar.schema_keywords import ANNOTATIONS, HELD, REWRITTEN
+from llmstream_cli.core.grammar.schema_strings import FORMATS, INTEGERS, NARROWER, OF_THE_LIBRARY
+from llmstream_cli.core.grammar.schema_text import MAX_DEPTH
 from llmstream_cli.errors import InvalidValueError
 
 DOCS = Path(__file__).parents[2] / "docs" / "structured-output.md"

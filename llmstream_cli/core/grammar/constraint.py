@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from llmstream_cli.api import SamplingParams
-from llmstream_cli.core.gbnf import gbnf_to_lark
-from llmstream_cli.core.json_schema import ReadSchema, read_schema
-from llmstream_cli.core.schema_text import schema_error
+from llmstream_cli.core.grammar.gbnf import gbnf_to_lark
+from llmstream_cli.core.grammar.json_schema import ReadSchema, read_schema
+from llmstream_cli.core.grammar.schema_text import schema_error
 from llmstream_cli.errors import EngineError, InvalidValueError
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from typing import Any
 
-from llmstream_cli.core.schema_references import IN_PLACE, pointer
-from llmstream_cli.core.schema_text import schema_error, shown
+from llmstream_cli.core.grammar.schema_references import IN_PLACE, pointer
+from llmstream_cli.core.grammar.schema_text import schema_error, shown
 
 MAX_COUNT = 2**31 - 1
 MAX_EXACT = 2**53 - 1  # larger integers are not exact in double precision, in which bounds are kept

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstream_cli.api import FinishReason
-from llmstream_cli.core.budget import TARGET_SECONDS, PrefillBudget
+from llmstream_cli.core.prefill_budget import TARGET_SECONDS, PrefillBudget
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence

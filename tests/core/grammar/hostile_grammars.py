@@ -1,6 +1,6 @@
 """Grammars and schemas made to crash a compiler, to keep it busy, or to fill the memory.
 
-    python -m tests.core.hostile_grammars MODEL
+    python -m tests.core.grammar.hostile_grammars MODEL
 
 prints what became of each.
 """
@@ -12,7 +12,7 @@ import sys
 import numpy as np
 
 from llmstream_cli.api import SamplingParams
-from llmstream_cli.core.constraint import GrammarCompiler
+from llmstream_cli.core.grammar.constraint import GrammarCompiler
 from llmstream_cli.core.llama import Model
 from llmstream_cli.errors import LLMStreamError
 

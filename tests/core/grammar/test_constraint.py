@@ -25,13 +25,13 @@ from hypothesis import strategies as st
 from pydantic import UUID4, TypeAdapter
 
 from llmstream_cli.api import SamplingParams
-from llmstream_cli.core import schema_strings
-from llmstream_cli.core.constraint import Constraint, GrammarCompiler, Vocabulary
-from llmstream_cli.core.json_schema import read_schema
+from llmstream_cli.core.grammar import schema_strings
+from llmstream_cli.core.grammar.constraint import Constraint, GrammarCompiler, Vocabulary
+from llmstream_cli.core.grammar.json_schema import read_schema
 from llmstream_cli.core.llama import Model
 from llmstream_cli.errors import EngineError, InvalidValueError
-from tests.core.hostile_grammars import HOSTILE_GRAMMARS, HOSTILE_SCHEMAS
-from tests.core.json_schemas import SCHEMAS
+from tests.core.grammar.hostile_grammars import HOSTILE_GRAMMARS, HOSTILE_SCHEMAS
+from tests.core.grammar.json_schemas import SCHEMAS
 from tests.gguf_files import write_llama, write_phi2
 
 MOST_TOKENS = 4000
@@ -670,7 +670,7 @@ def test_a_grammar_that_this_vocabulary_cannot_begin_is_refused(compiler: Gramma
 def test_hostile_grammars_neither_crash_nor_hang_nor_fill_the_memory(model_path: Path) -> None:
     """In a process of their own; each ends in an error or in allowed tokens."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.core.hostile_grammars", str(model_path)],
+        [sys.executable, "-m", "tests.core.grammar.hostile_grammars", str(model_path)],
         capture_output=True,
         text=True,
         check=False,

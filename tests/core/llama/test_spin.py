@@ -49,7 +49,7 @@ def child(path: str) -> dict[str, Any]:
 
 def run_child(path: Path, **variables: str) -> dict[str, Any]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
-    command = [sys.executable, "-m", "tests.core.test_spin", str(path)]
+    command = [sys.executable, "-m", "tests.core.llama.test_spin", str(path)]
     output = subprocess.check_output(command, env=clean | variables, text=True)
     result: dict[str, Any] = json.loads(output)
     return result

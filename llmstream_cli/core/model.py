@@ -1,25 +1,27 @@
 """A loaded model and what follows from it: what it is, and how prompts are written for it."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from llmstream_cli.api import EngineConfig, GenerationRequest, ModelInfo, SamplingParams
+from llmstream_cli.core import reasoning
 from llmstream_cli.core.llama import Model, cpu_features
-from llmstream_cli.core.model_reasoning import ModelReasoning
-from llmstream_cli.core.reasoning import Splitter
+from llmstream_cli.core.output import Splitter
+from llmstream_cli.core.reasoning import ReasoningTags
 from llmstream_cli.errors import InvalidValueError, PromptError
 
 if TYPE_CHECKING:
-    from llmstream_cli.core.constraint import Constraint, GrammarCompiler
+    from llmstream_cli.core.grammar.constraint import Constraint, GrammarCompiler
     from llmstream_cli.core.sampler import TokenConstraint
     from llmstream_cli.prompts.template import ChatTemplate
 
 _NO_LIMIT = 2**31  # tokens; nothing is computed of them
 _MAX_TEMPLATE_CHARS = 512 * 1024  # to be shown; a longer one is not rendered either
+_TAIL_TOKENS = 16  # in which a tag at a prompt's end is found, whatever it is made of
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class LoadedModel:
         Raises:
             PromptError: there can be no prompt; see `prompts.encode`.
             InvalidValueError: the prompt or the logit bias has a token that is not in the
-                vocabulary, or the grammar cannot be compiled; see `core.constraint`.
+                vocabulary, or the grammar cannot be compiled; see `core.grammar.constraint`.
         """
         sampling = request.sampling
         self._check_vocabulary((token for token, _ in sampling.logit_bias), "logit_bias")
@@ -146,7 +148,7 @@ class LoadedModel:
 
     @cached_property
     def _grammars(self) -> "GrammarCompiler":
-        from llmstream_cli.core.constraint import GrammarCompiler
+        from llmstream_cli.core.grammar.constraint import GrammarCompiler
 
         return GrammarCompiler(self.model)
 
@@ -197,3 +199,96 @@ class LoadedModel:
             raise InvalidValueError(
                 f"{field} has token {foreign}, which is not in the vocabulary of {size}", field
             )
+
+
+class Begun(NamedTuple):
+    """How an answer begins.
+
+    Attributes:
+        splitter: tells its reasoning from the answer; None where there can be none.
+        closing: what the prompt has to go on with, so that there is no reasoning.
+    """
+
+    splitter: Splitter | None
+    closing: str = ""
+
+
+class ModelReasoning:
+    """The reasoning of one model.
+
+    Args:
+        model: the model.
+        template: source of its chat template, if it has one.
+    """
+
+    def __init__(self, model: Model, template: str | None) -> None:
+        self._model = model
+        self._marks: Mapping[int, bytes]
+        self._tags: ReasoningTags | None = None
+        self._is_harmony = all(map(self._token, reasoning.REQUIRED))
+        if self._is_harmony:
+            marks = {self._token(text): mark.encode() for text, mark in reasoning.MARKERS.items()}
+            self._marks = {token: mark for token, mark in marks.items() if token is not None}
+        else:
+            self._tags = next(
+                (t for t in reasoning.KNOWN_TAGS if self._has_tags(t, template)), None
+            )
+            self._marks = dict(self._control_tags())
+
+    def __bool__(self) -> bool:
+        return self._is_harmony or self._tags is not None
+
+    def begin(self, prompt: list[int], *, closes: bool, continued: str | None = None) -> Begun:
+        """Tell how the answer to a prompt begins.
+
+        Args:
+            prompt: token ids.
+            closes: whether there shall be no reasoning.
+            continued: the message that the answer goes on with, if it does.
+        """
+        if self._is_harmony:
+            return self._begin_harmony(prompt, closes=closes and continued is None)
+        if self._tags is None:
+            return Begun(None)
+        if continued is not None:
+            splitter = reasoning.ReasoningSplitter(self._tags, marks=self._marks)
+            splitter.skip(continued)
+            return Begun(splitter)
+        inside = self._text(prompt[-_TAIL_TOKENS:]).rstrip().endswith(self._tags.opening)
+        closing = f"\n{self._tags.closing}\n\n" if inside and closes else ""
+        inside = inside and not closes
+        return Begun(
+            reasoning.ReasoningSplitter(self._tags, begins_inside=inside, marks=self._marks),
+            closing,
+        )
+
+    def _begin_harmony(self, prompt: list[int], *, closes: bool) -> Begun:
+        splitter = reasoning.HarmonySplitter(self._marks)
+        start = self._token("<|start|>")
+        if start in prompt:
+            turn = len(prompt) - prompt[::-1].index(start) - 1
+            splitter.skip(self._text(prompt[turn:]))
+        if closes and splitter.awaits_channel:
+            splitter.skip(reasoning.CHANNEL + "final" + reasoning.MESSAGE)
+            return Begun(splitter, reasoning.OPENS_ANSWER)
+        return Begun(splitter)
+
+    def _text(self, tokens: list[int]) -> str:
+        pieces = (self._marks.get(token) or self._model.piece(token) for token in tokens)
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def _token(self, text: str) -> int | None:
+        tokens = self._model.tokenize(text, special=True)
+        return tokens[0] if len(tokens) == 1 else None
+
+    def _has_tags(self, tags: ReasoningTags, template: str | None) -> bool:
+        """Tell whether the chat template names the tags, or the vocabulary has tokens for them."""
+        named = tags.closing in (template or "")
+        return named or all(map(self._token, (tags.opening, tags.closing)))
+
+    def _control_tags(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the control tokens that tags begin with, which llama.cpp gives no text."""
+        for tag in self._tags or ():
+            first, *rest = self._model.tokenize(tag, special=True)
+            if not self._model.piece(first):
+                yield first, tag.encode().removesuffix(b"".join(map(self._model.piece, rest)))

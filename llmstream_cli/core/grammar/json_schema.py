@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
-from llmstream_cli.core.schema_keywords import (
+from llmstream_cli.core.grammar.schema_keywords import (
     ANNOTATIONS,
     BOUNDS,
     HELD,
@@ -28,8 +28,8 @@ from llmstream_cli.core.schema_keywords import (
     scalars_of,
     with_integers,
 )
-from llmstream_cli.core.schema_references import Places, find_endless, find_loop, pointer
-from llmstream_cli.core.schema_strings import (
+from llmstream_cli.core.grammar.schema_references import Places, find_endless, find_loop, pointer
+from llmstream_cli.core.grammar.schema_strings import (
     FORMATS,
     INTEGERS,
     NARROWER,
@@ -38,7 +38,7 @@ from llmstream_cli.core.schema_strings import (
     json_text,
     split_pattern,
 )
-from llmstream_cli.core.schema_text import parse_schema, schema_error, shown
+from llmstream_cli.core.grammar.schema_text import parse_schema, schema_error, shown
 from llmstream_cli.errors import SchemaError
 
 MAX_PLACE = 1000  # characters of a JSON pointer into it
