@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 PURE = {
     "core": "output prefill_budget prefix_cache reasoning scheduler sequence",
     "core/grammar": "gbnf json_schema schema_keywords schema_references schema_strings schema_text",
-    "engines": "ipc remote_answer remote_models remote_request sse wishes",
+    "engines": "ipc openai_format remote_models wishes",
 }
 PURE_MODULES = [f"{room}/{module}" for room, modules in PURE.items() for module in modules.split()]
 

@@ -8,14 +8,13 @@ from collections.abc import AsyncGenerator
 
 from llmstream_cli.cli.bench_figures import Cost
 from llmstream_cli.engines.openai_client import IDLE_SECONDS, MAX_LINE_CHARS, Upstream
-from llmstream_cli.engines.remote_answer import RemoteAnswer, reported_tokens
+from llmstream_cli.engines.openai_format import CHAT, RemoteAnswer, reported_tokens
 from llmstream_cli.engines.remote_models import (
     RemoteModel,
     only_model,
     parse_models,
     unlisted_model,
 )
-from llmstream_cli.engines.remote_request import CHAT
 from llmstream_cli.errors import one_line
 
 

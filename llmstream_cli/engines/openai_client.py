@@ -22,7 +22,7 @@ from typing import Any
 import httpx2
 
 import llmstream_cli
-from llmstream_cli.engines.sse import EventStream
+from llmstream_cli.engines.openai_format import EventStream
 from llmstream_cli.errors import (
     EngineNotReadyError,
     InvalidValueError,

@@ -1,7 +1,6 @@
 """The engine of another server that speaks OpenAI's API: `llmstream serve`, llama-server, vLLM.
 
-`upstream` talks to it, `remote_models` finds the model, `remote_request` and `remote_answer` know
-the API's words.
+`openai_client` talks to it, `remote_models` finds the model, `openai_format` knows the API's words.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from llmstream_cli.api import (
     Usage,
 )
 from llmstream_cli.engines.openai_client import IDLE_SECONDS, Upstream
-from llmstream_cli.engines.remote_answer import RemoteAnswer
+from llmstream_cli.engines.openai_format import RemoteAnswer, request_body, request_path
 from llmstream_cli.engines.remote_models import (
     RemoteModel,
     only_model,
@@ -29,7 +28,6 @@ from llmstream_cli.engines.remote_models import (
     unknown_model,
     unlisted_model,
 )
-from llmstream_cli.engines.remote_request import request_body, request_path
 from llmstream_cli.errors import (
     EngineClosedError,
     EngineNotReadyError,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmstream_cli.engines import openai_client, sse
+from llmstream_cli.engines import openai_client, openai_format
 from llmstream_cli.engines.openai_client import Upstream, base_url
 from llmstream_cli.errors import (
     EngineNotReadyError,
@@ -321,7 +321,7 @@ async def test_a_silent_server_is_given_up() -> None:
 
 
 async def test_an_event_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1 << 20)
+    monkeypatch.setattr(openai_format, "MAX_EVENT_BYTES", 1 << 20)
     error = await error_of(answer_events(*[b"data: " + b"x" * (1 << 19)] * 4))
     assert str(error) == "the stream has an event over 1 MiB"
 

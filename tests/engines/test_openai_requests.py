@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from llmstream_cli.api import GenerationRequest, SamplingParams
-from llmstream_cli.engines.remote_request import request_body, request_path
+from llmstream_cli.engines.openai_format import request_body, request_path
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.messages import Message
 

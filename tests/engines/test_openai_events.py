@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.engines import sse
-from llmstream_cli.engines.sse import EventStream
+from llmstream_cli.engines import openai_format
+from llmstream_cli.engines.openai_format import EventStream
 from llmstream_cli.errors import UpstreamError
 
 ends = st.sampled_from([b"\n", b"\r\n", b"\r"])
@@ -83,7 +83,7 @@ def test_examples(stream: bytes, events: list[bytes]) -> None:
 
 @pytest.mark.parametrize("part", [b"data: xxxxxxx", b"data:\n", b"data: xx\n", b": ping"])
 def test_an_event_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch, part: bytes) -> None:
-    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1 << 20)
+    monkeypatch.setattr(openai_format, "MAX_EVENT_BYTES", 1 << 20)
     with pytest.raises(UpstreamError, match="an event over 1 MiB"):
         fed(*[part] * (1 << 21))
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstream_cli.api import Chunk, FinishReason, Usage
-from llmstream_cli.engines.remote_answer import RemoteAnswer, reported_tokens
+from llmstream_cli.engines.openai_format import RemoteAnswer, reported_tokens
 from llmstream_cli.errors import UpstreamError
 
 STOP = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
