@@ -17,39 +17,35 @@ FIRST_CTX_SIZE = 512  # of each request, until one needs more
 class GenerationRequest:
     """One answer to generate.
 
-    Attributes:
-        messages: the conversation so far; the engine's model decides how it is written down.
-        sampling: how to draw and when to stop.
-        prompt: continue this instead of `messages`, as it is: text, in which control tokens are
-            read, or token ids. What comes of it is all answer, and never reasoning.
-        keep_alive: how many seconds the model stays loaded for this client, where requests load it
-            (see `Residency`); infinite is for good, None as the operator said.
-        unset: names of the parameters in `sampling` that nobody asked for. An engine that passes
-            the request on leaves them to the other server; one that generates itself takes the
-            values that stand there.
-        thinking: whether the model reasons before it answers, as its chat template's
-            `enable_thinking`; None leaves it to the template. Where the answer has to follow a
-            grammar or a schema it does not.
-        report_progress: send chunks that tell how far the request is before its first token.
-        client: who asks, where that is known: the model stays loaded for each as long as it wants.
-        cache_scope: prefixes are shared among requests of one scope only.
-        ending: how the prompt ends; None leaves the assistant's message open where it is the last
-            and has a text, so that the answer goes on with it, and opens a turn after any other.
-
     Raises:
         InvalidValueError: there are both messages and a prompt, or neither; or thinking is asked
             for where there can be none.
     """
 
+    # The conversation so far; the engine's model decides how it is written down.
     messages: tuple[Message, ...] = ()
+    # How to draw and when to stop.
     sampling: SamplingParams = SamplingParams()  # noqa: RUF009  (it is frozen)
+    # Continue this instead of `messages`, as it is: text, in which control tokens are read, or
+    # token ids. What comes of it is all answer, and never reasoning.
     prompt: str | tuple[int, ...] | None = None
+    # How many seconds the model stays loaded for this client, where requests load it (see
+    # `Residency`); infinite is for good, None as the operator said.
     keep_alive: float | None = None
+    # Names of the parameters in `sampling` that nobody asked for. An engine that passes the request
+    # on leaves them to the other server; one that generates itself takes the values that stand
+    # there.
     unset: tuple[str, ...] = ()
+    # Whether the model reasons before it answers, as its chat template's `enable_thinking`; None
+    # leaves it to the template. Where the answer has to follow a grammar or a schema it does not.
     thinking: bool | None = None
+    # Send chunks that tell how far the request is before its first token.
     report_progress: bool = False
+    # Who asks, where that is known: the model stays loaded for each as long as it wants.
     client: str = ""
-    cache_scope: str = ""
+    cache_scope: str = ""  # prefixes are shared among requests of one scope only
+    # How the prompt ends; None leaves the assistant's message open where it is the last and has a
+    # text, so that the answer goes on with it, and opens a turn after any other.
     ending: Ending | None = None
 
     @property
@@ -98,23 +94,14 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an answer cost.
+    """What an answer cost."""
 
-    Attributes:
-        prompt_tokens: tokens of the rendered prompt.
-        completion_tokens: tokens drawn, without the one that ends the turn.
-        prompt_seconds: from the first computed prompt token to the first drawn token.
-        completion_seconds: from the first drawn token to the last.
-        cached_tokens: tokens of the prompt that were taken from the prefix cache.
-        reasoning_tokens: those of the drawn tokens that are reasoning, its tags among them.
-    """
-
-    prompt_tokens: int
-    completion_tokens: int
-    prompt_seconds: float
-    completion_seconds: float
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
+    prompt_tokens: int  # tokens of the rendered prompt
+    completion_tokens: int  # tokens drawn, without the one that ends the turn
+    prompt_seconds: float  # from the first computed prompt token to the first drawn token
+    completion_seconds: float  # from the first drawn token to the last
+    cached_tokens: int = 0  # tokens of the prompt that were taken from the prefix cache
+    reasoning_tokens: int = 0  # those of the drawn tokens that are reasoning, its tags among them
 
     @property
     def tokens_per_second(self) -> float:
@@ -125,140 +112,102 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token and how likely it was.
-
-    Attributes:
-        token_id: the token.
-        piece: its bytes, maybe a part of a character.
-        logprob: natural logarithm of its probability.
-    """
+    """A token and how likely it was."""
 
     token_id: int
-    piece: bytes
-    logprob: float
+    piece: bytes  # its bytes, maybe a part of a character
+    logprob: float  # natural logarithm of its probability
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnLogprob:
-    """A drawn token and the most likely ones at its place.
-
-    Attributes:
-        drawn: the token itself.
-        top: the most likely tokens, in order; as many as were asked for.
-    """
+    """A drawn token and the most likely ones at its place."""
 
     drawn: TokenLogprob
+    # The most likely tokens, in order; as many as were asked for.
     top: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a request is that has no token yet.
+    """How far a request is that has no token yet."""
 
-    Attributes:
-        num_before: requests in the queue that get a slot before it; None once it has one.
-        num_computed_tokens: tokens of the prompt that are computed, or taken from the prefix cache.
-        num_prompt_tokens: all of them.
-    """
-
-    num_before: int | None
+    queue_position: (
+        int | None
+    )  # requests in the queue that get a slot before it; None once it has one
+    # Tokens of the prompt that are computed, or taken from the prefix cache.
     num_computed_tokens: int
     num_prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one step added to an answer.
+    """What one step added to an answer."""
 
-    Attributes:
-        text: new text; empty while a character or a possible stop string is incomplete.
-        token_ids: the tokens drawn, in order; their text may come in a later chunk. Another server
-            does not tell them.
-        finish_reason: set on the last chunk and only there.
-        usage: set on the last chunk and only there; None where another server does not tell.
-        logprobs: where they were asked for, one for each token of the answer: those of its
-            reasoning have none. They come with their tokens, or later where it was not certain that
-            these belong to the answer.
-        reasoning: new text of what the model thinks before its answer; all of it comes before the
-            first of `text`, and never in it.
-        progress: where that was asked for; such a chunk has nothing else, and comes before all that
-            have.
-    """
-
-    text: str
+    text: str  # new text; empty while a character or a possible stop string is incomplete
+    # The tokens drawn, in order; their text may come in a later chunk. Another server does not tell
+    # them.
     token_ids: tuple[int, ...] = ()
-    finish_reason: FinishReason | None = None
+    finish_reason: FinishReason | None = None  # set on the last chunk and only there
+    # Set on the last chunk and only there; None where another server does not tell.
     usage: Usage | None = None
+    # Where they were asked for, one for each token of the answer: those of its reasoning have none.
+    # They come with their tokens, or later where it was not certain that these belong to the
+    # answer.
     logprobs: tuple[DrawnLogprob, ...] = ()
+    # New text of what the model thinks before its answer; all of it comes before the first of
+    # `text`, and never in it.
     reasoning: str = ""
+    # Where that was asked for; such a chunk has nothing else, and comes before all that have.
     progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A loaded model. Another server's model has zeros where that server does not tell.
+    """A loaded model. Another server's model has zeros where that server does not tell."""
 
-    Attributes:
-        name: the file's name without its ending, or what another server calls it.
-        description: architecture, size and quantization, as llama.cpp words them.
-        ctx_size: the most tokens that prompt and answer may have together.
-        load_seconds: how long loading took.
-        cpu_features: what the kernels were compiled for, such as {"avx": True, "neon": False}.
-        ctx_train: tokens of context that the model was trained with.
-        vocab_size: tokens in its vocabulary.
-        num_parameters: weights.
-        size_bytes: of the weights, in memory.
-        metadata: the GGUF file's own keys and values as text, arrays left out.
-        chat_template: Jinja source of the chat template in force, if there is one.
-        chat_format: the name of the format that the template is from; None if it is the file's own.
-        thinks: whether it may reason before it answers.
-    """
-
-    name: str
-    description: str
-    ctx_size: int
-    load_seconds: float
+    name: str  # the file's name without its ending, or what another server calls it
+    description: str  # architecture, size and quantization, as llama.cpp words them
+    ctx_size: int  # the most tokens that prompt and answer may have together
+    load_seconds: float  # how long loading took
+    # What the kernels were compiled for, such as {"avx": True, "neon": False}.
     cpu_features: dict[str, bool]
-    ctx_train: int = 0
-    vocab_size: int = 0
-    num_parameters: int = 0
-    size_bytes: int = 0
+    ctx_train: int = 0  # tokens of context that the model was trained with
+    vocab_size: int = 0  # tokens in its vocabulary
+    num_parameters: int = 0  # weights
+    size_bytes: int = 0  # of the weights, in memory
+    # The GGUF file's own keys and values as text, arrays left out.
     metadata: dict[str, str] = field(default_factory=dict)
-    chat_template: str | None = None
+    chat_template: str | None = None  # Jinja source of the chat template in force, if there is one
+    # The name of the format that the template is from; None if it is the file's own.
     chat_format: str | None = None
-    thinks: bool = False
+    thinks: bool = False  # whether it may reason before it answers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """How an engine is set up.
+    """How an engine is set up."""
 
-    Attributes:
-        model_path: a GGUF file.
-        ctx_size: the most tokens of one prompt and answer; None is what the model was trained
-            with, or as much of that as there is memory for.
-        threads: CPU threads; None is one for each physical core this process may use.
-        gpu_layers: layers to keep on a GPU, where llama-cpp-python was built for one; -1 is all.
-        max_batch_tokens: the most tokens of one step, hence how long a step can last; at least two
-            for each of `max_seqs`, whatever is said here.
-        max_seqs: requests that generate at once; each has `ctx_size` tokens of its own. Memory is
-            taken as the longest of them grows.
-        max_queue: requests that wait for their turn; one more is refused.
-        chat_format: how conversations are written down, whatever the file says.
-        default_chat_format: how they are if the file has no chat template.
-        max_bytes: memory that weights, context and program may take together; None is without a
-            limit other than the machine's.
-    """
-
-    model_path: str
+    model_path: str  # a GGUF file
+    # The most tokens of one prompt and answer; None is what the model was trained with, or as much
+    # of that as there is memory for.
     ctx_size: int | None = None
+    # CPU threads; None is one for each physical core this process may use.
     threads: int | None = None
+    # Layers to keep on a GPU, where llama-cpp-python was built for one; -1 is all.
     gpu_layers: int = 0
+    # The most tokens of one step, hence how long a step can last; at least two for each of
+    # `max_seqs`, whatever is said here.
     max_batch_tokens: int = 64
+    # Requests that generate at once; each has `ctx_size` tokens of its own. Memory is taken as the
+    # longest of them grows.
     max_seqs: int = 1
-    max_queue: int = 256
+    max_queue: int = 256  # requests that may wait for their turn in a pool, which refuses one more
+    # How conversations are written down, whatever the file says.
     chat_format: ChatFormat | None = None
-    default_chat_format: ChatFormat | None = None
+    default_chat_format: ChatFormat | None = None  # how they are if the file has no chat template
+    # Memory that weights, context and program may take together; None is without a limit other than
+    # the machine's.
     max_bytes: int | None = None
 
     def __post_init__(self) -> None:
@@ -278,35 +227,20 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineMetrics:
-    """An engine's state after a step, and its counters since the start.
+    """An engine's state after a step, and its counters since the start."""
 
-    Attributes:
-        running: requests that hold a slot.
-        waiting: requests in the queue.
-        slots: requests that can run at once.
-        prompt_tokens: tokens of all prompts that began to run.
-        cached_tokens: those of them that were taken from the prefix cache.
-        generated_tokens: tokens drawn.
-        steps: steps computed.
-        step_seconds: time of all steps together.
-        cache_tokens: tokens in the KV cache, of running and of idle slots.
-        cache_capacity: tokens that it can hold.
-        restarts: how often the engine died and was started again.
-        rss_bytes: resident memory of the engine's process; 0 where it is this one.
-    """
-
-    running: int = 0
-    waiting: int = 0
-    slots: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generated_tokens: int = 0
-    steps: int = 0
-    step_seconds: float = 0.0
-    cache_tokens: int = 0
-    cache_capacity: int = 0
-    restarts: int = 0
-    rss_bytes: int = 0
+    running: int = 0  # requests that hold a slot
+    waiting: int = 0  # requests in the queue
+    slots: int = 0  # requests that can run at once
+    prompt_tokens: int = 0  # tokens of all prompts that began to run
+    cached_tokens: int = 0  # those of them that were taken from the prefix cache
+    generated_tokens: int = 0  # tokens drawn
+    steps: int = 0  # steps computed
+    step_seconds: float = 0.0  # time of all steps together
+    cache_tokens: int = 0  # tokens in the KV cache, of running and of idle slots
+    cache_capacity: int = 0  # tokens that it can hold
+    restarts: int = 0  # how often the engine died and was started again
+    rss_bytes: int = 0  # resident memory of the engine's process; 0 where it is this one
 
     def after(self, past: "EngineMetrics") -> "EngineMetrics":
         """Return this state, with the counters of an engine that came before added to its own."""
@@ -337,15 +271,10 @@ class EngineState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class EngineStatus:
-    """An engine's state, and in a line for a person why it is not ready.
+    """An engine's state, and in a line for a person why it is not ready."""
 
-    Attributes:
-        state: see `EngineState`.
-        reason: empty while it is ready.
-    """
-
-    state: EngineState
-    reason: str = ""
+    state: EngineState  # see `EngineState`
+    reason: str = ""  # empty while it is ready
 
 
 class Engine(Protocol):

@@ -135,7 +135,6 @@ class EngineCore:
             cache_scope: whose prefixes it may take over; see `GenerationRequest`.
 
         Raises:
-            QueueFullError: too many requests wait already.
             EngineError: there is not enough memory for it; nothing else is harmed.
         """
         assert request_id not in self._by_id

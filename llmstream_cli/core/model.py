@@ -26,24 +26,17 @@ _TAIL_TOKENS = 16  # in which a tag at a prompt's end is found, whatever it is m
 
 @dataclass(frozen=True, slots=True)
 class EncodedRequest:
-    """A request in the model's own terms.
+    """A request in the model's own terms."""
 
-    Attributes:
-        prompt: token ids, fewer than the context holds.
-        constraint: its grammar or JSON schema, compiled; None without one.
-        turn_ends: texts that end the answer, besides its own stop strings.
-        splitter: tells its reasoning from the answer; None if all that comes is answer, as where a
-            constraint holds for the whole of it.
-        report_progress: see `GenerationRequest`.
-        cache_scope: see `GenerationRequest`.
-    """
-
-    prompt: list[int]
+    prompt: list[int]  # token ids, fewer than the context holds
+    # Its grammar or JSON schema, compiled; None without one.
     constraint: "TokenConstraint | None" = None
-    turn_ends: tuple[str, ...] = ()
+    turn_ends: tuple[str, ...] = ()  # texts that end the answer, besides its own stop strings
+    # Tells its reasoning from the answer; None if all that comes is answer, as where a constraint
+    # holds for the whole of it.
     splitter: Splitter | None = None
-    report_progress: bool = False
-    cache_scope: str = ""
+    report_progress: bool = False  # see `GenerationRequest`
+    cache_scope: str = ""  # see `GenerationRequest`
 
 
 class LoadedModel:
@@ -202,15 +195,10 @@ class LoadedModel:
 
 
 class Begun(NamedTuple):
-    """How an answer begins.
+    """How an answer begins."""
 
-    Attributes:
-        splitter: tells its reasoning from the answer; None where there can be none.
-        closing: what the prompt has to go on with, so that there is no reasoning.
-    """
-
-    splitter: Splitter | None
-    closing: str = ""
+    splitter: Splitter | None  # tells its reasoning from the answer; None where there can be none
+    closing: str = ""  # what the prompt has to go on with, so that there is no reasoning
 
 
 class ModelReasoning:

@@ -65,15 +65,10 @@ def suffix_that_begins(stop: str, text: str) -> int:
 
 
 class Delta(NamedTuple):
-    """New text of an answer.
+    """New text of an answer."""
 
-    Attributes:
-        text: of the answer itself.
-        reasoning: of what the model thinks; it comes before all of the answer.
-    """
-
-    text: str = ""
-    reasoning: str = ""
+    text: str = ""  # of the answer itself
+    reasoning: str = ""  # of what the model thinks; it comes before all of the answer
 
 
 class Phase(IntEnum):

@@ -35,29 +35,24 @@ _POSITIONS = 1024  # the unit of positions, which makes both numbers of the line
 
 
 @dataclass(slots=True)
-class Room:
-    """What is left of one step for prompts.
+class StepBudget:
+    """What is left of one step for prompts."""
 
-    Attributes:
-        tokens: how many more the batch holds.
-        seconds: how much more time they may take.
-    """
-
-    tokens: int
-    seconds: float
+    tokens: int  # how many more the batch holds
+    seconds: float  # how much more time they may take
     _costs: "PrefillBudget"
 
     _fresh: bool = True
 
     @property
-    def is_full(self) -> bool:
+    def is_spent(self) -> bool:
         """Whether nothing more may be taken."""
         return self.tokens <= 0 or self.seconds <= 0
 
     def take_copy(self) -> bool:
-        """Pay for the copy of a KV stream; False if it has to wait for the next step's room.
+        """Pay for the copy of a KV stream; False if it has to wait for the next step.
 
-        A copy that no room has time for gets a fresh one. Nobody overtakes whoever has to wait.
+        A copy for which no budget would do gets a fresh one. Nobody overtakes whoever has to wait.
         """
         if self.seconds < self._costs.copy_seconds and not self._fresh:
             self.seconds = 0.0
@@ -96,20 +91,20 @@ class PrefillBudget:
         self._deviation = _FIRST_DEVIATION  # mean, of steps with prompts from their estimate
         self._num_mixed = 0  # steps with prompts and decoding since one that only decoded
 
-    def room(self, num_decoding: int) -> Room:
+    def step_budget(self, num_decoding: int) -> StepBudget:
         """Return what a step has for prompts beside `num_decoding` streams.
 
         None at all in a step that is to measure the decoding.
         """
         left = self._max_tokens - num_decoding
         if not num_decoding:
-            return Room(left, float("inf"), self)
+            return StepBudget(left, float("inf"), self)
         if self._num_mixed >= _PROBE_STEPS:
-            return Room(left, 0.0, self)
+            return StepBudget(left, 0.0, self)
         decode = self._decode(num_decoding)
         target = max(TARGET_SECONDS, 2 * decode)
         aim = target * min(_HIGHEST_AIM, 1 / (1 + _DEVIATIONS * self._deviation))
-        return Room(left, max(aim - decode, (target - decode) / 2), self)
+        return StepBudget(left, max(aim - decode, (target - decode) / 2), self)
 
     def token_seconds(self, position: float) -> float:
         """Return what a prompt token costs with `position` tokens before it."""

@@ -45,7 +45,7 @@ class Child(asyncio.Protocol):
         log: takes what the process writes to standard error, with llama.cpp's log, line by line.
 
     Attributes:
-        verdict: why the process ended, where that is known better than its exit code tells.
+        exit_reason: why the process ended, where that is known better than its exit code tells.
 
     Raises:
         EngineError: there is no process to be had.
@@ -62,7 +62,7 @@ class Child(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._hung_up = False  # what it still says is not heard
         self._disconnected = asyncio.Event()
-        self.verdict = ""
+        self.exit_reason = ""
         self._errors = _Lines(log)
         try:
             self._socket, theirs = socket.socketpair()
@@ -132,10 +132,10 @@ class Child(asyncio.Protocol):
             self._hung_up = True
             self._transport.abort()
 
-    def kill(self, verdict: str) -> None:
-        """Kill the process for the reason that `verdict` tells, unless it has ended already."""
+    def kill(self, exit_reason: str) -> None:
+        """Kill the process for the reason that `exit_reason` tells, unless it has ended already."""
         if self._process.poll() is None:
-            self.verdict = self.verdict or verdict
+            self.exit_reason = self.exit_reason or exit_reason
             self._process.kill()
 
     async def ended(self) -> str:
@@ -161,8 +161,8 @@ class Child(asyncio.Protocol):
 
     def _reason(self) -> str:
         code = self._process.returncode
-        if self.verdict:
-            return self.verdict
+        if self.exit_reason:
+            return self.exit_reason
         if code == -signal.SIGKILL:  # it has not seen that coming, and has left no word
             return "the engine's process was killed, which the system does when memory runs out"
         if code is not None and code < 0:

@@ -44,19 +44,12 @@ _LOW_PRIORITY = 10
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a process is forked for.
-
-    Attributes:
-        request: what to encode.
-        ctx_size: the most tokens of prompt and answer together.
-        seconds: CPU time for it.
-        low_priority: whether whatever else runs on the machine comes first.
-    """
+    """What a process is forked for."""
 
     request: GenerationRequest
-    ctx_size: int
-    seconds: float
-    low_priority: bool
+    ctx_size: int  # the most tokens of prompt and answer together
+    seconds: float  # CPU time for it
+    low_priority: bool  # whether whatever else runs on the machine comes first
 
 
 class _Encoder(LoadedModel):

@@ -49,17 +49,11 @@ _WALL_SECONDS = 60.0  # in which a process has its CPU time, however busy the ma
 
 @dataclass(slots=True)
 class Lane:
-    """Requests that are encoded alike.
+    """Requests that are encoded alike."""
 
-    Attributes:
-        places: how many at once.
-        seconds: CPU time for each.
-        low_priority: see `encoder.Job`.
-    """
-
-    places: int
-    seconds: float
-    low_priority: bool = False
+    places: int  # how many at once
+    seconds: float  # CPU time for each
+    low_priority: bool = False  # see `encoder.Job`
     waiting: "deque[_Job]" = field(default_factory=deque)
     running: "list[_Job]" = field(default_factory=list)
 

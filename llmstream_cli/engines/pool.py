@@ -12,8 +12,8 @@ while. The pool decides who may load:
    give way wait behind the request it gives way to, so that none waits for ever. Once a model is
    loaded, all requests that wait for it begin.
 
-Everything here runs in one event loop, and all bookkeeping between two awaits: `settle` finds the
-books balanced whoever calls it.
+Everything here runs in one event loop, and all bookkeeping between two awaits: `reschedule` finds
+the books balanced whoever calls it.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from llmstream_cli.api import Engine
 from llmstream_cli.engines.pooled_engine import Phase, PooledEngine
-from llmstream_cli.errors import LLMStreamError, NoRoomError, twin
+from llmstream_cli.errors import LLMStreamError, NoRoomError, copy_error
 
 _GIGABYTE = 1e9
 
@@ -115,7 +115,7 @@ class EnginePool:
             return
         ticket = _Ticket(member, asyncio.get_running_loop().create_future())
         self._tickets.append(ticket)
-        self.settle()
+        self.reschedule()
         try:
             error = await ticket.outcome
         except asyncio.CancelledError:
@@ -127,9 +127,9 @@ class EnginePool:
     def reject(self, member: PooledEngine, error: LLMStreamError) -> None:
         """Tell all requests that wait for a model why they wait in vain."""
         for ticket in self._take_tickets(member):
-            ticket.outcome.set_result(twin(error))
+            ticket.outcome.set_result(copy_error(error))
 
-    def settle(self) -> None:
+    def reschedule(self) -> None:
         """Do what can be done now: let requests begin, load models, and unload others for them."""
         self._trim()
         self._giving_way = frozenset()
@@ -158,7 +158,7 @@ class EnginePool:
             self._giving_way = frozenset(victims)
             for victim in victims:
                 if not victim.leases:
-                    victim.unload_now(f"{member.name} needs its memory")
+                    victim.begin_unloading(f"{member.name} needs its memory")
         return False
 
     def _trim(self) -> None:
@@ -167,7 +167,7 @@ class EnginePool:
             if self._free_bytes() + self._bytes_of(Phase.UNLOADING) >= 0:
                 return
             if member.phase is Phase.LOADED and not member.leases and not self.waiting(member):
-                member.unload_now("memory ran short")
+                member.begin_unloading("memory ran short")
 
     def _free_bytes(self) -> float:
         return self.max_bytes - sum(member.memory_bytes for member in self._members)
@@ -195,7 +195,7 @@ class EnginePool:
             self._tickets.remove(ticket)
         if not self.waiting(member):
             member.give_up_loading()
-        self.settle()
+        self.reschedule()
 
 
 def _choose_victims(loaded: Iterable[PooledEngine], missing: float) -> Sequence[PooledEngine]:

@@ -35,7 +35,7 @@ from llmstream_cli.errors import (
     LLMStreamError,
     ModelError,
     QueueFullError,
-    twin,
+    copy_error,
 )
 
 _log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class _Pool(Protocol):
 
     def reject(self, member: "PooledEngine", error: LLMStreamError) -> None: ...
 
-    def settle(self) -> None: ...
+    def reschedule(self) -> None: ...
 
 
 class PooledEngine:
@@ -86,16 +86,6 @@ class PooledEngine:
         keep_alive: seconds until it is unloaded if nobody asks.
         max_requests: that it may answer at once and that may wait for it, together.
         on_load: is called each time when the model has been loaded.
-
-    Attributes:
-        name: for the log.
-        phase: where it is in its life.
-        leases: requests that it answers.
-        last_used: grows from use to use, over all engines.
-        needed_bytes: the estimate, or the most that its process was seen to take if that is more.
-        loads: how often it was loaded.
-        load_seconds: how long all its loads took together.
-        unloads: how often it was unloaded.
     """
 
     def __init__(
@@ -111,8 +101,9 @@ class PooledEngine:
     ) -> None:
         self.name = name
         self.phase = Phase.ABSENT
-        self.leases = 0
-        self.last_used = 0
+        self.leases = 0  # requests that it answers
+        self.last_used = 0  # grows from use to use, over all engines
+        # The estimate, or the most that its process was seen to take if that is more.
         self.needed_bytes = needed_bytes
         self.loads = 0
         self.load_seconds = 0.0
@@ -146,7 +137,7 @@ class PooledEngine:
                 return self._loaded_engine().status
             case Phase.LOADING:
                 return EngineStatus(EngineState.LOADING, "the model is being loaded")
-        if self._failure is not None and asyncio.get_running_loop().time() < self._retry_at:
+        if self._failure is not None and _now() < self._retry_at:
             return EngineStatus(EngineState.FAILED, str(self._failure))
         if self._pool.waiting(self):
             return EngineStatus(EngineState.IDLE, "it waits for memory that other models hold")
@@ -194,7 +185,7 @@ class PooledEngine:
                     if not measured:  # the context may have grown for the prompt
                         measured = True
                         self._measure()
-                        self._pool.settle()
+                        self._pool.reschedule()
                     yield chunk
         finally:
             self.release(request.client)  # synchronous, as clean-up in a generator has to be
@@ -206,7 +197,7 @@ class PooledEngine:
             self._pool.reject(self, EngineClosedError())
             match self.phase:
                 case Phase.LOADED:
-                    self._unload("the server is closing")
+                    self.begin_unloading("the server is closing")
                 case Phase.LOADING:
                     self._abandon()
         while self._task is not None and not self._task.done():
@@ -266,7 +257,7 @@ class PooledEngine:
         if self.phase is Phase.LOADED:
             self._measure()
             self._rest()
-        self._pool.settle()
+        self._pool.reschedule()
 
     def begin_loading(self) -> None:
         """Begin to load the model."""
@@ -274,13 +265,16 @@ class PooledEngine:
         self._failure = None
         self._change(Phase.LOADING, self._load())
 
-    def unload_now(self, why: str) -> None:
-        """Begin to unload the model, which answers no request."""
-        assert not self.leases
-        self._unload(why)
+    def begin_unloading(self, why: str) -> None:
+        """Begin to unload the model; a request that it still answers ends with an error."""
+        if not self._closed:
+            _log.info("unloading %s: %s", self.name, why)
+        self._stop_timer()
+        self.unloads += 1
+        self._change(Phase.UNLOADING, self._close_engine())
 
     def give_up_loading(self) -> None:
-        """Stop loading, for nobody waits any more; void if it is not loading, or being launched."""
+        """Stop loading, for nobody waits any more; a launch goes on."""
         if self.phase is Phase.LOADING and not self._launching:
             _log.info("gave up loading %s: nobody waits for it any more", self.name)
             self._abandon()
@@ -288,24 +282,20 @@ class PooledEngine:
     # ---- requests ---------------------------------------------------------------------------
 
     async def _enter(self, keep_alive: float | None, client: str | None) -> None:
-        """Wait for a lease, which has to be released."""
-        self._admit()
-        await self._pool.enter(self)
-        if client is not None:
-            self._wishes.note(client, keep_alive, _now())
-
-    def _admit(self) -> None:
-        """Refuse a request that could only fail, or is one too many."""
+        """Wait for a lease, which has to be released; refuse a request that could only fail."""
         if self._closed:
             raise EngineClosedError
         self._pool.check_room(self.name, self._estimated_bytes)
         if self._failure is not None and _now() < self._retry_at:
-            raise twin(self._failure)
+            raise copy_error(self._failure)
         present = self.leases + self._pool.waiting(self)
         if present >= self._max_requests:
             raise QueueFullError(
                 f"{present} requests run on {self.name} or wait for it already; try again later"
             )
+        await self._pool.enter(self)
+        if client is not None:
+            self._wishes.note(client, keep_alive, _now())
 
     def _loaded_engine(self) -> Engine:
         if self._engine is None:
@@ -352,7 +342,7 @@ class PooledEngine:
         self._launching = False
         self._pause = _FIRST_PAUSE
         self._measure()
-        self._pool.settle()
+        self._pool.reschedule()
         self._rest()
 
     def _fail(self, error: LLMStreamError) -> None:
@@ -373,13 +363,6 @@ class PooledEngine:
         self._task.cancel()
         self._change(Phase.UNLOADING, self._close_engine())
 
-    def _unload(self, why: str) -> None:
-        if not self._closed:
-            _log.info("unloading %s: %s", self.name, why)
-        self._stop_timer()
-        self.unloads += 1
-        self._change(Phase.UNLOADING, self._close_engine())
-
     async def _close_engine(self) -> None:
         if self._engine is not None:
             try:
@@ -389,7 +372,7 @@ class PooledEngine:
             self._past = self._engine.metrics.after(self._past)
         self._engine = self._info = None
         self.phase = Phase.ABSENT
-        self._pool.settle()
+        self._pool.reschedule()
 
     def _measure(self) -> None:
         """Learn what the model takes: weights are read and caches grow as they are used."""
@@ -406,10 +389,10 @@ class PooledEngine:
             return
         wish = self._wishes.longest()
         if wish.expiry <= _now():
-            self._unload("it is not to be kept")
+            self.begin_unloading("it is not to be kept")
         elif math.isfinite(wish.expiry):
             why = f"nobody has asked for {wish.keep_alive:g} seconds"
-            self._timer = asyncio.get_running_loop().call_at(wish.expiry, self._unload, why)
+            self._timer = asyncio.get_running_loop().call_at(wish.expiry, self.begin_unloading, why)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

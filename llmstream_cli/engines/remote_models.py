@@ -25,17 +25,11 @@ _MAX_COUNT = 2**53
 
 @dataclass(frozen=True, slots=True)
 class RemoteModel:
-    """A model of another server.
+    """A model of another server."""
 
-    Attributes:
-        name: what requests call it.
-        owner: whom the server calls its owner, which tells what server it is; "" if it does not.
-        info: what else the server tells of it.
-    """
-
-    name: str
-    owner: str
-    info: ModelInfo
+    name: str  # what requests call it
+    owner: str  # whom the server calls its owner, which tells what server it is; "" if it does not
+    info: ModelInfo  # what else the server tells of it
 
 
 def parse_models(body: object) -> list[RemoteModel]:

@@ -14,7 +14,7 @@ the purpose can do worse. Here that costs the requests that were being answered,
    no progress.
 
 Everything here runs in one event loop, the one in which the engine is first used, and nothing waits
-for a consumer: what is generated for one that does not read is bounded, and then ended.
+for a consumer: one that serves slow readers bounds what it keeps for them, as it bounds the queue.
 """
 
 import asyncio
@@ -44,15 +44,10 @@ from llmstream_cli.errors import (
     InvalidValueError,
     LLMStreamError,
     ModelError,
-    QueueFullError,
-    twin,
+    copy_error,
 )
 
 _log = logging.getLogger(__name__)
-
-# Chunks that may wait for their consumer: more than a socket that only stutters ever leaves behind,
-# and with a megabyte or so little to keep for each of many requests.
-MAX_BUFFERED_CHUNKS = 4096
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # seconds before a process is started again
 _RAN_WELL_SECONDS = 60.0
@@ -65,18 +60,15 @@ _MAX_STALLED = 30  # ticks in which a load neither computes nor reads
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """A request on its way.
+    """A request on its way."""
 
-    Attributes:
-        request: what to send again if the process dies; None once something has been delivered, or
-            when it has been sent again already.
-        expires: the time, by the loop's clock, until which it waits for the next process; None
-            while a process has it.
-        results: what has come and is not yet consumed.
-    """
-
+    # What to send again if the process dies; None once something has been delivered, or when it has
+    # been sent again already.
     request: GenerationRequest | None
+    # The time, by the loop's clock, until which it waits for the next process; None while a process
+    # has it.
     expires: float | None = None
+    # What has come and is not yet consumed.
     results: asyncio.Queue[Chunk | LLMStreamError] = field(default_factory=asyncio.Queue)
 
 
@@ -147,7 +139,7 @@ class SupervisedEngine:
         while self._status.state is not EngineState.READY:
             await self._settled.wait()
             if self._failure is not None:
-                raise twin(self._failure)
+                raise copy_error(self._failure)
         assert self._info is not None
         return self._info
 
@@ -193,17 +185,12 @@ class SupervisedEngine:
 
         Raises:
             EngineNotReadyError: it does not take one yet.
-            QueueFullError: it would not take one more.
             LLMStreamError: why the engine has failed.
         """
         if self._failure is not None:
-            raise twin(self._failure)
+            raise copy_error(self._failure)
         if self._status.state is not EngineState.READY:
             raise EngineNotReadyError(f"{self._status.reason}; try again later")
-        if len(self._calls) >= self._config.max_seqs + self._config.max_queue:
-            raise QueueFullError(
-                f"{len(self._calls)} requests run or wait already; try again later"
-            )
         assert self._child is not None
         return self._child
 
@@ -341,7 +328,7 @@ class SupervisedEngine:
             self._fail(EngineState.FAILED, error)
         else:
             self._set_status(EngineState.RESTARTING, str(error))
-        self._child.verdict = str(error)
+        self._child.exit_reason = str(error)
         self._child.hang_up()
 
     def _deliver(self, request_id: int, result: Chunk | LLMStreamError) -> None:
@@ -352,13 +339,8 @@ class SupervisedEngine:
             call.request = None  # what has been told of its progress may be told again
         if isinstance(result, LLMStreamError) or result.finish_reason is not None:
             self._end(request_id, result)
-        elif call.results.qsize() < MAX_BUFFERED_CHUNKS:
-            call.results.put_nowait(result)
         else:
-            assert self._child is not None
-            self._child.send(Cancel(request_id))
-            late = f"the answer was not read for {MAX_BUFFERED_CHUNKS} chunks, and was given up"
-            self._end(request_id, EngineError(late))
+            call.results.put_nowait(result)
 
     def _end(self, request_id: int, last: Chunk | LLMStreamError) -> None:
         self._calls.pop(request_id).results.put_nowait(last)
@@ -368,7 +350,7 @@ class SupervisedEngine:
         self._failure = error
         self._set_status(state, str(error))
         for request_id in [*self._calls]:
-            self._end(request_id, twin(error))
+            self._end(request_id, copy_error(error))
 
     def _set_status(self, state: EngineState, reason: str = "") -> None:
         self._status = EngineStatus(state, reason)

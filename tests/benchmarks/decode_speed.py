@@ -62,7 +62,7 @@ def core_speed(path: str, streams: int, params: SamplingParams) -> float:
     sizes = {"max_batch_tokens": batch, "ctx_size": CTX_SIZE}
     runner = Runner(model, max_seqs=streams, threads=default_threads(), **sizes)
     cache = PrefixCache(streams, min_copy_tokens=16)
-    core = EngineCore(runner, Scheduler(cache, max_queue=streams, **sizes), model.piece)
+    core = EngineCore(runner, Scheduler(cache, **sizes), model.piece)
     for number, prompt in enumerate(prompts(streams)):
         core.add(number, list(prompt), params)
     times = []

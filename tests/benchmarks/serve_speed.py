@@ -53,7 +53,7 @@ def core_speed(path: str, streams: int, salt: int) -> float:
     sizes = {"max_batch_tokens": batch, "ctx_size": CTX_SIZE}
     runner = Runner(loaded.model, max_seqs=streams, threads=default_threads(), **sizes)
     cache = PrefixCache(streams, min_copy_tokens=16)
-    core = EngineCore(runner, Scheduler(cache, max_queue=streams, **sizes), loaded.model.piece)
+    core = EngineCore(runner, Scheduler(cache, **sizes), loaded.model.piece)
 
     def generate(texts: list[str]) -> float:
         started = time.perf_counter()

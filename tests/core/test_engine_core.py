@@ -45,7 +45,6 @@ class Bench:
             PrefixCache(max_seqs, min_copy_tokens=16),
             max_batch_tokens=max_batch_tokens,
             ctx_size=ctx_size,
-            max_queue=100,
         )
         self.core = EngineCore(self.runner, self.scheduler, piece, self.clock)
         self.chunks: dict[int, list[Chunk]] = {}

@@ -69,7 +69,6 @@ class Traffic:
             PrefixCache(max_seqs, min_copy_tokens=16),
             max_batch_tokens=max_batch_tokens,
             ctx_size=100_000,
-            max_queue=1000,
         )
         self._rng = random.Random(7)
         self._fresh = count(1_000_000)
@@ -246,14 +245,14 @@ def test_whatever_was_measured_a_step_stays_within_its_batch(
     for number, begin, size, took, copies in observed:
         parts = [(begin, begin + size)] if size else []
         budget.observe(number, parts, took, num_copies=copies)
-    room = budget.room(num_decoding)
-    assert room.tokens == 16 - num_decoding
-    while not room.is_full:
-        left = room.tokens
-        assert 1 <= room.take_tokens(start, wanted) <= min(wanted, left)
-    assert room.tokens >= 0
+    step = budget.step_budget(num_decoding)
+    assert step.tokens == 16 - num_decoding
+    while not step.is_spent:
+        left = step.tokens
+        assert 1 <= step.take_tokens(start, wanted) <= min(wanted, left)
+    assert step.tokens >= 0
     if not num_decoding:
-        assert room.tokens == 0  # nobody is kept waiting
+        assert step.tokens == 0  # nobody is kept waiting
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01])
@@ -262,7 +261,7 @@ def test_an_expensive_copy_leaves_one_token_or_such_as_cost_nothing(seconds: flo
     budget.observe(1, [], 0.01)
     budget.observe(0, [(0, 10)], seconds)
     budget.observe(0, [(0, 10)], 5.0, num_copies=1)
-    room = budget.room(1)
-    room.take_copy()
-    assert room.take_tokens(0, 10) == (1 if seconds else 10)
-    assert room.is_full
+    step = budget.step_budget(1)
+    step.take_copy()
+    assert step.take_tokens(0, 10) == (1 if seconds else 10)
+    assert step.is_spent

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, SamplingParams, Usage
+from llmstream_cli.api import Chunk, GenerationRequest, SamplingParams, Usage
 from llmstream_cli.core.llama import Context
 from llmstream_cli.engines import in_process
 from llmstream_cli.engines.in_process import InProcessEngine
-from llmstream_cli.errors import QueueFullError, StepRefusedError
+from llmstream_cli.errors import StepRefusedError
 from llmstream_cli.prompts.messages import Message
 from tests.engines.test_in_process import GREEDY, collect, question, running, text, token_ids
 from tests.gguf_files import write_gemma3, write_lfm2, write_llama, write_mamba
@@ -116,21 +116,6 @@ async def test_neighbours_of_a_cancelled_stream_are_not_disturbed(engine: InProc
         task.cancel()
     assert token_ids(await survivor) == expected
     await asyncio.gather(*endless, return_exceptions=True)
-
-
-async def test_more_requests_than_slots_and_queue_are_refused(model_path: Path) -> None:
-    async with running(model_path, max_seqs=2, max_queue=2, ctx_size=256) as engine:
-        await engine.ready()
-        requests = [question(f"Tell me about {subject}.") for subject in SUBJECTS]
-        outcomes = await asyncio.gather(
-            *(collect(engine.generate(request)) for request in requests), return_exceptions=True
-        )
-        refused = [outcome for outcome in outcomes if isinstance(outcome, QueueFullError)]
-        answered = [outcome for outcome in outcomes if isinstance(outcome, list)]
-        assert len(refused) + len(answered) == len(SUBJECTS)
-        assert len(answered) >= 4
-        assert refused
-        assert all(chunks[-1].finish_reason is FinishReason.LENGTH for chunks in answered)
 
 
 async def test_the_books_balance_after_random_traffic(engine: InProcessEngine) -> None:

@@ -639,7 +639,7 @@ async def test_an_engine_that_cannot_be_closed_does_not_keep_its_memory(
 
 @timeless
 async def test_loads_and_unloads_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "llmstream_cli.core")
+    caplog.set_level(logging.INFO, "llmstream_cli.engines")
     models = Models(2)
     await answered(models[0])
     await answered(models[1])

@@ -32,16 +32,11 @@ _REPEATS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "
 
 @dataclass(frozen=True, slots=True)
 class _Symbol:
-    """One or more characters or a rule, repeated.
+    """One or more characters or a rule, repeated."""
 
-    Attributes:
-        lark: as Lark writes it.
-        rule: the name of the rule that it refers to, if it does.
-        repeats: the least and the most times, for each repetition from the inside out.
-    """
-
-    lark: str
-    rule: str | None = None
+    lark: str  # as Lark writes it
+    rule: str | None = None  # the name of the rule that it refers to, if it does
+    # The least and the most times, for each repetition from the inside out.
     repeats: tuple[tuple[int, int | None], ...] = ()
 
     @property
@@ -61,21 +56,14 @@ _Sequence = list[_Symbol]
 
 @dataclass(slots=True)
 class _Rule:
-    """Alternatives, each a sequence of symbols.
+    """Alternatives, each a sequence of symbols."""
 
-    Attributes:
-        name: what the rule is called in Lark, where names are bound to a case.
-        shown: how an error message names it.
-        position: where it stands in the grammar, or is first referred to.
-        alternatives: none while the rule is only referred to.
-        is_group: whether it is an expression in parentheses.
-    """
-
-    name: str
-    shown: str
-    position: int
+    name: str  # what the rule is called in Lark, where names are bound to a case
+    shown: str  # how an error message names it
+    position: int  # where it stands in the grammar, or is first referred to
+    # None while the rule is only referred to.
     alternatives: list[_Sequence] = field(default_factory=list)
-    is_group: bool = False
+    is_group: bool = False  # whether it is an expression in parentheses
 
 
 def gbnf_to_lark(grammar: str) -> str:

@@ -52,18 +52,13 @@ _DRAFT = re.compile(r"https?://json-schema\.org/(draft-0[467]|draft/(2019-09|202
 
 
 class ReadSchema(NamedTuple):
-    """A schema to compile.
+    """A schema to compile."""
 
-    Attributes:
-        schema: in draft 2020-12, as far as llguidance follows it. Objects that list their
-            properties get no others unless the schema asks for them.
-        ignored: JSON pointers to the keywords that answers need not fulfil.
-        places: JSON pointers to the schemas in it, from without to within.
-    """
-
+    # In draft 2020-12, as far as llguidance follows it. Objects that list their properties get no
+    # others unless the schema asks for them.
     schema: dict[str, Any]
-    ignored: tuple[str, ...]
-    places: tuple[str, ...]
+    ignored: tuple[str, ...]  # JSON pointers to the keywords that answers need not fulfil
+    places: tuple[str, ...]  # JSON pointers to the schemas in it, from without to within
 
 
 @lru_cache(maxsize=4)  # a server reads it before the engine is asked, and for the header
