@@ -35,8 +35,9 @@ TEMPLATE = """\
     {%- for c in what * 9999 -%}{%- endfor -%}
     {%- endfor -%}{%- endfor -%}
 {%- elif what == 'keep the GIL' -%}
-    {%- set n = namespace(value=12345) -%}
-    {%- for _ in range(60) -%}{%- set n.value = n.value * n.value -%}{%- endfor -%}
+    {%- set n = namespace(text='x') -%}
+    {%- for _ in range(23) -%}{%- set n.text = n.text ~ n.text -%}{%- endfor -%}
+    {%- if n.text ~ 'a' in [n.text ~ 'b'] * 90000 -%}{%- endif -%}
 {%- elif what == 'fill the memory' -%}
     {%- set n = namespace(value='x') -%}
     {%- for _ in range(40) -%}{%- set n.value = n.value ~ n.value -%}{%- endfor -%}
