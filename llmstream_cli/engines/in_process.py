@@ -26,8 +26,8 @@ from llmstream_cli.errors import EngineClosedError, LLMStreamError
 if TYPE_CHECKING:
     import asyncio
 
-    from llmstream_cli.engines.encoding import LongPrompts
     from llmstream_cli.core.model import EncodedRequest, LoadedModel
+    from llmstream_cli.engines.encoding import LongPrompts
 
 # A run of the same character, from some 24,000 on, overflows the stack in several tokenizers of
 # llama.cpp, and takes others minutes. A process of its own takes half a second to start.

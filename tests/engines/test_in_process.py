@@ -362,7 +362,7 @@ async def test_a_long_prompt_is_answered_as_if_it_were_short(
     asked = question("Name three numbers.", sampling)
     async with running(model_path, ctx_size=256) as engine:
         short = await collect(engine.generate(asked))
-        monkeypatch.setattr("llmstream_cli.core.engine._LONG_CHARS", 0)
+        monkeypatch.setattr("llmstream_cli.engines.in_process._LONG_CHARS", 0)
         assert text(await collect(engine.generate(asked))) == text(short)
 
 
