@@ -19,14 +19,14 @@ import sys
 import time
 from collections.abc import Callable
 
-from llmstream_cli.core.api import Chunk, EngineConfig, GenerationRequest, SamplingParams
+from llmstream_cli.api import Chunk, EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.cpu import default_threads
-from llmstream_cli.core.engine import InProcessEngine
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.llama import Model
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.scheduler import Scheduler
+from llmstream_cli.engines.in_process import InProcessEngine
 from llmstream_cli.models.resolve import resolve
 
 PROMPT, TOKENS, CTX_SIZE = 4, 192, 256  # short prompts: sixteen of them fit into one step
@@ -62,7 +62,7 @@ def core_speed(path: str, streams: int, params: SamplingParams) -> float:
     sizes = {"max_batch_tokens": batch, "ctx_size": CTX_SIZE}
     runner = Runner(model, max_seqs=streams, threads=default_threads(), **sizes)
     cache = PrefixCache(streams, min_copy_tokens=16)
-    core = EngineCore(runner, Scheduler(cache, max_queue=streams, **sizes), model.piece)
+    core = EngineCore(runner, Scheduler(cache, **sizes), model.piece)
     for number, prompt in enumerate(prompts(streams)):
         core.add(number, list(prompt), params)
     times = []

@@ -16,8 +16,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from llmstream_cli.core.api import SamplingParams
-from llmstream_cli.core.constraint import Constraint, GrammarCompiler
+from llmstream_cli.api import SamplingParams
+from llmstream_cli.core.grammar.constraint import Constraint, GrammarCompiler
 from llmstream_cli.core.llama import Model
 from llmstream_cli.models.resolve import resolve
 

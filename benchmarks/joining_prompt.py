@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterable
 from itertools import pairwise
 
-from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
-from llmstream_cli.core.engine import InProcessEngine
+from llmstream_cli.api import EngineConfig, GenerationRequest, SamplingParams
+from llmstream_cli.engines.in_process import InProcessEngine
 from llmstream_cli.models.resolve import resolve
 from llmstream_cli.prompts.messages import Message
 

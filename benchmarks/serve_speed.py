@@ -19,10 +19,10 @@ import sys
 import time
 from pathlib import Path
 
-from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
+from llmstream_cli.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.core.engine_core import EngineCore
-from llmstream_cli.core.loaded_model import LoadedModel
+from llmstream_cli.core.model import LoadedModel
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.scheduler import Scheduler
@@ -53,7 +53,7 @@ def core_speed(path: str, streams: int, salt: int) -> float:
     sizes = {"max_batch_tokens": batch, "ctx_size": CTX_SIZE}
     runner = Runner(loaded.model, max_seqs=streams, threads=default_threads(), **sizes)
     cache = PrefixCache(streams, min_copy_tokens=16)
-    core = EngineCore(runner, Scheduler(cache, max_queue=streams, **sizes), loaded.model.piece)
+    core = EngineCore(runner, Scheduler(cache, **sizes), loaded.model.piece)
 
     def generate(texts: list[str]) -> float:
         started = time.perf_counter()

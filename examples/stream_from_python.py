@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import sys
 
-from llmstream_cli.core.api import EngineConfig, GenerationRequest, SamplingParams
-from llmstream_cli.core.engine import InProcessEngine
+from llmstream_cli.api import EngineConfig, GenerationRequest, SamplingParams
+from llmstream_cli.engines.in_process import InProcessEngine
 from llmstream_cli.models.resolve import ModelChoice, resolve
 from llmstream_cli.prompts.messages import Message
 

@@ -283,7 +283,7 @@ class ConfigError(LLMStreamError):
     exit_code = 2
 
 
-def twin(error: LLMStreamError) -> LLMStreamError:
+def copy_error(error: LLMStreamError) -> LLMStreamError:
     """Copy an error: an exception object belongs to one raise, which writes its traceback to it."""
     return copy(error)
 

@@ -17,8 +17,8 @@ exec(source.replace("    top_k:", row + "    top_k:", 1), module.__dict__)
 
 from llmstream_cli.cli.app import run
 from llmstream_cli.cli.chat.slash import complete
-from llmstream_cli.core.api import GenerationRequest
-from llmstream_cli.core.remote_request import request_body
+from llmstream_cli.api import GenerationRequest
+from llmstream_cli.engines.openai_format import request_body
 from tests.field_docs import TABLES
 
 def printed(*words):

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmstream_cli.api import EngineConfig
 from llmstream_cli.config import Config, Table
-from llmstream_cli.core.api import EngineConfig
 from llmstream_cli.errors import InvalidValueError, ModelNotFoundError, did_you_mean
 from llmstream_cli.files import expand
 from llmstream_cli.models.preset import Preset

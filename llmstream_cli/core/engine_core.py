@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from llmstream_cli.core.api import (
+from llmstream_cli.api import (
     Chunk,
     DrawnLogprob,
     EngineMetrics,
@@ -14,9 +14,8 @@ from llmstream_cli.core.api import (
     SamplingParams,
     Usage,
 )
-from llmstream_cli.core.output import OutputStream
+from llmstream_cli.core.output import Delta, OutputStream, Phase, Splitter
 from llmstream_cli.core.prefix_cache import MIN_COPY_TOKENS
-from llmstream_cli.core.reasoning import Delta, Phase, Splitter
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
 from llmstream_cli.errors import ContextMemoryError, EngineError, StepRefusedError
@@ -136,7 +135,6 @@ class EngineCore:
             cache_scope: whose prefixes it may take over; see `GenerationRequest`.
 
         Raises:
-            QueueFullError: too many requests wait already.
             EngineError: there is not enough memory for it; nothing else is harmed.
         """
         assert request_id not in self._by_id

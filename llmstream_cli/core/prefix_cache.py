@@ -30,17 +30,11 @@ MIN_COPY_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """How a slot is prepared for its new sequence.
+    """How a slot is prepared for its new sequence."""
 
-    Attributes:
-        slot: the sequence's slot.
-        source: the slot whose stream is copied; the same one if it is kept in place.
-        num_tokens: how many tokens are kept; 0 empties the slot.
-    """
-
-    slot: int
-    source: int
-    num_tokens: int
+    slot: int  # the sequence's slot
+    source: int  # the slot whose stream is copied; the same one if it is kept in place
+    num_tokens: int  # how many tokens are kept; 0 empties the slot
 
     @property
     def is_copy(self) -> bool:

@@ -3,10 +3,10 @@
 import math
 import time
 
-from llmstream_cli.core.api import SamplingParams
+from llmstream_cli.api import SamplingParams
 from llmstream_cli.core.cpu import LostTime, default_threads, others_running, usable_cpus
-from llmstream_cli.core.growing_context import GrowingContext
 from llmstream_cli.core.llama import Batch, Model, SpinSwitch
+from llmstream_cli.core.llama.growing_context import GrowingContext
 from llmstream_cli.core.sampler import Sampler, TokenConstraint
 from llmstream_cli.core.scheduler import DrawnToken, Step
 from llmstream_cli.core.sequence import Sequence

@@ -9,15 +9,17 @@ Only between tokens whose logits are equal may the choice differ: llama.cpp's so
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from llmstream_cli.core.api import DrawnLogprob, SamplingParams
+from llmstream_cli.api import DrawnLogprob, SamplingParams, TokenLogprob
 from llmstream_cli.core.llama import Context, Model, SamplerChain
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    Row = npt.NDArray[np.float32]
 
 _GREEDY_BELOW = 1e-4  # logits divided by less overflow single precision
 _WORTH_IT = 4  # narrow where at most this part of the vocabulary is left
@@ -99,18 +101,16 @@ class Sampler:
         """
         if self.constraint is None and self._num_top is None:
             return self._chain.sample(context, row), None
-        from llmstream_cli.core import logits  # numpy: only where it is wanted
-
-        values = logits.view(context.logits(row))
+        values = view(context.logits(row))
         raw = values if self.constraint is None or self._num_top is None else values.copy()
         if self.constraint is not None:
-            logits.rule_out(values, self.constraint.allowed())
+            rule_out(values, self.constraint.allowed())
         token = self._chain.sample(context, row)
         if self.constraint is not None:
             self.constraint.accept(token)
         if self._num_top is None:
             return token, None
-        return token, logits.describe(raw, token, self._num_top, self._model.piece)
+        return token, describe(raw, token, self._num_top, self._model.piece)
 
 
 def _biases(model: Model, params: SamplingParams) -> list[tuple[int, float]]:
@@ -138,3 +138,56 @@ def _num_candidates(params: SamplingParams, window: int) -> int | None:
     if params.temperature < _GREEDY_BELOW:
         return 1 + window
     return params.top_k + window if params.top_k else None
+
+
+# ---- a row of logits as a numpy array, which is imported only where it is wanted ---------------
+
+
+def view(row: memoryview) -> "Row":
+    """Return a row, float32 and one a token of the vocabulary, as an array over the same memory."""
+    import numpy as np
+
+    return np.frombuffer(row, dtype=np.float32)
+
+
+def rule_out(row: "Row", allowed: "npt.NDArray[np.bool_]") -> None:
+    """Make all tokens impossible that are not allowed, in place."""
+    import numpy as np
+
+    np.copyto(row, np.float32(-np.inf), where=~allowed)
+
+
+def describe(
+    row: "Row", token_id: int, num_top: int, piece: Callable[[int], bytes]
+) -> DrawnLogprob:
+    """Return a token's log probability and the most likely tokens at its place.
+
+    Args:
+        row: logits as the model computed them.
+        token_id: the token that was drawn.
+        num_top: how many of the most likely ones to name, the likeliest first; of two that are as
+            likely the one with the smaller id.
+        piece: gives a token's bytes.
+    """
+    import numpy as np
+
+    top = row.max()
+    # The logarithm of the softmax's denominator; exponents of differences cannot overflow.
+    normalizer = float(top) + float(np.log(np.exp(row - top).sum(dtype=np.float64)))
+
+    def logprob(token: int) -> TokenLogprob:
+        return TokenLogprob(token, piece(token), min(0.0, float(row[token]) - normalizer))
+
+    return DrawnLogprob(logprob(token_id), tuple(map(logprob, _largest(row, num_top))))
+
+
+def _largest(row: "Row", count: int) -> list[int]:
+    import numpy as np
+
+    count = min(count, len(row))
+    if not count:
+        return []
+    least = np.partition(row, -count)[-count]
+    candidates = np.flatnonzero(row >= least)
+    order = np.argsort(-row[candidates], kind="stable")
+    return [int(token) for token in candidates[order][:count]]

@@ -6,7 +6,7 @@ Rules:
 
 1. A sequence runs in a slot, which is a KV stream of its own with room for `ctx_size` tokens. The
    number of slots is fixed, so no sequence can run another out of memory.
-2. Whoever came first gets the next free slot. At most `max_queue` wait for one.
+2. Whoever came first gets the next free slot. How many may wait is the caller's to bound.
 3. A sequence begins with what the `PrefixCache` can give it, and waits for a prefix that another
    one is computing.
 4. Every running sequence catches up with its tokens. One that lacks a single token, which is how
@@ -23,11 +23,10 @@ from collections import deque
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
-from llmstream_cli.core.api import DrawnLogprob, FinishReason
-from llmstream_cli.core.budget import PrefillBudget, Room
+from llmstream_cli.api import DrawnLogprob, FinishReason
+from llmstream_cli.core.prefill_budget import PrefillBudget, StepBudget
 from llmstream_cli.core.prefix_cache import PrefixCache, Reuse
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
-from llmstream_cli.errors import QueueFullError
 
 # From 64 rows of one sequence on, ggml's attention takes another kernel, which rounds differently.
 # Below, down to some sixteen rows, how a prompt is cut does not change a bit of its logits. Larger
@@ -37,49 +36,31 @@ MAX_PART_TOKENS = 63
 
 @dataclass(frozen=True, slots=True)
 class ScheduledTokens:
-    """A sequence's part of a step.
+    """A sequence's part of a step."""
 
-    Attributes:
-        sequence: whose tokens.
-        start: compute `token_ids[start:end]`.
-        end: see `start`.
-        samples: whether that reaches the last token, after which the next one is drawn.
-    """
-
-    sequence: Sequence
-    start: int
+    sequence: Sequence  # whose tokens
+    start: int  # compute `token_ids[start:end]`
     end: int
-    samples: bool
+    samples: bool  # whether that reaches the last token, after which the next one is drawn
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What to compute.
+    """What to compute."""
 
-    Attributes:
-        reuses: how to prepare the slots of sequences that begin; in this order, before all parts.
-        parts: what to compute, in one batch.
-        num_decoding: how many of the parts, the first ones, decode.
-    """
-
+    # How to prepare the slots of sequences that begin; in this order, before all parts.
     reuses: list[Reuse] = field(default_factory=list)
     parts: list[ScheduledTokens] = field(default_factory=list)
-    num_decoding: int = 0
+    num_decoding: int = 0  # how many of the parts, the first ones, decode
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnToken:
-    """What the runner drew after a sequence's last token.
-
-    Attributes:
-        token_id: the token.
-        ends_turn: whether it ends the turn, and so is no part of the answer.
-        logprob: how likely it was, where the request asks for that.
-    """
+    """What the runner drew after a sequence's last token."""
 
     token_id: int
-    ends_turn: bool
-    logprob: DrawnLogprob | None = None
+    ends_turn: bool  # whether it ends the turn, and so is no part of the answer
+    logprob: DrawnLogprob | None = None  # how likely it was, where the request asks for that
 
 
 class Scheduler:
@@ -89,16 +70,12 @@ class Scheduler:
         cache: the slots, and so how many sequences run at once.
         max_batch_tokens: the most tokens of one step, at least one for each slot.
         ctx_size: the most tokens of one sequence.
-        max_queue: how many may wait for a slot.
     """
 
-    def __init__(
-        self, cache: PrefixCache, *, max_batch_tokens: int, ctx_size: int, max_queue: int
-    ) -> None:
+    def __init__(self, cache: PrefixCache, *, max_batch_tokens: int, ctx_size: int) -> None:
         assert cache.num_slots <= max_batch_tokens
         self.cache = cache
         self.ctx_size = ctx_size
-        self.max_queue = max_queue
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # in the order of their arrival
         self._budget = PrefillBudget(max_batch_tokens)
@@ -109,15 +86,8 @@ class Scheduler:
         return bool(self.waiting or self.running)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence whose prompt leaves room in the context.
-
-        Raises:
-            QueueFullError: too many wait already.
-        """
+        """Queue a sequence whose prompt leaves room in the context."""
         assert sequence.num_prompt_tokens < self.ctx_size
-        if len(self.waiting) >= self.max_queue + self.cache.num_idle:
-            present = len(self.running) + len(self.waiting)
-            raise QueueFullError(f"{present} requests run or wait already; try again later")
         self.waiting.append(sequence)
 
     def admit(self) -> None:
@@ -138,27 +108,27 @@ class Scheduler:
         running = [sequence for sequence in self.running if sequence not in held]
         decoding = [s for s in running if s.num_uncomputed_tokens == 1]
         step = Step(num_decoding=len(decoding))
-        room = self._budget.room(len(decoding))
+        budget = self._budget.step_budget(len(decoding))
         for sequence in decoding:
-            self._begin(step, sequence, room)
+            self._begin(step, sequence, budget)
             self._plan(step, sequence, 1)
         for sequence in running:
-            if room.is_full:
+            if budget.is_spent:
                 break
-            if sequence.num_uncomputed_tokens > 1 and self._begin(step, sequence, room):
+            if sequence.num_uncomputed_tokens > 1 and self._begin(step, sequence, budget):
                 wanted = min(sequence.num_uncomputed_tokens, MAX_PART_TOKENS)
-                count = room.take_tokens(sequence.num_computed_tokens, wanted)
+                count = budget.take_tokens(sequence.num_computed_tokens, wanted)
                 self._plan(step, sequence, count)
         return step
 
-    def _begin(self, step: Step, sequence: Sequence, room: Room) -> bool:
+    def _begin(self, step: Step, sequence: Sequence, budget: StepBudget) -> bool:
         """Place a sequence in its slot; False while it waits for a prefix or for time to copy."""
         if self.cache.is_placed(sequence):
             return True
         if self.cache.must_wait(sequence):
             return False
         reuse = self.cache.find_reuse(sequence)
-        if reuse.is_copy and not room.take_copy():
+        if reuse.is_copy and not budget.take_copy():
             return False
         self.cache.place(sequence, reuse)
         step.reuses.append(reuse)

@@ -3,7 +3,7 @@
 from array import array
 from enum import IntEnum
 
-from llmstream_cli.core.api import FinishReason
+from llmstream_cli.api import FinishReason
 
 
 class SequenceStatus(IntEnum):

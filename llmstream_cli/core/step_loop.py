@@ -13,14 +13,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from llmstream_cli.core.api import Chunk, EngineConfig, EngineMetrics, ModelInfo, SamplingParams
+from llmstream_cli.api import Chunk, EngineConfig, EngineMetrics, ModelInfo, SamplingParams
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.llama import DecodeAbortedError
-from llmstream_cli.core.loaded_model import EncodedRequest, LoadedModel
+from llmstream_cli.core.model import EncodedRequest, LoadedModel
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.scheduler import Scheduler
-from llmstream_cli.errors import EngineClosedError, EngineError, LLMStreamError, twin
+from llmstream_cli.errors import EngineClosedError, EngineError, LLMStreamError, copy_error
 
 Result = Chunk | ModelInfo | LLMStreamError
 Sink = Callable[[Sequence[tuple[int, Result]]], object]
@@ -105,7 +105,7 @@ class StepLoop:
     def _post(self, command: _Command) -> None:
         with self._end_lock:
             if self.end is not None:
-                raise twin(self.end)
+                raise copy_error(self.end)
             self._inbox.put(command)
 
     # Everything below runs on the loop's thread.
@@ -150,7 +150,6 @@ class StepLoop:
             cache,
             max_batch_tokens=max_batch_tokens,
             ctx_size=loaded.info.ctx_size,
-            max_queue=config.max_queue,
         )
         return EngineCore(self._runner, scheduler, loaded.model.piece)
 
@@ -203,7 +202,10 @@ class StepLoop:
             if not isinstance(result, Chunk) or result.finish_reason is not None:
                 self._requests.remove(request_id)
         self._sink(
-            [(i, result if isinstance(result, Chunk) else twin(result)) for i, result in results]
+            [
+                (i, result if isinstance(result, Chunk) else copy_error(result))
+                for i, result in results
+            ]
         )
 
     def _refuse_all(self, end: LLMStreamError) -> None:
@@ -216,4 +218,4 @@ class StepLoop:
                 command = self._inbox.get_nowait()
                 if isinstance(command, _TellReady | _Submit):
                     waiting.append(command.request_id)
-        self._sink([(request_id, twin(end)) for request_id in waiting])
+        self._sink([(request_id, copy_error(end)) for request_id in waiting])

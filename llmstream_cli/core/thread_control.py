@@ -35,15 +35,10 @@ _BLIP = 0.03  # seconds; what is shorter counts for less
 
 
 class Mode(NamedTuple):
-    """How a step is computed.
+    """How a step is computed."""
 
-    Attributes:
-        threads: how many.
-        spin: whether they spin while they wait for each other; else they sleep.
-    """
-
-    threads: int
-    spin: bool
+    threads: int  # how many
+    spin: bool  # whether they spin while they wait for each other; else they sleep
 
 
 def modes(threads: int, *, fixed: bool, can_sleep: bool) -> list[Mode]:

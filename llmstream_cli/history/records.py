@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import Any
 
-from llmstream_cli.core.api import FinishReason, Usage
+from llmstream_cli.api import FinishReason, Usage
 from llmstream_cli.prompts.messages import Role
 
 _SPEAKERS = {"system": "System", "user": "Question", "assistant": "Answer"}

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from llmstream_cli.core.api import FinishReason, Usage
+from llmstream_cli.api import FinishReason, Usage
 from llmstream_cli.errors import (
     HistoryError,
     InvalidValueError,

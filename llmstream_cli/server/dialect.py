@@ -9,7 +9,7 @@ from typing import Any
 
 from quart import Response
 
-from llmstream_cli.core.json_schema import read_schema
+from llmstream_cli.core.grammar.json_schema import read_schema
 from llmstream_cli.errors import InvalidValueError, SchemaError
 from llmstream_cli.sampling import CONSTRAINTS, SamplingParams
 from llmstream_cli.server.exchange import note_schema_field

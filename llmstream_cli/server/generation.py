@@ -13,8 +13,8 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 
-from llmstream_cli.core.api import Chunk, GenerationRequest
-from llmstream_cli.core.json_schema import read_schema
+from llmstream_cli.api import Chunk, GenerationRequest
+from llmstream_cli.core.grammar.json_schema import read_schema
 from llmstream_cli.errors import (
     BusyError,
     InvalidValueError,

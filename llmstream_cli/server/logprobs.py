@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from llmstream_cli.core.api import DrawnLogprob
+from llmstream_cli.api import DrawnLogprob
 
 # JSON has no infinity. OpenAI's API says this of a token that is very unlikely.
 _LEAST_LOGPROB = -9999.0

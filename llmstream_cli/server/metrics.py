@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from llmstream_cli.core.api import EngineState
+from llmstream_cli.api import EngineState
 from llmstream_cli.server.served import ServedModels
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

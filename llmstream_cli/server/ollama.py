@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel
 from quart import Blueprint, Response
 
-from llmstream_cli.core.api import ModelInfo
+from llmstream_cli.api import ModelInfo
 from llmstream_cli.errors import EngineNotReadyError, LLMStreamError, TimeLimitError
 from llmstream_cli.server import ollama_models
 from llmstream_cli.server.body import read_model

@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from llmstream_cli.core.api import ModelInfo, SamplingParams
+from llmstream_cli.api import ModelInfo, SamplingParams
 from llmstream_cli.server.ollama_responses import rfc3339
 from llmstream_cli.server.served import ServedModel
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, ConfigDict, Field, WithJsonSchema
 
-from llmstream_cli.core.api import GenerationRequest
+from llmstream_cli.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.messages import Message, Role
 from llmstream_cli.sampling import SamplingParams

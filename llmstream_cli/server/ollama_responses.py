@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from llmstream_cli.core.api import Chunk, TokenLogprob, Usage
+from llmstream_cli.api import Chunk, TokenLogprob, Usage
 from llmstream_cli.errors import LLMStreamError
 from llmstream_cli.server.dialect import dump_line
 from llmstream_cli.server.failure import error_body

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from llmstream_cli.core.api import GenerationRequest
+from llmstream_cli.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.messages import Ending, Message, Role
 from llmstream_cli.sampling import SamplingParams

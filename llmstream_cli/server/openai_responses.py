@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmstream_cli.core.api import Chunk, DrawnLogprob, TokenLogprob, Usage
+from llmstream_cli.api import Chunk, DrawnLogprob, TokenLogprob, Usage
 from llmstream_cli.errors import LLMStreamError
 from llmstream_cli.server.dialect import dump_line
 from llmstream_cli.server.failure import error_body

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel
 from quart import Blueprint, Response
 
-from llmstream_cli.core.api import EngineState
+from llmstream_cli.api import EngineState
 from llmstream_cli.server import metrics
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.openapi import Operation, Reply

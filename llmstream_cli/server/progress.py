@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, Field
 
-from llmstream_cli.core.api import Chunk, Engine, EngineState, FinishReason
+from llmstream_cli.api import Chunk, Engine, EngineState, FinishReason
 from llmstream_cli.errors import EngineError, NotFoundError
 
 KEPT_SECONDS = 600.0

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from quart import Response
 
-from llmstream_cli.core.api import (
+from llmstream_cli.api import (
     Chunk,
     FinishReason,
     GenerationRequest,

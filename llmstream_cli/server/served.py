@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from llmstream_cli.core.api import Engine, EngineState, ModelInfo, Residency, SamplingParams
+from llmstream_cli.api import Engine, EngineState, ModelInfo, Residency, SamplingParams
 from llmstream_cli.errors import InvalidValueError, ModelNotFoundError
 
 _LATEST = ":latest"  # Ollama's clients add it to a name that has no tag

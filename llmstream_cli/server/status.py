@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 from quart import Blueprint, Response
 
 import llmstream_cli
-from llmstream_cli.core.api import EngineState
+from llmstream_cli.api import EngineState
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.openapi import Operation, Reply
 from llmstream_cli.server.probes import model_response, readiness

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from quart import Blueprint, Response
 
-from llmstream_cli.core.api import Chunk, GenerationRequest
+from llmstream_cli.api import Chunk, GenerationRequest
 from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
 from llmstream_cli.prompts.messages import Message
 from llmstream_cli.sampling import SamplingParams

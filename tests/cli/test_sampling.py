@@ -2,8 +2,8 @@
 
 import pytest
 
+from llmstream_cli.api import SamplingParams
 from llmstream_cli.cli.sampling import SamplingOptions
-from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.errors import InvalidValueError
 
 

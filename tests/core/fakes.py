@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from llmstream_cli.core.api import SamplingParams
+from llmstream_cli.api import SamplingParams
 from llmstream_cli.core.scheduler import DrawnToken, ScheduledTokens, Step
 from llmstream_cli.core.sequence import Sequence
 from llmstream_cli.errors import ContextMemoryError, EngineError

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.api import (
+from llmstream_cli.api import (
     Chunk,
     DrawnLogprob,
     EngineMetrics,
@@ -24,7 +24,7 @@ from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence
 from llmstream_cli.errors import ContextMemoryError, EngineError, StepRefusedError
 from tests.core.fakes import TOKENS, FakeClock, FakeRunner, piece, prompt, scripted
-from tests.core.test_stop import oracle
+from tests.core.test_output import oracle
 
 
 class Bench:
@@ -45,7 +45,6 @@ class Bench:
             PrefixCache(max_seqs, min_copy_tokens=16),
             max_batch_tokens=max_batch_tokens,
             ctx_size=ctx_size,
-            max_queue=100,
         )
         self.core = EngineCore(self.runner, self.scheduler, piece, self.clock)
         self.chunks: dict[int, list[Chunk]] = {}

@@ -1,19 +1,48 @@
-"""Token bytes to the text of an answer."""
+"""From token bytes to the text of an answer, against oracles that read the whole text at once."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.detokenizer import REPLACEMENT
-from llmstream_cli.core.output import OutputStream
-from llmstream_cli.core.reasoning import Delta, Phase, ReasoningSplitter, ReasoningTags
-from tests.core.test_detokenizer import cut
-from tests.core.test_stop import oracle
+from llmstream_cli.core.output import Delta, OutputStream, Phase, StopMatcher
+from llmstream_cli.core.reasoning import ReasoningSplitter, ReasoningTags
 
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+SAMPLES = {
+    "one to three bytes": "Zoë: 東京は日本の首都です。",
+    "zwj sequences": "👩\u200d👩\u200d👧\u200d👦 🏳\ufe0f\u200d🌈",
+    "flags and skin tones": "🇫🇷🇯🇵 👍🏽👋🏿",
+    "combining marks": "e\u0301 o\u0302\u0323 ก\u0e33",
+    "right to left": "\u202bשלם\u202c",
+    "ends of the UTF-8 lengths": "\0\x7f\x80\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff",
+    "replacement character": f"a{REPLACEMENT}b",
+}
 # Characters of one to four bytes, several of which begin with the same bytes.
 ALPHABET = "aéè€😀😁"
+
+# With so few letters, stop strings overlap themselves and one another all the time.
+stop_lists = st.lists(st.text("ab", min_size=1, max_size=5), max_size=4)
+texts = st.text("ab", max_size=25) | st.text("abc", max_size=40)
+
+
+@st.composite
+def cut(draw: st.DrawFn, data: bytes) -> list[bytes]:
+    """The same bytes in pieces, some of them empty."""
+    borders = draw(st.lists(st.integers(0, len(data)), max_size=len(data) + 2))
+    return [data[start:end] for start, end in pairwise([0, *sorted(borders), len(data)])]
+
+
+def oracle(stops: Sequence[str], text: str) -> tuple[str, bool]:
+    """The answer in `text`, and whether a stop string ended it."""
+    for end in range(1, len(text) + 1):
+        complete = [stop for stop in stops if text[:end].endswith(stop)]
+        if complete:
+            return text[: end - max(map(len, complete))], True
+    return text, False
 
 
 def run(stops: Sequence[str], pieces: Sequence[bytes]) -> tuple[str, bool]:
@@ -22,10 +51,39 @@ def run(stops: Sequence[str], pieces: Sequence[bytes]) -> tuple[str, bool]:
     return answer, output.stopped
 
 
+# ---- characters -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", SAMPLES.values(), ids=SAMPLES)
+def test_every_cut_in_two_gives_the_text_back(text: str) -> None:
+    data = text.encode()
+    for border in range(len(data) + 1):
+        assert run([], [data[:border], data[border:]]) == (text, False)
+
+
+@given(st.data(), st.binary(max_size=40) | st.text().map(str.encode))
+def test_any_bytes_decode_as_python_decodes_them_at_once(data: st.DataObject, raw: bytes) -> None:
+    assert run([], data.draw(cut(raw))) == (raw.decode("utf-8", "replace"), False)
+
+
+@given(st.data(), st.text(ALPHABET))
+def test_a_character_comes_out_with_its_last_byte_and_not_before(
+    data: st.DataObject, text: str
+) -> None:
+    output, pushed, emitted = OutputStream([]), b"", ""
+    for piece in data.draw(cut(text.encode())):
+        emitted += output.push(piece).text
+        pushed += piece
+        assert emitted == pushed.decode(errors="ignore")
+
+
+# ---- stop strings -----------------------------------------------------------------------------
+
+
 @given(
     st.data(),
-    st.lists(st.text(ALPHABET, min_size=1, max_size=3), max_size=3),
-    st.text(ALPHABET, max_size=20),
+    st.lists(st.text(ALPHABET, min_size=1, max_size=3), max_size=3) | stop_lists,
+    st.text(ALPHABET, max_size=20) | texts,
 )
 def test_the_answer_does_not_depend_on_the_borders_of_tokens(
     data: st.DataObject, stops: list[str], text: str
@@ -45,56 +103,76 @@ def test_broken_bytes_neither_raise_nor_change_what_a_stop_string_is(
     assert run(stops, data.draw(cut(raw))) == oracle(stops, text)
 
 
-@pytest.mark.parametrize("stop", ["€", "😀", "é😀", "\n用户:"])
-def test_a_multibyte_stop_string_is_found_at_every_byte_border(stop: str) -> None:
-    data = f"x{stop}y".encode()
-    for border in range(len(data) + 1):
-        assert run([stop], [data[:border], data[border:]]) == ("x", True)
+@given(stop_lists, texts)
+def test_only_what_could_begin_a_stop_string_is_held_back(stops: list[str], text: str) -> None:
+    """What is out at any time is the beginning of every answer that the text can still become."""
+    answer, _ = oracle(stops, text)
+    matcher = StopMatcher(stops)
+    out = ""
+    for index, character in enumerate(text, 1):
+        out += matcher.push(character)
+        assert answer.startswith(out)
+        for stop in stops:  # whichever stop string the text goes on to complete
+            for length in range(1, len(stop)):
+                assert oracle(stops, text[:index] + stop[length:])[0].startswith(out)
+        if not matcher.stopped:
+            held = text[len(out) : index]
+            assert held == "" or any(
+                len(stop) > len(held) and stop.startswith(held) for stop in stops
+            )
 
 
-def test_bytes_of_a_stop_string_never_come_out() -> None:
-    output = OutputStream(["é😀"])
-    pieces = [bytes([byte]) for byte in "aé😀b".encode()]
-    assert [output.push(piece).text for piece in pieces] == ["a", *[""] * 7]
-    assert output.stopped
+@pytest.mark.parametrize(
+    ("stops", "text", "answer"),
+    [
+        (["abcd", "bc"], "xabcd", "xa"),
+        (["c", "abc"], "xabc", "x"),
+        (["abc", "c"], "xabc", "x"),
+        (["aab"], "aaab", "a"),
+        (["a", "a"], "xa", "x"),
+        (["end"], "endless", ""),
+        (["é😀"], "aé😀b", "a"),
+    ],
+    ids=[
+        "complete first wins",
+        "longest of those that end together",
+        "whatever their order",
+        "overlaps itself",
+        "given twice",
+        "at the very beginning",
+        "of several bytes",
+    ],
+)
+def test_stop_strings(stops: list[str], text: str, answer: str) -> None:
+    data = text.encode()
+    assert run(stops, [data]) == (answer, True)
+    assert run(stops, [bytes([byte]) for byte in data]) == (answer, True)
 
 
-def test_flush_returns_the_text_that_was_held_for_a_stop_string() -> None:
-    output = OutputStream(["é😀"])
-    assert output.push("aé".encode()).text == "a"
-    assert output.flush().text == "é"
-    assert not output.stopped
+@pytest.mark.parametrize(
+    ("stop", "pieces", "texts", "stopped"),
+    [
+        (".", [b"One. Two", b" Three.", b"\xe2"], ["One", "", "", ""], True),
+        ("abc", [b"a", b"b", b"x"], ["", "", "abx", ""], False),
+        ("stop!", [b"please stop"], ["please ", "stop"], False),
+        ("é😀", ["é".encode() + b"\xf0\x9f\x98"], ["", f"é{REPLACEMENT}"], False),
+        (f"é{REPLACEMENT}", ["aé".encode() + b"\xe2\x82"], ["a", ""], True),
+    ],
+    ids=[
+        "nothing after it",
+        "cannot become one",
+        "flushed",
+        "flushed before a broken character",
+        "completed by the flush",
+    ],
+)
+def test_what_is_held_back(stop: str, pieces: list[bytes], texts: list[str], stopped: bool) -> None:
+    output = OutputStream([stop])
+    assert [delta.text for delta in [*map(output.push, pieces), output.flush()]] == texts
+    assert output.stopped == stopped
 
 
-def test_flush_returns_held_text_before_an_incomplete_character() -> None:
-    output = OutputStream(["é😀"])
-    assert output.push("é".encode() + "😀".encode()[:3]).text == ""
-    assert output.flush().text == f"é{REPLACEMENT}"
-
-
-def test_a_stop_string_may_be_completed_by_the_flush() -> None:
-    output = OutputStream([f"é{REPLACEMENT}"])
-    assert output.push("aé".encode() + b"\xe2\x82").text == "a"
-    assert output.flush().text == ""
-    assert output.stopped
-
-
-def test_nothing_comes_out_after_a_stop_string() -> None:
-    output = OutputStream(["."])
-    assert output.push(b"One. Two").text == "One"
-    assert output.push(b" Three").text == ""
-    assert output.push("€".encode()[:1]).text == ""
-    assert output.flush().text == ""
-    assert output.stopped
-
-
-def test_without_stop_strings_only_incomplete_characters_wait() -> None:
-    output = OutputStream([])
-    assert output.push(b"a\xe2").text == "a"
-    assert output.push(b"\x82").text == ""
-    assert output.push(b"\xacb").text == "€b"
-    assert output.flush().text == ""
-
+# ---- reasoning --------------------------------------------------------------------------------
 
 TAGS = ReasoningTags("<think>", "</think>")
 

@@ -4,14 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmstream_cli.core.output import Delta, Phase, suffix_that_begins
 from llmstream_cli.core.reasoning import (
     KNOWN_TAGS,
-    Delta,
-    Phase,
     ReasoningSplitter,
     ReasoningTags,
 )
-from llmstream_cli.core.stop import suffix_that_begins
 
 TAGS = ReasoningTags("<t>", "</t>")
 WHITE_SPACE = " \t\r\n"

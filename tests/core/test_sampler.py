@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pytest
 from llama_cpp import llama_cpp as C  # noqa: N812
 
-from llmstream_cli.core.api import SamplingParams
-from llmstream_cli.core.constraint import Constraint
+from llmstream_cli.api import SamplingParams
+from llmstream_cli.core.grammar.constraint import Constraint
 from llmstream_cli.core.llama import Batch, Context, Model, SamplerChain
 from llmstream_cli.core.sampler import Sampler
 

@@ -8,11 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from llmstream_cli.core.api import FinishReason
+from llmstream_cli.api import FinishReason
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.scheduler import DrawnToken, ScheduledTokens, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
-from llmstream_cli.errors import QueueFullError
 
 DRAWN = 1000
 FRESH = count()
@@ -23,7 +22,6 @@ def make(
     max_seqs: int = 2,
     max_batch_tokens: int = 8,
     ctx_size: int = 32,
-    max_queue: int = 1000,
     min_copy_tokens: int = 2,
     partial: bool = True,
 ) -> Scheduler:
@@ -31,7 +29,6 @@ def make(
         PrefixCache(max_seqs, min_copy_tokens=min_copy_tokens, partial=partial),
         max_batch_tokens=max_batch_tokens,
         ctx_size=ctx_size,
-        max_queue=max_queue,
     )
 
 
@@ -249,19 +246,6 @@ def test_a_waiting_sequence_is_work() -> None:
     scheduler = make()
     submit(scheduler, 1)
     assert scheduler.has_work
-
-
-def test_rule_2_a_full_queue_refuses_the_next() -> None:
-    scheduler = make(max_seqs=1, max_queue=2)
-    for _ in range(3):  # one runs, two wait
-        submit(scheduler, 2)
-    with pytest.raises(QueueFullError, match="3 requests run or wait"):
-        submit(scheduler, 2)
-    run_step(scheduler)
-    with pytest.raises(QueueFullError, match="3 requests run or wait"):
-        submit(scheduler, 2)
-    scheduler.finish(scheduler.waiting[0], FinishReason.CANCELLED)
-    submit(scheduler, 2)
 
 
 def test_rule_3_a_common_prefix_is_computed_once() -> None:

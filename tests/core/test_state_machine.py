@@ -20,14 +20,14 @@ from hypothesis.stateful import (
     rule,
 )
 
-from llmstream_cli.core.api import Chunk, FinishReason, SamplingParams
+from llmstream_cli.api import Chunk, FinishReason, SamplingParams
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.scheduler import MAX_PART_TOKENS, DrawnToken, Scheduler
 from llmstream_cli.core.sequence import SequenceStatus
-from llmstream_cli.errors import EngineError, QueueFullError, StepRefusedError
+from llmstream_cli.errors import EngineError, StepRefusedError
 from tests.core.fakes import FakeClock, FakeRunner
-from tests.core.test_stop import oracle
+from tests.core.test_output import oracle
 
 CTX_SIZE = 140
 PIECES = [b"a", b"b", b"ab", b"\xc3", b"\xa9", b"\xe2\x82", b"\xac", b"", b"\xff"]
@@ -124,21 +124,17 @@ class Request:
 
 
 class Traffic(RuleBasedStateMachine):
-    """Requests come, are read, given up, refused, and fail, in any order."""
+    """Requests come, are read, given up, and fail, in any order."""
 
     @initialize(
         max_seqs=st.integers(1, 5),
         more_tokens=st.sampled_from([0, 1, 4, 15, 40, 90]),
-        max_queue=st.integers(0, 4),
         min_copy_tokens=st.integers(1, 20),
         partial=st.booleans(),
     )
-    def start(
-        self, max_seqs: int, more_tokens: int, max_queue: int, min_copy_tokens: int, partial: bool
-    ) -> None:
+    def start(self, max_seqs: int, more_tokens: int, min_copy_tokens: int, partial: bool) -> None:
         self.max_seqs = max_seqs
         self.max_batch_tokens = max_seqs + more_tokens
-        self.max_queue = max_queue
         self.min_copy_tokens = min_copy_tokens
         self.partial = partial
         self.requests: list[Request] = []
@@ -154,7 +150,6 @@ class Traffic(RuleBasedStateMachine):
             self.cache,
             max_batch_tokens=self.max_batch_tokens,
             ctx_size=CTX_SIZE,
-            max_queue=self.max_queue,
         )
         self.core = EngineCore(self.runner, self.scheduler, piece, self.clock)
         self.live: dict[int, Request] = {}  # in the order of their arrival
@@ -163,10 +158,6 @@ class Traffic(RuleBasedStateMachine):
     @rule(prompt=prompts, params=params, slow=st.booleans())
     def submit(self, prompt: list[int], params: SamplingParams, slow: bool) -> None:
         request = Request(len(self.requests), prompt, params, slow)
-        if len(self.scheduler.waiting) >= self.max_queue + self.cache.num_idle:
-            with pytest.raises(QueueFullError):
-                self.core.add(request.number, prompt, params)
-            return
         self.core.add(request.number, prompt, params)
         self.requests.append(request)
         self.live[request.number] = request
@@ -180,7 +171,6 @@ class Traffic(RuleBasedStateMachine):
         self.submit([*earlier.prompt, *tokens, 5][: CTX_SIZE - 1], SamplingParams(), slow=False)
 
     @rule(prompt=prompts)
-    @precondition(lambda self: len(self.scheduler.waiting) < self.max_queue)
     def submit_what_the_runner_refuses(self, prompt: list[int]) -> None:
         self.runner.add_error = EngineError("no memory")
         with pytest.raises(EngineError, match="no memory"):
@@ -278,8 +268,7 @@ class Traffic(RuleBasedStateMachine):
         assert len(slots) + self.cache.num_idle == self.max_seqs
 
     @invariant()
-    def the_queue_is_bounded(self) -> None:
-        assert len(self.scheduler.waiting) <= self.max_queue + self.cache.num_idle
+    def every_request_runs_or_waits(self) -> None:
         metrics = self.core.metrics()
         assert metrics.running + metrics.waiting == len(self.live)
 

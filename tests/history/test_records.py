@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from llmstream_cli.core.api import FinishReason, Usage
+from llmstream_cli.api import FinishReason, Usage
 from llmstream_cli.history.records import Hit, Session, Turn, answered, as_json, as_markdown
 from llmstream_cli.prompts.messages import Role
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmstream_cli.core.api import FinishReason, Usage
+from llmstream_cli.api import FinishReason, Usage
 from llmstream_cli.errors import HistoryError, InvalidValueError, SessionNotFoundError
 from llmstream_cli.history import schema
 from llmstream_cli.history.records import Turn

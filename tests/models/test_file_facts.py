@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from llmstream_cli.core.api import EngineConfig
-from llmstream_cli.core.loaded_model import LoadedModel
+from llmstream_cli.api import EngineConfig
+from llmstream_cli.core.model import LoadedModel
 from llmstream_cli.errors import ModelError
 from llmstream_cli.models.file_facts import read_facts
 from tests.gguf_files import write_gemma3, write_lfm2, write_llama, write_mamba, write_phi2

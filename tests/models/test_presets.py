@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstream_cli.core.api import SamplingParams
+from llmstream_cli.api import SamplingParams
 from llmstream_cli.errors import ModelNotFoundError
 from llmstream_cli.models.preset import DEFAULT_CTX_SIZE, Package, Preset
 from llmstream_cli.models.presets import DEFAULT_PRESET, PRESETS, find_preset

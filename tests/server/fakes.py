@@ -9,7 +9,7 @@ from typing import Any
 
 from quart import Quart
 
-from llmstream_cli.core.api import (
+from llmstream_cli.api import (
     Chunk,
     EngineMetrics,
     EngineState,

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from quart.typing import TestClientProtocol
 
-from llmstream_cli.core.api import (
+from llmstream_cli.api import (
     Chunk,
     DrawnLogprob,
     EngineMetrics,
@@ -68,7 +68,7 @@ def logprob(piece: bytes, value: float = -0.5, top: Sequence[bytes] = ()) -> Dra
 
 
 class ScriptedEngine:
-    """Gives each request the same chunks; implements `core.api.Engine`.
+    """Gives each request the same chunks; implements `api.Engine`.
 
     Args:
         script: chunks, and an error to raise where it stands.

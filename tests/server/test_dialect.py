@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.api import SamplingParams
-from llmstream_cli.core.gbnf import _escaped, gbnf_to_lark
+from llmstream_cli.api import SamplingParams
+from llmstream_cli.core.grammar.gbnf import _escaped, gbnf_to_lark
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.server.dialect import (
     Given,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from llmstream_cli.core.api import GenerationRequest
+from llmstream_cli.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.sampling import PARAMETERS, SamplingParams
 from llmstream_cli.server.body import validated

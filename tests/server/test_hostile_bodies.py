@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from llmstream_cli.core.api import SamplingParams
+from llmstream_cli.api import SamplingParams
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.server.ollama_requests import ChatRequest, GenerateRequest, ShowRequest
 from llmstream_cli.server.openai_requests import ChatCompletionRequest, CompletionRequest

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.api import DrawnLogprob
+from llmstream_cli.api import DrawnLogprob
 from llmstream_cli.core.output import OutputStream
 from llmstream_cli.server.logprobs import AlignedLogprobs, LocatedLogprob, finite_logprob
 from tests.server.scripted import logprob

@@ -7,7 +7,7 @@ import gguf
 import ollama
 import pytest
 
-from llmstream_cli.core.api import SamplingParams
+from llmstream_cli.api import SamplingParams
 from llmstream_cli.server.ollama_models import process, show, tag, tag_name
 from llmstream_cli.server.served import ServedModel
 from tests.server.scripted import INFO, ScriptedEngine

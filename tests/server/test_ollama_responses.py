@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.api import Chunk, FinishReason, Usage
+from llmstream_cli.api import Chunk, FinishReason, Usage
 from llmstream_cli.errors import EngineDiedError
 from llmstream_cli.server.dialect import json_text
 from llmstream_cli.server.ollama_responses import (

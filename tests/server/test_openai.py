@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llmstream_cli.core.api import Chunk, EngineState, EngineStatus
+from llmstream_cli.api import Chunk, EngineState, EngineStatus
 from llmstream_cli.errors import ContextLengthError, EngineDiedError, QueueFullError
 from tests.server.scripted import ScriptedEngine, client, last
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmstream_cli.core.api import GenerationRequest, SamplingParams
+from llmstream_cli.api import GenerationRequest, SamplingParams
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.messages import Message
 from llmstream_cli.server.body import validated

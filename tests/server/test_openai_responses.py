@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from llmstream_cli.core.api import Chunk, FinishReason
+from llmstream_cli.api import Chunk, FinishReason
 from llmstream_cli.errors import EngineDiedError
 from llmstream_cli.server.dialect import json_text
 from llmstream_cli.server.openai_responses import (

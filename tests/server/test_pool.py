@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llmstream_cli.core.api import EngineMetrics, EngineState, EngineStatus, ModelInfo
-from llmstream_cli.core.pool import EnginePool
-from llmstream_cli.core.pooled_engine import PooledEngine
+from llmstream_cli.api import EngineMetrics, EngineState, EngineStatus, ModelInfo
+from llmstream_cli.engines.pool import EnginePool
+from llmstream_cli.engines.pooled_engine import PooledEngine
 from llmstream_cli.errors import InvalidValueError, ModelError
 from llmstream_cli.server.app import create_app
 from llmstream_cli.server.context import ServerContext

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmstream_cli.core.api import Chunk, EngineMetrics, EngineState, EngineStatus, FinishReason
+from llmstream_cli.api import Chunk, EngineMetrics, EngineState, EngineStatus, FinishReason
 from llmstream_cli.errors import EngineDiedError, InvalidValueError, NotFoundError
 from llmstream_cli.server.progress import KEPT_SECONDS, MAX_KEPT, ProgressRegistry, RequestState
 from tests.server.scripted import ScriptedEngine, last

@@ -7,7 +7,7 @@ from typing import Any
 
 from quart import Response
 
-from llmstream_cli.core.api import Chunk, GenerationRequest
+from llmstream_cli.api import Chunk, GenerationRequest
 from llmstream_cli.errors import EngineDiedError, LLMStreamError, QueueFullError
 from llmstream_cli.prompts.messages import Message
 from llmstream_cli.server.respond import collect, stream

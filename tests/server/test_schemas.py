@@ -14,7 +14,7 @@ import openai
 import pytest
 from pydantic import BaseModel, Field, Json, SecretStr
 
-from llmstream_cli.core.api import SamplingParams
+from llmstream_cli.api import SamplingParams
 from llmstream_cli.errors import SchemaError
 from tests.server.fakes import FakeEngine, Reply, ask, fail_with, post, serving
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmstream_cli.core.api import EngineState, EngineStatus, SamplingParams
+from llmstream_cli.api import EngineState, EngineStatus, SamplingParams
 from llmstream_cli.errors import (
     ContextLengthError,
     EngineDiedError,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from playwright.async_api import expect
 
-from llmstream_cli.core.api import EngineMetrics
+from llmstream_cli.api import EngineMetrics
 from llmstream_cli.server.served import ServedModel, ServedModels
 from tests.server.fakes import FakeEngine, Served, serving
 from tests.web.browser import TIMEOUT, Chat, Tabs

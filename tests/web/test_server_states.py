@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 from playwright.async_api import expect
 
-from llmstream_cli.core.api import (
+from llmstream_cli.api import (
     Chunk,
     EngineMetrics,
     EngineState,

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmstream_cli.core.api import Chunk, Engine, FinishReason, GenerationRequest, Usage
+from llmstream_cli.api import Chunk, Engine, FinishReason, GenerationRequest, Usage
 from llmstream_cli.history.records import Turn
 
 

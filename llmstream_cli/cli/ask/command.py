@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Sequence
 
+from llmstream_cli.api import GenerationRequest
 from llmstream_cli.cli.ask.engine import OpenEngine, check_engine
 from llmstream_cli.cli.ask.question import nobody_asks, whole_question
 from llmstream_cli.cli.ask.setup import Begun, begin, request_for
 from llmstream_cli.cli.options import AskOptions, Setup
 from llmstream_cli.cli.process import STARTED, leave_interrupted, run_interruptible
-from llmstream_cli.core.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
 
 

@@ -5,17 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from llmstream_cli.api import Engine, EngineConfig
 from llmstream_cli.cli.options import EngineOptions
 from llmstream_cli.cli.progress import make_progress
 from llmstream_cli.cli.prompt import preset_format, read_template
 from llmstream_cli.cli.terminal import complain, without_controls
-from llmstream_cli.core.api import Engine, EngineConfig
 from llmstream_cli.errors import InvalidValueError, ModelNotFoundError, one_line
 from llmstream_cli.models.reference import HubModel, parse_reference
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
 
 if TYPE_CHECKING:
-    from llmstream_cli.core.engine import InProcessEngine
+    from llmstream_cli.engines.in_process import InProcessEngine
 
 
 class OpenEngine(NamedTuple):
@@ -77,7 +77,7 @@ def open_engine(options: EngineOptions, *, verbose: bool = False) -> OpenEngine:
     chat_format = None if options.template is None else read_template(options.template)
     choice = _choice(options)
     found = resolve(choice, make_progress())
-    from llmstream_cli.core.engine import InProcessEngine
+    from llmstream_cli.engines.in_process import InProcessEngine
 
     if verbose:
         from llmstream_cli.core.llama import set_log_sink
@@ -128,7 +128,7 @@ def open_again(
 
 
 def _open_remote(options: EngineOptions, url: str) -> OpenEngine:
-    from llmstream_cli.core.remote import RemoteEngine
+    from llmstream_cli.engines.remote import RemoteEngine
 
     name = options.features or options.model
     engine = RemoteEngine(url, model=name, api_key=options.api_key)

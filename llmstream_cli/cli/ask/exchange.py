@@ -4,13 +4,13 @@ import sys
 from asyncio import CancelledError
 from dataclasses import replace
 
+from llmstream_cli.api import Chunk, GenerationRequest
 from llmstream_cli.cli.ask.answer import Answer, receive
 from llmstream_cli.cli.ask.engine import OpenEngine
 from llmstream_cli.cli.ask.stats import print_settings
 from llmstream_cli.cli.ask.views import View
 from llmstream_cli.cli.ask.waiting import WaitingLine
 from llmstream_cli.cli.terminal import shows_sequences
-from llmstream_cli.core.api import Chunk, GenerationRequest
 from llmstream_cli.errors import LLMStreamError
 
 

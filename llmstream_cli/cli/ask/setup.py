@@ -5,10 +5,10 @@ What shows and keeps answers is imported while the model loads, or the first tok
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from llmstream_cli.api import GenerationRequest
 from llmstream_cli.cli.ask.engine import OpenEngine, open_again, open_engine
 from llmstream_cli.cli.options import EngineOptions, Setup
 from llmstream_cli.cli.prompt import context_message
-from llmstream_cli.core.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
 
 if TYPE_CHECKING:

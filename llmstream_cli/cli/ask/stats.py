@@ -1,8 +1,9 @@
 """The lines of `--stats`, in the words of the service that this program descends from."""
 
+from llmstream_cli.api import ModelInfo
 from llmstream_cli.cli.ask.answer import Answer
 from llmstream_cli.cli.terminal import complain
-from llmstream_cli.core.api import ModelInfo, SamplingParams
+from llmstream_cli.sampling import SamplingParams
 
 
 def print_settings(info: ModelInfo, sampling: SamplingParams, retrieved_seconds: float) -> None:

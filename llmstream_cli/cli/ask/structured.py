@@ -26,7 +26,7 @@ def check_schema(text: str) -> None:
     Raises:
         SchemaError: it is none, or no answer can fulfil it.
     """
-    from llmstream_cli.core import json_schema
+    from llmstream_cli.core.grammar import json_schema
 
     ignored = json_schema.read_schema(text).ignored
     if ignored:

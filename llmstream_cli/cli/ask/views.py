@@ -4,11 +4,11 @@ import json
 import sys
 from typing import Any, Protocol
 
+from llmstream_cli.api import Chunk, FinishReason
 from llmstream_cli.cli.ask.answer import Answer
 from llmstream_cli.cli.ask.thoughts import ThoughtWriter
 from llmstream_cli.cli.options import AskOptions
 from llmstream_cli.cli.terminal import AnswerWriter, answer_writer
-from llmstream_cli.core.api import Chunk, FinishReason
 
 _AS_TEXT = AskOptions()
 

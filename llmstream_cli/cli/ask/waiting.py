@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from llmstream_cli.api import Progress
 from llmstream_cli.cli.terminal import shows_sequences
-from llmstream_cli.core.api import Progress
 
 _PATIENCE_SECONDS = 0.5
 _TICK_SECONDS = 0.1
@@ -40,7 +40,7 @@ class Wait:
     def follow(self, progress: Progress, now: float) -> None:
         """Take what an engine tells of its progress."""
         self.progress = progress
-        if progress.num_before is None and self._first is None:
+        if progress.queue_position is None and self._first is None:
             self._first = now, progress.num_computed_tokens
 
     def line(self, now: float) -> str:
@@ -48,8 +48,8 @@ class Wait:
         progress = self.progress
         if progress is None:
             return f"{self.what}… {now - self.since:.1f} s"
-        if progress.num_before is not None:
-            before = f"{progress.num_before} before you" if progress.num_before else "next"
+        if progress.queue_position is not None:
+            before = f"{progress.queue_position} before you" if progress.queue_position else "next"
             return f"waiting in the queue: {before}"
         percent = 100 * progress.num_computed_tokens // progress.num_prompt_tokens
         return f"reading the prompt {percent} %{self._estimate(progress, now)}"

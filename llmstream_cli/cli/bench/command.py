@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Literal
 
+from llmstream_cli.api import Engine, EngineConfig, GenerationRequest, Usage
 from llmstream_cli.cli.bench.figures import (
     MIN_PROMPT_TOKENS,
     Answer,
@@ -23,11 +24,11 @@ from llmstream_cli.cli.process import INTERRUPTED
 from llmstream_cli.cli.progress import make_progress
 from llmstream_cli.cli.prompt import preset_format, read_template
 from llmstream_cli.cli.terminal import AnswerWriter, discard_output
-from llmstream_cli.core.api import Engine, EngineConfig, GenerationRequest, SamplingParams, Usage
 from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.errors import EngineError, InvalidValueError, LLMStreamError, one_line
 from llmstream_cli.models.resolve import ModelChoice, resolve
 from llmstream_cli.prompts.messages import Message
+from llmstream_cli.sampling import SamplingParams
 
 PrefixOption = Literal["distinct", "shared", "both"]
 
@@ -141,7 +142,7 @@ def _local(
     found = resolve(model, make_progress())
 
     def open_engine(streams: int) -> Engine:
-        from llmstream_cli.core.engine import InProcessEngine
+        from llmstream_cli.engines.in_process import InProcessEngine
 
         return InProcessEngine(
             EngineConfig(
@@ -158,7 +159,7 @@ def _local(
 
 
 def _remote(url: str, model: str | None, api_key: str | None) -> tuple[str, OpenEngine]:
-    from llmstream_cli.core.remote import RemoteEngine
+    from llmstream_cli.engines.remote import RemoteEngine
 
     def open_engine(_streams: int) -> RemoteEngine:
         return RemoteEngine(url, model=model, api_key=api_key)

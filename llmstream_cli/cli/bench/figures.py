@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Literal
 
-from llmstream_cli.core.api import Usage
+from llmstream_cli.api import Usage
 
 Prefix = Literal["distinct", "shared"]
 

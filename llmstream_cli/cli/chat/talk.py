@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import dataclass, replace
 
+from llmstream_cli.api import FinishReason, ModelInfo
 from llmstream_cli.cli.ask.answer import Answer
 from llmstream_cli.cli.ask.engine import OpenEngine, open_engine, with_model
 from llmstream_cli.cli.ask.exchange import show_answer
@@ -17,7 +18,6 @@ from llmstream_cli.cli.options import EngineOptions, Setup
 from llmstream_cli.cli.process import leave_interrupted, run_interruptible
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.terminal import complain
-from llmstream_cli.core.api import FinishReason, ModelInfo
 from llmstream_cli.errors import InvalidValueError
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from typer.core import TyperOption
 
+from llmstream_cli.api import EngineConfig
 from llmstream_cli.cli.config.settings import (
     PARAMETERS_BY_OPTION,
     SettingsCommand,
@@ -21,10 +22,10 @@ from llmstream_cli.cli.config.settings import (
 from llmstream_cli.cli.own_presets import register_own_presets
 from llmstream_cli.cli.prompt import context_message, read_template
 from llmstream_cli.config import Config
-from llmstream_cli.core.api import EngineConfig, SamplingParams
 from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
 from llmstream_cli.models.presets import find_preset
 from llmstream_cli.models.sizes import parse_size
+from llmstream_cli.sampling import SamplingParams
 from llmstream_cli.server.keep_alive import keep_alive_seconds
 from llmstream_cli.server.settings import ServerSettings
 

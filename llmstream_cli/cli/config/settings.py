@@ -24,9 +24,9 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from llmstream_cli.api import EngineConfig, SamplingParams
 from llmstream_cli.cli.terminal import check_text, complain
 from llmstream_cli.config import OPTION_TABLES, Config, Table, load_config
-from llmstream_cli.core.api import EngineConfig, SamplingParams
 from llmstream_cli.errors import ConfigError, InvalidValueError, LLMStreamError, did_you_mean
 
 SECRETS = frozenset({"api_key"})

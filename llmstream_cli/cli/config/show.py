@@ -11,9 +11,9 @@ from llmstream_cli.cli.config.check import Found, check_values, unknown_variable
 from llmstream_cli.cli.config.settings import SECRETS, SettingsCommand, exposure, is_exposed, is_own
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.config import HISTORY_VARIABLE, Config, config_path, history_path, load_config
-from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.models.presets import DEFAULT_PRESET, OWN_PRESETS, PRESETS
 from llmstream_cli.models.reference import parse_reference
+from llmstream_cli.sampling import SamplingParams
 
 _MOST_CHARS = 48  # of a value in the table
 _SECRET = "(a secret)"  # noqa: S105  (none itself)

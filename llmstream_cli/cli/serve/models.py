@@ -5,11 +5,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from llmstream_cli.api import FIRST_CTX_SIZE, EngineConfig, ModelInfo
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.cli.terminal import complain, without_controls
-from llmstream_cli.core.api import FIRST_CTX_SIZE, EngineConfig, ModelInfo
-from llmstream_cli.core.pool import EnginePool
-from llmstream_cli.core.supervised import SupervisedEngine
+from llmstream_cli.engines.pool import EnginePool
+from llmstream_cli.engines.supervised import SupervisedEngine
 from llmstream_cli.machine import memory
 from llmstream_cli.models.file_facts import FileFacts, read_facts
 from llmstream_cli.models.resolve import ResolvedModel

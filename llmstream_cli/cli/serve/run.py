@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from llmstream_cli.api import EngineConfig
 from llmstream_cli.cli.ask.stats import print_settings
 from llmstream_cli.cli.process import leave_on_interrupt
 from llmstream_cli.cli.progress import make_progress
@@ -20,7 +21,6 @@ from llmstream_cli.cli.serve.models import serve_models
 from llmstream_cli.cli.serve.options import ServeOptions
 from llmstream_cli.cli.serve.stderr_writer import stderr_in_background
 from llmstream_cli.cli.terminal import complain, read_file, without_controls
-from llmstream_cli.core.api import EngineConfig
 from llmstream_cli.errors import InvalidValueError, ListenError
 from llmstream_cli.hosts import is_loopback
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
+from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, Usage
 from llmstream_cli.cli.ask.answer import Answer, receive
-from llmstream_cli.core.api import Chunk, FinishReason, GenerationRequest, Usage
 from llmstream_cli.errors import EngineDiedError
 from llmstream_cli.prompts.messages import Message
 from tests.server.fakes import FakeEngine

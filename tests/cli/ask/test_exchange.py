@@ -5,13 +5,13 @@ from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
+from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, Progress
 from llmstream_cli.cli.ask import waiting as waiting_module
 from llmstream_cli.cli.ask.answer import Answer
 from llmstream_cli.cli.ask.engine import OpenEngine
 from llmstream_cli.cli.ask.exchange import show_answer
 from llmstream_cli.cli.ask.views import make_view
 from llmstream_cli.cli.ask.waiting import WaitingLine
-from llmstream_cli.core.api import Chunk, FinishReason, GenerationRequest, Progress
 from llmstream_cli.errors import EngineDiedError
 from llmstream_cli.prompts.messages import Message
 from tests.cli.test_terminal import Stream

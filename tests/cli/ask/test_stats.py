@@ -2,9 +2,9 @@
 
 import pytest
 
+from llmstream_cli.api import Chunk, FinishReason, Usage
 from llmstream_cli.cli.ask.answer import Answer
 from llmstream_cli.cli.ask.stats import duration, print_usage
-from llmstream_cli.core.api import Chunk, FinishReason, Usage
 
 
 @pytest.mark.parametrize(

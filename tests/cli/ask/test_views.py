@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from llmstream_cli.api import Chunk, FinishReason, Usage
 from llmstream_cli.cli.ask.answer import Answer
 from llmstream_cli.cli.ask.views import View, make_view
 from llmstream_cli.cli.options import AskOptions
-from llmstream_cli.core.api import Chunk, FinishReason, Usage
 
 USAGE = Usage(34, 3, 0.5, 0.25, cached_tokens=30)
 CHUNKS = (

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from llmstream_cli.api import Progress
 from llmstream_cli.cli.ask import waiting as waiting_module
 from llmstream_cli.cli.ask.waiting import Wait, WaitingLine
-from llmstream_cli.core.api import Progress
 from tests.core.fakes import FakeClock
 
 TIMEOUT = 60  # seconds; the machines that run this are slow at times

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmstream_cli.api import Usage
 from llmstream_cli.cli.bench.figures import (
     MIN_PROMPT_TOKENS,
     Answer,
@@ -21,7 +22,6 @@ from llmstream_cli.cli.bench.figures import (
     evaluate,
     medians,
 )
-from llmstream_cli.core.api import Usage
 from llmstream_cli.core.llama import Model
 
 prefixes = st.sampled_from(get_args(Prefix))

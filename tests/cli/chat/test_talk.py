@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, ModelInfo
 from llmstream_cli.cli.ask.engine import OpenEngine
 from llmstream_cli.cli.chat import talk as talk_module
 from llmstream_cli.cli.chat.conversation import Conversation
 from llmstream_cli.cli.chat.talk import Talk
 from llmstream_cli.cli.options import EngineOptions
 from llmstream_cli.cli.sampling import SamplingOptions
-from llmstream_cli.core.api import Chunk, FinishReason, GenerationRequest, ModelInfo, SamplingParams
 from llmstream_cli.errors import (
     EngineDiedError,
     InvalidValueError,
@@ -19,6 +19,7 @@ from llmstream_cli.errors import (
     ModelNotFoundError,
 )
 from llmstream_cli.prompts.messages import Message
+from llmstream_cli.sampling import SamplingParams
 from tests.cli.chat.talks import talking
 from tests.server.fakes import FakeEngine
 

@@ -1,0 +1,357 @@
+"""What the skins know of an engine: requests, chunks, and the protocol that every engine speaks."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Protocol
+
+from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.prompts.formats import ChatFormat
+from llmstream_cli.prompts.messages import Ending, Message
+from llmstream_cli.sampling import SamplingParams as SamplingParams  # noqa: PLC0414  (exported)
+
+FIRST_CTX_SIZE = 512  # of each request, until one needs more
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One answer to generate.
+
+    Raises:
+        InvalidValueError: there are both messages and a prompt, or neither; or thinking is asked
+            for where there can be none.
+    """
+
+    # The conversation so far; the engine's model decides how it is written down.
+    messages: tuple[Message, ...] = ()
+    # How to draw and when to stop.
+    sampling: SamplingParams = SamplingParams()  # noqa: RUF009  (it is frozen)
+    # Continue this instead of `messages`, as it is: text, in which control tokens are read, or
+    # token ids. What comes of it is all answer, and never reasoning.
+    prompt: str | tuple[int, ...] | None = None
+    # How many seconds the model stays loaded for this client, where requests load it (see
+    # `Residency`); infinite is for good, None as the operator said.
+    keep_alive: float | None = None
+    # Names of the parameters in `sampling` that nobody asked for. An engine that passes the request
+    # on leaves them to the other server; one that generates itself takes the values that stand
+    # there.
+    unset: tuple[str, ...] = ()
+    # Whether the model reasons before it answers, as its chat template's `enable_thinking`; None
+    # leaves it to the template. Where the answer has to follow a grammar or a schema it does not.
+    thinking: bool | None = None
+    # Send chunks that tell how far the request is before its first token.
+    report_progress: bool = False
+    # Who asks, where that is known: the model stays loaded for each as long as it wants.
+    client: str = ""
+    cache_scope: str = ""  # prefixes are shared among requests of one scope only
+    # How the prompt ends; None leaves the assistant's message open where it is the last and has a
+    # text, so that the answer goes on with it, and opens a turn after any other.
+    ending: Ending | None = None
+
+    @property
+    def continues_message(self) -> bool:
+        """Whether the answer goes on with the last message."""
+        return self.prompt_ending == "message"
+
+    @property
+    def prompt_ending(self) -> Ending:
+        """How the prompt of messages ends."""
+        if self.ending is not None or not self.messages:
+            return self.ending or "turn"
+        last = self.messages[-1]
+        return "message" if last.role == "assistant" and last.content else "turn"
+
+    def __post_init__(self) -> None:
+        if (
+            self.ending == "message"
+            and self.messages[-1:]
+            and (self.messages[-1].role != "assistant")
+        ):
+            raise InvalidValueError("only a last message of the assistant's can be continued")
+        if bool(self.messages) == (self.prompt is not None):
+            raise InvalidValueError("a request has either messages or a prompt")
+        if self.keep_alive is not None and not self.keep_alive >= 0:
+            raise InvalidValueError("keep_alive must not be negative", "keep_alive")
+        if self.thinking and self.prompt is not None:
+            raise InvalidValueError(
+                "thinking needs messages; a raw prompt is continued as it is", "thinking"
+            )
+        if self.thinking and self.sampling.is_constrained:
+            raise InvalidValueError(
+                "thinking cannot be combined with a grammar or a JSON schema, which hold from the "
+                "first token on",
+                "thinking",
+            )
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"  # the model ended its turn, or a stop string came
+    LENGTH = "length"  # max_tokens or the context is used up
+    CANCELLED = "cancelled"  # nobody waits for it any more
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an answer cost."""
+
+    prompt_tokens: int  # tokens of the rendered prompt
+    completion_tokens: int  # tokens drawn, without the one that ends the turn
+    prompt_seconds: float  # from the first computed prompt token to the first drawn token
+    completion_seconds: float  # from the first drawn token to the last
+    cached_tokens: int = 0  # tokens of the prompt that were taken from the prefix cache
+    reasoning_tokens: int = 0  # those of the drawn tokens that are reasoning, its tags among them
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Speed of generation; the first token belongs to the prompt. 0.0 below two tokens."""
+        steps = self.completion_tokens - 1
+        return steps / self.completion_seconds if steps > 0 and self.completion_seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and how likely it was."""
+
+    token_id: int
+    piece: bytes  # its bytes, maybe a part of a character
+    logprob: float  # natural logarithm of its probability
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnLogprob:
+    """A drawn token and the most likely ones at its place."""
+
+    drawn: TokenLogprob
+    # The most likely tokens, in order; as many as were asked for.
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a request is that has no token yet."""
+
+    queue_position: (
+        int | None
+    )  # requests in the queue that get a slot before it; None once it has one
+    # Tokens of the prompt that are computed, or taken from the prefix cache.
+    num_computed_tokens: int
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one step added to an answer."""
+
+    text: str  # new text; empty while a character or a possible stop string is incomplete
+    # The tokens drawn, in order; their text may come in a later chunk. Another server does not tell
+    # them.
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None  # set on the last chunk and only there
+    # Set on the last chunk and only there; None where another server does not tell.
+    usage: Usage | None = None
+    # Where they were asked for, one for each token of the answer: those of its reasoning have none.
+    # They come with their tokens, or later where it was not certain that these belong to the
+    # answer.
+    logprobs: tuple[DrawnLogprob, ...] = ()
+    # New text of what the model thinks before its answer; all of it comes before the first of
+    # `text`, and never in it.
+    reasoning: str = ""
+    # Where that was asked for; such a chunk has nothing else, and comes before all that have.
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A loaded model. Another server's model has zeros where that server does not tell."""
+
+    name: str  # the file's name without its ending, or what another server calls it
+    description: str  # architecture, size and quantization, as llama.cpp words them
+    ctx_size: int  # the most tokens that prompt and answer may have together
+    load_seconds: float  # how long loading took
+    # What the kernels were compiled for, such as {"avx": True, "neon": False}.
+    cpu_features: dict[str, bool]
+    ctx_train: int = 0  # tokens of context that the model was trained with
+    vocab_size: int = 0  # tokens in its vocabulary
+    num_parameters: int = 0  # weights
+    size_bytes: int = 0  # of the weights, in memory
+    # The GGUF file's own keys and values as text, arrays left out.
+    metadata: dict[str, str] = field(default_factory=dict)
+    chat_template: str | None = None  # Jinja source of the chat template in force, if there is one
+    # The name of the format that the template is from; None if it is the file's own.
+    chat_format: str | None = None
+    thinks: bool = False  # whether it may reason before it answers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How an engine is set up."""
+
+    model_path: str  # a GGUF file
+    # The most tokens of one prompt and answer; None is what the model was trained with, or as much
+    # of that as there is memory for.
+    ctx_size: int | None = None
+    # CPU threads; None is one for each physical core this process may use.
+    threads: int | None = None
+    # Layers to keep on a GPU, where llama-cpp-python was built for one; -1 is all.
+    gpu_layers: int = 0
+    # The most tokens of one step, hence how long a step can last; at least two for each of
+    # `max_seqs`, whatever is said here.
+    max_batch_tokens: int = 64
+    # Requests that generate at once; each has `ctx_size` tokens of its own. Memory is taken as the
+    # longest of them grows.
+    max_seqs: int = 1
+    max_queue: int = 256  # requests that may wait for their turn in a pool, which refuses one more
+    # How conversations are written down, whatever the file says.
+    chat_format: ChatFormat | None = None
+    default_chat_format: ChatFormat | None = None  # how they are if the file has no chat template
+    # Memory that weights, context and program may take together; None is without a limit other than
+    # the machine's.
+    max_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("ctx_size", 16, 2**24),
+            ("threads", 1, 512),
+            ("gpu_layers", -1, 10_000),
+            ("max_batch_tokens", 1, 4096),
+            ("max_seqs", 1, 256),
+            ("max_queue", 0, 100_000),
+            ("max_bytes", 0, 2**60),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InvalidValueError(f"{name} must be between {low} and {high}", name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineMetrics:
+    """An engine's state after a step, and its counters since the start."""
+
+    running: int = 0  # requests that hold a slot
+    waiting: int = 0  # requests in the queue
+    slots: int = 0  # requests that can run at once
+    prompt_tokens: int = 0  # tokens of all prompts that began to run
+    cached_tokens: int = 0  # those of them that were taken from the prefix cache
+    generated_tokens: int = 0  # tokens drawn
+    steps: int = 0  # steps computed
+    step_seconds: float = 0.0  # time of all steps together
+    cache_tokens: int = 0  # tokens in the KV cache, of running and of idle slots
+    cache_capacity: int = 0  # tokens that it can hold
+    restarts: int = 0  # how often the engine died and was started again
+    rss_bytes: int = 0  # resident memory of the engine's process; 0 where it is this one
+
+    def after(self, past: "EngineMetrics") -> "EngineMetrics":
+        """Return this state, with the counters of an engine that came before added to its own."""
+        counted = {name: getattr(past, name) + getattr(self, name) for name in _COUNTERS}
+        return replace(self, **counted)
+
+
+_COUNTERS = (
+    "prompt_tokens",
+    "cached_tokens",
+    "generated_tokens",
+    "steps",
+    "step_seconds",
+    "restarts",
+)
+
+
+class EngineState(StrEnum):
+    """Whether an engine can generate."""
+
+    IDLE = "idle"  # not loaded; a request loads it
+    LOADING = "loading"
+    READY = "ready"
+    RESTARTING = "restarting"  # it died, and is being started again
+    FAILED = "failed"  # for good
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatus:
+    """An engine's state, and in a line for a person why it is not ready."""
+
+    state: EngineState  # see `EngineState`
+    reason: str = ""  # empty while it is ready
+
+
+class Engine(Protocol):
+    """Something that generates: in this process, in a child process, or on another machine."""
+
+    @property
+    def status(self) -> EngineStatus:
+        """The state now."""
+
+    @property
+    def metrics(self) -> EngineMetrics:
+        """State and counters after the last step."""
+
+    def start(self) -> None:
+        """Begin to load the model and return at once."""
+
+    async def ready(self) -> ModelInfo:
+        """Wait until the model is loaded.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
+        """Stream the answer. Closing the generator cancels the request within one step.
+
+        Raises:
+            PromptError: the messages make no prompt that fits; nothing was computed.
+            QueueFullError: too many requests wait already; nothing was computed.
+            EngineError: the engine failed; the chunks before it are good.
+        """
+
+    async def aclose(self) -> None:
+        """Stop what runs, release the model, and refuse further requests."""
+
+
+class Residency(Protocol):
+    """When the model of an engine is in memory, where requests load it: see `engines.pool`."""
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """The model, if it is loaded; to ask neither loads it nor keeps it."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes of the memory for models; 0 while it is not loaded."""
+
+    @property
+    def loads(self) -> int:
+        """How often it was loaded."""
+
+    @property
+    def load_seconds(self) -> float:
+        """How long all its loads took together."""
+
+    @property
+    def unloads(self) -> int:
+        """How often it was unloaded."""
+
+    @property
+    def expires_seconds(self) -> float:
+        """Seconds until it is unloaded if nobody asks; infinite for never."""
+
+    async def load(self, keep_alive: float | None = None, client: str = "") -> ModelInfo:
+        """Wait until the model is loaded; the time begins anew that it stays so for this client.
+
+        Args:
+            keep_alive: as of a `GenerationRequest`.
+            client: as of a `GenerationRequest`.
+
+        Raises:
+            LLMStreamError: as `Engine.generate`.
+        """
+
+    def unload(self, client: str = "") -> bool:
+        """Unload the model as soon as it answers no request, unless other clients want it.
+
+        Returns:
+            Whether none of them does.
+        """

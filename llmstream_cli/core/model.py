@@ -1,0 +1,283 @@
+"""A loaded model and what follows from it: what it is, and how prompts are written for it."""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from llmstream_cli.api import EngineConfig, GenerationRequest, ModelInfo, SamplingParams
+from llmstream_cli.core import reasoning
+from llmstream_cli.core.llama import Model, cpu_features
+from llmstream_cli.core.output import Splitter
+from llmstream_cli.core.reasoning import ReasoningTags
+from llmstream_cli.errors import InvalidValueError, PromptError
+
+if TYPE_CHECKING:
+    from llmstream_cli.core.grammar.constraint import Constraint, GrammarCompiler
+    from llmstream_cli.core.sampler import TokenConstraint
+    from llmstream_cli.prompts.template import ChatTemplate
+
+_NO_LIMIT = 2**31  # tokens; nothing is computed of them
+_MAX_TEMPLATE_CHARS = 512 * 1024  # to be shown; a longer one is not rendered either
+_TAIL_TOKENS = 16  # in which a tag at a prompt's end is found, whatever it is made of
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRequest:
+    """A request in the model's own terms."""
+
+    prompt: list[int]  # token ids, fewer than the context holds
+    # Its grammar or JSON schema, compiled; None without one.
+    constraint: "TokenConstraint | None" = None
+    turn_ends: tuple[str, ...] = ()  # texts that end the answer, besides its own stop strings
+    # Tells its reasoning from the answer; None if all that comes is answer, as where a constraint
+    # holds for the whole of it.
+    splitter: Splitter | None = None
+    report_progress: bool = False  # see `GenerationRequest`
+    cache_scope: str = ""  # see `GenerationRequest`
+
+
+class LoadedModel:
+    """A loaded model. Every method may be called from any thread.
+
+    Attributes:
+        model: the handle over llama.cpp.
+        info: what the skins know of it.
+
+    Raises:
+        ModelError: it cannot be loaded.
+        InvalidValueError: the configured context is larger than the model's.
+    """
+
+    def __init__(self, config: EngineConfig, *, vocab_only: bool = False) -> None:
+        self._lock = threading.Lock()  # around `_grammars`; `cached_property` itself has none
+        self.model = Model(config.model_path, gpu_layers=config.gpu_layers, vocab_only=vocab_only)
+        ctx_train = self.model.ctx_train
+        if not vocab_only and config.ctx_size is not None and config.ctx_size > ctx_train:
+            raise InvalidValueError(
+                f"ctx_size is {config.ctx_size}, and the model was trained with {ctx_train}",
+                "ctx_size",
+            )
+        own = self.model.chat_template
+        self._format = config.chat_format or (config.default_chat_format if own is None else None)
+        template = own if self._format is None else self._format.template
+        self._reasoning = ModelReasoning(self.model, template)
+        self.info = ModelInfo(
+            name=Path(config.model_path).stem,
+            description=self.model.description,
+            ctx_size=config.ctx_size or ctx_train,
+            load_seconds=self.model.load_seconds,
+            cpu_features=cpu_features(),
+            ctx_train=ctx_train,
+            vocab_size=self.model.vocab_size,
+            num_parameters=self.model.num_parameters,
+            size_bytes=self.model.size_bytes,
+            metadata=self.model.metadata(),
+            chat_template=None if len(template or "") > _MAX_TEMPLATE_CHARS else template,
+            chat_format=None if self._format is None else self._format.name,
+            thinks=bool(self._reasoning),
+        )
+
+    @cached_property
+    def _template(self) -> "ChatTemplate":
+        from llmstream_cli.prompts.template import ChatTemplate
+
+        if self._format is not None:
+            return ChatTemplate(self._format.template)
+        if self.model.chat_template is None:
+            raise PromptError(
+                f"{self.info.name} has no chat template: name one with --template, or send it text "
+                "to continue as it is (ask --raw, /v1/completions, /api/generate with raw)"
+            )
+        return ChatTemplate(self.model.chat_template)
+
+    def encode(self, request: GenerationRequest) -> EncodedRequest:
+        """Encode a request. The first one with a grammar also reads the vocabulary: 0.2 s or so.
+
+        Raises:
+            PromptError: there can be no prompt; see `prompts.encode`.
+            InvalidValueError: the prompt or the logit bias has a token that is not in the
+                vocabulary, or the grammar cannot be compiled; see `core.grammar.constraint`.
+        """
+        sampling = request.sampling
+        self._check_vocabulary((token for token, _ in sampling.logit_bias), "logit_bias")
+        if request.thinking and not self._reasoning:
+            raise InvalidValueError(
+                f"thinking is not supported by {self.info.name}; leave it out", "thinking"
+            )
+        if sampling.is_constrained and request.thinking is None:
+            request = replace(request, thinking=False)
+        prompt = self._encode_prompt(request, ctx_size=self.info.ctx_size)
+        prompt, splitter = self._begin_answer(request, prompt)
+        constraint = self._compile(sampling) if sampling.is_constrained else None
+        return EncodedRequest(
+            prompt,
+            constraint,
+            turn_ends=() if sampling.is_constrained else self._turn_ends(request),
+            splitter=None if sampling.is_constrained else splitter,
+            report_progress=request.report_progress,
+            cache_scope=request.cache_scope,
+        )
+
+    def _compile(self, sampling: SamplingParams) -> "Constraint":
+        with self._lock:
+            grammars = self._grammars
+        return grammars.compile_grammar(sampling)
+
+    def count_tokens(self, request: GenerationRequest) -> int:
+        """Return how many tokens the request's prompt has, be it more than the context holds.
+
+        Raises:
+            PromptError: there can be no prompt.
+            InvalidValueError: the prompt has a token that is not in the vocabulary.
+        """
+        return len(self._encode_prompt(request, ctx_size=_NO_LIMIT))
+
+    def _turn_ends(self, request: GenerationRequest) -> tuple[str, ...]:
+        if self._format is None or request.prompt is not None or request.sampling.ignore_eos:
+            return ()
+        return self._format.stop
+
+    @cached_property
+    def _grammars(self) -> "GrammarCompiler":
+        from llmstream_cli.core.grammar.constraint import GrammarCompiler
+
+        return GrammarCompiler(self.model)
+
+    def _encode_prompt(self, request: GenerationRequest, *, ctx_size: int) -> list[int]:
+        from llmstream_cli.prompts import encode
+
+        match request.prompt:
+            case None:
+                return encode.encode_chat(
+                    self.model,
+                    self._template,
+                    request.messages,
+                    ctx_size=ctx_size,
+                    thinking=request.thinking,
+                    ending=request.prompt_ending,
+                )
+            case str(text):
+                return encode.encode_text(self.model, text, ctx_size=ctx_size)
+            case tokens:
+                self._check_vocabulary(tokens, "prompt")
+                return encode.check_tokens(list(tokens), ctx_size=ctx_size)
+
+    def _begin_answer(
+        self, request: GenerationRequest, prompt: list[int]
+    ) -> tuple[list[int], Splitter | None]:
+        """Return the prompt, and what splits the answer to it.
+
+        Where there shall be no thinking, and the template opens the block nevertheless, it is
+        closed at once.
+        """
+        if request.prompt is not None:
+            return prompt, None
+        continued = request.messages[-1].content if request.continues_message else None
+        splitter, closing = self._reasoning.begin(
+            prompt, closes=request.thinking is False, continued=continued
+        )
+        if closing:
+            from llmstream_cli.prompts.encode import check_tokens
+
+            more = self.model.tokenize(closing, special=True)
+            prompt = check_tokens(prompt + more, ctx_size=self.info.ctx_size)
+        return prompt, splitter
+
+    def _check_vocabulary(self, tokens: Iterable[int], field: str) -> None:
+        size = self.model.vocab_size
+        foreign = next((token for token in tokens if not 0 <= token < size), None)
+        if foreign is not None:
+            raise InvalidValueError(
+                f"{field} has token {foreign}, which is not in the vocabulary of {size}", field
+            )
+
+
+class Begun(NamedTuple):
+    """How an answer begins."""
+
+    splitter: Splitter | None  # tells its reasoning from the answer; None where there can be none
+    closing: str = ""  # what the prompt has to go on with, so that there is no reasoning
+
+
+class ModelReasoning:
+    """The reasoning of one model.
+
+    Args:
+        model: the model.
+        template: source of its chat template, if it has one.
+    """
+
+    def __init__(self, model: Model, template: str | None) -> None:
+        self._model = model
+        self._marks: Mapping[int, bytes]
+        self._tags: ReasoningTags | None = None
+        self._is_harmony = all(map(self._token, reasoning.REQUIRED))
+        if self._is_harmony:
+            marks = {self._token(text): mark.encode() for text, mark in reasoning.MARKERS.items()}
+            self._marks = {token: mark for token, mark in marks.items() if token is not None}
+        else:
+            self._tags = next(
+                (t for t in reasoning.KNOWN_TAGS if self._has_tags(t, template)), None
+            )
+            self._marks = dict(self._control_tags())
+
+    def __bool__(self) -> bool:
+        return self._is_harmony or self._tags is not None
+
+    def begin(self, prompt: list[int], *, closes: bool, continued: str | None = None) -> Begun:
+        """Tell how the answer to a prompt begins.
+
+        Args:
+            prompt: token ids.
+            closes: whether there shall be no reasoning.
+            continued: the message that the answer goes on with, if it does.
+        """
+        if self._is_harmony:
+            return self._begin_harmony(prompt, closes=closes and continued is None)
+        if self._tags is None:
+            return Begun(None)
+        if continued is not None:
+            splitter = reasoning.ReasoningSplitter(self._tags, marks=self._marks)
+            splitter.skip(continued)
+            return Begun(splitter)
+        inside = self._text(prompt[-_TAIL_TOKENS:]).rstrip().endswith(self._tags.opening)
+        closing = f"\n{self._tags.closing}\n\n" if inside and closes else ""
+        inside = inside and not closes
+        return Begun(
+            reasoning.ReasoningSplitter(self._tags, begins_inside=inside, marks=self._marks),
+            closing,
+        )
+
+    def _begin_harmony(self, prompt: list[int], *, closes: bool) -> Begun:
+        splitter = reasoning.HarmonySplitter(self._marks)
+        start = self._token("<|start|>")
+        if start in prompt:
+            turn = len(prompt) - prompt[::-1].index(start) - 1
+            splitter.skip(self._text(prompt[turn:]))
+        if closes and splitter.awaits_channel:
+            splitter.skip(reasoning.CHANNEL + "final" + reasoning.MESSAGE)
+            return Begun(splitter, reasoning.OPENS_ANSWER)
+        return Begun(splitter)
+
+    def _text(self, tokens: list[int]) -> str:
+        pieces = (self._marks.get(token) or self._model.piece(token) for token in tokens)
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def _token(self, text: str) -> int | None:
+        tokens = self._model.tokenize(text, special=True)
+        return tokens[0] if len(tokens) == 1 else None
+
+    def _has_tags(self, tags: ReasoningTags, template: str | None) -> bool:
+        """Tell whether the chat template names the tags, or the vocabulary has tokens for them."""
+        named = tags.closing in (template or "")
+        return named or all(map(self._token, (tags.opening, tags.closing)))
+
+    def _control_tags(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the control tokens that tags begin with, which llama.cpp gives no text."""
+        for tag in self._tags or ():
+            first, *rest = self._model.tokenize(tag, special=True)
+            if not self._model.piece(first):
+                yield first, tag.encode().removesuffix(b"".join(map(self._model.piece, rest)))

@@ -1,0 +1,1 @@
+"""Implementations of `api.Engine`: in this process, in a child, pooled, on another server."""

@@ -1,0 +1,293 @@
+"""Requests encoded by processes that the kernel limits; see `engines.encoder`.
+
+A chat template is a program from the model file, a schema one from a stranger, and llama.cpp's
+tokenizers take quadratic time on some texts and crash on others. Here that costs the request which
+brings it, and nobody else:
+
+1. Every request has a process of its own, limited in CPU time and memory.
+2. Most need some milliseconds. One that needs more than a moment starts again in the slow lane,
+   where only one runs at a time, with low priority: who asks for little never waits behind it.
+3. Only so many wait in the slow lane; more are refused.
+4. Closing the connection ends the process, wherever it is.
+"""
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING
+
+from llmstream_cli.api import EngineConfig, GenerationRequest, ModelInfo
+from llmstream_cli.core.model import EncodedRequest
+from llmstream_cli.engines import encoder
+from llmstream_cli.errors import (
+    EngineClosedError,
+    EngineError,
+    InvalidValueError,
+    LLMStreamError,
+    PromptError,
+    QueueFullError,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+ENCODER_MODULE = "llmstream_cli.engines.encoder"
+
+_MAX_SLOW = 8  # requests that wait in the slow lane
+_WALL_SECONDS = 60.0  # in which a process has its CPU time, however busy the machine is
+
+
+@dataclass(slots=True)
+class Lane:
+    """Requests that are encoded alike."""
+
+    places: int  # how many at once
+    seconds: float  # CPU time for each
+    low_priority: bool = False  # see `encoder.Job`
+    waiting: "deque[_Job]" = field(default_factory=deque)
+    running: "list[_Job]" = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    request_id: int
+    request: GenerationRequest
+    info: ModelInfo
+    connection: Connection | None = None
+    deadline: float = 0.0
+    compiling: bool = False
+
+
+class EncodingPool:
+    """Encodes requests in processes of their own. Not thread-safe.
+
+    Args:
+        config: the model.
+        deliver: takes a request's id, the request, and what was made of it or why there is nothing;
+            at most once for each. It must not block.
+        quick: where every request begins.
+        slow: where those go on that take too long there.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        deliver: Callable[[int, GenerationRequest, EncodedRequest | LLMStreamError], object],
+        *,
+        quick: Lane | None = None,
+        slow: Lane | None = None,
+    ) -> None:
+        self._config = config
+        self._deliver = deliver
+        self._quick = quick or Lane(places=2, seconds=0.15)
+        self._slow = slow or Lane(places=1, seconds=5.0, low_priority=True)
+        self._start()
+
+    def _start(self) -> None:
+        """Start the process that is forked for each request; it gets ready meanwhile."""
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-P", "-m", ENCODER_MODULE],
+                stdin=theirs.fileno(),
+                process_group=0,  # a terminal's Ctrl-C is not for it
+            )
+        with Connection(os.dup(self._control.fileno())) as control, contextlib.suppress(OSError):
+            control.send(self._config)
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Those that may become readable, upon which `receive` has something to do."""
+        jobs = [*self._quick.running, *self._slow.running]
+        return [job.connection for job in jobs if job.connection is not None]
+
+    def submit(self, request_id: int, request: GenerationRequest, info: ModelInfo) -> None:
+        """Encode a request as soon as there is a place."""
+        self._quick.waiting.append(_Job(request_id, request, info))
+        self._fill(self._quick)
+
+    def cancel(self, request_id: int) -> None:
+        """Forget a request; it is not delivered any more."""
+        for lane in (self._quick, self._slow):
+            for jobs in (lane.waiting, lane.running):
+                for job in [job for job in jobs if job.request_id == request_id]:
+                    jobs.remove(job)
+                    if job.connection is not None:
+                        job.connection.close()
+            self._fill(lane)
+
+    def receive(self, ready: Sequence[object]) -> None:
+        """Take what has come; also, end what takes too long. Call it every second or so."""
+        now = time.monotonic()
+        for lane in (self._quick, self._slow):
+            for job in [*lane.running]:
+                assert job.connection is not None
+                if job.connection in ready:
+                    self._take(lane, job)
+                elif job.deadline < now:
+                    job.connection.close()
+                    self._end_or_slow(lane, job)
+            self._fill(lane)
+
+    def close(self) -> None:
+        """End all processes, and wait for it."""
+        for connection in self.connections:
+            connection.close()
+        self._control.close()
+        self._process.wait()
+
+    def _fill(self, lane: Lane) -> None:
+        while lane.waiting and len(lane.running) < lane.places:
+            job = lane.waiting.popleft()
+            job.connection = self._fork(job)
+            job.connection.send(
+                encoder.Job(job.request, job.info.ctx_size, lane.seconds, lane.low_priority)
+            )
+            job.deadline = time.monotonic() + _WALL_SECONDS
+            lane.running.append(job)
+
+    def _fork(self, job: _Job) -> Connection:
+        ours, theirs = socket.socketpair()
+        constrained = job.request.sampling.is_constrained
+        kind = encoder.CONSTRAINED if constrained else encoder.PLAIN
+        with theirs:
+            try:
+                socket.send_fds(self._control, [kind], [theirs.fileno()])
+            except OSError:  # the process was killed
+                self._control.close()
+                self._process.wait()
+                self._start()
+                socket.send_fds(self._control, [kind], [theirs.fileno()])
+        return Connection(ours.detach())
+
+    def _take(self, lane: Lane, job: _Job) -> None:
+        assert job.connection is not None
+        try:
+            message = job.connection.recv()
+        except (EOFError, OSError):
+            self._end_or_slow(lane, job)
+            return
+        if message == encoder.COMPILING:
+            job.compiling = True
+            return
+        lane.running.remove(job)
+        if isinstance(message, EncodedRequest) and job.request.sampling.is_constrained:
+            constraint = RemoteConstraint(job.connection, job.info.vocab_size)
+            message = replace(message, constraint=constraint)
+        else:
+            job.connection.close()
+        self._deliver(job.request_id, job.request, message)
+
+    def _end_or_slow(self, lane: Lane, job: _Job) -> None:
+        """Book a process that has ended without a result."""
+        lane.running.remove(job)
+        if lane is self._slow:
+            self._deliver(job.request_id, job.request, _too_expensive(job, lane))
+        elif len(self._slow.waiting) >= _MAX_SLOW:
+            many = f"{_MAX_SLOW} requests that are as expensive to prepare wait already"
+            self._deliver(job.request_id, job.request, QueueFullError(f"{many}; try again later"))
+        else:
+            self._slow.waiting.append(_Job(job.request_id, job.request, job.info))
+            self._fill(self._slow)
+
+
+def _too_expensive(job: _Job, lane: Lane) -> LLMStreamError:
+    if not job.compiling:
+        limit = f"{lane.seconds:g} seconds or {encoder.PROMPT_BYTES >> 20} MiB"
+        return PromptError(f"the messages made no prompt within {limit}; shorten them")
+    what = "grammar" if job.request.sampling.json_schema is None else "JSON schema"
+    limit = f"{encoder.COMPILE_SECONDS:g} second or {encoder.COMPILE_BYTES >> 20} MiB"
+    return InvalidValueError(f"{what}: it needs more than {limit} to compile; simplify it")
+
+
+class LongPrompts:
+    """Encodes long prompts one after another, for an engine that encodes others in its process."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._pool: EncodingPool | None = None
+        self._lock = threading.Lock()
+        self._outcomes: list[EncodedRequest | LLMStreamError] = []
+
+    def encode(
+        self, request: GenerationRequest, info: ModelInfo, given_up: threading.Event
+    ) -> EncodedRequest:
+        """Encode a request; see `LoadedModel.encode`. Blocks until `given_up` at the latest."""
+        with self._lock:
+            self._outcomes.clear()
+            if self._pool is None:
+                self._pool = EncodingPool(
+                    self._config,
+                    lambda _, __, outcome: self._outcomes.append(outcome),
+                    slow=Lane(places=1, seconds=5.0),
+                )
+            self._pool.submit(0, request, info)
+            while not self._outcomes and not given_up.is_set():
+                self._pool.receive(wait(self._pool.connections, 0.1))
+            self._pool.cancel(0)
+            outcome = self._outcomes.pop() if self._outcomes else EngineClosedError()
+        if isinstance(outcome, LLMStreamError):
+            raise outcome
+        return outcome
+
+    def close(self) -> None:
+        """End the processes."""
+        with self._lock:
+            if self._pool is not None:
+                self._pool.close()
+
+
+class RemoteConstraint:
+    """Follows an answer through its grammar in another process; see `constraint.Constraint`."""
+
+    def __init__(self, connection: Connection, vocab_size: int) -> None:
+        self._connection = connection
+        self._vocab_size = vocab_size
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        self._mask: npt.NDArray[np.bool_] | None = None
+        self._on_time = True
+
+    def is_ready(self, seconds: float) -> bool:
+        """Tell whether `allowed` returns at once; wait so long, if it did the last time."""
+        if self._mask is None:
+            self._on_time = bool(self._poll.poll(1000 * seconds if self._on_time else 0))
+            return self._on_time
+        return True
+
+    def allowed(self) -> "npt.NDArray[np.bool_]":
+        """Tell for each token whether it may come next; see `Constraint.allowed`."""
+        import numpy as np
+
+        if self._mask is None:
+            bits = np.frombuffer(self._receive(), np.uint8)
+            mask = np.unpackbits(bits, count=self._vocab_size, bitorder="little")
+            self._mask = mask.view(np.bool_)
+        return self._mask
+
+    def accept(self, token: int) -> None:
+        """Go on with a token, which must be an allowed one."""
+        self._mask = None
+        with contextlib.suppress(OSError):  # its end is seen when the next token is asked for
+            self._connection.send(token)
+
+    def _receive(self) -> bytes:
+        try:
+            message = self._connection.recv()
+        except (EOFError, OSError) as error:
+            limit = f"{encoder.MASK_SECONDS:g} seconds or {encoder.COMPILE_BYTES >> 20} MiB"
+            raise EngineError(f"the grammar needs more than {limit} for a token") from error
+        if isinstance(message, LLMStreamError):
+            raise message
+        assert isinstance(message, bytes)
+        return message

@@ -1,0 +1,219 @@
+"""The engine in this process: the loop that steps on a thread of its own, bridged to asyncio.
+
+asyncio and Jinja are imported while the thread loads the model, not before: see `start`.
+"""
+
+import contextlib
+import itertools
+import threading
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from llmstream_cli.api import (
+    Chunk,
+    EngineConfig,
+    EngineMetrics,
+    EngineState,
+    EngineStatus,
+    GenerationRequest,
+    ModelInfo,
+    SamplingParams,
+)
+from llmstream_cli.core.step_loop import Result, StepLoop
+from llmstream_cli.errors import EngineClosedError, LLMStreamError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from llmstream_cli.core.model import EncodedRequest, LoadedModel
+    from llmstream_cli.engines.encoding import LongPrompts
+
+# A run of the same character, from some 24,000 on, overflows the stack in several tokenizers of
+# llama.cpp, and takes others minutes. A process of its own takes half a second to start.
+_LONG_CHARS = 8_000
+_NO_LIMIT = 2**31  # tokens; nothing is computed of them
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Subscriber:
+    """Where the results of one request go: a queue that only `loop` may touch."""
+
+    loop: "asyncio.AbstractEventLoop"
+    queue: "asyncio.Queue[Result]"
+
+
+class InProcessEngine:
+    """Generates with a model in this process; implements `api.Engine`.
+
+    Args:
+        config: the model and the sizes.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._steps = StepLoop(config, self._deliver)
+        self._request_ids = itertools.count()
+        self._subscribers: dict[int, _Subscriber] = {}
+        self._closed = False
+        self._long_prompts: LongPrompts | None = None
+        # A daemon: a load cannot be interrupted, and must not keep the process from leaving.
+        self._thread = threading.Thread(
+            target=self._steps.run, name="llmstream-engine", daemon=True
+        )
+
+    @property
+    def running(self) -> bool:
+        """Whether the engine's thread is alive, possibly inside llama.cpp."""
+        return self._thread.is_alive()
+
+    @property
+    def status(self) -> EngineStatus:
+        """The state now; see `Engine.status`."""
+        end = self._steps.end
+        if self._closed or isinstance(end, EngineClosedError):
+            return EngineStatus(EngineState.CLOSED, str(EngineClosedError()))
+        if end is not None:
+            return EngineStatus(EngineState.FAILED, str(end))
+        if self._steps.loading:
+            return EngineStatus(EngineState.LOADING, "the model is being loaded")
+        return EngineStatus(EngineState.READY)
+
+    @property
+    def metrics(self) -> EngineMetrics:
+        """State and counters after the last step; may be read from any thread."""
+        return self._steps.metrics
+
+    def start(self) -> None:
+        """Begin to load the model and return at once; what the caller imports now costs no time."""
+        self._thread.start()
+
+    async def ready(self) -> ModelInfo:
+        """Wait until the model is loaded; see `Engine.ready`."""
+        # Wanted in a moment by `encode`; to import it now, while the model loads, takes no time.
+        import llmstream_cli.prompts.encode  # noqa: F401
+
+        loaded = self._steps.loaded
+        if loaded is not None and self._steps.end is None:
+            return loaded.info
+        with self._subscribe() as (request_id, results):
+            self._steps.tell_ready(request_id)
+            result = await results.get()
+        if isinstance(result, LLMStreamError):
+            raise result
+        assert isinstance(result, ModelInfo)
+        return result
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
+        """Stream the answer; see `Engine.generate`. It waits for a model that is being loaded."""
+        import asyncio
+
+        loaded = await self._loaded()
+        if _is_long(request):
+            encoded = await self._encode_apart(request, loaded.info)
+        else:
+            encoded = await asyncio.to_thread(loaded.encode, request)
+        with self._subscribe() as (request_id, results):
+            self._steps.submit(request_id, encoded, request.sampling)
+            try:
+                while True:
+                    result = await results.get()
+                    if isinstance(result, LLMStreamError):
+                        raise result
+                    assert isinstance(result, Chunk)
+                    yield result
+                    if result.finish_reason is not None:
+                        return
+            finally:
+                # Synchronous, as clean-up in a generator has to be; void for one that has ended.
+                with contextlib.suppress(LLMStreamError):
+                    self._steps.cancel(request_id)
+
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        """Return how many tokens a request's prompt has; nothing is generated.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+            PromptError: the messages make no prompt. One longer than the context is counted.
+        """
+        import asyncio
+
+        loaded = await self._loaded()
+        if _is_long(request):
+            request = replace(request, sampling=SamplingParams())
+            info = replace(loaded.info, ctx_size=_NO_LIMIT)
+            return len((await self._encode_apart(request, info)).prompt)
+        return await asyncio.to_thread(loaded.count_tokens, request)
+
+    async def aclose(self) -> None:
+        """Stop the running step and the thread, and release the model.
+
+        A model that is still loading cannot be stopped; it is left to its thread, see `running`.
+        """
+        import asyncio
+
+        self._closed = True
+        self._steps.close()
+        if self._long_prompts is not None:
+            await asyncio.to_thread(self._long_prompts.close)
+        if not self._steps.loading:
+            await asyncio.to_thread(self._thread.join)
+
+    async def _encode_apart(self, request: GenerationRequest, info: ModelInfo) -> "EncodedRequest":
+        """Encode in a process that the kernel limits; see `engines.encoding`."""
+        import asyncio
+
+        from llmstream_cli.engines.encoding import LongPrompts
+
+        self._long_prompts = self._long_prompts or LongPrompts(self._config)
+        given_up = threading.Event()
+        try:
+            return await asyncio.to_thread(self._long_prompts.encode, request, info, given_up)
+        finally:
+            given_up.set()
+
+    async def _loaded(self) -> "LoadedModel":
+        await self.ready()
+        loaded = self._steps.loaded
+        if loaded is None:  # closed while the answer was on its way
+            raise EngineClosedError
+        return loaded
+
+    @contextlib.contextmanager
+    def _subscribe(self) -> "Iterator[tuple[int, asyncio.Queue[Result]]]":
+        """Name a request, and listen to its results."""
+        import asyncio
+
+        request_id = next(self._request_ids)
+        subscriber = _Subscriber(asyncio.get_running_loop(), asyncio.Queue())
+        self._subscribers[request_id] = subscriber
+        try:
+            yield request_id, subscriber.queue
+        finally:
+            del self._subscribers[request_id]
+
+    def _deliver(self, results: Sequence[tuple[int, Result]]) -> None:
+        """Put results into their queues, with one message to each event loop (there is but one).
+
+        Runs on the engine's thread.
+        """
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Subscriber, Result]]] = {}
+        for request_id, result in results:
+            subscriber = self._subscribers.get(request_id)
+            if subscriber is not None:  # else nobody waits for it any more
+                by_loop.setdefault(subscriber.loop, []).append((subscriber, result))
+        for loop, batch in by_loop.items():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(_put, batch)
+
+
+def _is_long(request: GenerationRequest) -> bool:
+    prompt = request.prompt
+    if prompt is None:
+        return sum(len(message.content) for message in request.messages) > _LONG_CHARS
+    return isinstance(prompt, str) and len(prompt) > _LONG_CHARS
+
+
+def _put(batch: list[tuple[_Subscriber, Result]]) -> None:
+    for subscriber, result in batch:
+        subscriber.queue.put_nowait(result)

@@ -1,0 +1,331 @@
+"""Requests to another server that speaks OpenAI's API, and what it answers.
+
+https://platform.openai.com/docs/api-reference/chat/streaming
+
+They go to the given URL: a redirect is an error, so that neither key nor conversation ends up
+elsewhere, and no proxy is asked for what is on this machine. Certificates are verified. What a
+server sends is checked like any other input, bounded, and shown as one line without control
+characters and without the key.
+
+This module imports httpx2, whose start takes longer than that of `ask`: import it late.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import ssl
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from http import HTTPStatus
+from typing import Any
+
+import httpx2
+
+import llmstream_cli
+from llmstream_cli.engines.openai_format import EventStream
+from llmstream_cli.errors import (
+    EngineNotReadyError,
+    InvalidValueError,
+    LLMStreamError,
+    ModelNotFoundError,
+    PromptError,
+    QueueFullError,
+    UpstreamError,
+    one_line,
+)
+from llmstream_cli.hosts import is_loopback
+
+CONNECT_SECONDS = 10.0
+IDLE_SECONDS = 300.0  # a long queue in front of a slow model is no reason to give up
+
+_MAX_BODY_BYTES = 8 << 20  # a list of all models that a large service has
+MAX_LINE_CHARS = 300  # of what somebody else wrote
+
+# What errors call themselves, for programs: by a code for OpenAI and this project, by a type for
+# llama-server, by the parameter at fault for vLLM.
+_TOO_LONG = {"context_length_exceeded", "exceed_context_size_error", "input_tokens"}
+_NO_MODEL = {"model_not_found"}
+
+
+class Upstream:
+    """A server that speaks OpenAI's API.
+
+    Each request opens a connection of its own, and closes it with its end: to leave an answer
+    cancels it.
+
+    Args:
+        url: where the server is, with or without `/v1` at its end.
+        api_key: sent as a bearer token, never shown.
+        idle_seconds: give up when nothing comes for so long.
+
+    Raises:
+        InvalidValueError: the URL or the key is none, or the environment names a proxy or
+            certificates that cannot be used.
+    """
+
+    def __init__(
+        self, url: str, *, api_key: str | None = None, idle_seconds: float = IDLE_SECONDS
+    ) -> None:
+        self.url = base_url(url)
+        self._api_key = api_key
+        self._idle_seconds = idle_seconds
+        self._client = _client(self.url, _headers(api_key), idle_seconds)
+
+    async def get_json(self, path: str) -> object:
+        """Return what the server has at a path; None where that is nothing, or no JSON.
+
+        Raises:
+            UpstreamError: the server cannot be reached or fails; further errors as `events` has.
+        """
+        with self._explained():
+            async with self._client.stream("GET", self.url + path) as response:
+                if response.status_code == HTTPStatus.NOT_FOUND:
+                    return None
+                await self._check(response)
+                return _parse_json(await _read(response))
+
+    async def events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
+        """Post a request whose answer is streamed; yield the answer's events up to `[DONE]`.
+
+        Closing the generator closes the connection.
+
+        Raises:
+            UpstreamError: the server cannot be reached, refuses, fails, or stops before the end.
+            PromptError: the prompt is longer than the context.
+            ModelNotFoundError: the server has no such model.
+            QueueFullError: the server has too much to do.
+            EngineNotReadyError: the server is starting, or not able to answer now.
+        """
+        content = json.dumps(body, allow_nan=False).encode()  # ASCII: any text can be sent
+        headers = {"Content-Type": "application/json"}
+        with self._explained():
+            async with self._client.stream(
+                "POST", self.url + path, content=content, headers=headers
+            ) as response:
+                await self._check(response)
+                self._check_type(response)
+                stream = EventStream()
+                async for chunk in response.aiter_raw():
+                    for data in filter(bytes.strip, stream.feed(chunk)):
+                        if data.strip() == b"[DONE]":
+                            return
+                        yield self._event(data)
+        raise UpstreamError("the stream ended without [DONE]")
+
+    async def aclose(self) -> None:
+        """Close all connections; who reads from one gets an `UpstreamError`."""
+        await self._client.aclose()
+
+    def line(self, text: str) -> str:
+        """Make one short line of what a server sent; some of them send the key back."""
+        if self._api_key:
+            text = text.replace(self._api_key, "***")
+        return one_line(text, MAX_LINE_CHARS)
+
+    def _event(self, data: bytes) -> dict[str, Any]:
+        event = _parse_json(data)
+        if not isinstance(event, dict):
+            text = data.decode("utf-8", "replace")
+            raise UpstreamError(
+                self.line(f"the stream has an event that is no JSON object: {text}")
+            )
+        if event.get("error") is not None or event.get("object") == "error":
+            message = _error_message(event) or data.decode("utf-8", "replace")
+            raise UpstreamError(self.line(f"the server failed: {message}"))
+        return event
+
+    async def _check(self, response: httpx2.Response) -> None:
+        """Raise the error that the server's own words make, unless it has said yes."""
+        if response.status_code != HTTPStatus.OK:
+            body = await _read(response)
+            raise self._refusal(response, body.decode("utf-8", "replace"), _parse_json(body))
+
+    def _check_type(self, response: httpx2.Response) -> None:
+        content_type = response.headers.get("content-type", "nothing")
+        if "text/event-stream" not in content_type:
+            raise UpstreamError(self.line(f"the answer is {content_type}, not an event stream"))
+        encoding = response.headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            raise UpstreamError(self.line(f"the answer is compressed ({encoding}) unasked"))
+
+    def _refusal(self, response: httpx2.Response, text: str, body: object) -> LLMStreamError:
+        status = response.status_code
+        message = _error_message(body) or text
+        said = self.line(f"HTTP {status}: {message}")
+        if response.has_redirect_location:
+            location = response.headers["location"]
+            return UpstreamError(self.line(f"HTTP {status}: the server has moved to {location}"))
+        names = _error_names(body)
+        if names & _TOO_LONG:
+            return PromptError(self.line(message))
+        if names & _NO_MODEL:
+            return ModelNotFoundError(self.line(message))
+        retry = _retry(response)
+        match status:
+            case HTTPStatus.TOO_MANY_REQUESTS:
+                return QueueFullError(f"the server has too much to do{retry} ({said})")
+            case HTTPStatus.SERVICE_UNAVAILABLE:
+                return EngineNotReadyError(f"the server is not ready{retry} ({said})")
+            case HTTPStatus.UNAUTHORIZED:
+                problem = "does not take this API key" if self._api_key else "wants an API key"
+            case HTTPStatus.FORBIDDEN:
+                problem = "does not let this request in"
+            case _:
+                problem = "refused the request" if response.is_client_error else "failed"
+        return UpstreamError(f"the server {problem} ({said})")
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what goes wrong on the network into an error that a person can act on."""
+        try:
+            yield
+        except httpx2.ReadTimeout as error:
+            raise UpstreamError(f"{self.url} sent nothing for {self._idle_seconds:g} s") from error
+        except httpx2.ConnectTimeout as error:
+            raise UpstreamError(f"{self.url} did not answer in {CONNECT_SECONDS:g} s") from error
+        except httpx2.ConnectError as error:
+            raise UpstreamError(self.line(self._unconnected(error))) from error
+        except httpx2.HTTPError as error:
+            message = str(error) or type(error).__name__
+            raise UpstreamError(self.line(f"the connection failed: {message}")) from error
+
+    def _unconnected(self, error: Exception) -> str:
+        cause = _first_cause(error)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"the certificate of {self.url} is not trusted: {cause.verify_message}; "
+                "the variable SSL_CERT_FILE can name further ones"
+            )
+        return f"cannot connect to {self.url}: {_system_reason(cause) or error}"
+
+
+# ---- what the user gives --------------------------------------------------------------------
+
+
+def base_url(text: str) -> str:
+    """Return a server's URL without the API's path; refuse what is none, or holds a secret.
+
+    Without a scheme it is http on this machine; elsewhere the user decides who may read along.
+    """
+    try:
+        if "://" not in text and is_loopback(httpx2.URL(f"http://{text}").host):
+            text = f"http://{text}"
+        url = httpx2.URL(text.rstrip("/").removesuffix("/v1"))
+    except httpx2.InvalidURL as error:
+        raise InvalidValueError(f"the server's URL is none: {error}") from error
+    if url.scheme not in {"http", "https"} or not url.host:
+        hint = f"; did you mean http://{text} or https://{text}?" if "://" not in text else ""
+        raise InvalidValueError(f"the server's URL must be like http://127.0.0.1:8080{hint}")
+    if url.userinfo:
+        raise InvalidValueError("the server's URL must have no password in it")
+    if url.query or url.fragment:
+        raise InvalidValueError("the server's URL must end with the host or a path")
+    return str(url).rstrip("/")
+
+
+def _headers(api_key: str | None) -> dict[str, str]:
+    headers = {
+        "User-Agent": f"llmstream/{llmstream_cli.__version__}",
+        "Accept-Encoding": "identity",  # a compressor holds back what should stream
+    }
+    if api_key:
+        if not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+            raise InvalidValueError("the API key has characters that no key can have")
+        headers["Authorization"] = f"Bearer {api_key}"
+    return headers
+
+
+def _client(url: str, headers: Mapping[str, str], idle_seconds: float) -> httpx2.AsyncClient:
+    local = is_loopback(httpx2.URL(url).host)
+    context = _trust_nobody() if local and url.startswith("http:") else _trust_the_system()
+    try:
+        return httpx2.AsyncClient(
+            headers=headers,
+            verify=context,
+            timeout=httpx2.Timeout(idle_seconds, connect=CONNECT_SECONDS, pool=None),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
+            follow_redirects=False,
+            trust_env=not local,
+        )
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:
+        raise InvalidValueError(
+            one_line(f"the proxy that the environment names cannot be used: {error}")
+        ) from error
+
+
+def _trust_nobody() -> ssl.SSLContext:
+    """Return what suits a connection without TLS: to read the system's certificates takes long."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _trust_the_system() -> ssl.SSLContext:
+    try:
+        return httpx2.create_ssl_context()
+    except OSError as error:
+        raise InvalidValueError(
+            one_line(f"cannot read the certificates that SSL_CERT_FILE names: {error}")
+        ) from error
+
+
+# ---- what the server sends ------------------------------------------------------------------
+
+
+async def _read(response: httpx2.Response) -> bytes:
+    """Return the body, or as much of it as is reasonable."""
+    body = bytearray()
+    async for chunk in response.aiter_raw():
+        body += chunk
+        if len(body) > _MAX_BODY_BYTES:
+            break
+    return bytes(body)
+
+
+def _parse_json(data: bytes) -> object:
+    """Return the value; None if it is no JSON, or nested without end."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _error_message(body: object) -> str:
+    """Return what an error says, in the shape of OpenAI or of those who differ; "" for others."""
+    match body:
+        case {"error": {"message": str(message)}} | {"error": str(message)}:
+            return message
+        case {"message": str(message)} | {"detail": str(message)}:
+            return message
+        case _:
+            return ""
+
+
+def _error_names(body: object) -> set[str]:
+    """Return the words of an error that are meant for programs."""
+    keys = ("code", "type", "param")
+    match body:
+        case {"error": {**fields}}:
+            return {name for key in keys if isinstance(name := fields.get(key), str)}
+        case _:
+            return set()
+
+
+def _retry(response: httpx2.Response) -> str:
+    seconds = response.headers.get("retry-after", "")
+    return f"; try again in {int(seconds)} s" if seconds.isdecimal() and len(seconds) < 6 else ""  # noqa: PLR2004
+
+
+def _system_reason(cause: BaseException) -> str | None:
+    """Return what the system says of a connection that did not come about."""
+    if not isinstance(cause, OSError):
+        return None
+    own_codes = isinstance(cause, socket.gaierror | ssl.SSLError)
+    # asyncio puts a text of its own, with an address, in the place of the system's.
+    return os.strerror(cause.errno) if cause.errno and not own_codes else cause.strerror
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return what lies at the bottom of an error."""
+    below = error.__cause__ or error.__context__
+    if isinstance(below, BaseExceptionGroup):  # one for each address of a name
+        below = below.exceptions[0]
+    return error if below is None else _first_cause(below)

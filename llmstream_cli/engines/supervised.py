@@ -1,0 +1,360 @@
+"""The engine in a process of its own, which is started again when it dies.
+
+llama.cpp aborts on some inputs that other libraries would refuse, and a file or a grammar made for
+the purpose can do worse. Here that costs the requests that were being answered, and no others:
+
+1. A request of which something has been delivered ends with `EngineDiedError`.
+2. One of which nothing has come yet is sent again to the next process, once, and within a bounded
+   time; whoever waits for it notices nothing but the delay.
+3. The next process is started after a pause that doubles from death to death. A process that has
+   run well for a while makes the pause short again.
+4. A model that the process reports as unusable is not tried again; one that kills the process while
+   it is being loaded, a few times. One that was ready before is tried again for ever.
+5. A process that answers no ping, with or without work, is killed, and so is one whose load makes
+   no progress.
+
+Everything here runs in one event loop, the one in which the engine is first used, and nothing waits
+for a consumer: one that serves slow readers bounds what it keeps for them, as it bounds the queue.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from llmstream_cli.api import (
+    Chunk,
+    EngineConfig,
+    EngineMetrics,
+    EngineState,
+    EngineStatus,
+    GenerationRequest,
+    ModelInfo,
+)
+from llmstream_cli.engines.child import Child
+from llmstream_cli.engines.ipc import Cancel, Ended, Loaded, Ping, Pong, Report, Results, Submit
+from llmstream_cli.errors import (
+    EngineClosedError,
+    EngineDiedError,
+    EngineError,
+    EngineNotReadyError,
+    InvalidValueError,
+    LLMStreamError,
+    ModelError,
+    copy_error,
+)
+
+_log = logging.getLogger(__name__)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0  # seconds before a process is started again
+_RAN_WELL_SECONDS = 60.0
+_MAX_LOADS = 4  # in a row that may kill the process
+_RETRY_SECONDS = 30.0  # how long a request waits for the next process
+_TICK_SECONDS = 1.0
+_MAX_UNANSWERED = 10  # ticks without a sign of life until a process is killed
+_MAX_STALLED = 30  # ticks in which a load neither computes nor reads
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """A request on its way."""
+
+    # What to send again if the process dies; None once something has been delivered, or when it has
+    # been sent again already.
+    request: GenerationRequest | None
+    # The time, by the loop's clock, until which it waits for the next process; None while a process
+    # has it.
+    expires: float | None = None
+    # What has come and is not yet consumed.
+    results: asyncio.Queue[Chunk | LLMStreamError] = field(default_factory=asyncio.Queue)
+
+
+class SupervisedEngine:
+    """Generates with a model in a child process; implements `api.Engine`.
+
+    While the model is being loaded, first or again, requests are refused with
+    `EngineNotReadyError`.
+
+    Args:
+        config: the model and the sizes.
+        log: takes the lines of llama.cpp's log and of whatever else the process writes to standard
+            error; None drops them, but for the one that tells why it died.
+    """
+
+    def __init__(self, config: EngineConfig, *, log: Callable[[str], object] | None = None) -> None:
+        self._config = config
+        self._log = log
+        self._child: Child | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._status = EngineStatus(EngineState.LOADING, "the model is being loaded")
+        self._settled = asyncio.Event()  # ready, failed, or closed
+        self._closing = asyncio.Event()
+        self._failure: LLMStreamError | None = None  # why it will never be ready again
+        self._info: ModelInfo | None = None
+        self._ready_since: float | None = None  # by the loop's clock, for the current process
+        self._failed_loads = 0
+        self._pause = _FIRST_PAUSE
+        self._unanswered = 0
+        self._stalled = 0
+        self._activity: object = None  # of the process, when it was looked at last
+        self._calls: dict[int, _Call] = {}
+        self._request_ids = itertools.count()
+        self._past = EngineMetrics()  # counters of the processes that have died
+        self._present = EngineMetrics(slots=config.max_seqs)
+
+    @property
+    def status(self) -> EngineStatus:
+        """The state now; see `Engine.status`."""
+        self._attach()
+        return self._status
+
+    @property
+    def metrics(self) -> EngineMetrics:
+        """State and counters after the last step; counters go on over restarts."""
+        self._attach()
+        return replace(
+            self._present.after(self._past),
+            waiting=max(0, len(self._calls) - self._present.running),
+            rss_bytes=0 if self._child is None else self._child.rss_bytes,
+        )
+
+    def start(self) -> None:
+        """Start the process, which begins to load the model, and return at once.
+
+        On Linux it dies with the calling thread: call it where the event loop runs, or will run.
+
+        Raises:
+            EngineError: no process can be started.
+        """
+        assert self._child is None
+        self._child = Child(self._config, self._receive, self._log)
+        self._attach()
+
+    async def ready(self) -> ModelInfo:
+        """Wait until the model is loaded, for the first time or again; see `Engine.ready`."""
+        self._attach()
+        while self._status.state is not EngineState.READY:
+            await self._settled.wait()
+            if self._failure is not None:
+                raise copy_error(self._failure)
+        assert self._info is not None
+        return self._info
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
+        """Stream the answer; see `Engine.generate`.
+
+        Raises:
+            EngineNotReadyError: the model is being loaded; or it was, for too long, when the
+                process had died before anything was generated.
+            EngineDiedError: the process died; the chunks before it are good.
+        """
+        self._attach()
+        child = self._ready_child()
+        request_id, call = next(self._request_ids), _Call(request)
+        child.send(Submit(request_id, request))
+        self._calls[request_id] = call
+        try:
+            while True:
+                result = await call.results.get()
+                if isinstance(result, LLMStreamError):
+                    raise result
+                yield result
+                if result.finish_reason is not None:
+                    return
+        finally:
+            # Synchronous, as clean-up in a generator has to be.
+            if self._calls.pop(request_id, None) is not None and self._child is not None:
+                self._child.send(Cancel(request_id))
+
+    async def aclose(self) -> None:
+        """End all requests, and the process, by force if it does not leave within a second."""
+        self._attach()
+        self._closing.set()
+        if self._status.state is not EngineState.CLOSED:
+            self._fail(EngineState.CLOSED, EngineClosedError())
+        if self._child is not None:
+            self._child.hang_up()
+        if self._supervisor is not None:
+            await asyncio.wait([self._supervisor])
+
+    def _ready_child(self) -> Child:
+        """Return the process that takes a request.
+
+        Raises:
+            EngineNotReadyError: it does not take one yet.
+            LLMStreamError: why the engine has failed.
+        """
+        if self._failure is not None:
+            raise copy_error(self._failure)
+        if self._status.state is not EngineState.READY:
+            raise EngineNotReadyError(f"{self._status.reason}; try again later")
+        assert self._child is not None
+        return self._child
+
+    # ---- the processes, one after the other ---------------------------------------------------
+
+    def _attach(self) -> None:
+        """Begin to supervise in the running loop, if there is one and it is the first time."""
+        if self._supervisor is None and self._child is not None:
+            with contextlib.suppress(RuntimeError):  # no loop runs: `start` was called before
+                loop = asyncio.get_running_loop()
+                self._supervisor = loop.create_task(self._supervise(self._child))
+
+    async def _supervise(self, child: Child) -> None:
+        """Keep a process running until the engine is closed, or has failed for good."""
+        watch = asyncio.create_task(self._watch())
+        try:
+            while True:
+                await child.connect()
+                if self._closing.is_set():
+                    child.hang_up()
+                self._bury(await child.ended())
+                next_child = await self._next_child()
+                if next_child is None:
+                    return
+                child = next_child
+        except Exception as error:  # noqa: BLE001  (a bug; whoever waits must hear of it)
+            self._fail(EngineState.FAILED, EngineError(f"the engine failed: {error!r}"))
+        finally:
+            watch.cancel()
+            child.kill("the engine is not supervised any more")
+
+    async def _next_child(self) -> Child | None:
+        """Start a process after a pause; return None if there is to be none."""
+        while self._failure is None:
+            pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._closing.wait()
+                    return None
+            try:
+                self._child = Child(self._config, self._receive, self._log)
+            except EngineError as error:  # of files or memory, say: no fault of the model
+                self._set_status(EngineState.RESTARTING, f"{error}; it is tried again")
+                _log.warning("%s", self._status.reason)
+            else:
+                self._past = replace(self._past, restarts=self._past.restarts + 1)
+                return self._child
+        return None
+
+    def _bury(self, reason: str) -> None:
+        """Settle what a process leaves behind that has died."""
+        self._past = self._present.after(self._past)
+        self._present = EngineMetrics(slots=self._config.max_seqs)
+        self._child = None
+        self._unanswered = self._stalled = 0
+        if self._failure is not None:
+            return
+        now = asyncio.get_running_loop().time()
+        if self._ready_since is None:
+            self._failed_loads += 1
+        elif now - self._ready_since >= _RAN_WELL_SECONDS:
+            self._pause = _FIRST_PAUSE
+        self._ready_since = None
+        if self._failed_loads == _MAX_LOADS and self._info is None:
+            error = ModelError(f"cannot load {Path(self._config.model_path).name}: {reason}")
+            self._fail(EngineState.FAILED, error)
+            return
+        self._set_status(EngineState.RESTARTING, f"{reason}; it is being started again")
+        _log.warning("%s", self._status.reason)
+        for request_id, call in [*self._calls.items()]:
+            if call.expires is None and call.request is not None:
+                call.expires = now + _RETRY_SECONDS
+            elif call.expires is None:
+                self._end(request_id, EngineDiedError(self._status.reason))
+
+    async def _watch(self) -> None:
+        """End what takes too long: a request that waits for a process, a process that is stuck."""
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            now = asyncio.get_running_loop().time()
+            for request_id, call in [*self._calls.items()]:
+                if call.expires is not None and call.expires < now:
+                    self._end(request_id, EngineNotReadyError(f"{self._status.reason}; try again"))
+            if self._child is not None:
+                self._watch_child(self._child)
+
+    def _watch_child(self, child: Child) -> None:
+        if self._status.state is not EngineState.READY:
+            before, self._activity = self._activity, child.activity()
+            stalled = self._activity is not None and self._activity == before
+            self._stalled = self._stalled + 1 if stalled else 0
+            if self._stalled >= _MAX_STALLED:
+                seconds = f"{_MAX_STALLED * _TICK_SECONDS:g} seconds"
+                child.kill(f"loading the model made no progress for {seconds}")
+        elif self._unanswered >= _MAX_UNANSWERED:
+            seconds = f"{_MAX_UNANSWERED * _TICK_SECONDS:g} seconds"
+            child.kill(f"the engine's process gave no sign of life for {seconds}")
+        else:
+            self._unanswered += 1
+            child.send(Ping())
+
+    # ---- what the process says ----------------------------------------------------------------
+
+    def _receive(self, report: Report) -> None:
+        match report:
+            case Results(results, metrics):
+                self._present = metrics
+                for request_id, result in results:
+                    self._deliver(request_id, result)
+            case Loaded(info):
+                self._begin(info)
+            case Ended(error):
+                self._note_end(error)
+            case Pong():
+                self._unanswered = 0
+
+    def _begin(self, info: ModelInfo) -> None:
+        """Take requests; send those again that the last process did not get to."""
+        assert self._child is not None
+        self._info = info
+        self._failed_loads = 0
+        self._ready_since = asyncio.get_running_loop().time()
+        self._set_status(EngineState.READY)
+        if self._past.restarts:
+            _log.info("the model is loaded again")
+        for request_id, call in self._calls.items():
+            if call.request is not None:
+                self._child.send(Submit(request_id, call.request))
+                call.request = call.expires = None
+
+    def _note_end(self, error: LLMStreamError) -> None:
+        """Give up where the next process could only fail in the same way."""
+        assert self._child is not None
+        if isinstance(error, ModelError | InvalidValueError) and self._info is None:
+            self._fail(EngineState.FAILED, error)
+        else:
+            self._set_status(EngineState.RESTARTING, str(error))
+        self._child.exit_reason = str(error)
+        self._child.hang_up()
+
+    def _deliver(self, request_id: int, result: Chunk | LLMStreamError) -> None:
+        call = self._calls.get(request_id)
+        if call is None:  # nobody waits for it any more
+            return
+        if isinstance(result, LLMStreamError) or result.progress is None:
+            call.request = None  # what has been told of its progress may be told again
+        if isinstance(result, LLMStreamError) or result.finish_reason is not None:
+            self._end(request_id, result)
+        else:
+            call.results.put_nowait(result)
+
+    def _end(self, request_id: int, last: Chunk | LLMStreamError) -> None:
+        self._calls.pop(request_id).results.put_nowait(last)
+
+    def _fail(self, state: EngineState, error: LLMStreamError) -> None:
+        """Tell every request, present and future, why the engine has ended."""
+        self._failure = error
+        self._set_status(state, str(error))
+        for request_id in [*self._calls]:
+            self._end(request_id, copy_error(error))
+
+    def _set_status(self, state: EngineState, reason: str = "") -> None:
+        self._status = EngineStatus(state, reason)
+        if state is EngineState.RESTARTING:
+            self._settled.clear()
+        else:
+            self._settled.set()

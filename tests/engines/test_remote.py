@@ -1,0 +1,358 @@
+"""An engine on another server: one that misbehaves, and the real one in a process of its own."""
+
+import asyncio
+import contextlib
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from llmstream_cli.api import (
+    Chunk,
+    Engine,
+    EngineConfig,
+    EngineState,
+    FinishReason,
+    GenerationRequest,
+    SamplingParams,
+)
+from llmstream_cli.engines.in_process import InProcessEngine
+from llmstream_cli.engines.remote import RemoteEngine
+from llmstream_cli.errors import (
+    EngineClosedError,
+    EngineNotReadyError,
+    InvalidValueError,
+    LLMStreamError,
+    ModelNotFoundError,
+    PromptError,
+    QueueFullError,
+    UpstreamError,
+)
+from llmstream_cli.prompts.messages import Message
+from tests.engines.processes import state
+from tests.fake_openai import (
+    DONE,
+    PIECES,
+    ROLE,
+    FakeServer,
+    Reply,
+    answer_events,
+    answer_json,
+    delta,
+    event,
+    serving,
+    story,
+)
+
+HELLO = (Message("user", "Hello?"),)
+UNSET = tuple(SamplingParams.__dataclass_fields__)
+
+
+def request(**said: Any) -> GenerationRequest:
+    unset = tuple(name for name in UNSET if name not in said)
+    return GenerationRequest(HELLO, SamplingParams(**said), unset=unset)
+
+
+@contextlib.asynccontextmanager
+async def remote(url: str, **settings: Any) -> AsyncIterator[RemoteEngine]:
+    engine = RemoteEngine(url, **settings)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.aclose()
+        assert engine.metrics.running == 0
+        assert state(engine) is EngineState.CLOSED
+
+
+async def ask(server: FakeServer, asked: GenerationRequest, **settings: Any) -> list[Chunk]:
+    async with remote(server.url, **settings) as engine:
+        return await answer_of(engine, asked)
+
+
+async def answer_of(engine: Engine, asked: GenerationRequest) -> list[Chunk]:
+    async with contextlib.aclosing(engine.generate(asked)) as chunks:
+        return [chunk async for chunk in chunks]
+
+
+def text(chunks: list[Chunk]) -> str:
+    return "".join(chunk.text for chunk in chunks)
+
+
+# ---- against a server that does as it is told -----------------------------------------------
+
+
+async def test_an_answer() -> None:
+    async with serving(answer_events(*story())) as server:
+        chunks = await ask(server, request(temperature=0.0))
+    assert tuple(chunk.text for chunk in chunks) == (*PIECES, "")
+    last = chunks[-1]
+    assert last.finish_reason is FinishReason.LENGTH
+    assert last.usage is not None
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (40, 10)
+    assert last.usage.cached_tokens == 16
+    assert last.usage.prompt_seconds > 0
+    assert last.usage.completion_seconds > 0
+    (asked,) = server.requests
+    assert asked.body["model"] == "tiny"
+    assert asked.body["temperature"] == 0.0
+    assert "top_p" not in asked.body
+
+
+async def test_the_model_is_asked_for_once() -> None:
+    async with serving(answer_events(*story())) as server, remote(server.url) as engine:
+        for _ in range(3):
+            await answer_of(engine, request())
+        info = await engine.ready()
+    assert info.name == "tiny"
+    assert [get.line for get in server.gets] == ["GET /v1/models HTTP/1.1"]
+
+
+async def test_a_model_by_its_name() -> None:
+    models = {"data": [{"id": "a"}, {"id": "b"}]}
+    async with serving(answer_events(*story()), models=models) as server:
+        await ask(server, request(), model="b")
+        with pytest.raises(InvalidValueError, match=r"name one: a, b$"):
+            await ask(server, request())
+    assert [asked.body["model"] for asked in server.requests] == ["b"]
+
+
+async def test_a_model_that_goes_by_another_name_too() -> None:
+    pages = {"/v1/models/user/repo%3AQ8": answer_json({"id": "tiny", "owned_by": "llmstream"})}
+    async with serving(answer_events(*story()), pages=pages) as server:
+        await ask(server, request(top_k=5), model="user/repo:Q8")
+    assert server.requests[0].body["model"] == "tiny"
+
+
+async def test_a_model_that_is_not_there() -> None:
+    async with serving(answer_events(*story())) as server:
+        with pytest.raises(ModelNotFoundError, match=r"did you mean tiny\?"):
+            await ask(server, request(), model="tiiny")
+    assert server.requests == []
+
+
+async def test_a_server_without_a_list_of_models() -> None:
+    none = answer_json({"detail": "Not Found"}, "404 Not Found")
+    async with serving(answer_events(*story()), pages={"/v1/models": none}) as server:
+        await ask(server, request(), model="any")
+        with pytest.raises(UpstreamError, match="does not say what model it has"):
+            await ask(server, request())
+    assert server.requests[0].body["model"] == "any"
+
+
+async def test_the_key_is_sent() -> None:
+    async with serving(answer_events(*story())) as server:
+        await ask(server, request(), api_key="sk-secret")
+    assert server.gets[0].headers["authorization"] == "Bearer sk-secret"
+    assert server.requests[0].headers["authorization"] == "Bearer sk-secret"
+
+
+async def test_a_parameter_that_the_server_lacks() -> None:
+    async with serving(answer_events(*story())) as server:
+        with pytest.raises(InvalidValueError, match=r"^top_k cannot be asked of this server"):
+            await ask(server, request(top_k=5))
+        with pytest.raises(InvalidValueError, match=r"^logprobs cannot"):
+            await ask(server, request(logprobs=0))
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("reply", "type_", "pieces"),
+    [
+        (answer_events(*story()[:3]), UpstreamError, 2),
+        (answer_events(ROLE, delta(content="Once"), DONE), UpstreamError, 1),
+        (
+            answer_events(ROLE, delta(content="Once"), event({"error": "dead"}), DONE),
+            UpstreamError,
+            1,
+        ),
+        (answer_json({"error": "busy"}, "429 Too Many Requests"), QueueFullError, 0),
+        (answer_json({"error": "loading"}, "503 Unavailable"), EngineNotReadyError, 0),
+        (
+            answer_json({"error": {"code": "context_length_exceeded"}}, "400 Bad Request"),
+            PromptError,
+            0,
+        ),
+    ],
+)
+async def test_a_failure_keeps_what_came_before_it(
+    reply: Reply, type_: type[LLMStreamError], pieces: int
+) -> None:
+    chunks: list[Chunk] = []
+
+    async def read(engine: Engine) -> None:
+        async for chunk in engine.generate(request()):
+            chunks.append(chunk)  # noqa: PERF401  (they are kept when it raises)
+
+    async with serving(reply) as server, remote(server.url) as engine:
+        with pytest.raises(type_):
+            await read(engine)
+    assert tuple(chunk.text for chunk in chunks) == PIECES[:pieces]
+
+
+async def test_the_status_tells_how_the_last_request_went() -> None:
+    replies = [answer_events(*story()), answer_events(), answer_json({}, "429 Busy")]
+
+    async with serving(lambda number: replies[number % 3]) as server, remote(server.url) as engine:
+        assert state(engine) is EngineState.LOADING
+        await answer_of(engine, request())
+        assert state(engine) is EngineState.READY
+        with pytest.raises(UpstreamError):
+            await answer_of(engine, request())
+        assert state(engine) is EngineState.RESTARTING
+        assert engine.status.reason == "the stream ended without [DONE]"
+        with pytest.raises(QueueFullError):
+            await answer_of(engine, request())
+        await answer_of(engine, request())
+        assert state(engine) is EngineState.READY
+        assert engine.metrics.generated_tokens == 20
+        assert engine.metrics.cached_tokens == 32
+    assert len(server.gets) == 2  # who was away is asked again what model it has
+
+
+async def test_closing_the_generator_closes_the_connection() -> None:
+    reply = answer_events(*story()[:2], hang=True)
+    async with serving(reply) as server, remote(server.url) as engine:
+        chunks = engine.generate(request())
+        assert (await anext(chunks)).text == "Once"
+        assert engine.metrics.running == 1
+        await chunks.aclose()
+        async with asyncio.timeout(60):
+            await asyncio.gather(*server.connections)
+
+
+async def test_closing_the_engine_ends_what_runs() -> None:
+    reply = answer_events(*story()[:2], hang=True)
+    async with serving(reply) as server, remote(server.url) as engine:
+        chunks = engine.generate(request())
+        await anext(chunks)
+        rest = asyncio.ensure_future(anext(chunks))
+        await asyncio.sleep(0)
+        await engine.aclose()
+        with pytest.raises(EngineClosedError):
+            await rest
+        for use in (engine.ready(), anext(engine.generate(request()))):
+            with pytest.raises(EngineClosedError):
+                await use
+
+
+async def test_neighbours_do_not_mix() -> None:
+    def reply(number: int) -> Reply:
+        last = delta(content=""), event({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+        return answer_events(ROLE, *[delta(content=str(number % 10))] * 50, *last, DONE)
+
+    async with serving(reply) as server, remote(server.url) as engine:
+        answers = await asyncio.gather(*(answer_of(engine, request()) for _ in range(8)))
+    assert {text(answer) for answer in answers} == {str(number) * 50 for number in range(8)}
+
+
+def test_bad_urls_are_refused_at_once() -> None:
+    with pytest.raises(InvalidValueError, match="must be like"):
+        RemoteEngine("models.example:3030")
+
+
+# ---- against the real server ----------------------------------------------------------------
+
+
+GREEDY: dict[str, Any] = {"temperature": 0.0, "repeat_penalty": 1.0, "max_tokens": 24}
+PARIS = (Message("user", "Where is Paris?"),)
+
+
+async def in_process(model_path: Path, asked: GenerationRequest) -> list[Chunk]:
+    engine = InProcessEngine(EngineConfig(model_path=str(model_path), threads=1, ctx_size=1024))
+    engine.start()
+    try:
+        return await answer_of(engine, asked)
+    finally:
+        await engine.aclose()
+
+
+async def test_the_answer_is_that_of_an_engine_in_process(
+    server_url: str, model_path: Path
+) -> None:
+    unset = tuple(name for name in UNSET if name not in GREEDY)
+    asked = GenerationRequest(PARIS, SamplingParams(**GREEDY), unset=unset)
+    async with remote(f"{server_url}/v1") as engine:
+        info = await engine.ready()
+        chunks = await answer_of(engine, asked)
+    own = await in_process(model_path, asked)
+    assert info.name == "smollm2"
+    assert text(chunks) == text(own)
+    assert chunks[-1].finish_reason is own[-1].finish_reason is FinishReason.LENGTH
+    usage, own_usage = chunks[-1].usage, own[-1].usage
+    assert usage is not None
+    assert own_usage is not None
+    assert usage.prompt_tokens == own_usage.prompt_tokens
+    assert usage.completion_tokens == own_usage.completion_tokens == 24
+    assert len(chunks) > 6  # it streams; a slow reader may find several tokens at once
+
+
+async def test_every_parameter_reaches_the_real_server(server_url: str, model_path: Path) -> None:
+    said: dict[str, Any] = {
+        "temperature": 0.7,
+        "top_k": 20,
+        "top_p": 0.8,
+        "min_p": 0.01,
+        "repeat_penalty": 1.2,
+        "repeat_last_n": 32,
+        "presence_penalty": 0.3,
+        "frequency_penalty": 0.2,
+        "seed": 5,
+        "max_tokens": 20,
+        "stop": ("zzz",),
+        "logit_bias": ((260, -100.0),),
+        "ignore_eos": True,
+    }
+    asked = GenerationRequest(PARIS, SamplingParams(**said))
+    async with remote(server_url) as engine:
+        chunks = await answer_of(engine, asked)
+    assert text(chunks) == text(await in_process(model_path, asked))
+
+
+async def test_a_schema_is_followed(server_url: str, model_path: Path) -> None:
+    schema = '{"type":"object","properties":{"city":{"enum":["Paris"]}},"required":["city"]}'
+    for asked in (
+        GenerationRequest(PARIS, SamplingParams(temperature=0.0, json_schema=schema)),
+        GenerationRequest(prompt="Paris: ", sampling=SamplingParams(json_schema=schema)),
+        GenerationRequest(PARIS, SamplingParams(grammar='root ::= "{\\"city\\":\\"Paris\\"}"')),
+    ):
+        async with remote(server_url) as engine:
+            answer = text(await answer_of(engine, asked))
+        assert json.loads(answer) == {"city": "Paris"}
+
+
+async def test_the_servers_defaults_hold(server_url: str) -> None:
+    async with remote(server_url) as engine:
+        chunks = await answer_of(engine, GenerationRequest(PARIS, unset=UNSET))
+    assert chunks[-1].finish_reason is FinishReason.STOP
+
+
+async def test_a_prompt_longer_than_the_context(server_url: str) -> None:
+    asked = GenerationRequest((Message("user", "word " * 9000),), unset=UNSET)
+    async with remote(server_url) as engine:
+        with pytest.raises(PromptError, match="maximum context length"):
+            await answer_of(engine, asked)
+
+
+async def test_an_unknown_model_of_the_real_server(server_url: str) -> None:
+    async with remote(server_url, model="smollm3") as engine:
+        with pytest.raises(ModelNotFoundError, match=r"did you mean smollm2\?"):
+            await engine.ready()
+
+
+async def test_an_answer_that_is_left_frees_its_slot(server_url: str) -> None:
+    asked = GenerationRequest(PARIS, SamplingParams(max_tokens=4000, ignore_eos=True))
+    async with remote(server_url) as engine:
+        chunks = engine.generate(asked)
+        assert await anext(chunks)
+        await chunks.aclose()
+    async with httpx2.AsyncClient() as client, asyncio.timeout(60):
+        while True:
+            metrics = (await client.get(f"{server_url}/metrics")).text
+            if re.search(r"^llmstream_engine_running\{.*\} 0\.0$", metrics, re.MULTILINE):
+                return
+            await asyncio.sleep(0.05)
