@@ -61,12 +61,12 @@ def test_a_wait_tells_its_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_before", "line"),
+    ("queue_position", "line"),
     [(3, "waiting in the queue: 3 before you"), (0, "waiting in the queue: next")],
 )
-def test_a_queue_tells_who_comes_before(num_before: int, line: str) -> None:
+def test_a_queue_tells_who_comes_before(queue_position: int, line: str) -> None:
     wait = Wait("starting", 100.0)
-    wait.follow(Progress(num_before, 0, 50), 100.0)
+    wait.follow(Progress(queue_position, 0, 50), 100.0)
     assert wait.line(105.0) == line
 
 
