@@ -245,7 +245,7 @@ def serve(
     from llmstream_cli.cli.serve import Serve, read_keys
     from llmstream_cli.cli.served_models import Residence
     from llmstream_cli.models.sizes import parse_size
-    from llmstream_cli.server.keep_alive import keep_alive_seconds
+    from llmstream_cli.server.served import keep_alive_seconds
     from llmstream_cli.server.settings import ServerSettings
 
     sampling = SamplingOptions(

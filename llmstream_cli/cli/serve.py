@@ -26,8 +26,8 @@ from llmstream_cli.hosts import is_loopback
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
 from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.server.context import ServerContext
-from llmstream_cli.server.exchange import JsonFormatter
-from llmstream_cli.server.lifecycle import STOP_SECONDS, Server
+from llmstream_cli.server.http.exchange import JsonFormatter
+from llmstream_cli.server.run import STOP_SECONDS, Server
 from llmstream_cli.server.served import ServedModels
 from llmstream_cli.server.settings import ServerSettings
 
