@@ -53,11 +53,11 @@ def create_app(context: ServerContext) -> Quart:
     app.config["MAX_CONTENT_LENGTH"] = context.settings.max_body_bytes
     Guards(context.settings).attach(app)
     operations = [operation for dialect in all_dialects() for operation in dialect.operations]
-    description = pages.document([*operations, *status.OPERATIONS], context.contexts)
+    operations += status.OPERATIONS
     for blueprint in (
         *(dialect.routes(context) for dialect in all_dialects()),
         status.status_routes(context),
-        pages.page_routes(description),
+        pages.page_routes(lambda: pages.document(operations, context.contexts)),
     ):
         app.register_blueprint(blueprint)
     app.register_error_handler(LLMStreamError, _tell)

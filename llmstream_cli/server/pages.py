@@ -1,10 +1,11 @@
 """The API's description (OpenAPI 3.1), `/docs`, and the page: nothing from elsewhere."""
 
+import asyncio
 import gzip
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -214,27 +215,29 @@ def _file(name: str) -> bytes:
     return (_FOLDER / name).read_bytes()
 
 
-def page_routes(description: dict[str, Any]) -> Blueprint:
+def page_routes(describe: Callable[[], dict[str, Any]]) -> Blueprint:
     """Return the routes.
 
     Args:
-        description: the API's.
+        describe: returns the API's description; called when it is first asked for, on a thread,
+            because it takes a tenth of a second.
     """
     blueprint = Blueprint("pages", __name__)
-    docs = _render_docs(description)
-    openapi = json.dumps(description).encode()
+    description = cache(describe)
+    docs = cache(lambda: _render_docs(description()))
+    openapi = cache(lambda: json.dumps(description()).encode())
 
     @blueprint.get("/")
     async def index() -> Response:
         return _respond(_file("index.html"), "html")
 
     @blueprint.get("/openapi.json")
-    async def describe() -> Response:
-        return _respond(openapi, "json")
+    async def show_description() -> Response:
+        return _respond(await asyncio.to_thread(openapi), "json")
 
     @blueprint.get("/docs")
     async def show_docs() -> Response:
-        return _respond(docs, "html")
+        return _respond(await asyncio.to_thread(docs), "html")
 
     @blueprint.get("/static/<name>")
     async def static(name: str) -> Response:

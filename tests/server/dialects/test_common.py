@@ -15,7 +15,6 @@ from llmstream_cli.server.dialects.common import (
     Given,
     JsonList,
     choice_grammar,
-    dump_line,
     json_text,
     sampling_params,
     seed_param,
@@ -98,13 +97,6 @@ def test_choices_have_distinct_seeds_and_the_first_the_clients(seed: int) -> Non
 
 def test_choices_without_a_seed_get_none() -> None:
     assert with_choice_seed(SamplingParams(), 3) == SamplingParams()
-
-
-@given(st.text())
-def test_a_line_is_one_line_for_whoever_splits_it(text: str) -> None:
-    line = dump_line({"text": text})
-    assert line.decode().splitlines() == [line.decode()]
-    assert json.loads(line) == {"text": text}
 
 
 VALUES = st.none() | st.integers() | st.text() | st.dictionaries(st.text(), st.text(), max_size=2)

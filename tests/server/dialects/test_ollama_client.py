@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from llmstream_cli.errors import EngineDiedError
-from tests.server.fakes import FakeEngine, serving, until
+from tests.server.fakes import FakeEngine, serving
 
 PARIS = [
     {"role": "system", "content": "Answer in one sentence."},
@@ -182,16 +182,6 @@ async def test_an_error_on_the_way_is_raised_after_the_text_before_it() -> None:
         with pytest.raises(ollama.ResponseError, match="the engine died"):
             await read(client)
     assert texts == ["one ", "two"]
-
-
-async def test_a_client_that_leaves_ends_the_generation() -> None:
-    engine = FakeEngine(("word ",), repeat=1_000_000, pause=0.001)
-    async with serving(engine) as served, ollama.AsyncClient(served.url) as client:
-        parts = await client.generate("fake", "Where is Paris?", stream=True)
-        await anext(aiter(parts))
-        assert engine.running == 1
-        await client.close()
-        await until(lambda: engine.running == 0)
 
 
 def test_models(client: ollama.Client) -> None:

@@ -6,11 +6,8 @@ from typing import Any
 
 import ollama
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llmstream_cli.core.api import Chunk, FinishReason, Usage
-from llmstream_cli.errors import EngineDiedError
 from llmstream_cli.server.dialects.common import json_text
 from llmstream_cli.server.dialects.ollama_lines import (
     LineEncoder,
@@ -95,15 +92,6 @@ def test_thinking_has_lines_of_its_own(route: Route, thinking: str, answer: str)
     assert line == f'{HEAD}{thinking},"done":false}}\n{HEAD}{answer},"done":false}}\n'.encode()
 
 
-def test_a_failure_is_the_last_line() -> None:
-    failure = LineEncoder(line_format()).fail(EngineDiedError("the engine died"))
-    assert failure == b'{"error":"the engine died"}\n'
-
-
-def test_there_is_no_heartbeat_because_clients_parse_every_line() -> None:
-    assert LineEncoder(line_format()).heartbeat == b""
-
-
 def test_a_duration_is_never_zero_because_clients_divide_by_it() -> None:
     usage = Usage(prompt_tokens=1, completion_tokens=1, prompt_seconds=0, completion_seconds=0)
     line = line_format().last("stop", usage)
@@ -174,11 +162,6 @@ def test_a_stream_has_the_log_probabilities_of_its_body() -> None:
         ollama.ChatResponse.model_validate(body)
 
 
-def test_log_probabilities_that_nobody_asked_for_are_not_sent() -> None:
-    encoder = LineEncoder(line_format())
-    assert b"logprobs" not in b"".join(encoder.encode(0, chunk) for chunk in CHUNKS)
-
-
 def test_a_request_without_a_prompt_is_told_that_the_model_is_loaded() -> None:
     body = line_format("generate").without_prompt("load")
     assert (body["response"], body["done"], body["done_reason"]) == ("", True, "load")
@@ -186,18 +169,6 @@ def test_a_request_without_a_prompt_is_told_that_the_model_is_loaded() -> None:
         "role": "assistant",
         "content": "",
     }
-
-
-@pytest.mark.parametrize("route", ["chat", "generate"])
-@given(texts=st.lists(st.text(), min_size=1, max_size=5))
-def test_a_stream_has_the_text_of_its_body_in_lines_of_json(route: Route, texts: list[str]) -> None:
-    encoder = LineEncoder(line_format(route))
-    chunks = [*map(Chunk, texts[:-1]), last(texts[-1])]
-    lines = b"".join(encoder.encode(0, chunk) for chunk in chunks).decode().splitlines()
-    bodies = [json.loads(line) for line in lines]
-    found = [body["message"]["content"] if route == "chat" else body["response"] for body in bodies]
-    assert "".join(found) == "".join(texts)
-    assert [body["done"] for body in bodies] == [False] * (len(bodies) - 1) + [True]
 
 
 def test_times_are_in_utc_whatever_the_zone() -> None:

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx2
 import openai
 import pytest
 from openai.types.chat import (
@@ -21,7 +20,7 @@ from pydantic import BaseModel
 
 from llmstream_cli.core.llama import Model
 from llmstream_cli.errors import EngineDiedError
-from tests.server.fakes import FakeEngine, Served, serving, until
+from tests.server.fakes import FakeEngine, Served, serving
 
 PARIS: list[ChatCompletionMessageParam] = [
     {"role": "system", "content": "Answer in one sentence."},
@@ -361,35 +360,6 @@ async def test_an_error_on_the_way_is_raised_after_the_text_before_it() -> None:
             await read(client)
     assert texts == ["", "one ", "two"]
     assert caught.value.code == "engine_died"
-
-
-async def test_heartbeats_are_no_events() -> None:
-    engine = FakeEngine(("one ", "two"), pause=0.2)
-    async with serving(engine, heartbeat_seconds=0.01) as served:
-        async with httpx2.AsyncClient() as client:
-            body = {"messages": PARIS, "stream": True}
-            sent = await client.post(f"{served.url}/v1/chat/completions", json=body)
-        assert sent.text.count(": ping\n\n") > 1
-        async with fake_client(served) as openai_client:
-            stream = await openai_client.chat.completions.create(
-                model="fake", messages=PARIS, stream=True
-            )
-            texts = [chunk.choices[0].delta.content async for chunk in stream]
-    assert texts == ["", "one ", "two", None]
-
-
-async def test_a_client_that_leaves_ends_the_generation() -> None:
-    engine = FakeEngine(("word ",), repeat=1_000_000, pause=0.001)
-    async with serving(engine) as served, fake_client(served) as client:
-        stream = await client.chat.completions.create(
-            model="fake", messages=PARIS, n=3, stream=True
-        )
-        async for chunk in stream:
-            if chunk.choices[0].delta.content:
-                break
-        assert engine.running == 3
-        await stream.close()
-        await until(lambda: engine.running == 0)
 
 
 @pytest.fixture

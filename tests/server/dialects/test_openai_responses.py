@@ -5,14 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from llmstream_cli.core.api import Chunk, FinishReason
-from llmstream_cli.errors import EngineDiedError
 from llmstream_cli.server.dialects.common import json_text
 from llmstream_cli.server.dialects.openai_chat import ChatEncoder, chat_completion, chat_logprob
 from llmstream_cli.server.dialects.openai_common import Shape
@@ -120,20 +116,6 @@ def test_a_completion_is_text_and_a_reason() -> None:
     assert encoder.encode(0, Chunk("", (2,))) == b""
     assert encoder.encode(0, last("one")) == event("text_completion", f'{head}"stop"}}')
     assert encoder.end() == b"data: [DONE]\n\n"
-
-
-@pytest.mark.parametrize("encoder", [chat_encoder(), completion_encoder()])
-def test_a_failure_is_an_error_event_without_done(
-    encoder: ChatEncoder | CompletionEncoder,
-) -> None:
-    assert encoder.fail(EngineDiedError("the engine died")) == (
-        b'data: {"error":{"message":"the engine died","type":"server_error","param":null,'
-        b'"code":"engine_died"}}\n\n'
-    )
-
-
-def test_a_heartbeat_is_a_comment() -> None:
-    assert chat_encoder().heartbeat == completion_encoder().heartbeat == b": ping\n\n"
 
 
 def test_choices_are_told_apart_and_their_common_prompt_counts_once() -> None:
@@ -271,32 +253,3 @@ def test_a_completion_streams_the_log_probabilities_of_its_body() -> None:
         for name, values in one["choices"][0]["logprobs"].items():
             streamed[name] += values
     assert streamed == COMPLETION_LOGPROBS
-
-
-def test_log_probabilities_that_nobody_asked_for_are_not_sent() -> None:
-    plain = chat_completion(SHAPE, [answer(chat_logprob)])
-    assert plain["choices"][0]["logprobs"] is None
-    assert b"top_logprobs" not in run(chat_encoder(), CHUNKS)
-    assert b"top_logprobs" not in run(completion_encoder(), CHUNKS)
-
-
-@given(st.lists(st.text(max_size=5), min_size=1, max_size=5))
-def test_a_stream_has_the_text_of_its_body(texts: list[str]) -> None:
-    chunks = [*map(Chunk, texts[:-1]), last(texts[-1])]
-    chat = data_of(run(chat_encoder(with_usage=True), chunks))
-    deltas = [one["choices"][0]["delta"] for one in chat if one["choices"]]
-    assert "".join(delta.get("content", "") for delta in deltas) == "".join(texts)
-    assert chat[-1]["usage"] == USAGE_BODY
-    completions = data_of(run(completion_encoder(), chunks))
-    assert "".join(one["choices"][0]["text"] for one in completions) == "".join(texts)
-
-
-@pytest.mark.parametrize("encoder", [chat_encoder(), completion_encoder()])
-@given(texts=st.lists(st.text(), min_size=1, max_size=5))
-def test_every_event_is_one_line_and_an_empty_one(
-    encoder: ChatEncoder | CompletionEncoder, texts: list[str]
-) -> None:
-    for text in texts:
-        for one in encoder.encode(0, Chunk(text)).decode().split("\n\n")[:-1]:
-            assert one.splitlines() == [one]
-            assert one.startswith("data: {")

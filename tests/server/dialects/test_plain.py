@@ -6,18 +6,11 @@ from typing import Any
 
 import pytest
 
-from llmstream_cli.core.api import EngineState, EngineStatus, SamplingParams
-from llmstream_cli.errors import (
-    ContextLengthError,
-    EngineDiedError,
-    LLMStreamError,
-    PromptError,
-    QueueFullError,
-)
+from llmstream_cli.core.api import SamplingParams
 from llmstream_cli.prompts.messages import Message
 from llmstream_cli.sampling import PARAMETERS
 from llmstream_cli.server.dialects.plain import TokenStreamRequest
-from tests.server.fakes import FakeEngine, Reply, ask, fail_with, head, post, serving
+from tests.server.fakes import FakeEngine, Reply, ask, head, post, serving
 
 CONTEXTS = {"sql": "You know SQL.", "pirate": "Arr."}
 
@@ -44,10 +37,6 @@ async def test_the_body_is_the_text_and_nothing_else() -> None:
     assert reply.headers["x-accel-buffering"] == "no"
     assert reply.headers["x-content-type-options"] == "nosniff"
     assert reply.headers["x-model"] == "fake"
-
-
-async def test_text_is_utf_8() -> None:
-    assert (await stream(FakeEngine(["Grüß ", "🇦🇹"]))).body.decode() == "Grüß 🇦🇹"
 
 
 async def test_an_empty_answer_is_an_empty_body() -> None:
@@ -108,44 +97,6 @@ async def test_an_unknown_context_gets_a_near_miss_or_all_there_are() -> None:
     assert len(error_of(reply)["message"]) < 200
 
 
-SAMPLING: dict[str, Any] = {
-    "temperature": 1.5,
-    "top_k": 3,
-    "top_p": 0.5,
-    "min_p": 0.1,
-    "repeat_penalty": 1.3,
-    "repeat_last_n": -1,
-    "presence_penalty": -1.0,
-    "frequency_penalty": 0.25,
-    "seed": 7,
-    "max_tokens": 9,
-    "ignore_eos": True,
-}
-
-
-async def test_every_sampling_name_reaches_the_engine() -> None:
-    engine = FakeEngine()
-    await stream(engine, **SAMPLING, stop=["a", "b"], logit_bias={"5": -2.5})
-    expected = SamplingParams(**SAMPLING, stop=("a", "b"), logit_bias=((5, -2.5),))
-    assert engine.requests[0].sampling == expected
-
-
-async def test_a_grammar_or_a_schema_reaches_the_engine() -> None:
-    engine = FakeEngine()
-    await stream(engine, grammar='root ::= "a"')
-    await stream(engine, json_schema={"type": "object"})
-    grammar, schema = (request.sampling for request in engine.requests)
-    assert grammar.grammar == 'root ::= "a"'
-    assert json.loads(schema.json_schema or "") == {"type": "object"}
-
-
-async def test_only_the_answer_is_sent_of_one_that_begins_with_reasoning() -> None:
-    engine = FakeEngine(["Yes", "."], reasoning=["hm ", "hm"])
-    assert (await stream(engine)).body == b"Yes."
-    await stream(engine, thinking=False)
-    assert [request.thinking for request in engine.requests] == [None, False]
-
-
 @pytest.mark.parametrize(
     ("path", "body", "without"),
     [
@@ -191,26 +142,6 @@ async def test_thinking_and_a_schema_exclude_each_other() -> None:
     assert "thinking" in error_of(reply)["message"]
 
 
-async def test_null_and_nothing_are_the_servers_defaults() -> None:
-    engine = FakeEngine()
-    await stream(engine, temperature=None, stop=None, seed=None)
-    assert engine.requests[0].sampling == SamplingParams()
-
-
-async def test_a_default_that_a_grammar_excludes_gives_way_to_it() -> None:
-    engine = FakeEngine()
-    async with serving(engine, defaults=SamplingParams(stop=("END",), top_k=7)) as served:
-        reply = await ask(served, post(b'{"query": "?", "json_schema": {}}'))
-    assert reply.status == 200
-    assert engine.requests[0].sampling == SamplingParams(top_k=7, json_schema="{}")
-
-
-async def test_a_single_stop_string_needs_no_list() -> None:
-    engine = FakeEngine()
-    await stream(engine, stop="END")
-    assert engine.requests[0].sampling.stop == ("END",)
-
-
 def test_every_sampling_parameter_is_a_field_with_the_engines_bounds() -> None:
     fields = TokenStreamRequest.model_json_schema()["properties"]
     names = {field.name for field in dataclasses.fields(SamplingParams)}
@@ -231,22 +162,7 @@ def test_every_sampling_parameter_is_a_field_with_the_engines_bounds() -> None:
         ({"query": 5}, "query"),
         ({"query": None}, "query"),
         ({"temperatur": 0.5}, "temperature"),
-        ({"temperature": -0.1}, "temperature"),
-        ({"temperature": "hot"}, "temperature"),
-        ({"temperature": True}, "temperature"),
-        ({"top_k": 1.5}, "top_k"),
-        ({"top_k": 10**30}, "top_k"),
         ({"seed": 2**32}, "seed"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"stop": ""}, "stop"),
-        ({"stop": ["x"] * 17}, "stop"),
-        ({"stop": ["x" * 257]}, "stop"),
-        ({"logit_bias": {"x": 1}}, "logit_bias"),
-        ({"logit_bias": {"-1": 1}}, "logit_bias"),
-        ({"logit_bias": {"1": 101}}, "logit_bias"),
-        ({"grammar": "x" * 65537}, "grammar"),
-        ({"grammar": "root ::= x", "json_schema": {}}, "grammar"),
-        ({"json_schema": []}, "json_schema"),
         ({"messages": [{"role": "tool", "content": ""}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": "", "name": "x"}]}, "messages.0.name"),
         ({"messages": [{"role": "user", "content": ""}] * 4097}, "messages"),
@@ -277,75 +193,4 @@ async def test_a_field_within_another_is_not_taken_for_that_one_misspelt() -> No
     assert error_of(reply)["message"] == "there is no field 'messages.0.a'"
 
 
-async def test_a_missing_query_is_named() -> None:
-    async with serving() as served:
-        reply = await ask(served, post(b"{}"))
-    assert reply.status == 422
-    assert error_of(reply) == {
-        "message": "query is missing",
-        "type": "invalid_request_error",
-        "param": "query",
-        "code": "invalid_field",
-    }
-
-
-async def test_a_model_that_is_not_served_is_404_and_the_served_are_named() -> None:
-    reply = await stream(model="gpt-5")
-    assert reply.status == 404
-    assert error_of(reply)["message"] == "no model is called 'gpt-5'; served: fake"
-
-
-@pytest.mark.parametrize("name", ["fake", "ALIAS", "fake:latest"])
-async def test_a_model_goes_by_any_of_its_names(name: str) -> None:
-    assert (await stream(model=name)).headers["x-model"] == "fake"
-
-
 # ---- what fails -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "code"),
-    [
-        (ContextLengthError(9000, 8192), 400, "context_length_exceeded"),
-        (PromptError("the roles must alternate"), 400, "invalid_prompt"),
-        (QueueFullError("64 requests wait already"), 429, "queue_full"),
-        (EngineDiedError("the engine died"), 503, "engine_died"),
-    ],
-)
-async def test_an_error_before_the_first_token_has_its_status(
-    error: LLMStreamError, status: int, code: str
-) -> None:
-    reply = await stream(fail_with(error))
-    assert reply.status == status
-    assert error_of(reply)["message"] == str(error)
-    assert error_of(reply)["code"] == code
-    assert ("retry-after" in reply.headers) == (status in {429, 503})
-
-
-async def test_an_error_after_the_first_token_cuts_the_response() -> None:
-    reply = await stream(fail_with(EngineDiedError("the engine died"), "one ", "two "))
-    assert (reply.status, reply.body, reply.complete) == (200, b"one two ", False)
-
-
-async def test_a_bug_is_a_500_that_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    reply = await stream(FakeEngine([], error=RuntimeError("secret")))
-    assert reply.status == 500
-    assert error_of(reply)["message"] == "the server failed; its log says more"
-    assert "secret" in caplog.text
-
-
-async def test_a_bug_after_the_first_token_cuts_the_response(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    reply = await stream(FakeEngine(["one"], error=RuntimeError("secret")))
-    assert (reply.body, reply.complete) == (b"one", False)
-    assert "secret" in caplog.text
-
-
-@pytest.mark.parametrize("state", [EngineState.LOADING, EngineState.RESTARTING, EngineState.FAILED])
-async def test_an_engine_that_is_not_ready_is_503_with_the_reason(state: EngineState) -> None:
-    engine = FakeEngine(status=EngineStatus(state, "a reason for a person"))
-    reply = await stream(engine)
-    assert reply.status == 503
-    assert error_of(reply)["message"] == "a reason for a person"
-    assert not engine.requests
