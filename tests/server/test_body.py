@@ -95,6 +95,8 @@ def test_as_many_token_ids_are_taken_as_a_long_context_holds(split: int) -> None
     assert parse_json(json.dumps(body).encode()) == body
     with pytest.raises(RequestError, match="values"):
         parse_json(json.dumps({"stop": ids}).encode())
+    with pytest.raises(RequestError, match="values"):
+        parse_json(json.dumps({"prompt": ids * 2}).encode())
 
 
 # ---- over a socket --------------------------------------------------------------------------
