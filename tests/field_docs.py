@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from llmstream_cli.server.body import _described, _schema
-from llmstream_cli.server.fields import FieldTable, Refused
-from llmstream_cli.server.ollama_requests import ChatRequest, GenerateRequest, OllamaOptions
-from llmstream_cli.server.openai_requests import ChatCompletionRequest, CompletionRequest
-from llmstream_cli.server.token_stream import TokenStreamRequest
+from llmstream_cli.server.dialects.fields import FieldTable, Refused
+from llmstream_cli.server.dialects.ollama import ChatRequest, GenerateRequest, OllamaOptions
+from llmstream_cli.server.dialects.openai_chat import ChatCompletionRequest
+from llmstream_cli.server.dialects.openai_completions import CompletionRequest
+from llmstream_cli.server.dialects.plain import TokenStreamRequest
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = [DOCS / "api.md", DOCS / "openai.md", DOCS / "ollama.md"]

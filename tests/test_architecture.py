@@ -23,13 +23,14 @@ PURE = {
 PURE_MODULES = [f"{room}/{module}" for room, modules in PURE.items() for module in modules.split()]
 
 # What every room may import, besides itself.
-COMMON = {"errors", "files", "hosts"}
+COMMON = {"errors", "files", "hosts", "strict_json"}
 
 # What each may import of the others.
 ALLOWED = {
     "errors": set[str](),
     "files": set[str](),
     "hosts": set[str](),
+    "strict_json": set[str](),
     "machine": set[str](),
     "api": {"prompts", "sampling"},
     "core": {"api", "machine", "prompts", "sampling"},
@@ -163,7 +164,7 @@ def test_pure_modules_know_no_clock_thread_or_model(module: str) -> None:
     for imported in imported_modules(PACKAGE / f"{module}.py"):
         top, *rest = imported.split(".")
         if top == "llmstream_cli":
-            pure = {*PURE_MODULES, "api", "errors", "sampling"}
+            pure = {*PURE_MODULES, "api", "errors", "sampling", "strict_json"}
             assert any("/".join(rest[:length]) in pure for length in (1, 2, 3)), imported
         else:
             assert top in standard, imported

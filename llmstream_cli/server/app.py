@@ -18,29 +18,16 @@ from llmstream_cli.errors import (
     NotFoundError,
     RequestError,
 )
-from llmstream_cli.server import ollama, openai, openapi, probes, status, token_stream
+from llmstream_cli.server import pages, status
 from llmstream_cli.server.context import ServerContext, server_context
-from llmstream_cli.server.exchange import Exchanges
-from llmstream_cli.server.failure import error_response
-from llmstream_cli.server.guards import Guards
-from llmstream_cli.server.ollama import ollama_routes
-from llmstream_cli.server.openai import openai_routes
-from llmstream_cli.server.pages import page_routes
-from llmstream_cli.server.probes import probe_routes
-from llmstream_cli.server.status import status_routes
-from llmstream_cli.server.token_stream import token_stream_routes
+from llmstream_cli.server.dialects import all_dialects, error_shape
+from llmstream_cli.server.http.exchange import Exchanges
+from llmstream_cli.server.http.failure import error_response
+from llmstream_cli.server.http.guards import Guards
 
 _log = logging.getLogger(__name__)
 
 _IMPLIED = {"HEAD", "OPTIONS"}
-
-OPERATIONS = (
-    *token_stream.OPERATIONS,
-    *openai.OPERATIONS,
-    *ollama.OPERATIONS,
-    *status.OPERATIONS,
-    *probes.OPERATIONS,
-)
 
 
 class _Routes(QuartMap):
@@ -65,13 +52,12 @@ def create_app(context: ServerContext) -> Quart:
     context.attach(app)
     app.config["MAX_CONTENT_LENGTH"] = context.settings.max_body_bytes
     Guards(context.settings).attach(app)
+    operations = [operation for dialect in all_dialects() for operation in dialect.operations]
+    operations += status.OPERATIONS
     for blueprint in (
-        token_stream_routes(context),
-        openai_routes(context.models),
-        ollama_routes(context.models),
-        status_routes(context),
-        probe_routes(context),
-        page_routes(openapi.document(OPERATIONS, context.contexts)),
+        *(dialect.routes(context) for dialect in all_dialects()),
+        status.status_routes(context),
+        pages.page_routes(lambda: pages.document(operations, context.contexts)),
     ):
         app.register_blueprint(blueprint)
     app.register_error_handler(LLMStreamError, _tell)
@@ -82,7 +68,7 @@ def create_app(context: ServerContext) -> Quart:
 
 
 async def _tell(error: LLMStreamError) -> Response:
-    return error_response(request.path, error)
+    return error_response(error, error_shape(request.path))
 
 
 async def _tell_http(error: HTTPException) -> Response:
@@ -97,7 +83,7 @@ async def _tell_http(error: HTTPException) -> Response:
         413: BodyTooLargeError(f"the body is longer than {limit} bytes"),
     }
     told = reasons.get(error.code, RequestError(error.description or error.name))
-    response = error_response(request.path, told)
+    response = await _tell(told)
     for name, value in error.get_headers():
         if name.lower() == "allow":
             response.headers["Allow"] = value
@@ -126,4 +112,4 @@ def _near_route(path: str, routes: Collection[str]) -> str:
 
 async def _tell_bug(error: Exception) -> Response:
     _log.error("a request failed", exc_info=error)
-    return error_response(request.path, EngineError("the server failed; its log says more"))
+    return await _tell(EngineError("the server failed; its log says more"))

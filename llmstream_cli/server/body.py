@@ -3,17 +3,15 @@
 import asyncio
 import difflib
 import json
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from itertools import accumulate
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from quart import request
 
+from llmstream_cli import strict_json
 from llmstream_cli.errors import (
     InvalidValueError,
     MediaTypeError,
@@ -29,16 +27,11 @@ MAX_JSON_VALUES = 16_384
 """In a body, beside token ids: each may cost an error message, and all of them hold up the loop."""
 MAX_TOKEN_IDS = 131_072
 
-_EXACT = 2**53  # whole numbers below are their own in double precision
 _MAX_SHOWN = 200  # characters of a field's name and place
 _TOKEN_ID_FIELDS = ("prompt",)  # of a body: those that may hold lists of token ids
 
 _Loc = tuple[int | str, ...]
 _Schema = dict[str, Any]
-
-_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: it never goes back
-_DEPTHS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_NO_BRACKETS = bytes(set(range(256)) - set(_DEPTHS))
 
 
 async def read_model(type_: type[_Model], *, any_content_type: bool = False) -> _Model:
@@ -101,22 +94,13 @@ def parse_json(data: bytes) -> Any:
     """
     if not data.strip():
         raise RequestError("the body is empty; it has to be a JSON object")
-    num_values = _check_structure(data)
     try:
-        text = data.decode("utf-8")
-        value = json.loads(
-            text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse
-        )
-        if r"\u" in text:
-            json.dumps(value, ensure_ascii=False).encode("utf-8")  # fails on a lone surrogate
+        num_values = _check_structure(data)
+        value = strict_json.parse(data.decode("utf-8"), fold_whole=True)
     except UnicodeDecodeError as error:
         raise RequestError(f"the body is not UTF-8 text: byte {error.start}") from error
-    except UnicodeEncodeError as error:
-        raise RequestError("the body has half of a surrogate pair, which is no text") from error
-    except json.JSONDecodeError as error:
-        raise RequestError(f"the body is not JSON: {error}") from error
-    except ValueError as error:  # Python's own limit, far beyond a double
-        raise RequestError("the body has a number of too many digits") from error
+    except strict_json.StrictJSONError as error:
+        raise RequestError(f"the body {error}") from error
     if num_values - _num_token_ids(value) > MAX_JSON_VALUES:
         raise _too_many(MAX_JSON_VALUES)
     return value
@@ -126,18 +110,17 @@ def _check_structure(data: bytes) -> int:
     """Return how many values a JSON text has, about: a bound on what it takes to read it.
 
     Raises:
-        RequestError: they are too many, or nested too deeply.
+        RequestError: they are too many.
+        StrictJSONError: they are nested too deeply.
     """
-    outside, num_strings = _STRING.subn(b'"', data, count=2 * MAX_JSON_VALUES + 1)
+    outside, num_strings = strict_json.without_strings(data, 2 * MAX_JSON_VALUES + 1)
     num_brackets = outside.count(b"[") + outside.count(b"{")
     if num_strings > 2 * MAX_JSON_VALUES or num_brackets > MAX_JSON_VALUES:  # with those of names
         raise _too_many(MAX_JSON_VALUES)
     num_values = num_brackets + outside.count(b",")
     if num_values > MAX_JSON_VALUES + MAX_TOKEN_IDS:
         raise _too_many(MAX_JSON_VALUES + MAX_TOKEN_IDS)
-    depths = accumulate(map(_DEPTHS.__getitem__, outside.translate(None, _NO_BRACKETS)))
-    if max(depths, default=0) > MAX_JSON_DEPTH:
-        raise RequestError(f"the body is nested deeper than {MAX_JSON_DEPTH} levels")
+    strict_json.check_depth(outside, MAX_JSON_DEPTH)
     return num_values
 
 
@@ -151,27 +134,6 @@ def _num_token_ids(body: object) -> int:
 
 def _too_many(limit: int) -> RequestError:
     return RequestError(f"the body has more than {limit} values")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise RequestError(f"the body names {twice[:100]!r} twice")
-    return fields
-
-
-def _finite(digits: str) -> float:
-    """Read a number with a point or an exponent; JSON and JavaScript have one kind of number."""
-    number = float(digits)
-    if math.isinf(number):
-        _refuse(digits[:100])
-    return int(number) if number.is_integer() and abs(number) < _EXACT else number
-
-
-def _refuse(number: str) -> NoReturn:
-    raise RequestError(f"the body has {number}, which is no number that JSON can carry")
 
 
 def _invalid(type_: type[BaseModel], errors: Sequence[ErrorDetails]) -> InvalidValueError:

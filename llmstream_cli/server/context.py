@@ -3,19 +3,24 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from quart import Quart, current_app
 
+from llmstream_cli.errors import LLMStreamError
 from llmstream_cli.server.metrics import Metrics
 from llmstream_cli.server.progress import ProgressRegistry
 from llmstream_cli.server.served import ServedModels
 from llmstream_cli.server.settings import ServerSettings
 
-if TYPE_CHECKING:
-    from llmstream_cli.server.generation import Generation
-
 _KEY = "llmstream"
+
+
+class Unfinished(Protocol):
+    """Answers that are being generated."""
+
+    def fail(self, error: LLMStreamError) -> None:
+        """End them with this error."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,7 +43,7 @@ class ServerContext:
     contexts: Mapping[str, str] = field(default_factory=dict)
     metrics: Metrics = field(init=False)
     draining: bool = False
-    generations: "set[Generation]" = field(default_factory=set)
+    generations: set[Unfinished] = field(default_factory=set)
     requests: ProgressRegistry = field(default_factory=ProgressRegistry)
     parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
 

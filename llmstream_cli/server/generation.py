@@ -24,7 +24,7 @@ from llmstream_cli.errors import (
     TimeLimitError,
 )
 from llmstream_cli.server.context import ServerContext
-from llmstream_cli.server.exchange import current_exchange
+from llmstream_cli.server.http.exchange import current_exchange
 from llmstream_cli.server.served import ServedModel
 
 # What may wait for a slow reader. A chunk counts a little more than its text.

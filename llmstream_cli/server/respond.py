@@ -1,10 +1,11 @@
 """From requests to a model to the response, streamed or whole, in any wire format."""
 
 import logging
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar
 
 from quart import Response
 
@@ -16,25 +17,27 @@ from llmstream_cli.api import (
 )
 from llmstream_cli.errors import EngineError, LLMStreamError
 from llmstream_cli.server.context import server_context
-from llmstream_cli.server.dialect import JsonList
-from llmstream_cli.server.exchange import CutError, current_exchange
+from llmstream_cli.server.dialects.common import JsonList
+from llmstream_cli.server.dialects.logprobs import AlignedLogprobs, LocatedLogprob
 from llmstream_cli.server.generation import Generation
-from llmstream_cli.server.logprobs import AlignedLogprobs, LocatedLogprob
+from llmstream_cli.server.http.exchange import CutError, current_exchange
 from llmstream_cli.server.served import ServedModel
 
 _log = logging.getLogger(__name__)
 
 
-class Encoder(Protocol):
+class Encoder(ABC):
     """Writes the answers of one response in a wire format."""
 
-    content_type: str
-    heartbeat: bytes
+    content_type: ClassVar[str]
+    heartbeat: ClassVar[bytes] = b""
     """Sent during long silences; empty where the format has no bytes that mean nothing."""
 
     def begin(self) -> bytes:
         """Return what comes before the first chunk."""
+        return b""
 
+    @abstractmethod
     def encode(self, index: int, chunk: Chunk) -> bytes:
         """Return a chunk of one of the answers; may be empty.
 
@@ -45,7 +48,9 @@ class Encoder(Protocol):
 
     def end(self) -> bytes:
         """Return what comes after the last chunk of the last answer."""
+        return b""
 
+    @abstractmethod
     def fail(self, error: LLMStreamError) -> bytes | None:
         """Return how the format tells of an error after the first byte; None cuts the response."""
 

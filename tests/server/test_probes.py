@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from llmstream_cli.api import EngineMetrics, EngineState, EngineStatus
 from llmstream_cli.errors import EngineDiedError
 from llmstream_cli.server.app import create_app
-from llmstream_cli.server.exchange import JsonFormatter
+from llmstream_cli.server.http.exchange import JsonFormatter
 from tests.server.fakes import (
     FakeEngine,
     Reply,

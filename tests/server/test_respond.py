@@ -10,7 +10,7 @@ from quart import Response
 from llmstream_cli.api import Chunk, GenerationRequest
 from llmstream_cli.errors import EngineDiedError, LLMStreamError, QueueFullError
 from llmstream_cli.prompts.messages import Message
-from llmstream_cli.server.respond import collect, stream
+from llmstream_cli.server.respond import Encoder, collect, stream
 from tests.server.fakes import (
     TIMEOUT,
     FakeEngine,
@@ -25,7 +25,7 @@ from tests.server.fakes import (
 )
 
 
-class Lines:
+class Lines(Encoder):
     """A format with a beginning, an end, errors and heartbeats."""
 
     content_type = "text/x-lines"

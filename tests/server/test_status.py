@@ -9,7 +9,7 @@ import pytest
 import llmstream_cli
 from llmstream_cli.api import EngineMetrics, EngineState, EngineStatus, SamplingParams
 from llmstream_cli.errors import EngineDiedError, QueueFullError
-from llmstream_cli.server.token_stream import TokenStreamRequest, as_fields
+from llmstream_cli.server.dialects.plain import TokenStreamRequest, as_fields
 from tests.server.fakes import (
     FakeEngine,
     Served,

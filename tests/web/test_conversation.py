@@ -8,8 +8,8 @@ import pytest
 from playwright.async_api import expect
 
 from llmstream_cli.api import EngineState, EngineStatus, GenerationRequest
+from llmstream_cli.server.dialects.plain import TokenStreamRequest
 from llmstream_cli.server.served import ServedModel, ServedModels
-from llmstream_cli.server.token_stream import TokenStreamRequest
 from tests.server.fakes import FakeEngine, serving, until
 from tests.web.browser import TIMEOUT, Tabs
 

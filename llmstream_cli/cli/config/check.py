@@ -26,7 +26,7 @@ from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
 from llmstream_cli.models.presets import find_preset
 from llmstream_cli.models.sizes import parse_size
 from llmstream_cli.sampling import SamplingParams
-from llmstream_cli.server.keep_alive import keep_alive_seconds
+from llmstream_cli.server.served import keep_alive_seconds
 from llmstream_cli.server.settings import ServerSettings
 
 _SOURCES = {"ENVIRONMENT": "environment", "DEFAULT_MAP": "file"}

@@ -27,9 +27,9 @@ from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
 from llmstream_cli.models.sizes import parse_size
 from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.server.context import ServerContext
-from llmstream_cli.server.exchange import JsonFormatter
-from llmstream_cli.server.keep_alive import keep_alive_seconds
-from llmstream_cli.server.lifecycle import STOP_SECONDS, Server
+from llmstream_cli.server.http.exchange import JsonFormatter
+from llmstream_cli.server.run import STOP_SECONDS, Server
+from llmstream_cli.server.served import keep_alive_seconds
 from llmstream_cli.server.settings import ServerSettings
 
 _log = logging.getLogger(__name__)

@@ -19,23 +19,23 @@ from llmstream_cli.errors import InvalidValueError
 DOCS = Path(__file__).parents[2] / "docs" / "structured-output.md"
 
 BAD_TEXTS = {
-    "": "no valid JSON",
-    "{": "no valid JSON",
-    "{} {}": "no valid JSON",
-    "\ufeff{}": "no valid JSON",
-    '{"a" = 1}': "no valid JSON",
+    "": "is not JSON",
+    "{": "is not JSON",
+    "{} {}": "is not JSON",
+    "\ufeff{}": "is not JSON",
+    '{"a" = 1}': "is not JSON",
     "[]": "it must be an object",
     "false": "it must be an object",
     '"string"': "it must be an object",
-    '{"type": "string", "type": "null"}': '"type" stands twice in one object',
-    '{"const": NaN}': "NaN is no JSON",
-    '{"const": -Infinity}': "-Infinity is no JSON",
-    '{"const": 1e999}': "1e999 is too large",
-    f'{{"const": {"1" * 5000}}}': "is too large",
+    '{"type": "string", "type": "null"}': "names 'type' twice",
+    '{"const": NaN}': "has NaN, which is no number",
+    '{"const": -Infinity}': "has -Infinity, which is no number",
+    '{"const": 1e999}': "has 1e999, which is no number",
+    f'{{"const": {"1" * 5000}}}': "has a number of too many digits",
     '{"const": "\\ud800"}': "half of a surrogate pair",
-    '{"a":' * 97: f"nested more than {MAX_DEPTH} deep",
-    "[" * 60_000: f"nested more than {MAX_DEPTH} deep",
-    '{"const": "' + "\\" * 60_001: "no valid JSON",
+    '{"a":' * 97: f"nested deeper than {MAX_DEPTH} levels",
+    "[" * 60_000: f"nested deeper than {MAX_DEPTH} levels",
+    '{"const": "' + "\\" * 60_001: "is not JSON",
 }
 
 STRING = {"type": "string"}

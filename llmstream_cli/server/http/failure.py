@@ -1,0 +1,75 @@
+"""An error as the answer to a request, in OpenAI's words unless a dialect has others."""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from quart import Response
+
+from llmstream_cli.errors import (
+    ContextLengthError,
+    ContextMemoryError,
+    EngineError,
+    InvalidValueError,
+    LLMStreamError,
+    MethodError,
+    PromptError,
+    RequestError,
+    UnauthorizedError,
+    one_line,
+)
+
+# https://platform.openai.com/docs/guides/error-codes, where OpenAI has a name for it.
+ERROR_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+_CODES: dict[type[LLMStreamError], str] = {
+    ContextLengthError: "context_length_exceeded",
+    ContextMemoryError: "no_room",
+    EngineError: "engine_failed",
+    MethodError: "method_not_allowed",
+    PromptError: "invalid_prompt",
+    RequestError: "bad_request",
+    UnauthorizedError: "invalid_api_key",
+}
+
+_RETRY_SECONDS = {429: 1, 503: 5}
+
+
+def error_body(error: LLMStreamError) -> dict[str, Any]:
+    """Return the JSON that tells of an error, as OpenAI's API does."""
+    is_ours = error.status >= 500  # noqa: PLR2004
+    default = "server_error" if is_ours else "invalid_request_error"
+    return {
+        "error": {
+            "message": one_line(error),
+            "type": ERROR_TYPES.get(error.status, default),
+            "param": error.field if isinstance(error, InvalidValueError) else None,
+            "code": _code(error),
+        }
+    }
+
+
+def error_response(
+    error: LLMStreamError, body: Callable[[LLMStreamError], dict[str, Any]] = error_body
+) -> Response:
+    """Return the response that tells of an error, with its status and what else belongs to it."""
+    response = Response(json.dumps(body(error)), error.status, content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    if error.status in _RETRY_SECONDS:
+        response.headers["Retry-After"] = str(_RETRY_SECONDS[error.status])
+    if isinstance(error, UnauthorizedError):
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _code(error: LLMStreamError) -> str:
+    """Name an error for programs: `ModelNotFoundError` is `model_not_found`."""
+    if isinstance(error, InvalidValueError) and error.field:
+        return "invalid_field"
+    words = re.findall("[A-Z][a-z]+", type(error).__name__.removesuffix("Error"))
+    return _CODES.get(type(error), "_".join(words).lower())

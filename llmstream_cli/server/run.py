@@ -1,0 +1,64 @@
+"""The server from its start to its end."""
+
+import asyncio
+import contextlib
+
+from llmstream_cli.errors import EngineClosedError
+from llmstream_cli.server.app import create_app
+from llmstream_cli.server.context import ServerContext
+from llmstream_cli.server.http.listener import Listener
+
+_CUT_SECONDS = 0.5  # for the last words of answers that are ended
+_CLOSE_SECONDS = 0.8  # for the engines
+
+STOP_SECONDS = 2.0
+"""The most that stopping takes beyond the drain; whatever hangs by then has to be left behind."""
+
+
+class Server:
+    """Serves models over HTTP. The engines are started by whoever made them.
+
+    Args:
+        context: what to serve, and how.
+    """
+
+    def __init__(self, context: ServerContext) -> None:
+        self._context = context
+        self._listener = Listener(create_app(context), context.settings)
+
+    @property
+    def url(self) -> str:
+        """Where the server is; the port is the real one once it has started."""
+        return self._listener.url
+
+    async def start(self) -> None:
+        """Listen; requests are answered, with an error until their model is loaded.
+
+        Raises:
+            ListenError: the address cannot be bound, or the certificate not be used.
+        """
+        await self._listener.start()
+
+    async def stop(self) -> int:
+        """Take no more requests, let answers end for a while, end those that do not; close.
+
+        Returns:
+            How many answers did not end by themselves.
+        """
+        self._context.draining = True
+        await self._listener.stop_accepting()
+        num_cut = 0
+        if not await self._listener.wait_closed(self._context.settings.drain_seconds):
+            num_cut = len(self._context.generations)
+            await self._cut()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await asyncio.gather(*(m.engine.aclose() for m in self._context.models.models))
+        return num_cut
+
+    async def _cut(self) -> None:
+        for generation in list(self._context.generations):
+            generation.fail(EngineClosedError("the server is shutting down"))
+        if not await self._listener.wait_closed(_CUT_SECONDS):
+            self._listener.abort()
+            await self._listener.wait_closed(_CUT_SECONDS)
