@@ -104,13 +104,16 @@ def with_fields(
 
     def extend(model: type[_Model]) -> type[_Model]:
         added: dict[str, Any] = {}
+        known = {*parameters, *refused, *ignored, *model.model_fields}
+        # Where unknown fields are refused anyway, the nearest name is told.
+        every = {**({} if strict_bounds else _names_elsewhere(parameters, known)), **refused}
         for name, of in parameters.items():
             row = PARAMETERS[of]
             other = next((one for one in parameters if parameters[one] == of), name)
             help_ = row.help if other == name else f"another name of `{other}`"
             type_ = _wire_type(row) if strict_bounds else _LENIENT.get(of) or _wire_type(row)
             added[name] = (type_ | None, Field(None, description=help_))
-        added |= {name: (_refused_type(how), None) for name, how in refused.items()}
+        added |= {name: (_refused_type(how), None) for name, how in every.items()}
         extended = create_model(
             model.__name__,
             __base__=model,
@@ -118,11 +121,48 @@ def with_fields(
             __doc__=model.__doc__,
             **added,
         )
-        extended.parameters, extended.refused = parameters, refused
+        extended.parameters, extended.refused = parameters, every
         extended.ignored = tuple(sorted(ignored))
         return extended
 
     return extend
+
+
+def _names_elsewhere(parameters: Mapping[str, str], known: set[str]) -> dict[str, Refused]:
+    """Return the names of parameters in other APIs, which are refused with the name here.
+
+    A dialect without parameters has them in its `options`.
+    """
+    here = {of: name for name, of in reversed([*parameters.items()])}
+    names = {
+        name: row.name
+        for row in PARAMETERS.values()
+        for name in (row.name, *filter(None, map(row.name_in, row.names)))
+        if "." not in name and name != "response_format"
+    }
+    refused = {}
+    for name, of in (names | _OTHER_NAMES).items():
+        if name in known:
+            continue
+        own = here.get(of) if parameters else PARAMETERS[of].name_in("ollama")
+        if own is None:
+            refused[name] = Refused(advice="send format" if of == "json_schema" else "leave it out")
+        else:
+            refused[name] = Refused(advice=f"send {own if parameters else f'options.{own}'}")
+    return refused
+
+
+# Of parameters in APIs that the table does not have.
+_OTHER_NAMES = {
+    "temp": "temperature",
+    "max_new_tokens": "max_tokens",
+    "n_predict": "max_tokens",
+    "stop_sequences": "stop",
+    "stop_strings": "stop",
+    "stop_str": "stop",
+    "penalty_repeat": "repeat_penalty",
+    "random_seed": "seed",
+}
 
 
 def _wire_type(parameter: Parameter) -> Any:
