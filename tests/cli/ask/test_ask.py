@@ -224,7 +224,7 @@ def test_no_command_is_help() -> None:
         (("hi", "--threads", "0"), 2, "--threads must be between"),
         (("hi", "--no-such-option"), 2, "No such option"),
         (("hi", "-f", "smolm2"), 1, "did you mean smollm2?"),
-        (("hi", "-f", "gpt"), 1, "known: smollm2"),
+        (("hi", "-f", "zzz"), 1, "known: smollm2"),
         (("hi", "-f", "smollm2", "-m", "x.gguf"), 2, "give one of them"),
         (("hi", "-m", "no/such.gguf"), 1, "there is no file no/such.gguf"),
         (("hi", "-m", "/"), 1, "/ is a directory"),

@@ -377,7 +377,7 @@ URL = ("--url", "http://127.0.0.1:1")
         (("--threads", "0"), 2, "--threads must be between"),
         (("--ctx-size", "0"), 2, "--ctx-size must be between"),
         (("--prompt-tokens", "9000"), 2, "the model was trained with 8192"),
-        (("-f", "gpt"), 1, "known: smollm2"),
+        (("-f", "zzz"), 1, "known: smollm2"),
         (("-f", "smollm2", "-m", "x.gguf"), 2, "give one of them"),
         (("-f", "smollm2", *URL), 2, "name none with it"),
         (("--tokenizer", "t.json", *URL), 2, "name none with it"),
