@@ -675,7 +675,7 @@ def test_hostile_grammars_neither_crash_nor_hang_nor_fill_the_memory(model_path:
         text=True,
         check=False,
         timeout=600,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert (done.returncode, done.stderr) == (0, "")
     outcomes = dict(line.split(": ", 1) for line in done.stdout.splitlines())

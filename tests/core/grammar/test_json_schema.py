@@ -16,7 +16,7 @@ from llmstream_cli.core.grammar.schema_strings import FORMATS, INTEGERS, NARROWE
 from llmstream_cli.core.grammar.schema_text import MAX_DEPTH
 from llmstream_cli.errors import InvalidValueError
 
-DOCS = Path(__file__).parents[2] / "docs" / "structured-output.md"
+DOCS = Path(__file__).parents[3] / "docs" / "structured-output.md"
 
 BAD_TEXTS = {
     "": "is not JSON",
