@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Modules that know no clock, thread or model.
 PURE = {
     "core": "output prefill_budget prefix_cache reasoning scheduler sequence",
-    "core/grammar": "gbnf json_schema schema_keywords schema_references schema_strings schema_text",
+    "core/grammar": "gbnf json_schema schema_keywords schema_strings",
     "engines": "ipc openai_format remote_models wishes",
 }
 PURE_MODULES = [f"{room}/{module}" for room, modules in PURE.items() for module in modules.split()]

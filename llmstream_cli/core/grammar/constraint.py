@@ -11,6 +11,7 @@ before it has to.
 
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
@@ -22,8 +23,8 @@ import numpy.typing as npt
 from llmstream_cli.api import SamplingParams
 from llmstream_cli.core.grammar.gbnf import gbnf_to_lark
 from llmstream_cli.core.grammar.json_schema import ReadSchema, read_schema
-from llmstream_cli.core.grammar.schema_text import schema_error
-from llmstream_cli.errors import EngineError, InvalidValueError
+from llmstream_cli.core.grammar.schema_keywords import schema_error
+from llmstream_cli.errors import EngineError, InvalidValueError, SchemaError
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -61,7 +62,7 @@ _REASONS = {
 }
 _UNFULFILLED = "no value fulfils it: "
 _MAX_REASON = 200  # characters
-_MAX_TRIALS = 200  # to find the place of an error
+_MAX_SEARCH_SECONDS = 1.0  # for the place of an error
 
 
 class Vocabulary(Protocol):
@@ -69,18 +70,14 @@ class Vocabulary(Protocol):
 
     vocab_size: int
 
-    def piece(self, token: int) -> bytes: ...  # noqa: D102
-    def is_control(self, token: int) -> bool: ...  # noqa: D102
-    def is_end_of_generation(self, token: int) -> bool: ...  # noqa: D102
-    def tokenize(self, text: str, *, special: bool) -> list[int]: ...  # noqa: D102
+    def piece(self, token: int) -> bytes: ...
+    def is_control(self, token: int) -> bool: ...
+    def is_end_of_generation(self, token: int) -> bool: ...
+    def tokenize(self, text: str, *, special: bool) -> list[int]: ...
 
 
 class GrammarCompiler:
-    """Compiles grammars for one model. Every method may be called from any thread.
-
-    Args:
-        vocabulary: read when the first grammar is compiled.
-    """
+    """Compiles grammars for one model. Every method may be called from any thread."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
@@ -96,42 +93,44 @@ class GrammarCompiler:
             InvalidValueError: it is invalid or too complex, asks for what is not supported, or
                 cannot be followed with this model's vocabulary.
         """
-        read = None
         if params.json_schema is not None:
             read = read_schema(params.json_schema)
-            grammars = [_json_grammar(read.schema), _JSON_GRAMMAR]
-        elif params.regex is not None:
-            grammars = [llguidance.LLMatcher.grammar_from_regex(params.regex)]
+            matchers = [self._compile(_json_grammar(read.schema)), self._compile(_JSON_GRAMMAR)]
+            if refused := matchers[0].get_error():
+                raise schema_error(*_find_error(read, refused))
+            return self._begin(matchers, "JSON schema")
+        if params.regex is not None:
+            field, grammar = "regex", llguidance.LLMatcher.grammar_from_regex(params.regex)
         else:
             assert params.grammar is not None
-            grammars = [llguidance.LLMatcher.grammar_from_lark(gbnf_to_lark(params.grammar))]
-        matchers = [self._compile(grammar) for grammar in grammars]
-        if refused := matchers[0].get_error():
-            if read is not None:
-                raise schema_error(*_find_error(read, refused))
-            what = "grammar" if params.regex is None else "regex"
-            raise InvalidValueError(f"{what}: {_reason(refused)}", what)
+            lark = gbnf_to_lark(params.grammar)
+            field, grammar = "grammar", llguidance.LLMatcher.grammar_from_lark(lark)
+        matcher = self._compile(grammar)
+        if refused := matcher.get_error():
+            raise InvalidValueError(f"{field}: {_reason(refused)}", field)
+        return self._begin([matcher], field)
+
+    def _begin(self, matchers: Sequence[llguidance.LLMatcher], what: str) -> "Constraint":
         constraint = Constraint(matchers, self._vocabulary.vocab_size)
         try:
             constraint.allowed()
         except EngineError as error:
-            what = f"no answer can begin: {error}"
-            raise schema_error(what) if read else InvalidValueError(f"grammar: {what}") from error
+            told = f"{what}: no answer can begin: {error}"
+            raise (
+                SchemaError(told) if "schema" in what else InvalidValueError(told, what)
+            ) from error
         return constraint
 
     def _compile(self, grammar: str) -> llguidance.LLMatcher:
         limits = llguidance.LLParserLimits(verbose_errors=False)
-        return llguidance.LLMatcher(self._get_tokenizer(), grammar, log_level=0, limits=limits)
+        return llguidance.LLMatcher(self.read_vocabulary(), grammar, log_level=0, limits=limits)
 
-    def read_vocabulary(self) -> None:
+    def read_vocabulary(self) -> llguidance.LLTokenizer:
         """Do what the first grammar would wait for.
 
         Raises:
             InvalidValueError: there can be no grammars with this vocabulary.
         """
-        self._get_tokenizer()
-
-    def _get_tokenizer(self) -> llguidance.LLTokenizer:
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = _Tokens(self._vocabulary).build()
@@ -139,21 +138,14 @@ class GrammarCompiler:
 
 
 class Constraint:
-    """Follows one answer through grammars that all hold. Not thread-safe.
-
-    Args:
-        matchers: of compiled grammars, before the first token.
-        vocab_size: tokens in the vocabulary.
-    """
+    """Follows one answer through grammars that all hold. Not thread-safe."""
 
     def __init__(self, matchers: Sequence[llguidance.LLMatcher], vocab_size: int) -> None:
         self._matchers = matchers
         self._vocab_size = vocab_size
         # llguidance writes 32-bit words.
         self._bits = np.zeros((len(matchers), (vocab_size + 31) // 32), np.int32)
-        self._words: npt.NDArray[np.int32] = self._bits[
-            0
-        ]  # of all matchers together, once `allowed` has told
+        self._words: npt.NDArray[np.int32] = self._bits[0]  # of all matchers together
         self._fresh = False
 
     def allowed(self) -> npt.NDArray[np.bool_]:
@@ -258,11 +250,10 @@ def _find_error(read: ReadSchema, error: str) -> tuple[str, str]:
     llguidance does not tell. So each schema is compiled alone, beside what it refers to.
     """
     root = json.loads(json.dumps(read.schema).replace('"$ref": "#', '"$ref": "#/x-root'))
-    reason, where, trials = _reason(error), "", _MAX_TRIALS
+    reason, where, deadline = _reason(error), "", time.monotonic() + _MAX_SEARCH_SECONDS
     for place in sorted(read.places, key=lambda place: not place.startswith("/$defs/")):
-        if not trials or not place.startswith(f"{where}/"):
+        if not place.startswith(f"{where}/") or time.monotonic() > deadline:
             continue
-        trials -= 1
         grammar = _json_grammar({"$ref": f"#/x-root{quote(place)}", "x-root": root})
         _, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar)
         found = _reason(messages[0]) if messages else ""

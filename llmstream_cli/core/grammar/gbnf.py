@@ -1,8 +1,9 @@
 """GBNF, the grammar notation of llama.cpp, translated to the Lark dialect of llguidance.
 
 The notation is that of llama.cpp's guide (grammars/README.md in its repository), except for token
-references, `<…>`. Every character becomes a terminal of its own: llguidance's lexer takes the
-longest match, so that a terminal such as `[a-z]+` would swallow the `end` of `[a-z]+ "end"`.
+references, `<…>`. Lark's differs in its tokens alone, so each is written anew where it stands.
+Every character becomes a terminal of its own: llguidance's lexer takes the longest match, so that a
+terminal such as `[a-z]+` would swallow the `end` of `[a-z]+ "end"`.
 
 Beyond the translation: undefined and repeated names are refused, as are rules that never end, such
 as `a ::= "x" a`; and a rule that ends in itself, the usual way to write a list in GBNF, becomes a
@@ -12,7 +13,7 @@ loop, because a parser's work on right recursion grows with the length of the te
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from llmstream_cli.errors import InvalidValueError
 
@@ -20,50 +21,32 @@ MAX_DEPTH = 64  # of parentheses
 MAX_SYMBOLS = 20_000
 MAX_REPETITIONS = 10_000  # in one pair of braces
 
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_SPACE = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
-_SPACE_AND_LINES = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
-_BRACES = re.compile(r"\{[ \t]*([0-9]{1,9})[ \t]*(,?)[ \t]*([0-9]{1,9})?[ \t]*\}")
-_CODE_POINT = re.compile(r"x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}")
-_ESCAPES = {"t": "\t", "r": "\r", "n": "\n"} | {char: char for char in '\\"[]-'}
+_TOKEN = re.compile(
+    r"""(?P<space>(?:[ \t]|\#[^\r\n]*)+) | (?P<line>[\r\n]+) | (?P<mark>::=|[()|])
+    | (?P<string>"(?:[^"\\]|\\.)*+") | (?P<class>\[(?:[^\]\\]|\\.)*+\]) | (?P<any>\.)
+    | (?P<name>[A-Za-z0-9_-]+) | (?P<repeat>[*+?]|\{[^}\r\n]*\}?)""",
+    re.DOTALL | re.VERBOSE,
+)
+_CHARACTER = r'\\(?:x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|[trn"\\[\]-])|[^\\]'
+_RANGE = re.compile(rf"({_CHARACTER})(?:-({_CHARACTER}))?", re.DOTALL)
+_ESCAPES = {"t": "\t", "r": "\r", "n": "\n"}
 _SURROGATES = range(0xD800, 0xE000)
-_REPEATS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
+_REPEATS = {"*": "{0,}", "+": "{1,}", "?": "{0,1}"}
+_BRACES = re.compile(r"\{[ \t]*([0-9]{1,9})[ \t]*(?:(,)[ \t]*([0-9]{1,9})?[ \t]*)?\}")
+_INVALID = {
+    **dict.fromkeys('"[', "the grammar ends inside a string or a class of characters"),
+    **dict.fromkeys("<!", "references to tokens are not supported"),
+}
 
 
-@dataclass(frozen=True, slots=True)
-class _Symbol:
-    """One or more characters or a rule, repeated."""
-
-    lark: str  # as Lark writes it
-    rule: str | None = None  # the name of the rule that it refers to, if it does
-    # The least and the most times, for each repetition from the inside out.
-    repeats: tuple[tuple[int, int | None], ...] = ()
-
-    @property
-    def optional(self) -> bool:
-        return any(least == 0 for least, _ in self.repeats)
-
-    def __str__(self) -> str:
-        text = self.lark
-        for number, (least, most) in enumerate(self.repeats):
-            inner = f"({text})" if number else text
-            text = f"{inner}{{{least},{'' if most is None else most}}}"
-        return text
+class _Token(NamedTuple):
+    kind: str  # a group of `_TOKEN`, or the mark itself
+    text: str  # in GBNF, or in Lark once it is translated; a rule keeps its name
+    position: int = 0
 
 
-_Sequence = list[_Symbol]
-
-
-@dataclass(slots=True)
-class _Rule:
-    """Alternatives, each a sequence of symbols."""
-
-    name: str  # what the rule is called in Lark, where names are bound to a case
-    shown: str  # how an error message names it
-    position: int  # where it stands in the grammar, or is first referred to
-    # None while the rule is only referred to.
-    alternatives: list[_Sequence] = field(default_factory=list)
-    is_group: bool = False  # whether it is an expression in parentheses
+_Body = list[_Token]
+_OPEN, _CLOSE, _EMPTY = _Token("(", "("), _Token(")", ")"), _Token("string", '""')
 
 
 def gbnf_to_lark(grammar: str) -> str:
@@ -73,212 +56,171 @@ def gbnf_to_lark(grammar: str) -> str:
         InvalidValueError: it is invalid, or too large, or a rule of it never ends; the message
             says where.
     """
-    parser = _Parser(grammar)
-    rules = parser.parse()
-    for rule in rules.values():
-        if not rule.alternatives:
-            raise parser.error(f"rule {rule.shown} is not defined", rule.position)
+    reader = _Reader(grammar)
+    rules, positions = reader.read(), reader.positions
+    for name, position in positions.items():
+        if name not in rules:
+            raise reader.error(f"rule {name} is not defined", position)
     if "root" not in rules:
         raise InvalidValueError("grammar: there is no rule root", "grammar")
-    reachable = _reachable(rules)
-    if endless := [rules[name] for name in reachable - _finite(rules)]:
-        rule = max(endless, key=lambda rule: rule.position)  # likely the cause, not who uses it
-        raise parser.error(f"rule {rule.shown} never ends", rule.position)
-    lines = [f"start: {rules['root'].name}"]
-    for name in rules:
-        if name in reachable:
-            lines += _lines(rules[name], _flat_alternatives(rules[name], rules))
-    return "\n".join(lines)
+    reached, finite = _reachable(rules), _finite(rules)
+    if endless := [name for name in reached if name not in finite]:
+        name = max(endless, key=positions.__getitem__)  # likely the cause, not who uses it
+        raise reader.error(f"rule {name} never ends", positions[name])
+    names = {name: f"r{number}" for number, name in enumerate(reached)}
+    lines = [line for name in reached for line in _lines(name, rules[name], names)]
+    return "\n".join([f"start: {names['root']}", *lines])
 
 
-class _Parser:
-    """A recursive descent over the grammar's text."""
+class _Reader:
+    """Reads a grammar's text, and translates its tokens."""
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._at = 0
         self._num_symbols = 0
-        self._rules: dict[str, _Rule] = {}
+        self.positions: dict[str, int] = {}  # where a rule is defined, or first referred to
 
-    def parse(self) -> dict[str, _Rule]:
-        """Return the rules by their names; groups are rules whose names no grammar can have."""
-        self._skip(lines=True)
-        while self._at < len(self._text):
-            self._parse_rule()
-            if self._at < len(self._text) and self._text[self._at] not in "\r\n":
-                raise self.error("expected the end of the line")
-            self._skip(lines=True)
-        return self._rules
+    def read(self) -> dict[str, _Body]:
+        rules: dict[str, _Body] = {}
+        tokens = self._tokens()
+        for token in tokens:
+            kind, name, position = token
+            if kind != "name":
+                raise self._unexpected(token, "a rule's name")
+            if name in rules:
+                raise self.error(f"rule {name} is defined twice", position)
+            self.positions[name] = position
+            if (mark := next(tokens)).kind != "::=":
+                raise self._unexpected(mark, "::=")
+            rules[name] = self._body(tokens)
+        return rules
 
-    def error(self, what: str, position: int | None = None) -> InvalidValueError:
-        """Make an error that tells where."""
-        at = self._at if position is None else position
-        line = self._text.count("\n", 0, at) + 1
-        column = at - self._text.rfind("\n", 0, at)
+    def error(self, what: str, position: int) -> InvalidValueError:
+        line = self._text.count("\n", 0, position) + 1
+        column = position - self._text.rfind("\n", 0, position)
         return InvalidValueError(f"grammar, line {line}, column {column}: {what}", "grammar")
 
-    def _rule(self, name: str) -> _Rule:
-        if name not in self._rules:
-            self._rules[name] = _Rule(f"r{len(self._rules)}", name, self._at)
-        return self._rules[name]
+    def _unexpected(self, token: _Token, wanted: str) -> InvalidValueError:
+        what = _INVALID.get(token.text) if token.kind == "invalid" else None
+        at = len(self._text) if token.text in {'"', "["} else token.position
+        return self.error(what or f"expected {wanted}", at)
 
-    def _parse_rule(self) -> None:
-        position = self._at
-        name = self._match(_NAME, "a rule's name")
-        rule = self._rule(name)
-        if rule.alternatives:
-            raise self.error(f"rule {name} is defined twice", position)
-        self._skip(lines=False)
-        if not self._text.startswith("::=", self._at):
-            raise self.error("expected ::=")
-        self._at += 3
-        self._skip(lines=True)
-        rule.position = position
-        rule.alternatives = self._parse_alternatives(depth=0)
+    def _tokens(self) -> Iterator[_Token]:
+        """Yield the tokens, and of the line ends those that end a rule."""
+        at, depth, before = 0, 0, "line"
+        while at < len(self._text):
+            found = _TOKEN.match(self._text, at)
+            kind, text = (found.lastgroup, found[0]) if found else ("invalid", self._text[at])
+            kind = text if kind == "mark" else str(kind)
+            depth += (kind == "(") - (kind == ")")
+            is_rule_end = kind == "line" and not depth and before not in {"line", "::=", "|"}
+            if is_rule_end or kind not in {"line", "space"}:
+                yield _Token(kind, text, at)
+                before = kind
+            at += len(text)
+        if before != "line":
+            yield _Token("line", "", at)
 
-    def _parse_alternatives(self, depth: int) -> list[_Sequence]:
-        if depth > MAX_DEPTH:
-            raise self.error(f"parentheses are nested more than {MAX_DEPTH} deep")
-        alternatives = [self._parse_sequence(depth)]
-        while self._peek() == "|":
-            self._at += 1
-            self._skip(lines=True)
-            alternatives.append(self._parse_sequence(depth))
-        return alternatives
+    def _body(self, tokens: Iterator[_Token]) -> _Body:
+        """Read what a rule stands for, and translate it."""
+        body: _Body = []
+        groups: list[int] = []  # where those that are open begin
+        start, before = 0, "|"  # of what a repetition repeats; the kind of the last token
+        for token in tokens:
+            kind, text, position = token
+            self._count(1, position)
+            if kind in {"|", ")", "line"} and before in {"|", "("}:
+                body.append(_EMPTY)
+            self._check_place(token, before, len(groups))
+            if kind == "line":
+                break
+            if kind == "(":
+                groups.append(len(body))
+            elif kind == ")":
+                start = groups.pop()
+            elif kind == "repeat":
+                if before == "repeat":
+                    body[start:] = [_OPEN, *body[start:], _CLOSE]
+                text = self._repeat(text, position)
+            elif kind != "|":
+                start = len(body)
+                text = self._item(token)
+            body.append(_Token(kind, text, position))
+            before = kind
+        return body
 
-    def _parse_sequence(self, depth: int) -> _Sequence:
-        sequence: _Sequence = []
-        while (char := self._peek()) and char not in "|)\r\n":
-            if char in "*+?{":
-                raise self.error(f"nothing stands before {char}")
-            symbol = self._parse_symbol(char, depth)
-            self._skip(lines=depth > 0)
-            repeats = []
-            while (repeat := self._parse_repeat()) is not None:
-                repeats.append(repeat)
-                self._skip(lines=depth > 0)
-            if symbol is not None:
-                sequence.append(_Symbol(symbol.lark, symbol.rule, tuple(repeats)))
-            self._num_symbols += 1
-            if self._num_symbols > MAX_SYMBOLS:
-                raise self.error(f"the grammar has more than {MAX_SYMBOLS} symbols")
-        return sequence
+    def _check_place(self, token: _Token, before: str, depth: int) -> None:
+        kind, text, position = token
+        if kind == "repeat" and before in {"|", "("}:
+            raise self.error(f"nothing stands before {text[0]}", position)
+        if kind == "line" and depth:
+            raise self.error("expected )", position)
+        if kind == ")" and not depth:
+            raise self.error("expected the end of the line", position)
+        if kind == "(" and depth == MAX_DEPTH:
+            raise self.error(f"parentheses are nested more than {MAX_DEPTH} deep", position)
 
-    def _parse_symbol(self, char: str, depth: int) -> _Symbol | None:
-        """Return what begins with this character; None for an empty string."""
-        if char == '"':
-            return self._parse_literal()
-        if char == "[":
-            return self._parse_class()
-        if char == ".":
-            self._at += 1
-            return _Symbol("/(?s:.)/")
-        if char == "(":
-            return self._parse_group(depth)
-        if char in "<!":
-            raise self.error("references to tokens are not supported")
-        name = self._match(_NAME, "a rule's name, \", [, ( or .", advance=False)
-        rule = self._rule(name)
-        self._at += len(name)
-        return _Symbol(rule.name, name)
+    def _count(self, number: int, position: int) -> None:
+        self._num_symbols += number
+        if self._num_symbols > MAX_SYMBOLS:
+            raise self.error(f"the grammar has more than {MAX_SYMBOLS} symbols", position)
 
-    def _parse_group(self, depth: int) -> _Symbol:
-        name = f"({self._at}"
-        rule = self._rules[name] = _Rule(f"r{len(self._rules)}", "(…)", self._at, is_group=True)
-        self._at += 1
-        self._skip(lines=True)
-        rule.alternatives = self._parse_alternatives(depth + 1)
-        if self._peek() != ")":
-            raise self.error("expected )")
-        self._at += 1
-        return _Symbol(rule.name, name)
+    def _item(self, token: _Token) -> str:
+        kind, text, position = token
+        if kind in {"invalid", "::="}:
+            raise self._unexpected(token, "a rule's name, \", [, ( or .")
+        if kind == "any":
+            return "/(?s:.)/"
+        if kind == "name":
+            self.positions.setdefault(text, position)
+            return text
+        ranges = [*self._ranges(text, position, is_class=kind == "class")]
+        if kind == "class":
+            if not ranges:
+                raise self.error("a class of characters is empty", position)
+            return f"/[{'^' * text.startswith('[^')}{''.join(ranges)}]/"
+        self._count(len(ranges), position)
+        characters = [f"/{char}/" for char in ranges]
+        return f"({' '.join(characters)})" if len(characters) > 1 else "".join(characters) or '""'
 
-    def _parse_literal(self) -> _Symbol | None:
-        self._at += 1
-        characters = []
-        while self._peek() != '"':
-            characters.append(f"/{_escaped(self._parse_character())}/")
-        self._at += 1
-        self._num_symbols += len(characters)
-        if not characters:
-            return None
-        return _Symbol(characters[0] if len(characters) == 1 else f"({' '.join(characters)})")
-
-    def _parse_class(self) -> _Symbol:
-        begin = self._at
-        self._at += 1
-        negated = self._peek() == "^"
-        self._at += negated
-        ranges = []
-        while self._peek() != "]":
-            low = high = self._parse_character()
-            if self._peek() == "-" and self._text[self._at + 1 : self._at + 2] != "]":
-                self._at += 1
-                high = self._parse_character()
+    def _ranges(self, text: str, position: int, *, is_class: bool) -> Iterator[str]:
+        """Yield the characters of a string, or the ranges of a class, as expressions."""
+        at, end = 1 + (is_class and text[1] == "^"), len(text) - 1
+        while at < end:
+            found = _RANGE.match(text, at, end)
+            if found is None:
+                raise self.error("unknown escape", position + at + 1)
+            low = high = self._character(found[1], position + found.end(1))
+            at = found.end(1)
+            if is_class and found[2]:
+                high, at = self._character(found[2], position + found.end()), found.end()
             if high < low:
-                raise self.error("a range of characters ends before it begins", begin)
-            ranges.append(_escaped(low) if low == high else f"{_escaped(low)}-{_escaped(high)}")
-        self._at += 1
-        if not ranges:
-            raise self.error("a class of characters is empty", begin)
-        return _Symbol(f"/[{'^' * negated}{''.join(ranges)}]/")
+                raise self.error("a range of characters ends before it begins", position)
+            yield _escaped(low) if low == high else f"{_escaped(low)}-{_escaped(high)}"
 
-    def _parse_character(self) -> str:
-        char = self._peek()
-        if not char:
-            raise self.error("the grammar ends inside a string or a class of characters")
-        self._at += 1
-        if char != "\\":
-            return self._checked(ord(char))
-        code_point = _CODE_POINT.match(self._text, self._at)
-        if code_point is not None:
-            self._at = code_point.end()
-            return self._checked(int(code_point[0][1:], 16))
-        escape = self._peek()
-        if escape not in _ESCAPES:
-            raise self.error("unknown escape")
-        self._at += 1
-        return _ESCAPES[escape]
+    def _character(self, text: str, end: int) -> str:
+        if text[0] != "\\":
+            code = ord(text)
+        elif text[1] in "xuU":
+            code = int(text[2:], 16)  # noqa: FURB166
+        else:
+            code = ord(_ESCAPES.get(text[1], text[1]))
+        if code > sys.maxunicode or code in _SURROGATES:
+            raise self.error(f"U+{code:04X} is no character", end)
+        return chr(code)
 
-    def _checked(self, code_point: int) -> str:
-        if code_point > sys.maxunicode or code_point in _SURROGATES:
-            raise self.error(f"U+{code_point:04X} is no character")
-        return chr(code_point)
-
-    def _parse_repeat(self) -> tuple[int, int | None] | None:
-        char = self._peek()
-        if char in _REPEATS:
-            self._at += 1
-            return _REPEATS[char]
-        if char != "{":
-            return None
-        braces = _BRACES.match(self._text, self._at)
-        if braces is None or (braces[3] and not braces[2]):
-            raise self.error("expected {m}, {m,} or {m,n}")
-        least = int(braces[1])
-        most = int(braces[3]) if braces[3] else None if braces[2] else least
-        if max(least, most or 0) > MAX_REPETITIONS:
-            raise self.error(f"at most {MAX_REPETITIONS} repetitions are allowed")
-        if most is not None and most < max(least, 1):
-            raise self.error("a repetition's bounds allow none")
-        self._at = braces.end()
-        return least, most
-
-    def _peek(self) -> str:
-        return self._text[self._at : self._at + 1]
-
-    def _match(self, pattern: re.Pattern[str], what: str, *, advance: bool = True) -> str:
-        found = pattern.match(self._text, self._at)
-        if found is None:
-            raise self.error(f"expected {what}")
-        if advance:
-            self._at = found.end()
-        return found[0]
-
-    def _skip(self, *, lines: bool) -> None:
-        found = (_SPACE_AND_LINES if lines else _SPACE).match(self._text, self._at)
-        assert found is not None
-        self._at = found.end()
+    def _repeat(self, text: str, position: int) -> str:
+        if text in _REPEATS:
+            return _REPEATS[text]
+        braces = _BRACES.fullmatch(text)
+        if braces is None:
+            raise self.error("expected {m}, {m,} or {m,n}", position)
+        least, most = int(braces[1]), int(braces[3] or braces[1])
+        if max(least, most) > MAX_REPETITIONS:
+            raise self.error(f"at most {MAX_REPETITIONS} repetitions are allowed", position)
+        if most < least or (most == 0 and (braces[3] or not braces[2])):
+            raise self.error("a repetition's bounds allow none", position)
+        return f"{{{least},{'' if braces[2] and not braces[3] else most}}}"
 
 
 def _escaped(char: str) -> str:
@@ -286,65 +228,79 @@ def _escaped(char: str) -> str:
     return char if char.isascii() and char.isalnum() else f"\\x{{{ord(char):X}}}"
 
 
-def _reachable(rules: dict[str, _Rule]) -> set[str]:
-    found, waiting = {"root"}, ["root"]
+def _reachable(rules: dict[str, _Body]) -> list[str]:
+    found, waiting = {"root": None}, ["root"]
     while waiting:
-        for sequence in rules[waiting.pop()].alternatives:
-            new = {symbol.rule for symbol in sequence if symbol.rule is not None} - found
-            found |= new
-            waiting += new
-    return found
+        names = [token.text for token in rules[waiting.pop()] if token.kind == "name"]
+        waiting += [name for name in dict.fromkeys(names) if name not in found]
+        found |= dict.fromkeys(names)
+    return list(found)
 
 
-def _finite(rules: dict[str, _Rule]) -> set[str]:
+def _finite(rules: dict[str, _Body]) -> set[str]:
     """Return the rules that some finite text fulfils."""
     finite: set[str] = set()
-    users: dict[str, list[str]] = {}
-    for name, rule in rules.items():
-        for sequence in rule.alternatives:
-            for symbol in sequence:
-                users.setdefault(symbol.rule or "", []).append(name)
-    waiting = list(rules)
-    while waiting:
-        name = waiting.pop()
-        if name not in finite and any(
-            all(symbol.rule in finite or not symbol.rule or symbol.optional for symbol in sequence)
-            for sequence in rules[name].alternatives
-        ):
-            finite.add(name)
-            waiting += users.get(name, ())
+    order, known = list(rules), -1
+    while known < len(finite):
+        known = len(finite)
+        order.reverse()  # a chain of rules in either order takes two rounds
+        for name in order:
+            if name not in finite and _ends(rules[name], finite):
+                finite.add(name)
     return finite
 
 
-def _flat_alternatives(rule: _Rule, rules: dict[str, _Rule]) -> list[_Sequence]:
-    """Return a rule's alternatives, with those in parentheses around a whole one: `(x a)?`."""
-    flat: list[_Sequence] = []
-    for sequence in rule.alternatives:
-        group = rules.get(sequence[0].rule or "") if len(sequence) == 1 else None
-        if group is None or not group.is_group or sequence[0].repeats not in {(), ((0, 1),)}:
-            flat.append(sequence)
+def _ends(body: _Body, finite: set[str]) -> bool:
+    """Tell whether some finite text fulfils a rule, given others that have one."""
+    # Of each open group: whether an alternative before ends, this one so far, and its last item.
+    groups = [[False, True, True]]
+    for kind, text, _ in [*body, _Token("|", "")]:
+        if kind == "repeat":
+            groups[-1][2] |= text.startswith("{0,")
             continue
-        flat += group.alternatives
-        if sequence[0].repeats:
-            flat.append([])
-    return flat
+        before, so_far, last = groups[-1]
+        groups[-1] = [before, so_far and last, kind != "name" or text in finite]
+        if kind in {"|", ")"}:
+            groups[-1] = [before or (so_far and last), True, True]
+        if kind == "(":
+            groups.append([False, True, True])
+        if kind == ")":
+            ended = groups.pop()[0]
+            groups[-1][2] = ended
+    return groups[0][0]
 
 
-def _lines(rule: _Rule, alternatives: list[_Sequence]) -> Iterator[str]:
+def _lines(name: str, body: _Body, names: dict[str, str]) -> Iterator[str]:
     """Write a rule in Lark: `a: x a | y` as `a: x* y`."""
-    loops, ends = list[_Sequence](), list[_Sequence]()
-    for sequence in alternatives:
-        if sequence and sequence[-1].lark == rule.name and not sequence[-1].repeats:
-            loops.append(sequence[:-1])
+    loops, ends = list[_Body](), list[_Body]()
+    for alternative in _alternatives(body):
+        *before, last = alternative
+        if (last.kind, last.text) == ("name", name):
+            loops.append(before or [_EMPTY])
         else:
-            ends.append(sequence)
-    if not loops:
-        yield f"{rule.name}: {_written(ends)}"
-        return
-    yield f"{rule.name}: {rule.name}_loop* {rule.name}_end"
-    yield f"{rule.name}_loop: {_written(loops)}"
-    yield f"{rule.name}_end: {_written(ends)}"
+            ends.append(alternative)
+    rule = names[name]
+    yield f"{rule}: {_written(ends, names)}" if not loops else f"{rule}: {rule}_loop* {rule}_end"
+    if loops:
+        yield f"{rule}_loop: {_written(loops, names)}"
+        yield f"{rule}_end: {_written(ends, names)}"
 
 
-def _written(alternatives: list[_Sequence]) -> str:
-    return " | ".join(" ".join(map(str, sequence)) or '""' for sequence in alternatives)
+def _alternatives(body: _Body) -> Iterator[_Body]:
+    depth, alternative = 0, _Body()
+    for token in [*body, _Token("|", "|")]:
+        depth += (token.kind == "(") - (token.kind == ")")
+        if token.kind == "|" and not depth:
+            yield alternative
+            alternative = []
+        else:
+            alternative.append(token)
+
+
+def _written(alternatives: list[_Body], names: dict[str, str]) -> str:
+    def written(token: _Token) -> str:
+        return names[token.text] if token.kind == "name" else token.text
+
+    # A repetition stands close to what it repeats.
+    texts = (" ".join(map(written, alternative)) for alternative in alternatives)
+    return " | ".join(texts).replace(" {", "{")

@@ -4,9 +4,8 @@ Those of formats are as strict as programs that read such strings: what matches 
 the format, and not every instance matches.
 """
 
-import json
 import re
-from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 from llmstream_cli.errors import SchemaError
@@ -15,12 +14,15 @@ from llmstream_cli.errors import SchemaError
 
 # A class that does not end matches to the end of the text: else the search would begin anew at
 # each character of it, in quadratic time.
-_TOKEN = re.compile(
-    r"\\(?:x\{|.)|\[\^?\]?((?:\\.|[^\]\\])*+)(?:\]|\\?\Z)|\(\?(?::|<\w|<?[=!])?|[()|]", re.DOTALL
-)
-_AMBIGUOUS = re.compile(r"(\\.)|[\[&~]", re.DOTALL)  # in a class of Rust's, if not escaped
+_CLASS = r"\[\^?(?:\\.|[^\]\\])*+(?:\]|\\?\Z)"
+_TOKEN = re.compile(rf"\\.|{_CLASS}|\(\?(?!:|<\w)", re.DOTALL)
 _ESCAPE = re.compile(r"\\.", re.DOTALL)
-_UNSUPPORTED = re.compile(r"\\[bBk1-9]")
+_ESCAPE_OR_OPERATOR = re.compile(r"(\\.)|[\[&~]", re.DOTALL)  # in a class of Rust's
+_PLAIN = rf"\\.|{_CLASS}|[^()\[\]\\]"
+_LOOKAHEAD = re.compile(
+    rf"\(\?=((?:{_PLAIN}|\((?:\?:)?(?:{_PLAIN})*+\))*+)\)",  # with groups, but none in those
+    re.DOTALL,
+)
 _MAX_LOOKAHEADS = 16
 
 # Lookaheads that must not match, and such as must and say the same.
@@ -42,51 +44,59 @@ def split_pattern(pattern: str) -> list[str]:
         UnsupportedPatternError: there are none.
         SchemaError: the two dialects would read it otherwise.
     """
-    parts: list[str] = []
     rest = pattern.removeprefix("^")
-    while rest != pattern and len(parts) < _MAX_LOOKAHEADS:
-        negative = next((text for text in _POSITIVE if rest.startswith(text)), "")
-        rest = _POSITIVE.get(negative, "") + rest[len(negative) :]
-        end = next((at for at, text, depth in _tokens(rest) if text == ")" and not depth), -1)
-        if not rest.startswith("(?=") or end < 0:
-            break
-        parts.append(f"^(?:{rest[3:end]})")
-        rest = rest[end + 1 :]
-    if not parts:
+    for negative, positive in _POSITIVE.items():
+        rest = rest.replace(negative, positive)
+    parts: list[str] = []
+    while len(parts) < _MAX_LOOKAHEADS and (found := _LOOKAHEAD.match(rest)):
+        parts.append(f"^(?:{found[1]})")
+        rest = rest[found.end() :]
+    if not parts or not pattern.startswith("^"):
         return [_as_rust(pattern)]
-    if any(text == "|" and not depth for _, text, depth in _tokens(rest)):
+    if _has_alternatives(rest):
         raise UnsupportedPatternError("lookarounds before alternatives are not supported")
     return [_as_rust(part) for part in (*parts, f"^{rest}")]
 
 
-def _tokens(pattern: str) -> Iterator[tuple[int, str, int]]:
-    """Yield where what changes the meaning of others stands, and in how many groups."""
-    depth = 0
-    for token in _TOKEN.finditer(pattern):
-        depth -= token[0] == ")"
-        yield token.start(), token[0], depth
-        depth += token[0].startswith("(")
+def _has_alternatives(pattern: str) -> bool:
+    plain = _TOKEN.sub("", pattern)
+    depths = accumulate({"(": 1, ")": -1}.get(char, 0) for char in plain)
+    return any(char == "|" and not depth for char, depth in zip(plain, depths, strict=True))
 
 
 def _as_rust(pattern: str) -> str:
     """Escape in classes what means something to Rust alone, and refuse what cannot be said."""
-    written, end = [], 0
-    for token in _TOKEN.finditer(pattern):
-        text = token[0]
-        if text.startswith("(?") and not re.fullmatch(r"\(\?(:|<\w)", text):
-            raise UnsupportedPatternError("lookarounds and flags are not supported")
-        if _UNSUPPORTED.fullmatch(text):
-            raise UnsupportedPatternError("word boundaries and back references are not supported")
-        if text in {"\\A", "\\z", "\\a", "\\x{"}:
-            raise SchemaError(f"{text} is no escape in a JSON schema")
-        if text.startswith(("[]", "[^]")):
-            raise SchemaError("write \\] for this character in a class")
-        if token[1] and "--" in _ESCAPE.sub("", token[1]):
-            raise SchemaError("write \\- for this character in a class")
-        body = _AMBIGUOUS.sub(lambda found: found[1] or f"\\{found[0]}", token[1] or "")
-        written += [pattern[end : token.start()], text.replace(token[1] or "", body, 1)]
-        end = token.end()
-    return "".join(written) + pattern[end:]
+    return _TOKEN.sub(lambda found: _token_as_rust(found[0]), pattern)
+
+
+def _token_as_rust(token: str) -> str:
+    if token.startswith("(?"):
+        raise UnsupportedPatternError("lookarounds and flags are not supported")
+    if re.fullmatch(r"\\[bBk1-9]", token):
+        raise UnsupportedPatternError("word boundaries and back references are not supported")
+    if token in {r"\A", r"\z", r"\a"}:
+        raise SchemaError(f"{token} is no escape in a JSON schema")
+    if token[0] != "[":
+        return token
+    if token.startswith(("[]", "[^]")):
+        raise SchemaError("write \\] for this character in a class")
+    if "--" in _ESCAPE.sub("", token):
+        raise SchemaError("write \\- for this character in a class")
+    return "[" + _ESCAPE_OR_OPERATOR.sub(lambda found: found[1] or f"\\{found[0]}", token[1:])
+
+
+def name_pattern(names: dict[str, Any]) -> str | None:
+    """Return a pattern for names that fulfil a schema, if one is found."""
+    words = names.keys() - {"type"}
+    if words == {"pattern"}:
+        return str(names["pattern"])
+    if words <= {"minLength", "maxLength"}:
+        return rf"^[\s\S]{{{names.get('minLength', 0)},{names.get('maxLength', '')}}}$"
+    if words in ({"enum"}, {"const"}):
+        values = names.get("enum", [names.get("const")])
+        texts = (re.escape(value) for value in values if isinstance(value, str))
+        return f"^(?:{'|'.join(texts)})$"
+    return None
 
 
 # ---- formats --------------------------------------------------------------------------------
@@ -162,79 +172,3 @@ NARROWER = {  # every instance of the second is one of the first
     "ipvanyinterface": "ipv4interface",
     "ipvanynetwork": "ipv4network",
 }
-
-INTEGERS: dict[str, tuple[int | None, int | None]] = {
-    **{f"int{bits}": (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) for bits in (8, 16, 32)},
-    **{f"uint{bits}": (0, 2**bits - 1) for bits in (8, 16, 32)},
-    "int64": (None, None),  # no answer has an integer beyond it
-    "uint64": (0, None),
-}
-
-# ---- JSON in strings ------------------------------------------------------------------------
-
-_MAX_TEXT_PATTERN = 20_000  # characters
-TEXT_WORDS = frozenset(
-    ("type", "const", "enum", "items", "properties", "required", "additionalProperties")
-)
-_STRING = r'"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt])*"'
-_INTEGER = "-?(?:0|[1-9][0-9]{0,17})"
-_SCALARS = {
-    "string": _STRING,
-    "integer": _INTEGER,
-    "number": rf"{_INTEGER}(?:\.[0-9]{{1,17}})?",
-    "boolean": "(?:true|false)",
-    "null": "null",
-}
-_SCALAR = f"(?:{'|'.join(_SCALARS.values())})"
-
-
-def json_text(schema: Any) -> tuple[str, bool]:
-    """Return an expression for JSON text, and whether all that matches fulfils a schema.
-
-    Of a schema that has other words than `TEXT_WORDS` and annotations it follows nothing. All of
-    `properties` come; what has no type is a scalar, or a list or an object of scalars.
-    """
-    if _is_simple(schema) and len(pattern := _text(schema)) <= _MAX_TEXT_PATTERN:
-        return pattern, True
-    return _text({}), False
-
-
-def _is_simple(schema: Any) -> bool:
-    if not isinstance(schema, dict):
-        return schema is True
-    named = schema.get("properties", {})
-    if not isinstance(named, dict) or not set(schema.get("required", ())) <= named.keys():
-        return False
-    if not schema.keys() <= TEXT_WORDS | {"title", "description", "default"}:
-        return False
-    parts = [*named.values(), schema.get("items", True), schema.get("additionalProperties") or True]
-    return all(map(_is_simple, parts))
-
-
-def _text(schema: Any) -> str:
-    schema = schema if isinstance(schema, dict) else {}
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if values:
-        return f"(?:{'|'.join(re.escape(json.dumps(value)) for value in values)})"
-    kinds = schema.get("type", [*_SCALARS, "array", "object"])
-    kinds = kinds if isinstance(kinds, list) else [kinds]
-    return f"(?:{'|'.join(_text_of_type(str(kind), schema) for kind in kinds)})"
-
-
-def _text_of_type(kind: str, schema: dict[str, Any]) -> str:
-    if kind == "array":
-        item = _text(schema["items"]) if schema.get("items") else _SCALAR
-        return rf"\[(?:{_listed(item)})?\]"
-    if kind == "object" and schema.get("properties"):
-        named = schema["properties"].items()
-        pairs = (f"{re.escape(json.dumps(name))}: ?{_text(part)}" for name, part in named)
-        return rf"\{{{', ?'.join(pairs)}\}}"
-    if kind == "object":
-        others = schema.get("additionalProperties")
-        pair = f"{_STRING}: ?{_text(others) if others else _SCALAR}"
-        return rf"\{{(?:{_listed(pair)})?\}}"
-    return _SCALARS.get(kind, _SCALAR)
-
-
-def _listed(item: str) -> str:
-    return f"{item}(?:, ?{item})*"

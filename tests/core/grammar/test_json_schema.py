@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.grammar.json_schema import read_schema
-from llmstream_cli.core.grammar.schema_keywords import ANNOTATIONS, HELD, REWRITTEN
-from llmstream_cli.core.grammar.schema_strings import FORMATS, INTEGERS, NARROWER, OF_THE_LIBRARY
-from llmstream_cli.core.grammar.schema_text import MAX_DEPTH
+from llmstream_cli.core.grammar.json_schema import MAX_DEPTH, read_schema
+from llmstream_cli.core.grammar.schema_keywords import ANNOTATIONS, FOLLOWED, INTEGERS, REWRITTEN
+from llmstream_cli.core.grammar.schema_strings import FORMATS, NARROWER, OF_THE_LIBRARY
 from llmstream_cli.errors import InvalidValueError
 
 DOCS = Path(__file__).parents[3] / "docs" / "structured-output.md"
@@ -52,24 +51,23 @@ BAD_SCHEMAS: list[tuple[dict[str, Any], str]] = [
     ({"minLength": 2**31}, "minLength must be an integer from 0 to 2147483647"),
     ({"minimum": "0"}, "minimum must be a number"),
     ({"minimum": True}, "minimum must be a number"),
-    ({"const": {"a": [2**60]}}, "const may have numbers between"),
-    ({"enum": [0.30000000000000004, 2**60]}, "enum may have numbers between"),
-    ({"multipleOf": 0}, "multipleOf must be above 0"),
+    ({"const": {"a": [2**60]}}, "const must be a value whose numbers are between"),
+    ({"enum": [0.30000000000000004, 2**60]}, "enum must be a list of values, one whose numbers"),
+    ({"multipleOf": 0}, "multipleOf must be a number above 0"),
     ({"pattern": 5}, "pattern must be a string"),
     ({"pattern": "a(?=a)"}, "at /pattern: lookarounds and flags are not supported"),
     ({"pattern": "(?<!a)b"}, "at /pattern: lookarounds and flags are not supported"),
     ({"pattern": "(?i)a"}, "at /pattern: lookarounds and flags are not supported"),
     ({"pattern": "[]a]"}, "at /pattern: write \\]"),
     ({"pattern": "\\Aa\\z"}, "at /pattern: \\A is no escape"),
-    ({"pattern": "\\x{41}"}, "at /pattern: \\x{ is no escape"),
     ({"$ref": "https://example.com/a.json"}, "leads to no schema in this one"),
     ({"$ref": "other.json#/a"}, "leads to no schema in this one"),
     ({"$ref": "#/$defs/a"}, "leads to no schema in this one"),
     ({"$ref": "#/examples/0", "examples": [{}]}, "leads to no schema in this one"),
     ({"$ref": 5}, "$ref must be a string"),
     ({"$ref": "#nowhere"}, "leads to no schema in this one"),
-    ({"type": "strin"}, 'type "strin" is none of string, number'),
-    ({"type": []}, "type [] is none of"),
+    ({"type": "strin"}, "type must be one or more of string, number"),
+    ({"type": []}, "type must be one or more of"),
     ({"enum": []}, "enum must be a list of values"),
     ({"minimum": 2**53}, "minimum is beyond 9007199254740991"),
     ({"pattern": r"\bword"}, "at /pattern: word boundaries and back references are not"),
@@ -108,16 +106,14 @@ ENDLESS: list[dict[str, Any]] = [
     {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
     {"type": "object", "required": ["a"], "additionalProperties": {"$ref": "#"}},
     {"type": "object", "minProperties": 1, "additionalProperties": {"$ref": "#"}},
-    {"type": "object", "minProperties": 2, "required": ["a"]}
-    | {"properties": {"a": {}, "b": {"$ref": "#"}}, "additionalProperties": False},
     {"type": "array", "minItems": 1, "items": {"$ref": "#"}},
     {"type": "array", "minItems": 2, "prefixItems": [{}, {"$ref": "#"}]},
     {"allOf": [{}, {"type": "array", "minItems": 1, "items": {"oneOf": [{"$ref": "#"}]}}]},
-    {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}
+    {"anyOf": [{"$ref": "#/$defs/a"}]}
     | {
         "$defs": {
             "a": {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/b"}},
-            "b": {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+            "b": {"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}, "required": ["a"]},
         }
     },
 ]
@@ -162,12 +158,7 @@ def test_a_pattern_that_both_dialects_read_alike_is_taken(pattern: str) -> None:
 def test_older_drafts_are_read_as_the_latest() -> None:
     draft = {"$schema": "http://json-schema.org/draft-07/schema#", "$id": "https://example.com/x"}
     pair = {"type": "array", "items": [STRING, {}]}
-    assert read_schema(json.dumps(draft | pair)).schema == {
-        "type": "array",
-        "prefixItems": [STRING, {}],
-    }
-    closed = pair | {"additionalItems": False}
-    assert read_schema(json.dumps(closed)).schema["items"] is False
+    assert read_schema(json.dumps(draft | pair)).schema == pair | {"$id": draft["$id"]}
     assert read_schema('{"minimum": 3, "exclusiveMinimum": true}').schema == {
         "minimum": 3.000000000003
     }
@@ -265,7 +256,6 @@ def rewritten(schema: dict[str, Any]) -> dict[str, Any]:
 
 OBJECT = {"type": "object"}
 SMALL = {"type": "integer", "maximum": 9}
-MOVED = {"$ref": "#/$defs/~1additionalProperties"}
 
 
 @pytest.mark.parametrize(
@@ -293,7 +283,7 @@ MOVED = {"$ref": "#/$defs/~1additionalProperties"}
         ({"anyOf": [STRING], "nullable": True}, {"anyOf": [STRING, {"type": "null"}]}),
         (
             {"$ref": "#/$defs/a", "nullable": True, "$defs": {"a": STRING}},
-            {"allOf": [{"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}]},
+            {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]},
         ),
         ({"pattern": "[a&&b[~]"}, {"pattern": r"[a\&\&b\[\~]"}),
         (
@@ -317,15 +307,15 @@ MOVED = {"$ref": "#/$defs/~1additionalProperties"}
         (OBJECT | {"propertyNames": True}, {}),
         (
             OBJECT | {"propertyNames": {"enum": ["a", "b"]}},
-            {"properties": {"a": True, "b": True}, "additionalProperties": False},
+            {"patternProperties": {"^(?:a|b)$": True}, "additionalProperties": False},
         ),
         (
             OBJECT | {"propertyNames": {"const": "a"}, "additionalProperties": SMALL},
-            {"properties": {"a": MOVED}, "$defs": {"/additionalProperties": SMALL}},
+            {"patternProperties": {"^(?:a)$": SMALL}, "additionalProperties": False},
         ),
         (
             OBJECT | {"propertyNames": {"$ref": "#/$defs/c"}, "$defs": {"c": {"enum": ["a"]}}},
-            {"properties": {"a": True}, "additionalProperties": False},
+            {"patternProperties": {"^(?:a)$": True}, "additionalProperties": False},
         ),
         (
             OBJECT | {"propertyNames": {"type": "string", "pattern": "^a"}},
@@ -356,15 +346,12 @@ MOVED = {"$ref": "#/$defs/~1additionalProperties"}
             {"allOf": [{"anyOf": [{"required": ["a"]}, {"required": ["b"]}]}]},
         ),
         (CLOSED | {"maxProperties": 2}, CLOSED),
-        ({"$ref": "#a", "$defs": {"x": {"$anchor": "a"}}}, {"$ref": "#/$defs/x"}),
-        ({"$ref": "a.json", "$defs": {"x": {"$id": "a.json"}}}, {"$ref": "#/$defs/x"}),
+        ({"$ref": "#a", "$defs": {"x": {"$anchor": "a"}}}, {"$ref": "#a"}),
+        ({"$ref": "a.json", "$defs": {"x": {"$id": "a.json"}}}, {"$ref": "a.json"}),
         ({"items": {"$recursiveRef": "#"}}, {"items": {"$ref": "#"}}),
         (
             {"$ref": "#/components/schemas/a", "components": {"schemas": {"a": STRING}}},
-            {
-                "$ref": "#/$defs/~1components~1schemas~1a",
-                "$defs": {"/components/schemas/a": STRING},
-            },
+            {"$ref": "#/components/schemas/a", "components": {"schemas": {"a": STRING}}},
         ),
         ({"contentMediaType": "text/html"}, {}),
         (LISTED | {"allOf": [{"pattern": "a"}]}, CLOSED),
@@ -389,10 +376,6 @@ def test_what_another_schema_can_say_is_written_so(
         ({"type": "array", "uniqueItems": True}, ["/uniqueItems"]),
         ({"multipleOf": 0.07}, ["/multipleOf"]),
         ({"multipleOf": 1e-300}, ["/multipleOf"]),
-        (
-            {"contentMediaType": "application/json", "contentSchema": {"$ref": "#"}},
-            ["/contentSchema"],
-        ),
         ({"contentSchema": {"type": "integer"}}, ["/contentSchema"]),
         ({"format": "email", "pattern": r"\b"}, ["/pattern"]),
         ({"properties": {"a": {}}, "propertyNames": {"enum": ["a"]}}, ["/propertyNames"]),
@@ -449,7 +432,7 @@ def documented(heading: str) -> set[str]:
 
 def test_the_documentation_has_every_keyword_where_it_belongs() -> None:
     followed, passed_over = documented("Followed"), documented("Passed over")
-    assert followed == HELD.keys() | REWRITTEN
+    assert followed == FOLLOWED.keys() | REWRITTEN
     assert documented("Annotations") == ANNOTATIONS
     assert not passed_over & (followed | ANNOTATIONS)
     for keyword in passed_over:
