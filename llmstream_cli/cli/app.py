@@ -7,14 +7,13 @@ from typing import Annotated
 import typer
 
 import llmstream_cli
-from llmstream_cli.cli import history, options
-from llmstream_cli.cli.config import commands as config_app
-from llmstream_cli.cli.config.settings import SettingsCommand, name_option
+from llmstream_cli.cli import history
+from llmstream_cli.cli.bench.options import BenchOptions
+from llmstream_cli.cli.config.commands import app as config_app
+from llmstream_cli.cli.config.settings import SettingsCommand
 from llmstream_cli.cli.models.commands import app as models_app
-from llmstream_cli.cli.options import AskOptions, Setup
-from llmstream_cli.cli.serve.model_order import ModelOrderCommand, model_choices
+from llmstream_cli.cli.options import AskOptions, Json, Setup, takes
 from llmstream_cli.cli.serve.options import ServeOptions
-from llmstream_cli.cli.takes import takes
 from llmstream_cli.cli.terminal import check_text, complain, discard_output
 from llmstream_cli.errors import LLMStreamError, one_line
 
@@ -23,7 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 app.add_typer(history.app, name="history")
-app.add_typer(config_app.app, name="config")
+app.add_typer(config_app, name="config")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -38,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:  # an unknown option, a value of the wrong type
         return _fail(_with_hint(error.format_message(), arguments), error.exit_code)
     except LLMStreamError as error:
-        return _fail(name_option(error), error.exit_code)
+        return _fail(str(error), error.exit_code)
     except (BrokenPipeError, SystemExit) as error:
         return _left(error)
     except OSError as error:
@@ -133,7 +132,7 @@ def chat(setup: Setup) -> int:
 
 
 @app.command(
-    cls=ModelOrderCommand,
+    cls=SettingsCommand,
     help="Serve models over HTTP: plain text streams, OpenAI's and Ollama's APIs, a page."
     "\n\nThe first model is loaded at the start; others when a request asks for them, as far as "
     "--memory goes."
@@ -145,8 +144,7 @@ def serve(context: typer.Context, how: ServeOptions) -> int:
     """Serve."""
     from llmstream_cli.cli.serve.run import run_serve
 
-    choices = model_choices(context, file=how.file, tokenizer=how.tokenizer)
-    return run_serve(choices, how)
+    return run_serve(how, order=context.meta["order"])
 
 
 @app.command(
@@ -156,47 +154,15 @@ def serve(context: typer.Context, how: ServeOptions) -> int:
     "ends within a minute, unless you say how many streams, runs or seconds. With "
     "--url it measures any server that speaks the OpenAI API by the same means.",
 )
-def bench(
-    features: options.Features = None,
-    model: options.Model = None,
-    file: options.RepoFile = None,
-    tokenizer: options.Tokenizer = None,
-    template: options.Template = None,
-    url: options.Url = None,
-    url_model: options.UrlModel = None,
-    api_key: options.ApiKey = None,
-    streams: options.Streams = None,
-    prefix: options.Prefix = "both",
-    prompt_tokens: options.PromptTokens = 256,
-    max_tokens: options.AnswerTokens = 64,
-    repeat: options.Repeat = None,
-    seconds: options.Seconds = None,
-    seed: options.PromptSeed = None,
-    ctx_size: options.StreamCtxSize = None,
-    threads: options.Threads = None,
-    json: options.Json = False,
-) -> int:
-    """Turn the options into a benchmark, and run it."""
+@takes
+def bench(how: BenchOptions) -> int:
+    """Measure."""
     from llmstream_cli.cli.bench.command import bench as measure
     from llmstream_cli.models.resolve import ModelChoice
 
-    return measure(
-        model=ModelChoice(preset=features, model=model, file=file, tokenizer=tokenizer),
-        template=template,
-        url=url,
-        url_model=url_model,
-        api_key=api_key,
-        streams=streams,
-        prefix=prefix,
-        prompt_tokens=prompt_tokens,
-        max_tokens=max_tokens,
-        repeat=repeat,
-        seconds=seconds,
-        seed=seed,
-        ctx_size=ctx_size,
-        threads=threads,
-        json=json,
-    )
+    values = how._asdict()
+    named = {name: values.pop(name) for name in ("model", "file", "tokenizer")}
+    return measure(model=ModelChoice(preset=values.pop("features"), **named), **values)
 
 
 @app.command(
@@ -204,7 +170,7 @@ def bench(
     "\n\nIt has the model answer that `ask` would take. The exit code is 1 if something does not "
     "work."
 )
-def doctor(json: options.Json = False) -> int:
+def doctor(json: Json = False) -> int:
     """Examine; return the exit code."""
     from llmstream_cli.cli.doctor import examine
 

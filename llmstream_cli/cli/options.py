@@ -1,163 +1,232 @@
-"""The options that several commands share, and groups of them for `takes`."""
+"""The options that commands have, in groups, and what a shell offers for their values.
 
+    class Loudness(NamedTuple):
+        volume: Annotated[int, option("Sound", "--volume -v N", "How loud.")] = 5
+        mute: bool = False
+
+    @takes
+    def play(song: str, loudness: Loudness) -> int: ...
+
+Typer sees `play(*, song, volume=5, mute=False)`. Groups can be in groups. A class with a method
+`parameters` is a group as well, whose options are what that returns. Groups are named tuples: they
+are made sooner than dataclasses, for which every answer would wait.
+"""
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import typer
 
-from llmstream_cli.cli import complete
 from llmstream_cli.cli.sampling import SamplingOptions
+from llmstream_cli.errors import LLMStreamError
+from llmstream_cli.files import exists
 
-_model = partial(typer.Option, rich_help_panel="Model", show_default=False)
-_prompt = partial(typer.Option, rich_help_panel="Prompt", show_default=False)
-_machine = partial(typer.Option, rich_help_panel="Machine", show_default=False)
-_report = partial(typer.Option, rich_help_panel="Report", show_default=False)
-_history = partial(typer.Option, rich_help_panel="History", show_default=False)
-_server = partial(typer.Option, rich_help_panel="Server", show_default=False)
-_workload = partial(typer.Option, rich_help_panel="Workload", show_default=True)
 
+def takes(command: Callable[..., int]) -> Callable[..., int]:
+    """Return a command with all options of its groups in its signature, which Typer reads."""
+    own = inspect.signature(command).parameters.values()
+    shown = [parameter for one in own for parameter in _flat(one)]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> int:
+        return command(**{one.name: _value(one, values) for one in own})
+
+    run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+    return run
+
+
+def _flat(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
+    parts = _parts(parameter.annotation)
+    if parts is None:
+        yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+    for part in parts or ():
+        yield from _flat(part)
+
+
+def _value(parameter: inspect.Parameter, values: Mapping[str, Any]) -> Any:
+    parts = _parts(parameter.annotation)
+    if parts is None:
+        return values[parameter.name]
+    return parameter.annotation(**{part.name: _value(part, values) for part in parts})
+
+
+@functools.cache
+def _parts(group: Any) -> list[inspect.Parameter] | None:
+    """Return the fields of a group; None of what is no group."""
+    if hasattr(group, "parameters"):
+        return list(group.parameters())
+    if not hasattr(group, "_fields"):
+        return None
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=group._field_defaults.get(name, inspect.Parameter.empty),
+            annotation=hint,
+        )
+        for name, hint in get_type_hints(group, include_extras=True).items()
+    ]
+
+
+def option(
+    panel: str,
+    usage: str,
+    help: str,  # noqa: A002  (Typer's word)
+    *,
+    default: bool | str = False,
+    complete: Callable[[], list[str]] | None = None,
+) -> Any:
+    """Return an option as `--help` has it.
+
+    Args:
+        panel: its heading.
+        usage: the flags, then what stands for the value, as in `--model -m FILE|REPO`.
+        help: what it does.
+        default: shows the default, or says what it is.
+        complete: returns what a shell offers for the value.
+    """
+    words = usage.split()
+    flags = [word for word in words if word.startswith("-")]
+    return typer.Option(
+        *flags,
+        metavar=words[-1] if len(words) > len(flags) else None,
+        help=help,
+        rich_help_panel=panel,
+        show_default=default,
+        autocompletion=complete,
+    )
+
+
+# ---- completion -----------------------------------------------------------------------------
+# The shell calls these at a press of the Tab key, in a process of its own, and offers the names
+# that begin as the word does, or files where none does. They import nothing slow, and leave out
+# what cannot be read. Cached files have a slash before the file: bash takes a colon for the end of
+# a word.
+
+
+def preset_names() -> list[str]:
+    """Return the names for `--features`."""
+    from llmstream_cli.models.presets import PRESETS
+
+    names = [*PRESETS]
+    with contextlib.suppress(LLMStreamError):
+        from llmstream_cli.config import load_config
+
+        names += load_config().presets
+    return list(dict.fromkeys(names))
+
+
+def model_names() -> list[str]:
+    """Return the names for `--model`: presets, and what is in the Hugging Face cache."""
+    return preset_names() + cached_names()
+
+
+def cached_names() -> list[str]:
+    """Return the files in the Hugging Face cache."""
+    from llmstream_cli.models.hub_cache import list_cached
+
+    with contextlib.suppress(OSError):
+        names = (f"{model.repo}/{model.file}" for model in list_cached() if model.complete)
+        return list(dict.fromkeys(names))
+    return []
+
+
+def context_names() -> list[str]:
+    """Return the names for `--context`."""
+    from llmstream_cli.cli.prompt import known_contexts
+    from llmstream_cli.prompts.contexts import CONTEXTS
+
+    with contextlib.suppress(LLMStreamError):
+        return list(known_contexts())
+    return list(CONTEXTS)
+
+
+def template_names() -> list[str]:
+    """Return the names for `--template`."""
+    from llmstream_cli.prompts.formats import FORMATS
+
+    return list(FORMATS)
+
+
+def session_names() -> list[str]:
+    """Return the names for `--session`, those that changed last first."""
+    with contextlib.suppress(LLMStreamError):
+        from llmstream_cli.config import history_path, load_config
+        from llmstream_cli.history.store import History
+
+        path = history_path(load_config())
+        if path is not None and exists(path):
+            with History.open(path) as history:
+                return [session.name for session in history.sessions() if session.name is not None]
+    return []
+
+
+# ---- shared by several commands -------------------------------------------------------------
+
+_model = partial(option, "Model")
+_prompt = partial(option, "Prompt")
+_machine = partial(option, "Machine")
+_report = partial(option, "Report")
+_history = partial(option, "History")
+_server = partial(option, "Server")
 
 Features = Annotated[
     str | None,
     _model(
-        "--features",
-        "-f",
-        metavar="NAME",
-        help="A model by its name; see `llmstream models list`.",
-        autocompletion=complete.presets,
+        "--features -f NAME",
+        "A model by its name; see `llmstream models list`.",
+        complete=preset_names,
     ),
 ]
 Model = Annotated[
     str | None,
     _model(
-        "--model",
-        "-m",
-        metavar="FILE|REPO",
-        help="A model by its .gguf file, or on the Hugging Face Hub: user/repo, user/repo:Q8_0.",
-        autocompletion=complete.models,
+        "--model -m FILE|REPO",
+        "A model by its .gguf file, or on the Hugging Face Hub: user/repo, user/repo:Q8_0.",
+        complete=model_names,
     ),
 ]
-RepoFile = Annotated[
-    str | None, _model("--file", metavar="NAME", help="The file of the repository in --model.")
-]
+RepoFile = Annotated[str | None, _model("--file NAME", "The file of the repository in --model.")]
 Tokenizer = Annotated[
     str | None,
-    _model(
-        "--tokenizer",
-        metavar="FILE|REPO",
-        help="The tokenizer.json for weights in candle's layout.",
-    ),
+    _model("--tokenizer FILE|REPO", "The tokenizer.json for weights in candle's layout."),
 ]
-
 Template = Annotated[
     str | None,
     _model(
-        "--template",
-        metavar="NAME|FILE",
-        help="How the conversation is written down: a prompt format by its name, or a Jinja file.",
-        show_default="as the model's file says",
-        autocompletion=complete.templates,
+        "--template NAME|FILE",
+        "How the conversation is written down: a prompt format by its name, or a Jinja file.",
+        default="as the model's file says",
+        complete=template_names,
     ),
 ]
-
-
+ApiKey = Annotated[
+    str | None,
+    _server(
+        "--api-key KEY",
+        "The server's key; in the variable LLMSTREAM_API_KEY, other users do not see it.",
+    ),
+]
 Threads = Annotated[
-    int | None,
-    _machine("--threads", help="CPU threads.", show_default="one for each physical core"),
+    int | None, _machine("--threads", "CPU threads.", default="one for each physical core")
 ]
 GpuLayers = Annotated[
     int,
     _machine(
         "--gpu-layers",
-        help="Layers to keep on a GPU, where llama-cpp-python was built for one; -1 is all.",
-        show_default=True,
+        "Layers to keep on a GPU, where llama-cpp-python was built for one; -1 is all.",
+        default=True,
     ),
 ]
+Json = Annotated[bool, _report("--json", "Print one JSON object instead of a table.")]
 
 
-ApiKey = Annotated[
-    str | None,
-    _server(
-        "--api-key",
-        metavar="KEY",
-        help="The server's key; in the variable LLMSTREAM_API_KEY, other users do not see it.",
-    ),
-]
-
-# ---- of bench -------------------------------------------------------------------------------
-
-Url = Annotated[
-    str | None,
-    _server("--url", metavar="URL", help="Measure this server instead: http://127.0.0.1:8080."),
-]
-UrlModel = Annotated[
-    str | None,
-    _server(
-        "--url-model",
-        metavar="NAME",
-        help="The model to ask for.",
-        show_default="the only one that the server has",
-    ),
-]
-Streams = Annotated[
-    str | None,
-    _workload(
-        "--streams",
-        metavar="N,N",
-        help="How many streams ask at once, in turn.",
-        show_default="1,2,4,8,16,32",
-    ),
-]
-Prefix = Annotated[
-    Literal["distinct", "shared", "both"],
-    _workload("--prefix", help="Prompts with nothing in common, with all but the end, or both."),
-]
-PromptTokens = Annotated[
-    int, _workload("--prompt-tokens", metavar="N", help="Length of a prompt, about.")
-]
-AnswerTokens = Annotated[
-    int, _workload("--max-tokens", "-n", metavar="N", help="Length of an answer at most.")
-]
-Repeat = Annotated[
-    int | None,
-    _workload(
-        "--repeat",
-        metavar="N",
-        help="Runs of each kind; the report has the medians.",
-        show_default="3; 1 without --streams",
-    ),
-]
-Seconds = Annotated[
-    float | None,
-    _workload(
-        "--seconds",
-        metavar="N",
-        help="Begin no run that would take longer, from the start; 0 is no limit.",
-        show_default="none; 50 with neither --streams nor --repeat",
-    ),
-]
-PromptSeed = Annotated[
-    int | None,
-    _workload(
-        "--seed",
-        metavar="N",
-        help="Other prompts.",
-        show_default="0; with --url a new one each time",
-    ),
-]
-StreamCtxSize = Annotated[
-    int | None,
-    _machine(
-        "--ctx-size",
-        metavar="N",
-        help="Tokens that question and answer of a stream may have together.",
-        show_default="what they need",
-    ),
-]
-Json = Annotated[bool, _report("--json", help="Print one JSON object instead of a table.")]
-
-# ---- groups ---------------------------------------------------------------------------------
-# Named tuples are made sooner than dataclasses, for which every answer would wait.
+# ---- ask and chat ---------------------------------------------------------------------------
 
 
 class EngineOptions(NamedTuple):
@@ -171,9 +240,8 @@ class EngineOptions(NamedTuple):
     url: Annotated[
         str | None,
         _server(
-            "--url",
-            metavar="URL",
-            help="Ask this server instead, a running `llmstream serve`; no model is loaded here.",
+            "--url URL",
+            "Ask this server instead, a running `llmstream serve`; no model is loaded here.",
         ),
     ] = None
     api_key: ApiKey = None
@@ -181,8 +249,8 @@ class EngineOptions(NamedTuple):
         int | None,
         _machine(
             "--ctx-size",
-            help="Tokens that question and answer may have together.",
-            show_default="what the model was trained with, as far as memory allows",
+            "Tokens that question and answer may have together.",
+            default="what the model was trained with, as far as memory allows",
         ),
     ] = None
     threads: Threads = None
@@ -193,21 +261,19 @@ class RecordOptions(NamedTuple):
     """The conversation that goes on, and whether it is kept."""
 
     continue_: Annotated[
-        bool, _history("--continue", "-c", help="Go on with the conversation that was held last.")
+        bool, _history("--continue -c", "Go on with the conversation that was held last.")
     ] = False
     session: Annotated[
         str | None,
         _history(
-            "--session",
-            metavar="NAME",
-            help="Go on with the conversation of that name, or begin it; see "
-            "`llmstream history list`.",
-            autocompletion=complete.sessions,
+            "--session NAME",
+            "Go on with the conversation of that name, or begin it; see `llmstream history list`.",
+            complete=session_names,
         ),
     ] = None
-    no_history: Annotated[
-        bool, _history("--no-history", help="Keep nothing of this conversation.")
-    ] = False
+    no_history: Annotated[bool, _history("--no-history", "Keep nothing of this conversation.")] = (
+        False
+    )
 
     @property
     def goes_on(self) -> bool:
@@ -220,39 +286,35 @@ class Setup(NamedTuple):
 
     engine: EngineOptions = EngineOptions()
     system: Annotated[
-        str | None,
-        _prompt("--system", "-s", metavar="TEXT", help="The system message: who answers, and how."),
+        str | None, _prompt("--system -s TEXT", "The system message: who answers, and how.")
     ] = None
     context: Annotated[
         str | None,
         _prompt(
-            "--context",
-            metavar="NAME",
-            help="A system message by its name: general, classifier, sql, math, or your own.",
-            autocompletion=complete.contexts,
+            "--context NAME",
+            "A system message by its name: general, classifier, sql, math, or your own.",
+            complete=context_names,
         ),
     ] = None
     think: Annotated[
         bool | None,
         _prompt(
             "--think/--no-think",
-            help="Have a model that can reason do so before it answers; or neither, nor show it.",
-            show_default="as the model's template says",
+            "Have a model that can reason do so before it answers; or neither, nor show it.",
+            default="as the model's template says",
         ),
     ] = None
     record: RecordOptions = RecordOptions()
     sampling: SamplingOptions = SamplingOptions()
     markdown: Annotated[
         bool,
-        _report(
-            "--markdown/--no-markdown", help="Render markdown where the answer is on a terminal."
-        ),
+        _report("--markdown/--no-markdown", "Render markdown where the answer is on a terminal."),
     ] = True
     stats: Annotated[
-        bool, _report("--stats", help="Print the settings, times and speeds to standard error.")
+        bool, _report("--stats", "Print the settings, times and speeds to standard error.")
     ] = False
     verbose: Annotated[
-        bool, _report("--verbose", "-v", help="As --stats, and llama.cpp's own log with it.")
+        bool, _report("--verbose -v", "As --stats, and llama.cpp's own log with it.")
     ] = False
 
     @property
@@ -268,38 +330,26 @@ class AskOptions(NamedTuple):
         bool,
         _prompt(
             "--raw",
-            help="Continue the text as it is, without any prompt format; print the answer as it "
-            "comes.",
+            "Continue the text as it is, without any prompt format; print the answer as it comes.",
         ),
     ] = False
     attach: Annotated[
         list[str] | None,
-        _prompt(
-            "--attach",
-            "-a",
-            metavar="FILE",
-            help="Put a text file before the question; may be repeated.",
-        ),
+        _prompt("--attach -a FILE", "Put a text file before the question; may be repeated."),
     ] = None
-    edit: Annotated[bool, _prompt("--edit", "-e", help="Write the question in your $EDITOR.")] = (
-        False
-    )
+    edit: Annotated[bool, _prompt("--edit -e", "Write the question in your $EDITOR.")] = False
     schema: Annotated[
-        str | None,
-        _prompt(
-            "--schema", metavar="JSON|FILE", help="A JSON schema that the answer has to fulfil."
-        ),
+        str | None, _prompt("--schema JSON|FILE", "A JSON schema that the answer has to fulfil.")
     ] = None
     grammar: Annotated[
-        str | None,
-        _prompt("--grammar", metavar="GBNF|FILE", help="A grammar that the answer has to follow."),
+        str | None, _prompt("--grammar GBNF|FILE", "A grammar that the answer has to follow.")
     ] = None
     count_tokens: Annotated[
-        bool, _prompt("--count", help="Print how many tokens the prompt has, and ask nothing.")
+        bool, _prompt("--count", "Print how many tokens the prompt has, and ask nothing.")
     ] = False
     json: Annotated[
-        bool, _report("--json", help="Print one JSON object: the text, its cost, why it ended.")
+        bool, _report("--json", "Print one JSON object: the text, its cost, why it ended.")
     ] = False
     json_lines: Annotated[
-        bool, _report("--json-lines", help="Print a JSON object on a line for each piece.")
+        bool, _report("--json-lines", "Print a JSON object on a line for each piece.")
     ] = False

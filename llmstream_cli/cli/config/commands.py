@@ -1,11 +1,39 @@
-"""The commands of `llmstream config` and their options."""
+"""`llmstream config`: its commands, and the editor for the configuration file."""
 
+import os
+import shlex
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import typer
 
 from llmstream_cli.cli import options
 from llmstream_cli.cli.config.settings import settings_commands
+from llmstream_cli.cli.process import leave_on_interrupt
+from llmstream_cli.cli.terminal import complain, without_controls
+from llmstream_cli.config import VARIABLE, config_path, load_config
+from llmstream_cli.errors import ConfigError
+
+_EXAMPLE = """\
+# What llmstream shall do without being told each time. `llmstream config show` lists all settings.
+
+[defaults]                        # options by their names, for every command
+# features = "smollm2"
+# temperature = 0.2
+
+[ask]                             # for one command, over [defaults]; as well: chat, serve, bench
+# stats = true
+
+[contexts]                        # system messages for --context
+# reviewer = "You review Python code. Name the worst problem first."
+
+# [presets.my-model]              # a model for --features
+# repo = "user/repository"
+# file = "model-Q4_K_M.gguf"
+# sampling = { temperature = 0.7, top_p = 0.8 }
+"""
 
 app = typer.Typer()
 
@@ -21,23 +49,23 @@ def top(context: typer.Context) -> None:
 
 
 @app.command(
+    name="show",
     help="Print each setting, its value, and where it comes from."
     "\n\nThat is a variable of the environment, a line of the file, the preset's authors, or the "
-    "default; an option on the command line goes over all of them. Keys are not printed."
+    "default; an option on the command line goes over all of them. Keys are not printed.",
 )
-def show(context: typer.Context, json: options.Json = False) -> int:
-    """Turn the options into settings, and show."""
-    from llmstream_cli.cli.config.show import Show
+def show_settings(context: typer.Context, json: options.Json = False) -> int:
+    """Show."""
+    from llmstream_cli.cli.config.show import show
 
-    return Show(commands=settings_commands(context), json=json).run()
+    return show(settings_commands(context), json=json)
 
 
-@app.command(help="Print where the configuration file is, or would be.")
-def path() -> int:
+@app.command(name="path", help="Print where the configuration file is, or would be.")
+def print_path() -> int:
     """Print the path."""
-    from llmstream_cli.cli.config.edit import print_path
-
-    return print_path()
+    sys.stdout.write(f"{without_controls(str(_path()))}\n")
+    return 0
 
 
 @app.command(
@@ -45,7 +73,45 @@ def path() -> int:
     "\n\nWhere there is none, one is made, with every line of it a comment."
 )
 def edit(context: typer.Context) -> int:
-    """Edit the file."""
-    from llmstream_cli.cli.config.edit import Edit
+    """Edit the file, and check it."""
+    from llmstream_cli.cli.config.show import checked_rows
 
-    return Edit(commands=settings_commands(context)).run()
+    path = _path()
+    if not path.exists():
+        _make(path)
+    _open_editor(path)
+    checked_rows(load_config(), settings_commands(context))
+    complain(f"{path} is in order\n")
+    return 0
+
+
+def _path() -> Path:
+    path = config_path()
+    if path is None:
+        raise ConfigError(f"{VARIABLE} is set and empty: no configuration file is used")
+    return path
+
+
+def _make(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Private, as it may come to hold a key.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot make {path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(_EXAMPLE)
+
+
+def _open_editor(path: Path) -> None:
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+    editor = editor or ("notepad" if os.name == "nt" else "vi")
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the editor's
+    try:
+        done = subprocess.run([*shlex.split(editor), str(path)], check=False)  # noqa: S603
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"cannot run the editor {editor}: {reason}; set EDITOR") from error
+    if done.returncode:
+        raise ConfigError(f"the editor {editor} failed with exit code {done.returncode}")
+    leave_on_interrupt()

@@ -1,150 +1,180 @@
-"""`llmstream config show`: what each setting is, and who says so."""
+"""`llmstream config show`: what each setting is, and where that is said, after a try of each."""
 
 import json as json_text
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from llmstream_cli.cli.config.check import Found, check_values, unknown_variables
-from llmstream_cli.cli.config.settings import SECRETS, SettingsCommand, exposure, is_exposed, is_own
+from typer.core import TyperOption
+
+from llmstream_cli.api import EngineConfig
+from llmstream_cli.cli.config.own_presets import register_own_presets
+from llmstream_cli.cli.config.settings import (
+    PARAMETERS_BY_OPTION,
+    SECRETS,
+    Kept,
+    SettingsCommand,
+    check_names,
+    complaint,
+    is_own,
+    variable,
+    warn_if_exposed,
+)
+from llmstream_cli.cli.prompt import context_message, read_template
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.config import HISTORY_VARIABLE, Config, config_path, history_path, load_config
-from llmstream_cli.models.presets import DEFAULT_PRESET, OWN_PRESETS, PRESETS
-from llmstream_cli.models.reference import parse_reference
+from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
+from llmstream_cli.models.presets import DEFAULT_PRESET, OWN_PRESETS, PRESETS, find_preset
+from llmstream_cli.models.sizes import parse_size
 from llmstream_cli.sampling import SamplingParams
+from llmstream_cli.server.served import keep_alive_seconds
+from llmstream_cli.server.settings import ServerSettings
 
-_MOST_CHARS = 48  # of a value in the table
-_SECRET = "(a secret)"  # noqa: S105  (none itself)
+_MAX_VALUE_CHARS = 48  # in the table
+_PREFIX = "LLMSTREAM_"
+_OTHER_VARIABLES = {"LLMSTREAM_CONFIG", "LLMSTREAM_CACHE", "LLMSTREAM_HISTORY"}  # no options
+
+# What tells whether a value can be, where no class of parameters does.
+_CHECKS = {
+    "features": lambda names: [find_preset(name) for name in _several(names)],
+    "template": read_template,
+    "context": context_message,
+    "memory": parse_size,
+    "keep_alive": keep_alive_seconds,
+}
+_PARAMETERS: tuple[tuple[Any, dict[str, str]], ...] = (
+    (SamplingParams, {}),
+    (EngineConfig, {"model_path": ""}),
+    (ServerSettings, {}),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A setting with one value.
-
-    Attributes:
-        setting: its name, as in the file.
-        commands: for which commands it has this value; empty where it is none's.
-        value: None is nothing, or whatever `meaning` says.
-        source: `environment`, `file`, `preset` or `default`.
-        place: the variable, the file and line, or the preset; empty for a default.
-        meaning: what it means that nothing is said.
-    """
+    """A setting with one value."""
 
     setting: str
-    commands: tuple[str, ...]
-    value: Any
-    source: str
-    place: str = ""
-    meaning: str = ""
+    commands: tuple[str, ...]  # for which it has this value
+    value: Any  # None is nothing, or whatever `meaning` says
+    source: str  # `environment`, `file`, `preset` or `default`
+    place: str = ""  # the variable, the file and line, or the preset
+    meaning: str = ""  # of a value that is not set
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Show:
-    """What to show; see the options of the command for each attribute."""
+def show(commands: Mapping[str, SettingsCommand], *, json: bool) -> int:
+    """Print the settings; return the exit code.
 
-    commands: Mapping[str, SettingsCommand]
-    json: bool
-
-    def run(self) -> int:
-        """Print the settings; return the exit code.
-
-        Raises:
-            ConfigError: one of them cannot be what it is.
-        """
-        config = load_config()
-        rows = [*_merged(_option_rows(check_values(config, self.commands))), *_other_rows(config)]
-        if self.json:
-            path = config_path()
-            report = {
-                "path": None if path is None else str(path),
-                "exists": config.path is not None,
-                "settings": [asdict(row) for row in rows],
-            }
-            sys.stdout.write(json_text.dumps(report, ensure_ascii=False, indent=2) + "\n")
+    Raises:
+        ConfigError: see `checked_rows`.
+    """
+    config, path = load_config(), config_path()
+    rows = [*_merged(checked_rows(config, commands)), *_other_rows(config)]
+    if json:
+        report = {
+            "path": None if path is None else str(path),
+            "exists": config.path is not None,
+            "settings": [asdict(row) for row in rows],
+        }
+        sys.stdout.write(json_text.dumps(report, ensure_ascii=False, indent=2) + "\n")
+    else:
+        if path is None:
+            head = "no configuration file: LLMSTREAM_CONFIG is empty"
         else:
-            sys.stdout.writelines(f"{line}\n" for line in _lines(config, rows))
-        for name, near in unknown_variables(self.commands):
-            complain(f"llmstream: {name} is no setting; {near}\n")
-        if is_exposed(config):
-            complain(f"llmstream: {exposure(config)}\n")
-        return 0
+            missing = ", which cannot be read" if config.unreadable else ", which does not exist"
+            head = without_controls(f"{path}{'' if config.path else missing}")
+        sys.stdout.write(f"{head}\n\n")
+        sys.stdout.writelines(f"{line}\n" for line in _table(config, rows))
+    for name, near in unknown_variables(commands):
+        complain(f"llmstream: {name} is no setting; {near}\n")
+    warn_if_exposed(config)
+    return 0
 
 
-def _option_rows(settings: list[Found]) -> Iterator[Row]:
-    for setting in settings:
-        name, commands = str(setting.option.name), (setting.command,)
-        if setting.source:
-            value = _SECRET if name in SECRETS else _alone(setting.value)
-            yield Row(name, commands, value, setting.source, setting.place)
-            continue
-        default, meaning = setting.option.default, setting.option.show_default
-        if default is None and not is_own(setting.command, name):
-            advised = _advice(setting.command, settings)
-            if name in advised.values:
-                yield Row(name, commands, advised.values[name], "preset", advised.preset)
-                continue
-            default = getattr(SamplingParams(), name, None)
-        if name == "features" and not _names_model(setting.command, settings):
-            default = DEFAULT_PRESET
-        words = meaning if isinstance(meaning, str) and default is None else ""
-        yield Row(name, commands, default, "default", meaning=words)
+def checked_rows(config: Config, commands: Mapping[str, SettingsCommand]) -> list[Row]:
+    """Return all settings of each command, after a try of all that are kept.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is not one that its setting can have; its place
+            is named.
+    """
+    check_names(config, commands)
+    register_own_presets(config)
+    rows = []
+    for command in commands.values():
+        context = command.make_context(command.name, [], obj=config)
+        kept: Mapping[str, Kept] = context.obj
+        preset, advice = _advice(context.params)
+        for name, option in command.settings.items():
+            if name in kept:
+                value = context.params[name]
+                _try(name, value, kept[name])
+                shown = "(a secret)" if name in SECRETS else _alone(value)
+                source = "environment" if kept[name].config is None else "file"
+                row = Row(name, (), shown, source, kept[name].place)
+            elif option.default is None and name in advice and not is_own(command.name, name):
+                row = Row(name, (), advice[name], "preset", preset)
+            else:
+                row = _default(str(command.name), option, kept)
+            rows.append(replace(row, commands=(str(command.name),)))
+    return rows
+
+
+def _try(name: str, value: Any, kept: Kept) -> None:
+    parameter = PARAMETERS_BY_OPTION.get(name, name)
+    try:
+        if name in _CHECKS:
+            _CHECKS[name](value)
+        for type_, needed in _PARAMETERS:
+            if parameter in type_.__dataclass_fields__:
+                type_(**needed, **{parameter: value})
+    except LLMStreamError as error:
+        own = {parameter, f"--{name.replace('_', '-')}"}
+        if isinstance(error, InvalidValueError) and error.field in own:
+            raise kept.refusal(complaint(error)) from error
+        raise kept.refusal(f": {error}") from error
+
+
+def _default(command: str, option: TyperOption, kept: Mapping[str, Kept]) -> Row:
+    name, value = str(option.name), option.default
+    if name == "features" and kept.keys().isdisjoint({"model", "url"}):
+        value = DEFAULT_PRESET
+    elif value is None and not is_own(command, name):
+        value = getattr(SamplingParams(), name, None)
+    words = option.show_default if value is None else ""
+    return Row(name, (), value, "default", meaning=words if isinstance(words, str) else "")
+
+
+def _advice(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return the preset that a command would take, and what suits it."""
+    names = _several(values.get("features") or values.get("model") or DEFAULT_PRESET)
+    name = names[0].lower()
+    preset = OWN_PRESETS.get(name) or PRESETS.get(name)
+    if preset is None:  # which preset a file belongs to shows when it is looked for
+        return "", {}
+    is_bounded = name in OWN_PRESETS and preset.ctx_size is not None
+    return preset.name, {**preset.advice(), **({"ctx_size": preset.ctx_size} if is_bounded else {})}
+
+
+def _several(value: Any) -> Any:
+    """Take one name for a list of one: some commands take several where others take one."""
+    return [value] if isinstance(value, str) else value
 
 
 def _alone(value: Any) -> Any:
-    """Take one value out of its list: some commands take several where others take one."""
     return value[0] if isinstance(value, tuple) and len(value) == 1 else value
 
 
-@dataclass(frozen=True, slots=True)
-class _Advice:
-    """What suits the model that a command would take."""
-
-    preset: str
-    values: Mapping[str, Any]
-
-
-def _advice(command: str, settings: list[Found]) -> _Advice:
-    kept = {
-        str(one.option.name): one.value for one in settings if one.command == command and one.source
-    }
-    name = _first(kept.get("features", DEFAULT_PRESET))
-    if "model" in kept and "features" not in kept:
-        reference = parse_reference(_first(kept["model"]))
-        if not isinstance(reference, str):
-            return _Advice("", {})  # which preset's file it is shows when it is looked for
-        name = reference
-    own, known = OWN_PRESETS.get(name.lower()), PRESETS.get(name.lower())
-    if own is not None:
-        size = {} if own.ctx_size is None else {"ctx_size": own.ctx_size}
-        return _Advice(own.name, {**own.advice(), **size})
-    return _Advice("", {}) if known is None else _Advice(known.name, known.advice())
-
-
-def _first(value: str | list[str]) -> str:
-    """Return the model that a server answers with unless another is asked for."""
-    names = [value] if isinstance(value, str) else value
-    return names[0] if names else DEFAULT_PRESET
-
-
-def _names_model(command: str, settings: list[Found]) -> bool:
-    return any(
-        one.command == command and one.option.name in {"model", "url"} and one.source
-        for one in settings
-    )
-
-
-def _merged(rows: Iterator[Row]) -> list[Row]:
+def _merged(rows: list[Row]) -> list[Row]:
     """Join the rows of a setting that say the same of several commands."""
     merged: dict[tuple[Any, ...], Row] = {}
-    order: dict[str, int] = {}
+    order = list(dict.fromkeys(row.setting for row in rows))
     for row in rows:
-        order.setdefault(row.setting, len(order))
         key = (row.setting, repr(row.value), row.source, row.place, row.meaning)
-        commands = (*merged[key].commands, *row.commands) if key in merged else row.commands
-        merged[key] = Row(row.setting, commands, row.value, row.source, row.place, row.meaning)
-    return sorted(merged.values(), key=lambda row: order[row.setting])
+        before = merged[key].commands if key in merged else ()
+        merged[key] = replace(row, commands=(*before, *row.commands))
+    return sorted(merged.values(), key=lambda row: order.index(row.setting))
 
 
 def _other_rows(config: Config) -> Iterator[Row]:
@@ -152,7 +182,7 @@ def _other_rows(config: Config) -> Iterator[Row]:
     for name, value in (("enabled", path is not None), ("path", path and str(path))):
         if os.environ.get(HISTORY_VARIABLE):
             yield Row(f"history.{name}", (), value, "environment", HISTORY_VARIABLE)
-        elif config.says("history", name):
+        elif name in config.tables.get("history", ()):
             yield Row(f"history.{name}", (), value, "file", config.place("history", name))
         else:
             yield Row(f"history.{name}", (), value, "default")
@@ -163,37 +193,35 @@ def _other_rows(config: Config) -> Iterator[Row]:
         yield Row(f"presets.{name}", (), source, "file", config.place("presets", name))
 
 
-def _lines(config: Config, rows: list[Row]) -> Iterator[str]:
-    path = config_path()
-    if path is None:
-        yield "no configuration file: LLMSTREAM_CONFIG is empty"
-    else:
-        missing = "which cannot be read" if config.unreadable else "which does not exist"
-        yield without_controls(f"{path}{'' if config.path else f', {missing}'}")
-    yield ""
+def _table(config: Config, rows: list[Row]) -> Iterator[str]:
     table = [("setting", "commands", "value", "from")]
     for row in rows:
         place = row.place.replace(f"{config.path}, ", "")
         origin = {"preset": f"preset {place}", "default": "default"}.get(row.source, place)
         table.append((row.setting, ", ".join(row.commands), _text(row), origin))
-    widths = [max(len(row[column]) for row in table) for column in range(3)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
-        padded = (cell.ljust(width) for cell, width in zip(cells, (*widths, 0), strict=True))
-        yield "  ".join(padded).rstrip()
+        yield "  ".join(map(str.ljust, cells, widths)).rstrip()
 
 
 def _text(row: Row) -> str:
     """Write a value as the file would have it, on one line; in brackets what nothing means."""
-    value = row.value
-    if value is None or value == ():
-        return _shortened(f"({row.meaning})" if row.meaning else "-")
-    text = (
-        value
-        if isinstance(value, str) and value.isprintable()
-        else json_text.dumps(value, ensure_ascii=False)
-    )
-    return _shortened(without_controls(text))
+    text = row.value
+    if text in (None, ()):
+        text = f"({row.meaning})" if row.meaning else "-"
+    elif not (isinstance(text, str) and text.isprintable()):
+        text = without_controls(json_text.dumps(text, ensure_ascii=False))
+    return text if len(text) <= _MAX_VALUE_CHARS else f"{text[: _MAX_VALUE_CHARS - 1]}…"
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _MOST_CHARS else f"{text[: _MOST_CHARS - 1]}…"
+def unknown_variables(commands: Mapping[str, SettingsCommand]) -> Iterator[tuple[str, str]]:
+    """Yield the variables that look like settings and are none, each with what may be meant."""
+    known = _OTHER_VARIABLES | {
+        variable(command.name, name) for command in commands.values() for name in command.settings
+    }
+    # Compared without what all have in common, which would make everything near.
+    rest = [name.removeprefix(_PREFIX) for name in known]
+    for name in sorted(os.environ):
+        if name.startswith(_PREFIX) and name not in known:
+            near = did_you_mean(name.removeprefix(_PREFIX), rest, "")
+            yield name, near.replace("mean ", f"mean {_PREFIX}") or "see `llmstream config show`"

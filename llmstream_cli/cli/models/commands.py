@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llmstream_cli.cli import complete, options
+from llmstream_cli.cli import options
 
 app = typer.Typer()
 
@@ -17,7 +17,7 @@ Names = Annotated[
         metavar="NAME...",
         help=_NAME_FORMS,
         show_default=False,
-        autocompletion=complete.models,
+        autocompletion=options.model_names,
     ),
 ]
 CachedNames = Annotated[
@@ -26,7 +26,7 @@ CachedNames = Annotated[
         metavar="NAME...",
         help=_NAME_FORMS,
         show_default=False,
-        autocompletion=complete.cached_models,
+        autocompletion=options.cached_names,
     ),
 ]
 
@@ -40,7 +40,7 @@ def top(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         sys.stdout.write(context.get_help() + "\n")
         return
-    from llmstream_cli.cli.own_presets import register_own_presets
+    from llmstream_cli.cli.config.own_presets import register_own_presets
     from llmstream_cli.config import load_config
 
     register_own_presets(load_config())
@@ -78,7 +78,7 @@ def show(
             metavar="NAME",
             help=f"{_NAME_FORMS} Or a file.",
             show_default=False,
-            autocompletion=complete.models,
+            autocompletion=options.model_names,
         ),
     ],
     json: options.Json = False,

@@ -25,7 +25,6 @@ from llmstream_cli.errors import InvalidValueError, ListenError
 from llmstream_cli.hosts import is_loopback
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
 from llmstream_cli.models.sizes import parse_size
-from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.http.exchange import JsonFormatter
 from llmstream_cli.server.run import STOP_SECONDS, Server
@@ -35,39 +34,72 @@ from llmstream_cli.server.settings import ServerSettings
 _log = logging.getLogger(__name__)
 
 _MAX_KEY_FILE_BYTES = 1024 * 1024
-_LAST_WORD_SECONDS = 0.1  # for the thread that writes to standard error
+_LAST_LINE_SECONDS = 0.1  # for the thread that writes to standard error
 
 
-def run_serve(choices: Sequence[ModelChoice], how: ServeOptions) -> int:
+def run_serve(how: ServeOptions, order: Sequence[str]) -> int:
     """Serve until told to stop; return the exit code.
 
     Args:
-        choices: the models, the default's first.
         how: what the user said.
+        order: the names of the options on the command line, in their order.
     """
     settings = _settings(how)
-    _check(settings, insecure_no_key=how.insecure_no_key)
     max_bytes = None if how.memory is None else parse_size(how.memory)
     keep_alive = None if how.keep_alive is None else keep_alive_seconds(how.keep_alive)
     contexts = known_contexts()
     chat_format = None if how.template is None else read_template(how.template)
-    all_found = [resolve(choice, make_progress()) for choice in choices]
-    models = serve_models(
-        all_found,
-        lambda found: _engine_config(how, found, chat_format),
-        how.sampling,
-        max_bytes=max_bytes,
-        keep_alive=keep_alive,
-        verbose=how.verbose,
-    )
-    context = ServerContext(models, settings, contexts)
-    with stderr_in_background(_tell_dropped):
+
+    def engine_config(found: ResolvedModel) -> EngineConfig:
+        return EngineConfig(
+            model_path=str(found.path),
+            ctx_size=found.ctx_size if how.ctx_size is None else how.ctx_size,
+            threads=how.threads,
+            gpu_layers=how.gpu_layers,
+            max_seqs=how.parallel,
+            max_queue=how.queue,
+            chat_format=chat_format,
+            default_chat_format=preset_format(found.chat_format),
+        )
+
+    all_found = [resolve(choice, make_progress()) for choice in model_choices(how, order)]
+    models = serve_models(all_found, engine_config, how, max_bytes=max_bytes, keep_alive=keep_alive)
+    with stderr_in_background(
+        lambda num: _log.warning("dropped %d lines of the log: standard error was not read", num)
+    ):
         _set_up_log(how.log_json)
+        context = ServerContext(models, settings, contexts)
         return asyncio.run(_serve(context, all_found[0].seconds))
 
 
+def model_choices(how: ServeOptions, order: Sequence[str]) -> list[ModelChoice]:
+    """Return the models in the order of the command line, then those that are kept.
+
+    Raises:
+        InvalidValueError: --file or --tokenizer is given for more than one.
+    """
+    left = {"features": iter(how.features or ()), "model": iter(how.model or ())}
+    names = [name for name in order if name in left]
+    named: list[tuple[str, str | None]] = [(name, next(left[name])) for name in names]
+    named += [(name, value) for name, values in left.items() for value in values]
+    if len(named) > 1 and (how.file, how.tokenizer) != (None, None):
+        raise InvalidValueError(
+            "--file and --tokenizer go with one model; of several, name the file in --model, and "
+            "put its tokenizer beside it"
+        )
+    return [
+        ModelChoice(
+            preset=value if name == "features" else None,
+            model=value if name == "model" else None,
+            file=how.file,
+            tokenizer=how.tokenizer,
+        )
+        for name, value in named or [("", None)]
+    ]
+
+
 def _settings(how: ServeOptions) -> ServerSettings:
-    return ServerSettings(
+    settings = ServerSettings(
         host=how.host,
         port=how.port,
         certfile=how.certfile,
@@ -79,58 +111,14 @@ def _settings(how: ServeOptions) -> ServerSettings:
         timeout_seconds=how.timeout,
         drain_seconds=how.drain,
     )
-
-
-def _engine_config(
-    how: ServeOptions, found: ResolvedModel, chat_format: ChatFormat | None
-) -> EngineConfig:
-    return EngineConfig(
-        model_path=str(found.path),
-        ctx_size=found.ctx_size if how.ctx_size is None else how.ctx_size,
-        threads=how.threads,
-        gpu_layers=how.gpu_layers,
-        max_seqs=how.parallel,
-        max_queue=how.queue,
-        chat_format=chat_format,
-        default_chat_format=preset_format(found.chat_format),
-    )
-
-
-async def _serve(context: ServerContext, retrieved_seconds: float) -> int:
-    context.models.default.engine.start()
-    server = Server(context)
-    told = _stop_on_signals()
-    try:
-        await server.start()  # which says `loading` at once
-        _announce(server.url)
-        loading = asyncio.create_task(_load(context, retrieved_seconds, server.url))
-        await _wait(told, loading)
-    finally:
-        _leave_after(context.settings.drain_seconds + STOP_SECONDS)
-        num_cut = await server.stop()
-    if num_cut:
-        complain(f"llmstream: ended {num_cut} answers that took too long to stop\n")
-    return 0
-
-
-async def _load(context: ServerContext, retrieved_seconds: float, url: str) -> None:
-    """Wait until the default model is loaded, and tell how to use it."""
-    models = context.models
-    model = models.default
-    info = await model.engine.ready()
-    print_settings(info, model.sampling, retrieved_seconds)
-    named = model.name if len(models.models) > 1 else None
-    complain(f"serving {model.name} at {url}\n{_example(url, context.settings, named)}\n")
-
-
-def _check(settings: ServerSettings, *, insecure_no_key: bool) -> None:
     if (settings.certfile is None) != (settings.keyfile is None):
         raise InvalidValueError("--certfile and --keyfile belong together; give both")
-    if not (settings.api_keys or insecure_no_key or is_loopback(settings.host)):
+    if not (settings.api_keys or how.insecure_no_key or is_loopback(settings.host)):
         raise InvalidValueError(
             f"others can reach {settings.host}, and there is no key: give one with "
             "--api-key-file FILE, or say --insecure-no-key"
         )
+    return settings
 
 
 def read_keys(keys: list[str], file: str | None) -> tuple[str, ...]:
@@ -153,6 +141,39 @@ def read_keys(keys: list[str], file: str | None) -> tuple[str, ...]:
     return tuple(found)
 
 
+# ---- while it runs --------------------------------------------------------------------------
+
+
+async def _serve(context: ServerContext, retrieved_seconds: float) -> int:
+    context.models.default.engine.start()
+    server = Server(context)
+    stop = _stop_on_signals()
+    try:
+        await server.start()  # which says `loading` at once
+        _announce(server.url)
+        loading = asyncio.create_task(_load(context, retrieved_seconds, server.url))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait((stopped, loading), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            await loading  # raises where the model cannot be loaded
+        await stopped
+        loading.cancel()
+    finally:
+        _leave_after(context.settings.drain_seconds + STOP_SECONDS)
+        num_cut = await server.stop()
+    if num_cut:
+        complain(f"llmstream: ended {num_cut} answers that took too long to stop\n")
+    return 0
+
+
+async def _load(context: ServerContext, retrieved_seconds: float, url: str) -> None:
+    """Wait until the default model is loaded, and tell how to use it."""
+    model = context.models.default
+    print_settings(await model.engine.ready(), model.sampling, retrieved_seconds)
+    named = model.name if len(context.models.models) > 1 else None
+    complain(f"serving {model.name} at {url}\n{_example(url, context.settings, named)}\n")
+
+
 def _stop_on_signals() -> asyncio.Event:
     """Return what is set when the process is told to stop; a second Ctrl-C leaves at once."""
     loop = asyncio.get_running_loop()
@@ -168,26 +189,12 @@ def _stop_on_signals() -> asyncio.Event:
     return told
 
 
-async def _wait(told: asyncio.Event, loading: asyncio.Task[None]) -> None:
-    """Wait until the process is told to stop.
-
-    Raises:
-        LLMStreamError: the model cannot be loaded.
-    """
-    waiting = asyncio.create_task(told.wait())
-    done, _ = await asyncio.wait((waiting, loading), return_when=asyncio.FIRST_COMPLETED)
-    if loading in done:
-        await loading
-    await waiting
-    loading.cancel()
-
-
 def _leave_after(seconds: float) -> None:
     """Leave the process after that time, whatever hangs: the event loop, or a task at its end."""
 
     def leave() -> None:
         complain("llmstream: could not stop in time\n")
-        time.sleep(_LAST_WORD_SECONDS)
+        time.sleep(_LAST_LINE_SECONDS)
         os._exit(1)
 
     watchdog = threading.Timer(seconds, leave)
@@ -213,10 +220,6 @@ def _example(url: str, settings: ServerSettings, model: str | None) -> str:
         f"curl --no-buffer{ca} {url}/token_stream -H 'Content-Type: application/json'{key} "
         f"-d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
     )
-
-
-def _tell_dropped(num_dropped: int) -> None:
-    _log.warning("dropped %d lines of the log: standard error was not read", num_dropped)
 
 
 class _TextFormatter(logging.Formatter):

@@ -10,31 +10,23 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TextIO, cast
 
+_MAX_WAITING = 4096  # writes, each a line or a traceback
 _END_SECONDS = 0.5  # for the last lines of a server that stops
 
 
 class BackgroundWriter(io.TextIOBase):
-    """A stream whose `write` never waits: a thread writes, and what does not fit is dropped.
+    """A stream whose `write` never waits: a thread writes, and what does not fit is dropped."""
 
-    Args:
-        stream: where to.
-        tell: called in the thread with how many writes were dropped, once it has caught up.
-    """
-
-    _MAX_WAITING = 4096  # writes, each a line or a traceback
-
-    def __init__(self, stream: TextIO, tell: Callable[[int], object]) -> None:
-        self._fd = stream.fileno()
-        self._encoding = stream.encoding
-        self._tell = tell
-        self._waiting: queue.Queue[str | None] = queue.Queue(self._MAX_WAITING)
+    def __init__(self, stream: TextIO, on_dropped: Callable[[int], object]) -> None:
+        self._fd, self._encoding = stream.fileno(), stream.encoding
+        self._on_dropped = on_dropped
+        self._waiting: queue.Queue[str | None] = queue.Queue(_MAX_WAITING)
         self._num_dropped = 0
         self._lock = threading.Lock()  # of the number
         self._thread = threading.Thread(target=self._run, name="stderr", daemon=True)
         self._thread.start()
 
     def write(self, text: str) -> int:
-        """Write soon, or drop the text."""
         try:
             self._waiting.put_nowait(text)
         except queue.Full:
@@ -50,13 +42,13 @@ class BackgroundWriter(io.TextIOBase):
 
     def _run(self) -> None:
         while (text := self._waiting.get()) is not None:
-            self._put(text.encode(self._encoding, "backslashreplace"))
+            self._write_all(text.encode(self._encoding, "backslashreplace"))
             if self._num_dropped and self._waiting.empty():
                 with self._lock:
                     num_dropped, self._num_dropped = self._num_dropped, 0
-                self._tell(num_dropped)
+                self._on_dropped(num_dropped)
 
-    def _put(self, data: bytes) -> None:
+    def _write_all(self, data: bytes) -> None:
         with contextlib.suppress(OSError):  # nobody listens
             while data:
                 try:
@@ -66,15 +58,15 @@ class BackgroundWriter(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def stderr_in_background(tell: Callable[[int], object]) -> Iterator[None]:
+def stderr_in_background(on_dropped: Callable[[int], object]) -> Iterator[None]:
     """Let nothing that is written to standard error wait for its reader.
 
     Args:
-        tell: called, in another thread, with how many writes were dropped.
+        on_dropped: called, in another thread, with how many writes were dropped.
     """
     stream = sys.stderr
     try:
-        writer = BackgroundWriter(stream, tell)
+        writer = BackgroundWriter(stream, on_dropped)
     except (AttributeError, OSError):  # it is closed, or no file
         yield
         return
