@@ -10,7 +10,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from llmstream_cli.cli import complete
+from llmstream_cli.cli import options
 from llmstream_cli.models.presets import PRESETS
 
 SHELLS = ["bash", "zsh", "fish"]
@@ -57,23 +57,23 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_models_are_presets_and_what_is_cached(config: Path, cached: str) -> None:
-    assert complete.presets() == [*PRESETS, "zzz-own"]
-    assert complete.models() == [*PRESETS, "zzz-own", cached]
-    assert complete.cached_models() == [cached]
+    assert options.preset_names() == [*PRESETS, "zzz-own"]
+    assert options.model_names() == [*PRESETS, "zzz-own", cached]
+    assert options.cached_names() == [cached]
 
 
 def test_contexts_are_the_users_own_too(config: Path) -> None:
-    assert complete.contexts() == ["general", "classifier", "sql", "math", "zzz-pirate"]
+    assert options.context_names() == ["general", "classifier", "sql", "math", "zzz-pirate"]
 
 
 def test_a_broken_file_leaves_what_comes_with_the_program(config: Path) -> None:
     config.write_text("broken")
-    assert complete.presets() == [*PRESETS]
-    assert complete.contexts() == ["general", "classifier", "sql", "math"]
+    assert options.preset_names() == [*PRESETS]
+    assert options.context_names() == ["general", "classifier", "sql", "math"]
 
 
 def test_templates_are_the_formats() -> None:
-    assert "chatml" in complete.templates()
+    assert "chatml" in options.template_names()
 
 
 def offered(words: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
@@ -142,8 +142,8 @@ def test_a_broken_file_says_nothing_into_the_users_line(config: Path) -> None:
 def test_nothing_slow_is_imported(config: Path, cached: str) -> None:
     script = (
         "import sys\n"
-        "from llmstream_cli.cli import app, complete\n"
-        "names = [*complete.models(), *complete.contexts(), *complete.templates()]\n"
+        "from llmstream_cli.cli import app, options\n"
+        "names = [*options.model_names(), *options.context_names(), *options.template_names()]\n"
         "print(*sys.modules, sep='\\n')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)

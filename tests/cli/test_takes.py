@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from llmstream_cli.cli.takes import takes
+from llmstream_cli.cli.options import takes
 
 
 class Inner(NamedTuple):
