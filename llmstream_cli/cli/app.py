@@ -1,8 +1,9 @@
 """The commands and their options. What a command does is imported when it runs."""
 
+import shlex
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +16,7 @@ from llmstream_cli.cli.models.commands import app as models_app
 from llmstream_cli.cli.options import AskOptions, Json, Setup, takes
 from llmstream_cli.cli.serve.options import ServeOptions
 from llmstream_cli.cli.terminal import check_text, complain, discard_output
-from llmstream_cli.errors import LLMStreamError, one_line
+from llmstream_cli.errors import LLMStreamError, did_you_mean, one_line
 
 app = typer.Typer(
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
@@ -48,12 +49,11 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _with_hint(message: str, arguments: Sequence[str]) -> str:
-    from llmstream_cli.cli.meant import meant
-
-    line = meant(arguments, vars(typer.main.get_command(app))["commands"])
-    if line is None:
+    """Add the command line that was meant to an error; Typer's guess is by the letters alone."""
+    words = _meant(arguments, vars(typer.main.get_command(app))["commands"])
+    if words is None or [*words] == [*arguments]:
         return message
-    # Typer's own guess is by the letters alone.
+    line = " ".join(map(_quoted, ("llmstream", *words)))
     return f"{message.partition('. Did you')[0].rstrip('.')}; did you mean `{line}`?"
 
 
@@ -68,6 +68,72 @@ def _left(error: BaseException) -> int:
 def _fail(message: str, code: int) -> int:
     complain(f"llmstream: {one_line(message)}\n")
     return code
+
+
+# ---- command lines of other programs --------------------------------------------------------
+
+_ALIASES = {
+    (*group.split(), alias): command
+    for group, aliases, command in (
+        ("", "generate complete prompt", "ask"),
+        ("", "server start", "serve"),
+        ("", "pull download", "models pull"),
+        ("", "list ls ps", "models list"),
+        ("", "rm remove delete", "models remove"),
+        ("", "show", "models show"),
+        ("", "search", "history search"),
+        ("", "version", "--version"),
+        ("", "help", "--help"),
+        ("models", "ls", "models list"),
+        ("models", "rm delete", "models remove"),
+        ("models", "download", "models pull"),
+        ("history", "ls", "history list"),
+        ("history", "rm remove", "history delete"),
+    )
+    for alias in aliases.split()
+}
+_PROMPTS = {"-p", "--prompt"}
+
+
+def _meant(arguments: Sequence[str], commands: Mapping[str, Any]) -> Sequence[str] | None:
+    """Return the words that may have been meant by those that were refused."""
+    words: Sequence[str] | None = None
+    match arguments:
+        case ["run", *rest]:  # MODEL QUESTION
+            words = ["ask" if rest[1:] else "chat", *(["-m", *rest] if rest else [])]
+        case ["ask", *rest]:
+            words = ["ask", *_without_prompt(rest)]
+        case ["serve", *rest]:
+            words = ["serve", *("--port" if word == "-p" else word for word in rest)]
+        case [first, *_] if first.startswith("-"):  # an option of a command that is not named
+            option = first.partition("=")[0]
+            if option in _flags(commands["ask"]) | _PROMPTS:
+                words = ["ask", *_without_prompt(arguments)]
+            elif option in _flags(commands["serve"]):
+                words = ["serve", *arguments]
+        case [first, second, *rest] if (first, second) in _ALIASES:
+            words = [*_ALIASES[first, second].split(), *rest]
+        case [first, *rest] if (first,) in _ALIASES:
+            words = [*_ALIASES[first,].split(), *rest]
+        case [first, *_] if first not in commands and not did_you_mean(first, commands, ""):
+            words = ["ask", *arguments]
+    return words
+
+
+def _without_prompt(words: Sequence[str]) -> list[str]:
+    return [word for word in words if word not in _PROMPTS]
+
+
+def _flags(command: Any) -> set[str]:
+    return {flag for parameter in command.params for flag in parameter.opts}
+
+
+def _quoted(word: str) -> str:
+    plain = shlex.quote(word)
+    return f'"{word}"' if plain == f"'{word}'" and not set(word) & set('"$`!\\') else plain
+
+
+# ---- commands -------------------------------------------------------------------------------
 
 
 def _show_version(value: bool) -> None:

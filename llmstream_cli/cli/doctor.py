@@ -13,12 +13,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import llmstream_cli
 from llmstream_cli import machine
@@ -34,31 +32,18 @@ _LOW_MEMORY = 500_000_000  # bytes; the embedded model takes less
 _LOW_DISK = 3_000_000_000  # bytes; a model of four billion parameters takes less
 _HUB_SECONDS = 5.0
 _PROCESS_SECONDS = 300.0
-_CPU_INFO = Path("/proc/cpuinfo")
 _REINSTALL = "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python"
 
 # Vector extensions by llama.cpp's names and by Linux's, where both tell of them.
+# fmt: off
 _FEATURES = {
-    "SSE3": "pni",
-    "SSSE3": "ssse3",
-    "AVX": "avx",
-    "AVX2": "avx2",
-    "AVX_VNNI": "avx_vnni",
-    "F16C": "f16c",
-    "FMA": "fma",
-    "BMI2": "bmi2",
-    "AVX512": "avx512f",
-    "AVX512_VBMI": "avx512vbmi",
-    "AVX512_VNNI": "avx512_vnni",
-    "AVX512_BF16": "avx512_bf16",
-    "AMX_INT8": "amx_int8",
-    "NEON": "asimd",
-    "FP16_VA": "asimdhp",
-    "DOTPROD": "asimddp",
-    "MATMUL_INT8": "i8mm",
+    "SSE3": "pni", "SSSE3": "ssse3", "AVX": "avx", "AVX2": "avx2", "AVX_VNNI": "avx_vnni",
+    "F16C": "f16c", "FMA": "fma", "BMI2": "bmi2", "AVX512": "avx512f", "AVX512_VBMI": "avx512vbmi",
+    "AVX512_VNNI": "avx512_vnni", "AVX512_BF16": "avx512_bf16", "AMX_INT8": "amx_int8",
+    "NEON": "asimd", "FP16_VA": "asimdhp", "DOTPROD": "asimddp", "MATMUL_INT8": "i8mm",
     "SVE": "sve",
 }
-
+# fmt: on
 _BUILD_SCRIPT = """\
 import json
 from llmstream_cli.core.llama import supports_gpu, system_info
@@ -66,13 +51,11 @@ print(json.dumps({"system": system_info(), "gpu": supports_gpu()}))
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What a check has found."""
 
-    check: str  # what was looked at
     verdict: Literal["ok", "warn", "fail"]  # `warn`: does less than it could; `fail`: does not work
-    message: str  # in one line
+    message: str
     advice: str = ""  # what to do about it
 
 
@@ -82,33 +65,21 @@ class _ProcessError(Exception):
 
 def examine(*, json: bool) -> int:
     """Print what is found, as lines or as one JSON object; return 1 if something does not work."""
-    checks: list[tuple[str, Callable[[], Finding]]] = [
-        ("llmstream", version),
-        ("python", python),
-        ("llama.cpp", build),
-        ("cpu", cpu),
-        ("memory", memory),
-        ("disk", disk),
-        ("folders", folders),
-        ("settings", settings),
-        ("model", model),
-    ]
-    findings = []
-    for name, check in checks:
+    report = []
+    for name, check in CHECKS.items():
         try:
             finding = check()
         except (LLMStreamError, OSError, _ProcessError) as error:
-            finding = Finding(name, "fail", str(error))
-        findings.append(finding)
+            finding = Finding("fail", str(error))
+        report.append({"check": name, **finding._asdict()})
         if not json:
-            advice = f": {finding.advice}" if finding.advice else ""
-            line = f"{finding.verdict:<4}  {finding.check:<9}  {finding.message}{advice}"
-            sys.stdout.write(without_controls(line.replace("\n", " ")) + "\n")
+            text = ": ".join(filter(None, (finding.message, finding.advice))).replace("\n", " ")
+            sys.stdout.write(without_controls(f"{finding.verdict:<4}  {name:<9}  {text}") + "\n")
             sys.stdout.flush()
-    works = all(finding.verdict != "fail" for finding in findings)
+    works = all(row["verdict"] != "fail" for row in report)
     if json:
-        report = {"ok": works, "checks": [asdict(finding) for finding in findings]}
-        sys.stdout.write(json_text.dumps(report, ensure_ascii=False, indent=2) + "\n")
+        content = {"ok": works, "checks": report}
+        sys.stdout.write(json_text.dumps(content, ensure_ascii=False, indent=2) + "\n")
     return 0 if works else 1
 
 
@@ -116,50 +87,45 @@ def examine(*, json: bool) -> int:
 
 
 def version() -> Finding:
-    """Tell the version of this program, and where it is installed."""
-    folder = Path(llmstream_cli.__file__).parent
-    return Finding("llmstream", "ok", f"{llmstream_cli.__version__} in {folder}")
+    return Finding("ok", f"{llmstream_cli.__version__} in {Path(llmstream_cli.__file__).parent}")
 
 
 def python() -> Finding:
-    """Tell the interpreter and the platform."""
     implementation = f"{platform.python_implementation()} {platform.python_version()}"
-    return Finding("python", "ok", f"{implementation} on {platform.platform()}")
+    return Finding("ok", f"{implementation} on {platform.platform()}")
 
 
 def build() -> Finding:
     """Tell which llama.cpp there is, and what it can use."""
-    installed = metadata.version("llama-cpp-python")
-    _, _, needed = _pinned().partition("==")
+    installed, needed = metadata.version("llama-cpp-python"), _pinned().partition("==")[2]
     if needed and needed != installed:
         message = f"llama-cpp-python {installed} is installed, and {needed} is needed"
-        return Finding("llama.cpp", "fail", message, f"pip install '{_pinned()}'")
+        return Finding("fail", message, f"pip install '{_pinned()}'")
     built = _built()
     others = [name for name in _switches(built["system"]) if name not in _FEATURES]
     gpu = "for a GPU" if built["gpu"] else "for the CPU alone"
     used = f", with {', '.join(others)}" if others else ""
-    return Finding("llama.cpp", "ok", f"llama-cpp-python {installed}, built {gpu}{used}")
+    return Finding("ok", f"llama-cpp-python {installed}, built {gpu}{used}")
 
 
 def cpu() -> Finding:
     """Compare the vector extensions of this machine with those that the kernels use."""
     compiled = {name for name in _switches(_built()["system"]) if name in _FEATURES}
-    words = ", ".join(sorted(compiled)) or "no vector extensions"
-    here = machine_features()
-    missing = sorted(name for name in compiled if _FEATURES[name] not in here)
-    unused = sorted(set(_FEATURES) - compiled - {n for n, f in _FEATURES.items() if f not in here})
-    if not here:  # the system does not tell
-        return Finding("cpu", "ok", f"{platform.machine()}; llama.cpp uses {words}")
-    if missing:
-        message = f"llama.cpp was built for {', '.join(missing)}, which this machine has not"
-        return Finding("cpu", "fail", message, f"{_REINSTALL} {_pinned()}")
-    if unused:
-        message = f"this machine has {', '.join(unused)}, and llama.cpp was built without"
-        return Finding("cpu", "warn", message, f"{_REINSTALL} {_pinned()} makes it faster")
-    return Finding("cpu", "ok", f"llama.cpp uses {words}: all that this machine has")
+    used = ", ".join(sorted(compiled)) or "no vector extensions"
+    listed = machine_features()
+    if not listed:  # the system does not tell
+        return Finding("ok", f"{platform.machine()}; llama.cpp uses {used}")
+    here = {name for name, feature in _FEATURES.items() if feature in listed}
+    if missing := ", ".join(sorted(compiled - here)):
+        message = f"llama.cpp was built for {missing}, which this machine has not"
+        return Finding("fail", message, f"{_REINSTALL} {_pinned()}")
+    if unused := ", ".join(sorted(here - compiled)):
+        message = f"this machine has {unused}, and llama.cpp was built without"
+        return Finding("warn", message, f"{_REINSTALL} {_pinned()} makes it faster")
+    return Finding("ok", f"llama.cpp uses {used}: all that this machine has")
 
 
-def machine_features(cpu_info: Path = _CPU_INFO) -> set[str]:
+def machine_features(cpu_info: Path = Path("/proc/cpuinfo")) -> set[str]:
     """Return the CPU's features by Linux's names; nothing where the system does not tell."""
     try:
         text = cpu_info.read_text(encoding="utf-8", errors="replace")
@@ -187,10 +153,9 @@ def _switches(system: str) -> list[str]:
 
 def _pinned() -> str:
     """Return the requirement of llama-cpp-python, as this distribution has it."""
-    try:
+    needed: list[str] = []
+    with contextlib.suppress(metadata.PackageNotFoundError):  # run from a folder
         needed = metadata.requires("llmstream-cli") or []
-    except metadata.PackageNotFoundError:  # run from a folder
-        needed = []
     found = (line.partition(";")[0].strip() for line in needed)
     return next((line for line in found if line.startswith("llama-cpp-python")), "llama-cpp-python")
 
@@ -200,16 +165,13 @@ def _pinned() -> str:
 
 def memory() -> Finding:
     """Tell the memory, as far as a container and `ulimit -v` let it be used."""
-    found = machine.memory()
-    available = found.available
-    message = f"{human_size(available)} of {human_size(found.total)} are free"
-    limit = _address_space()
+    found, limit = machine.memory(), _address_space()
+    message = f"{human_size(found.available)} of {human_size(found.total)} are free"
     if limit is not None:
         message += f"; `ulimit -v` allows {human_size(limit)}"
-        available = min(available, limit)
-    if available < _LOW_MEMORY:
-        return Finding("memory", "warn", message, "end other programs, or give a small --ctx-size")
-    return Finding("memory", "ok", message)
+    if min(found.available, found.available if limit is None else limit) < _LOW_MEMORY:
+        return Finding("warn", message, "end other programs, or give a small --ctx-size")
+    return Finding("ok", message)
 
 
 def _address_space() -> int | None:
@@ -223,14 +185,12 @@ def _address_space() -> int | None:
 
 
 def disk() -> Finding:
-    """Tell the room for downloads."""
     free = machine.free_disk(hub_folder())
     message = f"{human_size(free)} are free for downloads"
     if free < _LOW_DISK:
-        return Finding(
-            "disk", "warn", message, "`llmstream models remove` makes room, HF_HOME names another"
-        )
-    return Finding("disk", "ok", message)
+        advice = "`llmstream models remove` makes room, HF_HOME names another"
+        return Finding("warn", message, advice)
+    return Finding("ok", message)
 
 
 # ---- the user's -----------------------------------------------------------------------------
@@ -243,31 +203,22 @@ def folders() -> Finding:
         path = history_path(load_config())
         kept |= {} if path is None else {"LLMSTREAM_HISTORY": path}
     for variable, path in kept.items():
-        if not _is_writable(path):
-            return Finding(
-                "folders",
-                "warn",
-                f"{path} cannot be written, so nothing is kept there",
-                f"name another with {variable}",
-            )
-    return Finding("folders", "ok", f"can be written: {', '.join(map(str, kept.values()))}")
-
-
-def _is_writable(path: Path) -> bool:
-    """Whether the file or folder can be written, or can be made."""
-    existing = nearest_existing(path)
-    return os.access(existing, os.W_OK) and (existing == path or existing.is_dir())
+        there = nearest_existing(path)
+        if not os.access(there, os.W_OK) or (there != path and not there.is_dir()):
+            message = f"{path} cannot be written, so nothing is kept there"
+            return Finding("warn", message, f"name another with {variable}")
+    return Finding("ok", f"can be written: {', '.join(map(str, kept.values()))}")
 
 
 def settings() -> Finding:
     """Check the configuration file and the variables."""
     done = _python("-m", "llmstream_cli", "config", "show", "--json")
     if done.stderr:  # what does no harm, such as a variable that is no setting
-        return Finding("settings", "warn", _last_line(done.stderr))
+        return Finding("warn", _last_line(done.stderr))
     report = json_text.loads(done.stdout)
     if not report["exists"]:
-        return Finding("settings", "ok", f"there is no {report['path'] or 'file'}: defaults")
-    return Finding("settings", "ok", f"{report['path']} is in order")
+        return Finding("ok", f"there is no {report['path'] or 'file'}: defaults")
+    return Finding("ok", f"{report['path']} is in order")
 
 
 def model() -> Finding:
@@ -284,8 +235,8 @@ def model() -> Finding:
     text = (answer.get("reasoning") or answer["text"]).strip()
     seconds = time.perf_counter() - started
     if not text:
-        return Finding("model", "fail", f"{answer['model']} has loaded, and its answer is empty")
-    return Finding("model", "ok", f"{answer['model']} answers after {seconds:.1f} s: {text}")
+        return Finding("fail", f"{answer['model']} has loaded, and its answer is empty")
+    return Finding("ok", f"{answer['model']} answers after {seconds:.1f} s: {text}")
 
 
 def _missing(name: str) -> Finding:
@@ -297,11 +248,21 @@ def _missing(name: str) -> Finding:
         hub_api.HubClient().reach(_HUB_SECONDS)
     except LLMStreamError as error:
         message = f"{name} is not here and cannot be downloaded, so no `ask` can work: {error}"
-        return Finding("model", "fail", message, advice)
-    return Finding("model", "warn", f"{name} is not here; the first `ask` downloads it", advice)
+        return Finding("fail", message, advice)
+    return Finding("warn", f"{name} is not here; the first `ask` downloads it", advice)
 
 
-# ---- processes ------------------------------------------------------------------------------
+CHECKS = {
+    "llmstream": version,
+    "python": python,
+    "llama.cpp": build,
+    "cpu": cpu,
+    "memory": memory,
+    "disk": disk,
+    "folders": folders,
+    "settings": settings,
+    "model": model,
+}
 
 
 def _python(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -183,7 +183,7 @@ def test_settings_that_are_odd_are_told(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.verdict == "warn"
     assert f"chmod 600 {config}" in found.message
     config.chmod(0o600)
-    assert doctor.settings() == Finding("settings", "ok", f"{config} is in order")
+    assert doctor.settings() == Finding("ok", f"{config} is in order")
     monkeypatch.setenv("LLMSTREAM_QUEU", "1")
     found = doctor.settings()
     assert found.verdict == "warn"

@@ -1,4 +1,4 @@
-"""The commands of `llmstream models` and their options."""
+"""The commands of `llmstream models`."""
 
 import sys
 from typing import Annotated
@@ -9,26 +9,7 @@ from llmstream_cli.cli import options
 
 app = typer.Typer()
 
-_NAME_FORMS = "A preset, user/repo, user/repo:QUANT or user/repo/FILE.gguf."
-
-Names = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="NAME...",
-        help=_NAME_FORMS,
-        show_default=False,
-        autocompletion=options.model_names,
-    ),
-]
-CachedNames = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="NAME...",
-        help=_NAME_FORMS,
-        show_default=False,
-        autocompletion=options.cached_names,
-    ),
-]
+_FORMS = "A preset, user/repo, user/repo:QUANT or user/repo/FILE.gguf."
 
 
 @app.callback(
@@ -47,11 +28,11 @@ def top(context: typer.Context) -> None:
 
 
 @app.command(name="list", help="List the presets, and what is in the Hugging Face cache.")
-def list_models(json: options.Json = False) -> int:
-    """Turn the options into settings, and list."""
-    from llmstream_cli.cli.models.listing import List
+def list_(json: options.Json = False) -> int:
+    """List."""
+    from llmstream_cli.cli.models.list_show import list_models
 
-    return List(json=json).run()
+    return list_models(json=json)
 
 
 @app.command(
@@ -59,15 +40,18 @@ def list_models(json: options.Json = False) -> int:
     "\n\nAn interrupted download goes on where it was. Progress goes to standard error."
 )
 def pull(
-    names: Names,
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help=_FORMS, autocompletion=options.model_names),
+    ],
     force: Annotated[
         bool, typer.Option("--force", help="Download also what this machine's memory cannot hold.")
     ] = False,
 ) -> int:
-    """Turn the options into settings, and download."""
-    from llmstream_cli.cli.models.pull_remove import Pull
+    """Download."""
+    from llmstream_cli.cli.models.pull_remove import pull_models
 
-    return Pull(names=names, force=force).run()
+    return pull_models(names, force=force)
 
 
 @app.command(help="Show what a model is; of one that is not here, what is known of it.")
@@ -75,18 +59,15 @@ def show(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME",
-            help=f"{_NAME_FORMS} Or a file.",
-            show_default=False,
-            autocompletion=options.model_names,
+            metavar="NAME", help=f"{_FORMS} Or a file.", autocompletion=options.model_names
         ),
     ],
     json: options.Json = False,
 ) -> int:
-    """Turn the options into settings, and show."""
-    from llmstream_cli.cli.models.show import Show
+    """Show."""
+    from llmstream_cli.cli.models.list_show import show_model
 
-    return Show(name=name, json=json).run()
+    return show_model(name, json=json)
 
 
 @app.command(
@@ -94,10 +75,13 @@ def show(
     "\n\nIt tells what it would delete, and asks."
 )
 def remove(
-    names: CachedNames,
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help=_FORMS, autocompletion=options.cached_names),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
-    """Turn the options into settings, and delete."""
-    from llmstream_cli.cli.models.pull_remove import Remove
+    """Delete."""
+    from llmstream_cli.cli.models.pull_remove import remove_models
 
-    return Remove(names=names, yes=yes).run()
+    return remove_models(names, yes=yes)

@@ -1,8 +1,7 @@
-"""`llmstream models pull` and `remove`: what is on this machine, and what no longer."""
+"""`llmstream models pull` and `remove`."""
 
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmstream_cli.cli.progress import make_progress
@@ -19,48 +18,34 @@ from llmstream_cli.models.reference import HubModel
 from llmstream_cli.models.resolve import fetch, find_repacked_copy
 from llmstream_cli.models.sizes import human_size
 
-_LEAST_CTX_SIZE = 512  # tokens of context, below which a model is of little use
-_COMMIT_CHARS = 7
+_MIN_CTX_SIZE = 512  # tokens of context, below which a model is of little use
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pull:
-    """What to download; see the options of the command for each attribute."""
+def pull_models(names: Sequence[str], *, force: bool) -> int:
+    """Download the models, and print the path of each."""
+    models = [named_model(name) for name in names]  # all of them, before the first byte
+    for model in models:
+        sys.stdout.write(f"{without_controls(str(_pull(model, force=force)))}\n")
+        sys.stdout.flush()
+    return 0
 
-    names: list[str]
-    force: bool
 
-    def run(self) -> int:
-        """Download the models, print the path of each; return the exit code."""
-        models = [named_model(name) for name in self.names]  # all of them, before the first byte
-        for model in models:
-            path = self._pull(model)
-            sys.stdout.write(f"{without_controls(str(path))}\n")
-            sys.stdout.flush()
-        return 0
-
-    def _pull(self, model: NamedModel) -> Path:
-        if model.hub is None:
-            raise ModelNotFoundError(
-                f"{model.name} is a file, which needs no download: use it with --model {model.name}"
-            )
-        if not self.force:
-            if model.file is not None:
-                complain(f"{model.name} is here already: a package has brought it\n")
-                return model.file
-            if model.preset is not None:
-                _check_memory(model.preset)
-        return fetch(model, make_progress(), any_size=self.force)
+def _pull(model: NamedModel, *, force: bool) -> Path:
+    if model.hub is None:
+        raise ModelNotFoundError(
+            f"{model.name} is a file, which needs no download: use it with --model {model.name}"
+        )
+    if model.file is not None and not force:
+        complain(f"{model.name} is here already: a package has brought it\n")
+        return model.file
+    if model.preset is not None and not force:
+        _check_memory(model.preset)
+    return fetch(model, make_progress(), any_size=force)
 
 
 def _check_memory(preset: Preset) -> None:
-    """Refuse a model that this machine cannot even hold with a short context.
-
-    Raises:
-        NoRoomError: so it is; the message names a smaller one.
-    """
-    total = memory().total
-    needed = preset.memory_bytes(_LEAST_CTX_SIZE)
+    """Refuse a model that this machine cannot even hold with a short context."""
+    total, needed = memory().total, preset.memory_bytes(_MIN_CTX_SIZE)
     if needed <= total:
         return
     smaller = [other for other in PRESETS.values() if other.memory_bytes() <= total]
@@ -72,47 +57,37 @@ def _check_memory(preset: Preset) -> None:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remove:
-    """What to delete; see the options of the command for each attribute."""
+# ---- remove ---------------------------------------------------------------------------------
 
-    names: list[str]
-    yes: bool
 
-    def run(self) -> int:
-        """Ask, and delete the models; return the exit code."""
-        copies: list[CachedModel] = []
-        for name in self.names:
-            copies += [copy for copy in _copies_of(named_model(name)) if copy not in copies]
-        repacked = list(_find_repacked(copies))
-        if not self.yes and not _agreed(copies, repacked):
-            complain("nothing is deleted\n")
-            return 1
-        _delete(copies, repacked)
-        return 0
+def remove_models(names: Sequence[str], *, yes: bool) -> int:
+    """Ask, and delete the models; return the exit code."""
+    copies = list(dict.fromkeys(copy for name in names for copy in _copies_of(named_model(name))))
+    repacked = list(_find_repacked(copies))
+    if not yes and not _agreed(copies, repacked):
+        complain("nothing is deleted\n")
+        return 1
+    for path in repacked:  # first: they are found by what they were made from
+        size = _size_of(path)
+        try:
+            path.unlink()
+        except OSError as error:
+            raise ModelError(f"cannot remove {path}: {error.strerror}") from error
+        _tell_removed(str(path), size)
+    for copy in copies:
+        _tell_removed(f"{copy.repo}/{copy.file}", hub_cache.remove(copy))
+    return 0
 
 
 def _copies_of(model: NamedModel) -> list[CachedModel]:
-    if model.hub is None:
+    """Return what the Hugging Face cache has of a model, in all revisions."""
+    wanted = model.hub
+    if wanted is None:
         raise ModelNotFoundError(
             f"{model.name} is a file of yours and in no cache: delete it yourself"
         )
-    copies = _find_copies(model.hub)
-    if copies:
-        return copies
-    if model.preset is not None and model.preset.package is not None:
-        package = model.preset.package.name.replace("_", "-")
-        raise ModelNotFoundError(
-            f"no download of {model.name} is in the cache; "
-            f"`pip uninstall {package}` removes the package that carries a file of it"
-        )
-    raise ModelNotFoundError(f"no download of {model.name} is in the cache")
-
-
-def _find_copies(wanted: HubModel) -> list[CachedModel]:
-    """Return what the Hugging Face cache has of a model, in all revisions."""
     first = part_names(wanted.file)[0] if wanted.file is not None else None
-    return [
+    copies = [
         copy
         for copy in hub_cache.list_cached()
         if copy.repo == wanted.repo
@@ -120,9 +95,16 @@ def _find_copies(wanted: HubModel) -> list[CachedModel]:
         and (wanted.quant is None or choose([copy.file], wanted.quant) is not None)
         and (wanted.revision is None or copy.revision.startswith(wanted.revision))
     ]
+    if copies:
+        return copies
+    hint = ""
+    if model.preset is not None and model.preset.package is not None:
+        package = model.preset.package.name.replace("_", "-")
+        hint = f"; `pip uninstall {package}` removes the package that carries a file of it"
+    raise ModelNotFoundError(f"no download of {model.name} is in the cache{hint}")
 
 
-def _find_repacked(copies: list[CachedModel]) -> Iterator[Path]:
+def _find_repacked(copies: Sequence[CachedModel]) -> Iterator[Path]:
     """Find what was repacked for llama.cpp from files in candle's layout."""
     for copy in copies:
         preset = preset_of_hub(HubModel(copy.repo, file=copy.file))
@@ -132,42 +114,22 @@ def _find_repacked(copies: list[CachedModel]) -> Iterator[Path]:
                 yield repacked
 
 
-def _agreed(copies: list[CachedModel], repacked: list[Path]) -> bool:
-    """Tell what would be deleted, and ask.
-
-    Raises:
-        InvalidValueError: there is nobody to ask.
-    """
+def _agreed(copies: Sequence[CachedModel], repacked: Sequence[Path]) -> bool:
+    """Tell what would be deleted, and ask."""
     if sys.stdin is None or not sys.stdin.isatty():
         raise InvalidValueError(
             "remove asks before it deletes, and standard input is no terminal: give --yes"
         )
-    for line in _description(copies, repacked):
-        complain(without_controls(line) + "\n")
+    lines = [
+        f"{copy.repo}/{copy.file}, revision {copy.revision[:7]}, {human_size(copy.size_bytes)}"
+        for copy in copies
+    ]
+    lines += [f"{path}, {human_size(_size_of(path))}: repacked from it" for path in repacked]
     size = sum(copy.size_bytes for copy in copies) + sum(map(_size_of, repacked))
+    for line in lines:
+        complain(without_controls(line) + "\n")
     complain(f"Delete {human_size(size)}? [y/N] ")
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
-
-
-def _description(copies: list[CachedModel], repacked: list[Path]) -> list[str]:
-    lines = []
-    for copy in copies:
-        revision = copy.revision[:_COMMIT_CHARS]
-        lines.append(f"{copy.repo}/{copy.file}, revision {revision}, {human_size(copy.size_bytes)}")
-    return lines + [f"{path}, {human_size(_size_of(path))}: repacked from it" for path in repacked]
-
-
-def _delete(copies: list[CachedModel], repacked: list[Path]) -> None:
-    """Delete the repacked models first: they are found by what they were made from."""
-    for path in repacked:
-        size = _size_of(path)
-        try:
-            path.unlink()
-        except OSError as error:
-            raise ModelError(f"cannot remove {path}: {error.strerror}") from error
-        _tell_removed(str(path), size)
-    for copy in copies:
-        _tell_removed(f"{copy.repo}/{copy.file}", hub_cache.remove(copy))
 
 
 def _tell_removed(what: str, num_bytes: int) -> None:

@@ -157,7 +157,7 @@ def test_a_model_larger_than_the_machine_names_a_smaller_one(
 
     monkeypatch.setattr(commands, "memory", lambda: Memory(4_000_000_000, 3_000_000_000))
     with pytest.raises(NoRoomError, match=r"mistral needs 4\.6 GB .* has 4\.0 GB: \S+ fits") as e:
-        commands.Pull(names=["mistral"], force=False).run()
+        commands.pull_models(["mistral"], force=False)
     assert "--force" in str(e.value)
 
 

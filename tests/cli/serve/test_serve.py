@@ -145,7 +145,7 @@ def test_the_launch_lines_say_what_is_served_and_how_to_ask(server: Running) -> 
         (["--certfile", "nowhere"], 2, "--certfile and --keyfile belong together"),
         (["--host", "0.0.0.0"], 2, "others can reach 0.0.0.0, and there is no key"),
         (["--host", "192.0.2.1", "--api-key", "k"], 1, "cannot listen on 192.0.2.1"),
-        (["--port", "70000"], 2, "port must be between"),
+        (["--port", "70000"], 2, "--port must be between"),
         (["--drain", "-1"], 2, "--drain must be between"),
         (["--parallel", "0"], 2, "--parallel must be between"),
         (["--temperature", "nan"], 2, "--temperature must be between"),
