@@ -1,1 +1,1 @@
-"""HTTP over an engine: a Quart application and the Hypercorn protocol that serves it."""
+"""HTTP over an engine: a Quart application, and the connections that it is served on."""

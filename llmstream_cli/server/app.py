@@ -52,41 +52,48 @@ def create_app(context: ServerContext) -> Quart:
     context.attach(app)
     app.config["MAX_CONTENT_LENGTH"] = context.settings.max_body_bytes
     Guards(context.settings).attach(app)
-    operations = [operation for dialect in all_dialects() for operation in dialect.operations]
+    dialects = all_dialects()
+    operations = [one for dialect in dialects for one in dialect.operations]
     operations += status.OPERATIONS
-    for blueprint in (
-        *(dialect.routes(context) for dialect in all_dialects()),
-        status.status_routes(context),
-        pages.page_routes(lambda: pages.document(operations, context.contexts)),
-    ):
-        app.register_blueprint(blueprint)
-    app.register_error_handler(LLMStreamError, _tell)
-    app.register_error_handler(HTTPException, _tell_http)
-    app.register_error_handler(Exception, _tell_bug)
-    app.asgi_app = Exchanges(app.asgi_app, context.metrics)  # type: ignore[method-assign]
+    for dialect in dialects:
+        app.register_blueprint(dialect.routes(context))
+    app.register_blueprint(status.status_routes(context))
+    app.register_blueprint(pages.page_routes(operations, context.contexts))
+    app.register_error_handler(LLMStreamError, _respond)
+    app.register_error_handler(HTTPException, _respond_http)
+    app.register_error_handler(Exception, _respond_bug)
+    app.asgi_app = Exchanges(app.asgi_app, context.metrics.requests)  # type: ignore[method-assign]
     return app
 
 
-async def _tell(error: LLMStreamError) -> Response:
+async def _respond(error: LLMStreamError) -> Response:
     return error_response(error, error_shape(request.path))
 
 
-async def _tell_http(error: HTTPException) -> Response:
+async def _respond_bug(error: Exception) -> Response:
+    _log.error("a request failed", exc_info=error)
+    return await _respond(EngineError("the server failed; its log says more"))
+
+
+async def _respond_http(error: HTTPException) -> Response:
     """Answer to what Quart itself refuses."""
-    limit = server_context().settings.max_body_bytes
     path = quote(request.path)[:100]
-    routes = [rule.rule for rule in current_app.url_map.iter_rules() if not rule.arguments]
     methods = " or ".join(sorted({*(getattr(error, "valid_methods", None) or ())} - _IMPLIED))
-    reasons: dict[int | None, LLMStreamError] = {
-        404: NotFoundError(f"there is no route {path}{_near_route(path, routes)}"),
-        405: MethodError(f"{path} has no method {request.method[:20]}; send {methods}"),
-        413: BodyTooLargeError(f"the body is longer than {limit} bytes"),
-    }
-    told = reasons.get(error.code, RequestError(error.description or error.name))
-    response = await _tell(told)
-    for name, value in error.get_headers():
-        if name.lower() == "allow":
-            response.headers["Allow"] = value
+    told: LLMStreamError
+    match error.code:
+        case 404:
+            routes = [rule.rule for rule in current_app.url_map.iter_rules() if not rule.arguments]
+            told = NotFoundError(f"there is no route {path}{_near_route(path, routes)}")
+        case 405:
+            told = MethodError(f"{path} has no method {request.method[:20]}; send {methods}")
+        case 413:
+            limit = server_context().settings.max_body_bytes
+            told = BodyTooLargeError(f"the body is longer than {limit} bytes")
+        case _:
+            told = RequestError(error.description or error.name)
+    response = await _respond(told)
+    if allowed := dict(error.get_headers()).get("Allow"):
+        response.headers["Allow"] = allowed
     return response
 
 
@@ -101,15 +108,9 @@ def _near_route(path: str, routes: Collection[str]) -> str:
         extra = path.removesuffix(f"/{inner}")
         wrong = f" Leave {extra} out of the client's base URL" if extra else ""
         return f"; did you mean /{inner}?{wrong}"
-    if path and (
-        outer := min((route for route in routes if route.endswith(path)), key=len, default="")
-    ):
+    outer = min((route for route in routes if route.endswith(path)), key=len, default="")
+    if path and outer:
         missing = outer.removesuffix(path)
         return f"; did you mean {outer}? Let the client's base URL end in {missing}"
     near = difflib.get_close_matches(path, routes, n=1, cutoff=0.8)
     return f"; did you mean {near[0]}?" if near else "; see /docs for those there are"
-
-
-async def _tell_bug(error: Exception) -> Response:
-    _log.error("a request failed", exc_info=error)
-    return await _tell(EngineError("the server failed; its log says more"))

@@ -50,16 +50,19 @@ async def read_model(type_: type[_Model], *, any_content_type: bool = False) -> 
     """
     if not any_content_type and not request.is_json:
         raise MediaTypeError("the body has to be JSON: send Content-Type: application/json")
-    data = await _read()
+    seconds = server_context().settings.body_seconds
+    try:
+        # Not Quart's own `get_data`, which on Python 3.11 can lose a cancellation.
+        async with asyncio.timeout(seconds):
+            data = await request.body
+    except TimeoutError as error:
+        raise SlowRequestError(f"the body did not arrive within {seconds:g} seconds") from error
     async with server_context().parsing:  # the loop gets its turn between two bodies
         await asyncio.sleep(0)
-        return _validate(type_, parse_json(data))
-
-
-def _validate(type_: type[_Model], fields: object) -> _Model:
-    if not isinstance(fields, dict):
-        raise RequestError("the body has to be a JSON object")
-    return validated(type_, fields)
+        fields = parse_json(data)
+        if not isinstance(fields, dict):
+            raise RequestError("the body has to be a JSON object")
+        return validated(type_, fields)
 
 
 def validated(type_: type[_Model], fields: Mapping[str, Any]) -> _Model:
@@ -74,15 +77,7 @@ def validated(type_: type[_Model], fields: Mapping[str, Any]) -> _Model:
         raise _invalid(type_, error.errors(include_url=False, include_input=False)) from error
 
 
-async def _read() -> bytes:
-    seconds = server_context().settings.body_seconds
-    try:
-        # Not Quart's own `get_data`, which on Python 3.11 can lose a cancellation.
-        async with asyncio.timeout(seconds):
-            data: bytes = await request.body
-    except TimeoutError as error:
-        raise SlowRequestError(f"the body did not arrive within {seconds:g} seconds") from error
-    return data
+# ---- JSON -----------------------------------------------------------------------------------
 
 
 def parse_json(data: bytes) -> Any:
@@ -95,31 +90,24 @@ def parse_json(data: bytes) -> Any:
     if not data.strip():
         raise RequestError("the body is empty; it has to be a JSON object")
     try:
-        num_values = _check_structure(data)
+        num_values = _count_values(data)
         value = strict_json.parse(data.decode("utf-8"), fold_whole=True)
     except UnicodeDecodeError as error:
         raise RequestError(f"the body is not UTF-8 text: byte {error.start}") from error
     except strict_json.StrictJSONError as error:
         raise RequestError(f"the body {error}") from error
-    if num_values - _num_token_ids(value) > MAX_JSON_VALUES:
-        raise _too_many(MAX_JSON_VALUES)
+    _bound(num_values - _num_token_ids(value), MAX_JSON_VALUES)
     return value
 
 
-def _check_structure(data: bytes) -> int:
-    """Return how many values a JSON text has, about: a bound on what it takes to read it.
-
-    Raises:
-        RequestError: they are too many.
-        StrictJSONError: they are nested too deeply.
-    """
+def _count_values(data: bytes) -> int:
+    """Return how many values a JSON text has, about, before what it takes to read them is spent."""
     outside, num_strings = strict_json.without_strings(data, 2 * MAX_JSON_VALUES + 1)
     num_brackets = outside.count(b"[") + outside.count(b"{")
-    if num_strings > 2 * MAX_JSON_VALUES or num_brackets > MAX_JSON_VALUES:  # with those of names
-        raise _too_many(MAX_JSON_VALUES)
     num_values = num_brackets + outside.count(b",")
-    if num_values > MAX_JSON_VALUES + MAX_TOKEN_IDS:
-        raise _too_many(MAX_JSON_VALUES + MAX_TOKEN_IDS)
+    _bound(num_brackets, MAX_JSON_VALUES)
+    _bound(num_strings / 2, MAX_JSON_VALUES)  # names among them
+    _bound(num_values, MAX_JSON_VALUES + MAX_TOKEN_IDS)
     strict_json.check_depth(outside, MAX_JSON_DEPTH)
     return num_values
 
@@ -132,12 +120,16 @@ def _num_token_ids(body: object) -> int:
     return sum(len(one) for ids in lists for one in (ids, *ids) if isinstance(one, list))
 
 
-def _too_many(limit: int) -> RequestError:
-    return RequestError(f"the body has more than {limit} values")
+def _bound(num_values: float, limit: int) -> None:
+    if num_values > limit:
+        raise RequestError(f"the body has more than {limit} values")
+
+
+# ---- what is wrong with a field, in the words of the model's own schema ------------------------
 
 
 def _invalid(type_: type[BaseModel], errors: Sequence[ErrorDetails]) -> InvalidValueError:
-    """Say in one line what is wrong with which field, in the words of the model's own schema."""
+    """Say in one line what is wrong with which field."""
     root = _schema(type_)
     # A misspelt field first: whatever is missing is likely what it was meant to be.
     for details in errors:
@@ -145,15 +137,15 @@ def _invalid(type_: type[BaseModel], errors: Sequence[ErrorDetails]) -> InvalidV
             return _unknown(root, details["loc"])
     found = [(*_place(root, details["loc"]), details) for details in errors]
     # Of the first field; and where it can be of several kinds, what lies deepest in it.
-    loc, schema, details = max(
-        (one for one in found if one[0][:1] == found[0][0][:1]), key=lambda one: len(one[0])
-    )
+    first = [one for one in found if one[0][:1] == found[0][0][:1]]
+    loc, schema, details = max(first, key=lambda one: len(one[0]))
     field = _joined(loc)
-    if details["type"] == "missing":
-        return InvalidValueError(f"{field} is missing", field)
-    if details["type"] == "value_error":  # raised by a validator of ours
-        return InvalidValueError(f"{field} {details['ctx']['error']}", field)
-    return InvalidValueError(f"{field} must be {_described(schema, root)}", field)
+    reasons = {  # the second is raised by a validator of ours
+        "missing": "is missing",
+        "value_error": str(details.get("ctx", {}).get("error")),
+    }
+    reason = reasons.get(details["type"]) or f"must be {_described(schema, root)}"
+    return InvalidValueError(f"{field} {reason}", field)
 
 
 def _unknown(root: _Schema, loc: _Loc) -> InvalidValueError:
@@ -215,24 +207,31 @@ def _described(schema: _Schema, root: _Schema) -> str:
     return " or ".join(dict.fromkeys(map(_kind, _alternatives(schema, root))))
 
 
+_KINDS = {
+    "boolean": "true or false",
+    "integer": "an integer",
+    "number": "a number",
+    "string": "a string",
+    "array": "a list",
+    "object": "an object",
+}
+
+
 def _kind(schema: _Schema) -> str:
     if "const" in schema:
         return json.dumps(schema["const"])
     if "enum" in schema:
         return "one of " + ", ".join(json.dumps(value) for value in schema["enum"])
-    kind = schema.get("type", "")
-    words = {"boolean": "true or false", "integer": "an integer", "number": "a number"}
-    words |= {"string": "a string", "array": "a list", "object": "an object"}
-    text = words[kind]
-    if kind in {"integer", "number"}:
+    text = _KINDS[schema.get("type", "")]
+    if schema["type"] in {"integer", "number"}:
         return text + _range(schema, "", "minimum", "maximum")
     if "pattern" in schema:
         return f"{text} that matches {schema['pattern']}"
     if "patternProperties" in schema:
         text += f" whose names match {next(iter(schema['patternProperties']))}, and"
-    text += _range(schema, " characters", "minLength", "maxLength")
-    text += _range(schema, " items", "minItems", "maxItems")
-    return text + _range(schema, " fields", "minProperties", "maxProperties")
+    for of, what in (("characters", "Length"), ("items", "Items"), ("fields", "Properties")):
+        text += _range(schema, f" {of}", f"min{what}", f"max{what}")
+    return text
 
 
 def _range(schema: _Schema, of: str, low: str, high: str) -> str:

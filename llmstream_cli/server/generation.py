@@ -1,6 +1,6 @@
 """The answers to one request while they are being generated.
 
-Each answer has a task of its own that reads the engine and fills a queue; whoever answers the
+Each answer has a task of its own that reads the engine and fills a batch; whoever answers the
 request empties it. So the engine never waits for a reader, n answers merge in the order their
 chunks come, and to cancel is one synchronous call. It is made when the task that handles the
 request ends, whichever way: the iterator of a response that was never begun, because the client
@@ -18,7 +18,6 @@ from llmstream_cli.core.grammar.json_schema import read_schema
 from llmstream_cli.errors import (
     BusyError,
     InvalidValueError,
-    LLMStreamError,
     SchemaError,
     SlowReaderError,
     TimeLimitError,
@@ -31,16 +30,12 @@ from llmstream_cli.server.served import ServedModel
 _MAX_WAITING_BYTES = 4 * 1024 * 1024
 _CHUNK_BYTES = 256
 
-_Item = tuple[int, Chunk] | Exception
+Batch = list[tuple[int, Chunk]]
+"""Chunks, each with the index of its answer."""
 
 
 class Generation:
-    """Generates the answers to one request, and hands out their chunks.
-
-    Args:
-        context: the server's.
-        served: the model that generates.
-        requests: one for each answer.
+    """Generates one answer for each of the requests, and hands out their chunks.
 
     Raises:
         BusyError: the server is about to stop.
@@ -52,74 +47,96 @@ class Generation:
         if context.draining:
             raise BusyError("the server is shutting down")
         self._context = context
-        self._queue: asyncio.Queue[_Item] = asyncio.Queue()
-        self._waiting_bytes = 0
+        self._model = served.name
         self._unfinished = len(requests)
         self._deadline = asyncio.get_running_loop().time() + context.settings.timeout_seconds
+        self._started = time.perf_counter()
+        self._last_tokens: dict[int, float] = {}  # when the last token came, by answer
+        self._batch: Batch = []
+        self._batch_bytes = 0
+        self._error: Exception | None = None  # comes after the batch, and nothing after it
+        self._arrived = asyncio.Event()  # there is something in the batch, or an error
         self._exchange = exchange = current_exchange()
-        owned = [
-            replace(request, client=exchange.owner, cache_scope=exchange.cache_scope)
-            for request in requests
-        ]
+        exchange.model = served.name
+        if (schema := requests[0].sampling.json_schema) is not None:
+            exchange.schema_ignored = read_schema(schema).ignored
+        self._progress = context.requests.begin(
+            exchange.request_id, served.engine, len(requests), self._fail
+        )
         self._tasks = [
             asyncio.create_task(self._read(index, served.engine.generate(request)))
-            for index, request in enumerate(owned)
+            for index, request in enumerate(
+                replace(request, client=exchange.owner, cache_scope=exchange.cache_scope)
+                for request in requests
+            )
         ]
-        self._model = served.name
-        self._exchange.model = served.name
-        if (schema := requests[0].sampling.json_schema) is not None:
-            self._exchange.schema_ignored = read_schema(schema).ignored
-        self._progress = context.requests.begin(
-            self._exchange.request_id, served.engine, len(requests)
-        )
-        self._started = time.perf_counter()
-        self._last_tokens: dict[int, float] = {}
-        context.generations.add(self)
         task = asyncio.current_task()
         assert task is not None
         task.add_done_callback(lambda _: self.cancel())
 
     def cancel(self) -> None:
-        """Stop generating; the engine does within one step. Void when called again."""
-        self._context.generations.discard(self)
-        self._context.requests.end(self._exchange.request_id, self._progress)
+        """Stop generating; the engine does within one step. Idempotent."""
+        self._context.requests.end(self._progress)
         for task in self._tasks:
             task.cancel()
 
-    def fail(self, error: LLMStreamError) -> None:
-        """Let the reader's next call raise this error, after the chunks that came before it."""
-        self._put_error(error)
+    async def next_batch(self, wait_seconds: float | None = None) -> Batch | None:
+        """Return what has come since the last call; None at the end.
 
-    async def chunks(self, wait_seconds: float | None = None) -> list[tuple[int, Chunk]]:
-        """Return what has come since the last call, at least one chunk; nothing at the end.
-
-        Args:
-            wait_seconds: how long to wait for one.
+        The batch is empty where nothing came within `wait_seconds`.
 
         Raises:
-            TimeoutError: none came in that time.
             LLMStreamError: an answer failed, or took too long.
         """
         if not self._unfinished:
-            return []
-        batch = [await self._first(wait_seconds)]
-        with contextlib.suppress(asyncio.QueueEmpty):
-            while not isinstance(batch[-1], Exception):
-                batch.append(self._queue.get_nowait())
-        found = [item for item in batch if not isinstance(item, Exception)]
-        if not found:
-            assert isinstance(batch[0], Exception)
-            raise batch[0]
-        if isinstance(batch[-1], Exception):  # its chunks first
-            self._queue.put_nowait(batch[-1])
-        for _, chunk in found:
-            self._waiting_bytes -= _size(chunk)
-            self._unfinished -= chunk.finish_reason is not None
-        return found
+            return None
+        now = asyncio.get_running_loop().time()
+        wake = self._deadline if wait_seconds is None else min(self._deadline, now + wait_seconds)
+        if now < self._deadline and not self._arrived.is_set():
+            try:
+                # Not `wait_for`, which on Python 3.11 can lose a cancellation.
+                async with asyncio.timeout_at(wake):
+                    await self._arrived.wait()
+            except TimeoutError:
+                if wake < self._deadline:
+                    return []
+                now = wake
+        if now >= self._deadline:
+            seconds = self._context.settings.timeout_seconds
+            self._batch.clear()
+            self._fail(TimeLimitError(f"the answer took longer than {seconds:g} seconds"))
+        if not self._batch:
+            assert self._error is not None
+            raise self._error
+        batch, self._batch, self._batch_bytes = self._batch, [], 0
+        if self._error is None:
+            self._arrived.clear()
+        self._unfinished -= sum(chunk.finish_reason is not None for _, chunk in batch)
+        return batch
 
-    def _put_error(self, error: Exception) -> None:
-        self._context.requests.note_error(self._progress, error)
-        self._queue.put_nowait(error)
+    async def _read(self, index: int, chunks: AsyncGenerator[Chunk]) -> None:
+        try:
+            async with contextlib.aclosing(chunks):
+                async for chunk in chunks:
+                    self._measure(index, chunk)
+                    if self._error is not None:
+                        return
+                    self._batch.append((index, chunk))
+                    self._batch_bytes += len(chunk.text) + len(chunk.reasoning) + _CHUNK_BYTES
+                    self._arrived.set()
+                    if self._batch_bytes > _MAX_WAITING_BYTES:
+                        raise SlowReaderError("the client does not read its answer")
+        except SchemaError as error:
+            self._fail(InvalidValueError(str(error), self._exchange.schema_field))
+        except Exception as error:  # noqa: BLE001  (whoever waits for the answer raises it)
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Let the reader get this error, after the chunks that came before it."""
+        if self._error is None:
+            self._error = error
+            self._context.requests.note_error(self._progress, error)
+            self._arrived.set()
 
     def _measure(self, index: int, chunk: Chunk) -> None:
         """Note the times of a chunk's tokens, and count them for the log's line."""
@@ -136,43 +153,3 @@ class Generation:
             metrics.first_token_seconds.labels(self._model).observe(now - self._started)
         else:
             metrics.token_gap_seconds.labels(self._model).observe(now - last)
-
-    async def _first(self, wait_seconds: float | None) -> _Item:
-        now = asyncio.get_running_loop().time()
-        if now >= self._deadline:
-            raise self._too_long()
-        if not self._queue.empty():
-            return self._queue.get_nowait()
-        wake = self._deadline if wait_seconds is None else min(self._deadline, now + wait_seconds)
-        try:
-            # Not `wait_for`, which on Python 3.11 can lose a cancellation.
-            async with asyncio.timeout_at(wake):
-                return await self._queue.get()
-        except TimeoutError as error:
-            if wake < self._deadline:
-                raise
-            raise self._too_long() from error
-
-    def _too_long(self) -> TimeLimitError:
-        seconds = self._context.settings.timeout_seconds
-        error = TimeLimitError(f"the answer took longer than {seconds:g} seconds")
-        self._context.requests.note_error(self._progress, error)
-        return error
-
-    async def _read(self, index: int, chunks: AsyncGenerator[Chunk]) -> None:
-        try:
-            async with contextlib.aclosing(chunks):
-                async for chunk in chunks:
-                    self._measure(index, chunk)
-                    self._waiting_bytes += _size(chunk)
-                    if self._waiting_bytes > _MAX_WAITING_BYTES:
-                        raise SlowReaderError("the client does not read its answer")
-                    self._queue.put_nowait((index, chunk))
-        except SchemaError as error:
-            self._put_error(InvalidValueError(str(error), self._exchange.schema_field))
-        except Exception as error:  # noqa: BLE001  (whoever waits for the answer raises it)
-            self._put_error(error)
-
-
-def _size(chunk: Chunk) -> int:
-    return len(chunk.text) + len(chunk.reasoning) + _CHUNK_BYTES

@@ -5,14 +5,14 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
 import jinja2
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 from quart import Blueprint, Response, abort, request
 
@@ -23,19 +23,12 @@ _REFERENCE = "#/components/schemas/{model}"
 
 
 class ErrorDetails(BaseModel):
-    """What went wrong.
+    """What went wrong."""
 
-    Attributes:
-        message: one line for a person.
-        type: the kind of error, in OpenAI's words.
-        param: the field that is wrong, if one is.
-        code: the error, for programs.
-    """
-
-    message: str
-    type: str
-    param: str | None
-    code: str
+    message: str = Field(description="One line for a person.")
+    type: str = Field(description="The kind of error, in OpenAI's words.")
+    param: str | None = Field(description="The field that is wrong, if one is.")
+    code: str = Field(description="The error, for programs.")
 
 
 class ErrorReply(BaseModel):
@@ -46,49 +39,40 @@ class ErrorReply(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a route can answer.
-
-    Attributes:
-        status: of the response.
-        summary: when it is given.
-        content_type: of its body.
-        model: the body, where it is JSON.
-        streamed: the content type of its body where that comes as a stream, if it may.
-    """
+    """What a route can answer."""
 
     status: int
-    summary: str
+    summary: str  # when it is given
     content_type: str = _JSON
-    model: type[BaseModel] | None = None
-    streamed: str | None = None
+    model: type[BaseModel] | None = None  # of the body, where it is JSON
+    streamed: str | None = None  # the content type of a body that may come as a stream
+
+    def described(self) -> dict[str, Any]:
+        """Return the OpenAPI object of a response."""
+        schema = {"type": "object"} if self.content_type == _JSON else {"type": "string"}
+        if self.model is not None:
+            schema = _reference(self.model)
+        content: dict[str, Any] = {self.content_type: {"schema": schema}}
+        if self.streamed is not None:
+            content[self.streamed] = {"schema": {}}  # of each event, which differ
+        return {"description": self.summary, "content": content}
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A route, as the description tells of it.
-
-    Attributes:
-        method: in lower case.
-        path: as in the description, parameters in braces.
-        summary: a line.
-        description: what else is good to know.
-        request: the body of the request, if it has one.
-        replies: what it answers if all is well; the errors are the same for all routes.
-        error: the body of an error.
-        open: it needs no key.
-    """
+    """A route, as the description tells of it."""
 
     method: Literal["get", "post", "delete"]
-    path: str
+    path: str  # parameters in braces
     summary: str
     description: str = ""
-    request: type[BaseModel] | None = None
-    replies: tuple[Reply, ...] = ()
-    error: type[BaseModel] = ErrorReply
-    open: bool = False
+    request: type[BaseModel] | None = None  # the body of the request, if it has one
+    replies: tuple[Reply, ...] = ()  # if all is well; the errors are the same for all routes
+    error: type[BaseModel] = ErrorReply  # the body of an error
+    open: bool = False  # it needs no key
 
 
-_HTTP_ERRORS = {  # of any request; see `server.http1`
+_HTTP_ERRORS = {  # of any request; see `http.http1`
     400: "The request is malformed.",
     414: "The target is too long.",
     431: "The head is too long.",
@@ -114,78 +98,63 @@ _ACCESS_ERRORS = {
 }
 
 
-def document(operations: Iterable[Operation], contexts: Iterable[str] = ()) -> dict[str, Any]:
+def document(operations: Sequence[Operation], contexts: Iterable[str] = ()) -> dict[str, Any]:
     """Return the description of these operations, as JSON values; `context` is one of those."""
-    operations = tuple(operations)
-    bodies: set[type[BaseModel]] = {ErrorReply}
-    for operation in operations:
-        bodies.add(operation.error)
-        bodies |= {reply.model for reply in operation.replies if reply.model is not None}
-        if operation.request is not None:
-            bodies.add(operation.request)
-    ordered = sorted(bodies, key=lambda model: model.__name__)
-    _, schemas = models_json_schema(
-        [(model, "validation") for model in ordered], ref_template=_REFERENCE
-    )
-    if (asked := schemas["$defs"].get("TokenStreamRequest")) is not None:
-        asked["properties"]["context"]["anyOf"][0]["enum"] = [*contexts]
+    bodies: set[type[BaseModel] | None] = {ErrorReply}
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
+        bodies |= {operation.error, operation.request, *(one.model for one in operation.replies)}
         paths.setdefault(operation.path, {})[operation.method] = _describe(operation)
+    ordered = sorted(bodies - {None}, key=lambda model: model.__name__)  # type: ignore[union-attr]
+    _, found = models_json_schema(
+        [(model, "validation") for model in ordered if model], ref_template=_REFERENCE
+    )
+    schemas = found["$defs"]
+    if (asked := schemas.get("TokenStreamRequest")) is not None:
+        asked["properties"]["context"]["anyOf"][0]["enum"] = [*contexts]
     return {
         "openapi": "3.1.0",
         "info": {"title": "llmstream", "version": llmstream_cli.__version__},
         "paths": paths,
         "components": {
-            "schemas": schemas.get("$defs", {}),
+            "schemas": schemas,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
 
 
 def _describe(operation: Operation) -> dict[str, Any]:
-    described: dict[str, Any] = {"summary": operation.summary}
+    described: dict[str, Any] = {
+        "summary": operation.summary,
+        "security": [] if operation.open else [{"key": []}, {}],
+    }
     if operation.description:
         described["description"] = operation.description
-    parameters = re.findall(r"{(\w+)}", operation.path)
-    if parameters:
+    errors = _HTTP_ERRORS | ({} if operation.open else _ACCESS_ERRORS)
+    if parameters := re.findall(r"{(\w+)}", operation.path):
+        errors[404] = "There is none of that name."
         described["parameters"] = [
             {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
             for name in parameters
         ]
     if operation.request is not None:
-        described["requestBody"] = {
-            "required": True,
-            "content": {_JSON: {"schema": _reference(operation.request)}},
-        }
-    replies = {str(reply.status): _reply(reply) for reply in operation.replies}
-    errors = _HTTP_ERRORS | ({} if operation.open else _ACCESS_ERRORS)
-    if parameters:
-        errors[404] = "There is none of that name."
-    if operation.request is not None:
         errors |= _REQUEST_ERRORS
+        content = {_JSON: {"schema": _reference(operation.request)}}
+        described["requestBody"] = {"required": True, "content": content}
+    replies = {reply.status: reply for reply in operation.replies}
     for status, summary in sorted(errors.items()):
-        model = ErrorReply if status in _HTTP_ERRORS.keys() - {400} else operation.error
-        replies.setdefault(str(status), _reply(Reply(status, summary, model=model)))
-    described["responses"] = replies
-    described["security"] = [] if operation.open else [{"key": []}, {}]
+        by_connection = status in _HTTP_ERRORS.keys() - {400}
+        model = ErrorReply if by_connection else operation.error
+        replies.setdefault(status, Reply(status, summary, model=model))
+    described["responses"] = {str(status): one.described() for status, one in replies.items()}
     return described
-
-
-def _reply(reply: Reply) -> dict[str, Any]:
-    text: dict[str, Any] = {"type": "string"}
-    schema = {"type": "object"} if reply.content_type == _JSON else text
-    if reply.model is not None:
-        schema = _reference(reply.model)
-    content = {reply.content_type: {"schema": schema}}
-    if reply.streamed is not None:
-        content[reply.streamed] = {"schema": {}}  # of each event, which differ
-    return {"description": reply.summary, "content": content}
 
 
 def _reference(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": _REFERENCE.format(model=model.__name__)}
 
+
+# ---- the pages ------------------------------------------------------------------------------
 
 _TYPES = {
     "json": "application/json",
@@ -196,11 +165,8 @@ _TYPES = {
 }
 _FOLDER = files(__package__) / "static"
 # The pages have routes of their own; all else they load from the folder, by name.
-_FILES = frozenset(
-    file.name
-    for file in _FOLDER.iterdir()
-    if file.name.rpartition(".")[2] in _TYPES.keys() - {"html"}
-)
+_LOADED = {"css", "js", "svg"}
+_FILES = {one.name for one in _FOLDER.iterdir() if one.name.rpartition(".")[2] in _LOADED}
 
 # Nothing inline, nothing from elsewhere, in no frame: text that a model wrote cannot become code.
 _POLICY = (
@@ -215,15 +181,10 @@ def _file(name: str) -> bytes:
     return (_FOLDER / name).read_bytes()
 
 
-def page_routes(describe: Callable[[], dict[str, Any]]) -> Blueprint:
-    """Return the routes.
-
-    Args:
-        describe: returns the API's description; called when it is first asked for, on a thread,
-            because it takes a tenth of a second.
-    """
+def page_routes(operations: Sequence[Operation], contexts: Iterable[str]) -> Blueprint:
+    """Return the routes; the API is described when that is first asked for, on a thread."""
     blueprint = Blueprint("pages", __name__)
-    description = cache(describe)
+    description = cache(lambda: document(operations, contexts))  # takes a tenth of a second
     docs = cache(lambda: _render_docs(description()))
     openapi = cache(lambda: json.dumps(description()).encode())
 

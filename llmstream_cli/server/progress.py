@@ -9,13 +9,13 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from pydantic import BaseModel, Field
 
 from llmstream_cli.api import Chunk, Engine, EngineState, FinishReason
-from llmstream_cli.errors import EngineError, NotFoundError
+from llmstream_cli.errors import EngineError, LLMStreamError, NotFoundError
 
 KEPT_SECONDS = 600.0
 MAX_KEPT = 1024
@@ -29,35 +29,6 @@ class RequestState(StrEnum):
     PROMPT = "prompt"  # the model reads it
     GENERATING = "generating"
     ENDED = "ended"
-
-
-@dataclass(slots=True, eq=False)
-class Progress:
-    """How far the answers to one request have come.
-
-    Attributes:
-        engine: generates them.
-        num_unfinished: answers that have not ended.
-        started: when they were asked for, on the registry's clock, as the other times.
-        first_token: when the first token came.
-        ended: when the last of them ended.
-        prompt_tokens: of the answers that have ended, as are `cached_tokens`.
-        cached_tokens: those of them that the prefix cache had.
-        generated_tokens: so far.
-        finish_reason: of the answer that ended last.
-        error: why one of them failed.
-    """
-
-    engine: Engine
-    num_unfinished: int
-    started: float
-    first_token: float | None = None
-    ended: float | None = None
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generated_tokens: int = 0
-    finish_reason: FinishReason | None = None
-    error: str | None = None
 
 
 class RequestProgress(BaseModel):
@@ -77,30 +48,50 @@ class RequestProgress(BaseModel):
 
 
 @dataclass(slots=True, eq=False)
+class Progress:
+    """How far the answers to one request have come; times are those of the registry's clock."""
+
+    request_id: str
+    engine: Engine
+    num_unfinished: int  # answers that have not ended
+    fail: Callable[[LLMStreamError], None]  # ends all of them with an error
+    started: float
+    first_token: float | None = None
+    ended: float | None = None
+    prompt_tokens: int = 0  # of the answers that have ended, as are `cached_tokens`
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    finish_reason: FinishReason | None = None  # of the answer that ended last
+    error: str | None = None  # of the answer that failed last
+
+
 class ProgressRegistry:
-    """The requests that generate, and those that did lately.
+    """The requests that generate, and those that did lately."""
 
-    Attributes:
-        clock: seconds that only ever grow.
-    """
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self.active: dict[Progress, None] = {}  # a set, in order of arrival
+        self._by_id: dict[str, Progress] = {}
+        self._ended: deque[tuple[float, Progress]] = deque()
 
-    clock: Callable[[], float] = time.perf_counter
-    _active: dict[Progress, None] = field(default_factory=dict)  # a set, in order of arrival
-    _by_id: dict[str, Progress] = field(default_factory=dict)
-    _ended: deque[tuple[str, Progress]] = field(default_factory=deque)
-
-    def begin(self, request_id: str, engine: Engine, num_answers: int) -> Progress:
+    def begin(
+        self,
+        request_id: str,
+        engine: Engine,
+        num_answers: int,
+        fail: Callable[[LLMStreamError], None],
+    ) -> Progress:
         """Note a request. One that takes the id of another takes its place."""
         self._forget()
-        progress = Progress(engine, num_answers, self.clock())
-        self._active[progress] = None
+        progress = Progress(request_id, engine, num_answers, fail, self._clock())
+        self.active[progress] = None
         self._by_id[request_id] = progress
         return progress
 
     def note_chunk(self, progress: Progress, chunk: Chunk) -> None:
         """Count what a chunk brings."""
         if chunk.token_ids and progress.first_token is None:
-            progress.first_token = self.clock()
+            progress.first_token = self._clock()
         progress.generated_tokens += len(chunk.token_ids)
         if chunk.finish_reason is not None:
             progress.num_unfinished -= 1
@@ -114,15 +105,15 @@ class ProgressRegistry:
         known = isinstance(error, EngineError)
         progress.error = str(error) if known else "the request failed; its response says why"
 
-    def end(self, request_id: str, progress: Progress) -> None:
-        """Note that nothing more will come. Void when called again."""
+    def end(self, progress: Progress) -> None:
+        """Note that nothing more will come. Idempotent."""
         if progress.ended is not None:
             return
-        progress.ended = self.clock()
+        progress.ended = self._clock()
         if progress.num_unfinished and progress.error is None:
             progress.finish_reason = FinishReason.CANCELLED
-        del self._active[progress]
-        self._ended.append((request_id, progress))
+        del self.active[progress]
+        self._ended.append((progress.ended, progress))
         self._forget()
 
     def describe(self, request_id: str) -> RequestProgress:
@@ -138,7 +129,9 @@ class ProgressRegistry:
                 f"no request {request_id[:64]!r} is known; those that have ended are kept for "
                 f"{KEPT_SECONDS / 60:g} minutes"
             )
-        now = self.clock() if progress.ended is None else progress.ended
+        now = self._clock() if progress.ended is None else progress.ended
+        first = progress.first_token
+        steps = 0 if first is None or now <= first else progress.generated_tokens - 1
         is_counted = progress.prompt_tokens > 0  # a prompt has a token at least
         state, position = self._state(progress)
         return RequestProgress(
@@ -149,8 +142,8 @@ class ProgressRegistry:
             cached_tokens=progress.cached_tokens if is_counted else None,
             generated_tokens=progress.generated_tokens,
             seconds=now - progress.started,
-            first_token_seconds=_between(progress.started, progress.first_token),
-            tokens_per_second=_speed(progress, now),
+            first_token_seconds=None if first is None else first - progress.started,
+            tokens_per_second=steps / (now - (first or 0.0)) if steps > 0 else 0.0,
             finish_reason=progress.finish_reason if progress.ended is not None else None,
             error=progress.error,
         )
@@ -162,42 +155,21 @@ class ProgressRegistry:
             return RequestState.GENERATING, None
         if progress.engine.status.state is not EngineState.READY:
             return RequestState.LOADING, None
-        position = self._position(progress)
-        return (RequestState.QUEUED, position) if position else (RequestState.PROMPT, None)
-
-    def _position(self, progress: Progress) -> int | None:
-        """Return the place in the queue; None for one that has a slot.
-
-        Engines take the first to come first, so those that came first hold the slots.
-        """
+        # Engines take the first to come first, so those that came first hold the slots.
         slots = progress.engine.metrics.slots
         ahead = sum(
             other.num_unfinished
-            for other in itertools.takewhile(lambda other: other is not progress, self._active)
+            for other in itertools.takewhile(lambda other: other is not progress, self.active)
             if other.engine is progress.engine
         )
-        return ahead - slots + 1 if slots and ahead >= slots else None
+        if slots and ahead >= slots:
+            return RequestState.QUEUED, ahead - slots + 1
+        return RequestState.PROMPT, None
 
     def _forget(self) -> None:
         """Drop what ended too long ago, or before too many others."""
-        oldest = self.clock() - KEPT_SECONDS
-        while self._ended and (len(self._ended) > MAX_KEPT or _end(self._ended[0][1]) < oldest):
-            request_id, progress = self._ended.popleft()
-            if self._by_id.get(request_id) is progress:
-                del self._by_id[request_id]
-
-
-def _end(progress: Progress) -> float:
-    assert progress.ended is not None
-    return progress.ended
-
-
-def _between(start: float, end: float | None) -> float | None:
-    return None if end is None else end - start
-
-
-def _speed(progress: Progress, now: float) -> float:
-    steps = progress.generated_tokens - 1
-    if progress.first_token is None or steps < 1 or now <= progress.first_token:
-        return 0.0
-    return steps / (now - progress.first_token)
+        oldest = self._clock() - KEPT_SECONDS
+        while self._ended and (len(self._ended) > MAX_KEPT or self._ended[0][0] < oldest):
+            _, progress = self._ended.popleft()
+            if self._by_id.get(progress.request_id) is progress:
+                del self._by_id[progress.request_id]

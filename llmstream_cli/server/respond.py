@@ -9,17 +9,12 @@ from typing import ClassVar
 
 from quart import Response
 
-from llmstream_cli.api import (
-    Chunk,
-    FinishReason,
-    GenerationRequest,
-    Usage,
-)
+from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, Usage
 from llmstream_cli.errors import EngineError, LLMStreamError
 from llmstream_cli.server.context import server_context
 from llmstream_cli.server.dialects.common import JsonList
 from llmstream_cli.server.dialects.logprobs import AlignedLogprobs, LocatedLogprob
-from llmstream_cli.server.generation import Generation
+from llmstream_cli.server.generation import Batch, Generation
 from llmstream_cli.server.http.exchange import CutError, current_exchange
 from llmstream_cli.server.served import ServedModel
 
@@ -39,12 +34,7 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode(self, index: int, chunk: Chunk) -> bytes:
-        """Return a chunk of one of the answers; may be empty.
-
-        Args:
-            index: which answer, from 0.
-            chunk: what was added to it.
-        """
+        """Return what was added to the answer of that index, from 0; may be empty."""
 
     def end(self) -> bytes:
         """Return what comes after the last chunk of the last answer."""
@@ -61,16 +51,13 @@ LogprobFields = Callable[[LocatedLogprob], Mapping[str, object]]
 
 @dataclass(slots=True)
 class Answer:
-    """A whole answer; each attribute is that of the chunks together.
-
-    Attributes:
-        logprobs: the lists of log probabilities by name, written as JSON chunk by chunk: thousands
-            of them at once would hold up the event loop.
-    """
+    """A whole answer: what its chunks have together."""
 
     text: str = ""
     reasoning: str = ""
     token_ids: list[int] = field(default_factory=list)
+    # The lists of log probabilities by name, written as JSON chunk by chunk: thousands of them at
+    # once would hold up the event loop.
     logprobs: dict[str, JsonList] = field(default_factory=lambda: defaultdict(JsonList))
     finish_reason: FinishReason = FinishReason.STOP
     usage: Usage | None = None
@@ -96,19 +83,14 @@ async def collect(
 ) -> list[Answer]:
     """Return the whole answers, in the order of the requests; cancel when the client has gone.
 
-    Args:
-        served: the model.
-        requests: one for each answer.
-        logprob_fields: how to write log probabilities, where they are wanted.
-
     Raises:
         LLMStreamError: one of them failed; the others are cancelled.
     """
     answers = [Answer() for _ in requests]
     generation = Generation(server_context(), served, requests)
     try:
-        while chunks := await generation.chunks():
-            for index, chunk in chunks:
+        while (batch := await generation.next_batch()) is not None:
+            for index, chunk in batch:
                 answers[index].add(chunk, logprob_fields)
     finally:
         generation.cancel()
@@ -129,11 +111,8 @@ async def stream(
     context = server_context()
     beat = context.settings.heartbeat_seconds if encoder.heartbeat else None
     generation = Generation(context, served, requests)
-    try:
-        chunks = await generation.chunks(beat)
-    except TimeoutError:
-        chunks = None
-    response = Response(_body(generation, chunks, encoder, beat), content_type=encoder.content_type)
+    first = await generation.next_batch(beat)
+    response = Response(_body(generation, first, encoder, beat), content_type=encoder.content_type)
     response.timeout = None  # Quart's own would cut the stream after a minute, and say nothing
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"  # nginx would collect the chunks
@@ -141,30 +120,20 @@ async def stream(
 
 
 async def _body(
-    generation: Generation,
-    chunks: list[tuple[int, Chunk]] | None,
-    encoder: Encoder,
-    beat: float | None,
+    generation: Generation, batch: Batch | None, encoder: Encoder, beat: float | None
 ) -> AsyncGenerator[bytes]:
-    """Write the chunks, those that came already first; `chunks` is None for a silence."""
+    """Write the chunks, those that have come already first."""
     begin = encoder.begin()
     try:
-        while chunks is None or chunks:
-            if chunks is None:
-                data = encoder.heartbeat
-            else:
-                data = b"".join(encoder.encode(index, chunk) for index, chunk in chunks)
+        while batch is not None:
+            data = b"".join(encoder.encode(*item) for item in batch) if batch else encoder.heartbeat
             if begin + data:
                 yield begin + data
                 begin = b""
-            try:
-                chunks = await generation.chunks(beat)
-            except TimeoutError:
-                chunks = None
+            batch = await generation.next_batch(beat)
+        data = encoder.end()
     except Exception as error:  # noqa: BLE001  (GeneratorExit and CancelledError are none)
         data = _tell(error, encoder)
-    else:
-        data = encoder.end()
     finally:
         generation.cancel()
     yield begin + data

@@ -16,11 +16,7 @@ STOP_SECONDS = 2.0
 
 
 class Server:
-    """Serves models over HTTP. The engines are started by whoever made them.
-
-    Args:
-        context: what to serve, and how.
-    """
+    """Serves models over HTTP. The engines are started by whoever made them."""
 
     def __init__(self, context: ServerContext) -> None:
         self._context = context
@@ -49,16 +45,14 @@ class Server:
         await self._listener.stop_accepting()
         num_cut = 0
         if not await self._listener.wait_closed(self._context.settings.drain_seconds):
-            num_cut = len(self._context.generations)
-            await self._cut()
+            active = [*self._context.requests.active]
+            num_cut = len(active)
+            for progress in active:
+                progress.fail(EngineClosedError("the server is shutting down"))
+            if not await self._listener.wait_closed(_CUT_SECONDS):
+                self._listener.abort()
+                await self._listener.wait_closed(_CUT_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await asyncio.gather(*(m.engine.aclose() for m in self._context.models.models))
         return num_cut
-
-    async def _cut(self) -> None:
-        for generation in list(self._context.generations):
-            generation.fail(EngineClosedError("the server is shutting down"))
-        if not await self._listener.wait_closed(_CUT_SECONDS):
-            self._listener.abort()
-            await self._listener.wait_closed(_CUT_SECONDS)

@@ -13,44 +13,40 @@ _LATEST = ":latest"  # Ollama's clients add it to a name that has no tag
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedModel:
-    """A model that requests can name.
+    """A model that requests can name."""
 
-    Attributes:
-        names: what it goes by; the first is the one that answers bear.
-        engine: generates with it.
-        created: when its file was made, in seconds since 1970.
-        sampling: what a request gets where it says nothing else.
-        sampling_if: the same for requests with thinking, and for those without, if it differs.
-        residency: of the engine, where requests load the model; None where it stays loaded.
-        size_bytes: of its file; 0 where that is not known.
-        describe: tells what the file says of the model while it is not loaded, as far as it goes;
-            may raise `LLMStreamError`.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # the first is the one that answers bear
     engine: Engine
-    created: int
+    created: int  # when its file was made, in seconds since 1970
+    # What a request gets where it says nothing else.
     sampling: SamplingParams = field(default_factory=SamplingParams)
+    # The same for requests with thinking, and for those without, if it differs.
     sampling_if: Mapping[bool, SamplingParams] = field(default_factory=dict)
+    # Of the engine, where requests load the model; None where it stays loaded.
     residency: Residency | None = None
-    size_bytes: int = 0
+    size_bytes: int = 0  # of its file; 0 where that is not known
+    # Tells what the file says of the model while it is not loaded; may raise `LLMStreamError`.
     describe: Callable[[], ModelInfo] | None = None
-
-    def sampling_for(self, thinking: bool | None) -> SamplingParams:
-        """Return what a request gets that says so much of thinking, and nothing of sampling."""
-        return self.sampling if thinking is None else self.sampling_if.get(thinking, self.sampling)
 
     @property
     def name(self) -> str:
         """The name that answers bear."""
         return self.names[0]
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it can generate at once."""
+        return self.engine.status.state is EngineState.READY
+
+    def sampling_for(self, thinking: bool | None) -> SamplingParams:
+        """Return what a request gets that says so much of thinking, and nothing of sampling."""
+        return self.sampling if thinking is None else self.sampling_if.get(thinking, self.sampling)
+
     async def loaded(self) -> ModelInfo | None:
         """Return the model if it is loaded; to ask neither loads it nor keeps it loaded."""
         if self.residency is not None:
             return self.residency.info
-        ready = self.engine.status.state is EngineState.READY
-        return await self.engine.ready() if ready else None
+        return await self.engine.ready() if self.is_loaded else None
 
     async def load(self, keep_alive: float | None = None, client: str = "") -> ModelInfo:
         """Wait until the model is loaded; see `Residency.load`."""
@@ -60,18 +56,15 @@ class ServedModel:
 
 
 class ServedModels:
-    """All models of a server, the default first.
+    """All models of a server, the default first; there is one at least.
 
-    Args:
-        models: at least one. Where two have a name in common, it is the one's whose first it is,
-            or that comes first.
+    Where two have a name in common, it is the one's whose first it is, or that comes first.
 
     Raises:
         InvalidValueError: two have the same first name.
     """
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
-        assert models
         self.models = tuple(models)
         self._by_name: dict[str, ServedModel] = {}
         for model in models:
@@ -101,11 +94,12 @@ class ServedModels:
         return model
 
 
+# ---- durations, as Ollama's clients write them -----------------------------------------------
+
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NUMBER = r"[0-9]{1,15}(?:\.[0-9]{0,9})?"
-_BARE = re.compile(_NUMBER)
 _PART = re.compile(rf"({_NUMBER})({'|'.join(_UNITS)})")
-_PARTS = re.compile(rf"(?:{_PART.pattern})+")
+_DURATION = re.compile(rf"(?P<sign>-?)(?:(?P<seconds>{_NUMBER})|(?P<parts>(?:{_PART.pattern})+))")
 _FOREVER = {"forever", "inf"}
 
 
@@ -115,29 +109,24 @@ def keep_alive_seconds(given: float | str) -> float:
     Raises:
         InvalidValueError: it is no duration.
     """
-    if isinstance(given, str):
-        return _parse(given)
-    if math.isnan(given):
-        raise _refusal(str(given))
-    return math.inf if given < 0 else given
+    seconds = _parse(given) if isinstance(given, str) else given
+    if math.isnan(seconds):
+        raise InvalidValueError(
+            f"keep_alive is {str(given)[:50]!r}; it must be seconds, or as 5m, 1h30m, or -1 for "
+            "good",
+            "keep_alive",
+        )
+    return math.inf if seconds < 0 else seconds
 
 
 def _parse(text: str) -> float:
+    """Return the seconds; NaN where it is no duration."""
     words = text.strip().lower().replace("μ", "µ")
     if words in _FOREVER:
         return math.inf
-    magnitude = words.removeprefix("-")
-    if _BARE.fullmatch(magnitude):
-        seconds = float(magnitude)
-    elif _PARTS.fullmatch(magnitude):
-        seconds = sum(float(part[1]) * _UNITS[part[2]] for part in _PART.finditer(magnitude))
-    else:
-        raise _refusal(text)
-    return math.inf if words != magnitude and seconds else seconds
-
-
-def _refusal(text: str) -> InvalidValueError:
-    return InvalidValueError(
-        f"keep_alive is {text[:50]!r}; it must be seconds, or as 5m, 1h30m, or -1 for good",
-        "keep_alive",
-    )
+    match = _DURATION.fullmatch(words)
+    if match is None:
+        return math.nan
+    parts = _PART.findall(match["parts"] or "")
+    seconds = float(match["seconds"] or 0) + sum(float(n) * _UNITS[unit] for n, unit in parts)
+    return -seconds if match["sign"] else seconds

@@ -24,53 +24,37 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?")
 _ORIGIN = re.compile(
     r"([A-Za-z][A-Za-z0-9+.-]*)://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([1-9][0-9]{0,4}))?/?"
 )
-_DEFAULT_PORTS = {"http": "80", "https": "443"}
+_DEFAULT_PORTS = {"http": "80", "https": "443"}  # which browsers leave out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """Where the server listens, whom it answers, and how much it takes.
 
-    Attributes:
-        host: the address to bind.
-        port: the port to bind; 0 takes a free one.
-        api_keys: one of them is needed for all but the page and the probes; empty is open.
-        share_prefixes: whether requests with different keys share what was computed of the same
-            prompt, which tells the one what the other has asked.
-        cors_origins: origins whose pages may call the API, as `https://example.org`; `*` is any.
-        allowed_hosts: names, besides the loopback ones and `host`, that a `Host` header may have;
-            `*` is any.
-        certfile: PEM file of the certificate chain; with `keyfile` the server speaks TLS.
-        keyfile: PEM file of its private key.
-        timeout_seconds: the most that an answer may take, its time in the queue included.
-        drain_seconds: how long answers may go on after the server was told to stop.
-        heartbeat_seconds: after so long a silence a format that has heartbeats sends one.
-        stall_seconds: a reader that takes nothing for so long is cut off.
-        header_seconds: a connection without a complete request head for so long is closed.
-        body_seconds: the most that the body of a request may take to arrive.
-        max_body_bytes: of one request.
-        max_connections: open at once; one more is answered 503.
-
     Raises:
         InvalidValueError: a value is out of its bounds, or a host or an origin could never match.
     """
 
     host: str = "127.0.0.1"
-    port: int = 3030
+    port: int = 3030  # 0 takes a free one
+    # One of them is needed for all but the page and the probes; without any the server is open.
     api_keys: tuple[str, ...] = ()
+    # Whether requests with different keys share what was computed of the same prompt, which tells
+    # the one what the other has asked.
     share_prefixes: bool = False
-    cors_origins: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()  # whose pages may call the API; `*` is any
+    # What a `Host` header may be besides loopback names and `host`; `*` is any.
     allowed_hosts: tuple[str, ...] = ()
-    certfile: str | None = None
+    certfile: str | None = None  # PEM of the certificate chain; with `keyfile` for TLS
     keyfile: str | None = None
-    timeout_seconds: float = 1_800.0
-    drain_seconds: float = 20.0
-    heartbeat_seconds: float = 15.0
-    stall_seconds: float = 30.0
-    header_seconds: float = 15.0
-    body_seconds: float = 30.0
+    timeout_seconds: float = 1_800.0  # the most that an answer may take, its time queued included
+    drain_seconds: float = 20.0  # how long answers go on after the server was told to stop
+    heartbeat_seconds: float = 15.0  # the silence after which formats that can send a heartbeat
+    stall_seconds: float = 30.0  # a reader that takes nothing for so long is cut off
+    header_seconds: float = 15.0  # a connection without a complete head for so long is closed
+    body_seconds: float = 30.0  # the most that the body of a request may take to arrive
     max_body_bytes: int = 1024 * 1024
-    max_connections: int = 512
+    max_connections: int = 512  # one more is answered 503
 
     def __post_init__(self) -> None:
         for name, (low, high) in _BOUNDS.items():
@@ -106,6 +90,5 @@ def _is_host(text: str) -> bool:
 
 
 def _is_origin(text: str) -> bool:
-    """Tell whether a browser could send this; it leaves out the port that its scheme implies."""
     match = _ORIGIN.fullmatch(text)
     return match is not None and match[2] != _DEFAULT_PORTS.get(match[1].lower(), "")

@@ -22,48 +22,14 @@ class Health(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether requests that name no model would be answered now.
+    """Whether requests that name no model would be answered now."""
 
-    Attributes:
-        status: `ready`, or why not.
-        reason: the same for a person; empty when ready.
-        models: the state of each model.
-        ctx_size: the most tokens that a prompt and its answer may have together; null until the
-            model is loaded.
-    """
-
-    status: EngineState | Literal["draining"]
-    reason: str = ""
-    models: dict[str, EngineState]
-    ctx_size: int | None = None
-
-
-def readiness(context: ServerContext) -> Readiness:
-    """Return the state of the server, which is that of its default model."""
-    models = {model.name: model.engine.status.state for model in context.models.models}
-    if context.draining:
-        reason = "the server is shutting down"
-        return Readiness(status="draining", reason=reason, models=models)
-    default = context.models.default
-    if _answers(default):
-        return Readiness(status=EngineState.READY, models=models)
-    status = default.engine.status
-    return Readiness(status=status.state, reason=status.reason, models=models)
-
-
-def _answers(model: ServedModel) -> bool:
-    """Tell whether a request would be answered, if only after a while: it loads an idle model."""
-    state = model.engine.status.state
-    if state is EngineState.LOADING:  # requests wait, but for the first time
-        return model.residency is not None and model.residency.loads > 0
-    return state in {EngineState.READY, EngineState.IDLE}
-
-
-def model_response(body: BaseModel, status: int = 200) -> Response:
-    """Return the response that is a model as JSON, and true for now only."""
-    response = Response(body.model_dump_json(), status, content_type="application/json")
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    status: EngineState | Literal["draining"] = Field(description="`ready`, or why not.")
+    reason: str = Field("", description="The same for a person; empty when ready.")
+    models: dict[str, EngineState] = Field(description="The state of each model.")
+    ctx_size: int | None = Field(
+        None, description="Tokens of prompt and answer; null until the model is loaded."
+    )
 
 
 class ModelStatus(BaseModel):
@@ -91,6 +57,32 @@ class ServerStatus(BaseModel):
     contexts: list[str] = Field(description="Names that `context` of /token_stream can have.")
 
 
+async def _readiness(context: ServerContext) -> Readiness:
+    """Return the state of the server, which is that of its default model."""
+    models = {model.name: model.engine.status.state for model in context.models.models}
+    default = context.models.default
+    info = await default.loaded()
+    now = Readiness(
+        status=default.engine.status.state,
+        reason=default.engine.status.reason,
+        models=models,
+        ctx_size=None if info is None else info.ctx_size,
+    )
+    if context.draining:
+        now.status, now.reason = "draining", "the server is shutting down"
+    elif _answers(default):
+        now.status, now.reason = EngineState.READY, ""
+    return now
+
+
+def _answers(model: ServedModel) -> bool:
+    """Tell whether a request would be answered, if only after a while: it loads an idle model."""
+    state = model.engine.status.state
+    if state is EngineState.LOADING:  # requests wait, but for the first time
+        return model.residency is not None and model.residency.loads > 0
+    return state in {EngineState.READY, EngineState.IDLE}
+
+
 async def _describe(model: ServedModel) -> ModelStatus:
     status, metrics, info = model.engine.status, model.engine.metrics, await model.loaded()
     return ModelStatus(
@@ -105,20 +97,24 @@ async def _describe(model: ServedModel) -> ModelStatus:
     )
 
 
+def _respond(body: BaseModel, status: int = 200) -> Response:
+    response = Response(body.model_dump_json(), status, content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
 def status_routes(context: ServerContext) -> Blueprint:
     """Return the routes."""
     blueprint = Blueprint("status", __name__)
 
     @blueprint.get("/health")
     async def health() -> Response:
-        return model_response(Health())
+        return _respond(Health())
 
     @blueprint.get("/ready")
     async def ready() -> Response:
-        found = readiness(context)
-        info = await context.models.default.loaded()
-        found.ctx_size = None if info is None else info.ctx_size
-        return model_response(found, 200 if found.status is EngineState.READY else 503)
+        now = await _readiness(context)
+        return _respond(now, 200 if now.status is EngineState.READY else 503)
 
     @blueprint.get("/metrics")
     async def scrape() -> Response:
@@ -126,20 +122,21 @@ def status_routes(context: ServerContext) -> Blueprint:
 
     @blueprint.get("/status")
     async def status() -> Response:
-        now = readiness(context)
-        return model_response(
+        now = await _readiness(context)
+        models = [await _describe(model) for model in context.models.models]
+        return _respond(
             ServerStatus(
                 version=llmstream_cli.__version__,
                 state=now.status,
                 reason=now.reason,
-                models=[await _describe(model) for model in context.models.models],
+                models=models,
                 contexts=list(context.contexts),
             )
         )
 
     @blueprint.get("/requests/<request_id>")
     async def request_progress(request_id: str) -> Response:
-        return model_response(context.requests.describe(request_id))
+        return _respond(context.requests.describe(request_id))
 
     return blueprint
 

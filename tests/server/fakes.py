@@ -160,7 +160,7 @@ async def serving(engine: FakeEngine | None = None, **settings: Any) -> AsyncGen
         await listener.stop_accepting()
         listener.abort()
         assert await listener.wait_closed(TIMEOUT)
-        assert not context.generations
+        assert not context.requests.active
         await until(lambda: engine.running == 0)
 
 

@@ -103,7 +103,7 @@ async def test_a_client_that_left_has_cancelled_its_request() -> None:
         writer.write(post(BODY, MINE))
         await until(lambda: engine.requests)
         writer.close()
-        await until(lambda: not served.context.generations)
+        await until(lambda: not served.context.requests.active)
         told = await get(served, "/requests/mine")
     assert (told["state"], told["finish_reason"]) == ("ended", "cancelled")
 

@@ -8,24 +8,18 @@ import uuid
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 from urllib.parse import quote
 
-from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
-
-if TYPE_CHECKING:
-    from llmstream_cli.server.metrics import Metrics
+from prometheus_client import Counter
 
 _log = logging.getLogger(__name__)
 access_log = logging.getLogger("llmstream_cli.access")
 
-UNMATCHED = "unmatched"
 _NO_RESPONSE = 499  # as nginx calls it when the client closed first
 _GIVEN_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _MAX_LOGGED_PATH = 200
 _MAX_LISTED = 1000  # characters
-
-_current: ContextVar["Exchange"] = ContextVar("exchange")
 
 
 class CutError(Exception):
@@ -34,40 +28,24 @@ class CutError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """A request and what became of it.
-
-    Attributes:
-        method: of the request.
-        path: as it came, percent-encoded: no byte of it can forge a line of the log.
-        client: the address it came from.
-        request_id: the client's own, if it gave a decent one.
-        route: the pattern that matched; there are few of them, unlike paths.
-        status: of the response; 499 where the client left before it began.
-        ended: `complete`, `cut` in the middle by the server, with an error where the format has
-            one, or `left` by the client.
-        prompt_tokens: of all its answers.
-        generated_tokens: of all its answers.
-        model: that answered; empty where none did.
-        schema_field: what the client calls the JSON schema of its answer.
-        schema_ignored: JSON pointers to what in it the answer need not fulfil.
-        key: which of the server's keys it bears, by number; empty where there are not several.
-        cache_scope: of its answers; see `GenerationRequest`.
-    """
+    """A request and what became of it."""
 
     method: str
-    path: str
-    client: str
-    request_id: str
-    route: str = UNMATCHED
+    path: str  # as it came, percent-encoded: no byte of it can forge a line of the log
+    client: str  # its address
+    request_id: str  # the client's own, if it gave a decent one
+    route: str = "unmatched"  # the pattern that matched; there are few of them, unlike paths
     status: int = _NO_RESPONSE
+    # `complete`, `cut` in the middle by the server, with an error where the format has one, or
+    # `left` by the client.
     ended: str = "left"
-    prompt_tokens: int = 0
+    prompt_tokens: int = 0  # of all its answers
     generated_tokens: int = 0
-    model: str = ""
-    schema_field: str = "json_schema"
-    schema_ignored: tuple[str, ...] = ()
-    key: str = ""
-    cache_scope: str = ""
+    model: str = ""  # that answered
+    schema_field: str = "json_schema"  # what the client calls the JSON schema of its answer
+    schema_ignored: tuple[str, ...] = ()  # pointers to what in it the answer need not fulfil
+    key: str = ""  # which of the server's keys it bears, by number, where there are several
+    cache_scope: str = ""  # of its answers; see `GenerationRequest`
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -80,18 +58,14 @@ class Exchange:
         seconds = time.perf_counter() - self.started
         access_log.info(
             "%s %s %d %s %.3fs %d+%d tokens %s %s %s",
-            self.method,
-            self.path,
-            self.status,
-            self.ended,
-            seconds,
-            self.prompt_tokens,
-            self.generated_tokens,
-            self.model or "-",
-            self.client,
-            self.request_id,
+            *(self.method, self.path, self.status, self.ended, seconds),
+            *(self.prompt_tokens, self.generated_tokens, self.model or "-"),
+            *(self.client, self.request_id),
             extra={"exchange": self, "seconds": seconds},
         )
+
+
+_current: ContextVar[Exchange] = ContextVar("exchange")
 
 
 def current_exchange() -> Exchange:
@@ -110,20 +84,15 @@ class Exchanges:
 
     Args:
         app: answers the requests.
-        metrics: counts them.
+        requests: counts them by route, status, how they ended, and model.
     """
 
-    def __init__(self, app: ASGIFramework, metrics: "Metrics") -> None:
+    def __init__(self, app: Any, requests: Counter) -> None:
         self._app = app
-        self._metrics = metrics
+        self._requests = requests
 
-    async def __call__(
-        self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable
-    ) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         exchange = Exchange(
             method=scope["method"][:20],
             path=scope["raw_path"].decode("ascii", "backslashreplace")[:_MAX_LOGGED_PATH],
@@ -131,37 +100,36 @@ class Exchanges:
             request_id=_request_id(scope["headers"]),
         )
         _current.set(exchange)
+
+        async def observed(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                message["headers"] = [*message["headers"], *_headers(exchange)]
+            await send(message)
+            last = message["type"] == "http.response.body" and not message.get("more_body")
+            if last and exchange.ended != "cut":
+                exchange.ended = "complete"
+
         try:
-            await self._app(scope, receive, _observe(exchange, send))
+            await self._app(scope, receive, observed)
         except CutError:
             pass
         except Exception:  # noqa: BLE001  (a bug, and its traceback is all that is left to give)
             exchange.ended = "cut"
             if exchange.status == _NO_RESPONSE:
-                exchange.status = 500  # Hypercorn's own
+                exchange.status = 500  # the connection's own
             _log.exception("a request failed")
         finally:
             labels = exchange.route, str(exchange.status), exchange.ended, exchange.model
-            self._metrics.requests.labels(*labels).inc()
+            self._requests.labels(*labels).inc()
             exchange.log()
 
 
-def _observe(exchange: Exchange, send: ASGISendCallable) -> ASGISendCallable:
-    async def observed(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            exchange.status = message["status"]
-            message["headers"] = [
-                *message["headers"],
-                (b"x-request-id", exchange.request_id.encode()),
-            ]
-            if exchange.schema_ignored:
-                message["headers"].append((b"x-schema-ignored", _listed(exchange.schema_ignored)))
-        await send(message)
-        last = message["type"] == "http.response.body" and not message.get("more_body")
-        if last and exchange.ended != "cut":
-            exchange.ended = "complete"
-
-    return cast(ASGISendCallable, observed)
+def _headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    headers = [(b"x-request-id", exchange.request_id.encode())]
+    if exchange.schema_ignored:
+        headers.append((b"x-schema-ignored", _listed(exchange.schema_ignored)))
+    return headers
 
 
 def _listed(pointers: Sequence[str]) -> bytes:
@@ -188,11 +156,8 @@ class JsonFormatter(logging.Formatter):
     """One JSON object on a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
-        line: dict[str, Any] = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
-            "level": record.levelname.lower(),
-        }
+        time_ = self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z")
+        line: dict[str, Any] = {"time": time_, "level": record.levelname.lower()}
         exchange = getattr(record, "exchange", None)
         if isinstance(exchange, Exchange):
             line |= {name: getattr(exchange, name) for name in _LOGGED}

@@ -7,18 +7,7 @@ from typing import Any
 
 from quart import Response
 
-from llmstream_cli.errors import (
-    ContextLengthError,
-    ContextMemoryError,
-    EngineError,
-    InvalidValueError,
-    LLMStreamError,
-    MethodError,
-    PromptError,
-    RequestError,
-    UnauthorizedError,
-    one_line,
-)
+from llmstream_cli.errors import InvalidValueError, LLMStreamError, UnauthorizedError, one_line
 
 # https://platform.openai.com/docs/guides/error-codes, where OpenAI has a name for it.
 ERROR_TYPES = {
@@ -27,29 +16,33 @@ ERROR_TYPES = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
-_CODES: dict[type[LLMStreamError], str] = {
-    ContextLengthError: "context_length_exceeded",
-    ContextMemoryError: "no_room",
-    EngineError: "engine_failed",
-    MethodError: "method_not_allowed",
-    PromptError: "invalid_prompt",
-    RequestError: "bad_request",
-    UnauthorizedError: "invalid_api_key",
+# By the name of the error, where its code is another: that of `ModelNotFoundError` is
+# `model_not_found`.
+_CODES = {
+    "ContextLengthError": "context_length_exceeded",
+    "ContextMemoryError": "no_room",
+    "EngineError": "engine_failed",
+    "MethodError": "method_not_allowed",
+    "PromptError": "invalid_prompt",
+    "RequestError": "bad_request",
+    "UnauthorizedError": "invalid_api_key",
 }
-
 _RETRY_SECONDS = {429: 1, 503: 5}
 
 
 def error_body(error: LLMStreamError) -> dict[str, Any]:
     """Return the JSON that tells of an error, as OpenAI's API does."""
     is_ours = error.status >= 500  # noqa: PLR2004
+    name = type(error).__name__
+    words = re.findall("[A-Z][a-z]+", name.removesuffix("Error"))
+    field = error.field if isinstance(error, InvalidValueError) else None
     default = "server_error" if is_ours else "invalid_request_error"
     return {
         "error": {
             "message": one_line(error),
             "type": ERROR_TYPES.get(error.status, default),
-            "param": error.field if isinstance(error, InvalidValueError) else None,
-            "code": _code(error),
+            "param": field,
+            "code": "invalid_field" if field else _CODES.get(name, "_".join(words).lower()),
         }
     }
 
@@ -65,11 +58,3 @@ def error_response(
     if isinstance(error, UnauthorizedError):
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
-
-
-def _code(error: LLMStreamError) -> str:
-    """Name an error for programs: `ModelNotFoundError` is `model_not_found`."""
-    if isinstance(error, InvalidValueError) and error.field:
-        return "invalid_field"
-    words = re.findall("[A-Z][a-z]+", type(error).__name__.removesuffix("Error"))
-    return _CODES.get(type(error), "_".join(words).lower())

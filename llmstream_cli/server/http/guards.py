@@ -17,28 +17,25 @@ from llmstream_cli.errors import ForbiddenError, UnauthorizedError
 from llmstream_cli.server.http.exchange import current_exchange
 from llmstream_cli.server.settings import ServerSettings, is_address
 
-PROBES = frozenset({"/health", "/ready"})
-OPEN_PATHS = PROBES | {"/", "/docs", "/openapi.json"}
-OPEN_FOLDER = "/static/"
+_PROBES = {"/health", "/ready"}
+_OPEN_PATHS = _PROBES | {"/", "/docs", "/openapi.json"}
+_OPEN_FOLDER = "/static/"
 
 _ANY = "*"
 _EVERYWHERE = {"0.0.0.0", "::", ""}  # noqa: S104  (compared with, not bound)
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9_\-, ]{1,1000}")
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:@/\[\]]*)(?::\d*)?")  # the name, without its port
 _PREFLIGHT_SECONDS = "600"
 _EXPOSED = "X-Request-Id, X-Model, X-Schema-Ignored, Retry-After"
 
 
 class Guards:
-    """The checks, as Quart's hooks around each request.
-
-    Args:
-        settings: whom to let in.
-    """
+    """The checks, as Quart's hooks around each request."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._keys = [_digest(key.encode()) for key in dict.fromkeys(settings.api_keys)]
-        self._scoped = len(self._keys) > 1 and not settings.share_prefixes
+        self._scoped = not settings.share_prefixes
         self._origins = {origin.lower().rstrip("/") for origin in settings.cors_origins}
         hosts = ("localhost", "127.0.0.1", "::1", settings.host, *settings.allowed_hosts)
         self._hosts = {_canonical(host) for host in hosts}
@@ -51,26 +48,28 @@ class Guards:
         app.after_request(self._add_headers)
 
     async def _check(self) -> Response | None:
+        exchange = current_exchange()
         if request.url_rule is not None:
-            current_exchange().route = request.url_rule.rule
+            exchange.route = request.url_rule.rule
         host = request.headers.get("Host", "")  # HTTP/1.0 can do without
-        if request.path not in PROBES:  # which balancers ask by an address, or by no name at all
+        if request.path not in _PROBES:  # which balancers ask by an address, or by no name at all
             self._check_host(host)
         origin = request.headers.get("Origin")
         if request.method == "OPTIONS" and origin and self._shares_with(origin):
             return _preflight()
         if origin and request.method not in _SAFE_METHODS:
             self._check_origin(origin, host)
-        if self._keys and not _is_open(request.path):
+        is_open = request.path in _OPEN_PATHS or request.path.startswith(_OPEN_FOLDER)
+        if self._keys and not is_open:
             number = self._check_key()
             if len(self._keys) > 1:
-                current_exchange().key = f"key {number}"
-            if self._scoped:
-                current_exchange().cache_scope = f"key {number}"
+                exchange.key = f"key {number}"
+                exchange.cache_scope = exchange.key if self._scoped else ""
         return None
 
     def _check_host(self, host: str) -> None:
-        name = _name(host)
+        match = _HOST.fullmatch(host)
+        name = _canonical(match[1]) if match else host
         if _ANY in self._hosts or name in self._hosts or (self._any_address and is_address(name)):
             return
         raise ForbiddenError(
@@ -125,16 +124,6 @@ def _preflight() -> Response:
         response.headers["Access-Control-Allow-Private-Network"] = "true"
     response.headers["Access-Control-Max-Age"] = _PREFLIGHT_SECONDS
     return response
-
-
-def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
-
-
-def _name(host: str) -> str:
-    """Return the name in a `Host` header, without its port."""
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:@/\[\]]*)(?::\d*)?", host)
-    return _canonical(match[1]) if match else host
 
 
 def _canonical(host: str) -> str:

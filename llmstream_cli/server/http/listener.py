@@ -8,9 +8,6 @@ import socket
 import ssl
 from typing import Any
 
-from hypercorn.asyncio.worker_context import WorkerContext
-from hypercorn.config import Config
-from hypercorn.utils import wrap_app
 from quart import Quart
 
 from llmstream_cli.errors import BusyError, ListenError
@@ -24,38 +21,29 @@ _READ_BUFFER = 32 * 1024
 _TLS_SECONDS = 15.0
 _RETRY_SECONDS = 0.5  # until a connection is accepted again, where one could not be
 _TELL_SECONDS = 60.0  # between two lines in the log about that
-_MISSING = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # the machine has no such address
 _SEND_BUFFER = 128 * 1024  # bytes in the kernel: a slow reader shows sooner
+_LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (where listening everywhere is here)
 
 
 class Listener:
-    """Accepts connections for an application.
-
-    Args:
-        app: answers the requests.
-        settings: where to listen, and the limits.
-    """
+    """Accepts connections for an application."""
 
     def __init__(self, app: Quart, settings: ServerSettings) -> None:
+        self._app = app
         self._settings = settings
-        self._config = Config()
-        self._config.accesslog = None
-        self._config.errorlog = None  # the application logs its failures itself
-        self._config.include_server_header = False
-        self._app = wrap_app(app, self._config.wsgi_max_body_size, "asgi")
-        self._context = WorkerContext(None)
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
-        self._serving: set[asyncio.Task[None]] = set()
-        self._told_at = -_TELL_SECONDS
+        self._serving: set[asyncio.Task[None]] = set()  # with those still in their TLS handshake
         self._connections: dict[Connection, asyncio.Task[None]] = {}
+        self._is_stopping = False
+        self._told_at = -_TELL_SECONDS
         self.port = settings.port
 
     @property
     def url(self) -> str:
         """Where the server is, for a client on this machine where it listens everywhere."""
         scheme = "http" if self._settings.certfile is None else "https"
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._settings.host, self._settings.host)  # noqa: S104
+        host = _LOCAL.get(self._settings.host, self._settings.host)
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
@@ -79,29 +67,24 @@ class Listener:
 
     async def stop_accepting(self) -> None:
         """Take no more connections, and close each when it waits for its next request."""
+        self._is_stopping = True
         for task in self._accepting:
             task.cancel()
         await asyncio.gather(*self._accepting, return_exceptions=True)
         for sock in self._sockets:
             sock.close()
-        await self._context.terminated.set()
-        for connection in list(self._connections):
-            if connection.idle:
-                connection.close()
+        for connection in self._connections:
+            connection.stop()
 
     async def wait_closed(self, seconds: float) -> bool:
         """Wait until all connections are closed; return whether they were within the time."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while self._connections and (left := deadline - loop.time()) > 0:
-            await asyncio.wait(
-                self._connections.values(), timeout=left, return_when=asyncio.FIRST_COMPLETED
-            )
+        if self._connections:
+            await asyncio.wait(self._connections.values(), timeout=seconds)
         return not self._connections
 
     def abort(self) -> None:
         """Close all connections at once; whoever answers a request is cancelled."""
-        for connection in list(self._connections):
+        for connection in self._connections:
             connection.abort()
 
     async def _accept(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
@@ -127,28 +110,26 @@ class Listener:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=_READ_BUFFER)
         protocol = asyncio.StreamReaderProtocol(reader)
+        seconds = _TLS_SECONDS if tls else None
         try:
             transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol,
-                sock,
-                ssl=tls,
-                ssl_handshake_timeout=_TLS_SECONDS if tls else None,
+                lambda: protocol, sock, ssl=tls, ssl_handshake_timeout=seconds
             )
-        except (OSError, ssl.SSLError):  # no TLS, or none that both speak
+        except OSError:  # no TLS, or none that both speak
             sock.close()
             return
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        connection = Connection(
-            self._app, self._config, self._context, self._settings, reader, writer
-        )
+        connection = Connection(self._app, self._settings, reader, writer)
         if len(self._connections) >= self._settings.max_connections:
             await connection.refuse(_refusal())
             return
+        if self._is_stopping:
+            connection.stop()
         task = asyncio.current_task()
         assert task is not None
         self._connections[connection] = task
         try:
-            await connection.run()
+            await connection.serve()
         finally:
             del self._connections[connection]
 
@@ -168,21 +149,23 @@ def _bind(host: str, port: int) -> list[socket.socket]:
     except OSError as error:
         raise ListenError(f"cannot find the address {host}: {error.strerror}") from error
     sockets: list[socket.socket] = []
-    missing: OSError | None = None
+    failure: OSError | None = None
     for family, kind, protocol, _, address in dict.fromkeys(found):
         chosen = sockets[0].getsockname()[1] if sockets else port
         try:
             sockets.append(_bound(family, kind, protocol, (address[0], chosen, *address[2:])))
         except OSError as error:
-            if error.errno not in _MISSING:
-                for sock in sockets:
-                    sock.close()
-                raise ListenError(_explain(error, host, port)) from error
-            missing = error  # `localhost` has an IPv6 address where the machine speaks none
-    if not sockets:
-        assert missing is not None
-        raise ListenError(_explain(missing, host, port)) from missing
-    return sockets
+            failure = error
+            # `localhost` has an IPv6 address where the machine speaks none.
+            if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+                break
+    else:
+        if sockets:
+            return sockets
+    for sock in sockets:
+        sock.close()
+    assert failure is not None
+    raise ListenError(_explain(failure, host, port)) from failure
 
 
 def _bound(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:

@@ -362,7 +362,7 @@ async def test_a_thousand_clients_that_leave_at_random_leave_nothing_behind() ->
             await asyncio.gather(*(leave_at_random(served, generator) for _ in range(25)))
         await until(lambda: engine.running == 0 and served.listener.num_connections == 0)
         await until(lambda: len(asyncio.all_tasks()) <= tasks and num_open_files() <= files)
-        assert not served.context.generations
+        assert not served.context.requests.active
         assert (await ask(served, post(BODY))).complete
 
 
