@@ -113,7 +113,8 @@ class Connection:
     async def _receive(self) -> dict[str, Any]:
         """Return a part of the body, or later that the client has left, as ASGI has it.
 
-        Whatever waits behind this request waits in the buffer, so that its client is seen to leave.
+        What comes behind this request waits in the buffer, so that its client is seen to leave;
+        what comes behind the response waits in the socket.
         """
         if self._http.they_are_waiting_for_100_continue:
             await self._send_event(h11.InformationalResponse(status_code=100, headers=[]))
@@ -130,6 +131,8 @@ class Connection:
                 return {"type": "http.request", "body": bytes(event.data), "more_body": True}
             if isinstance(event, h11.EndOfMessage):
                 return {"type": "http.request", "body": b"", "more_body": False}
+            if self._http.our_state in {h11.DONE, h11.MUST_CLOSE}:
+                await asyncio.get_running_loop().create_future()  # the application ends this
             if self._http.buffered > _MAX_PIPELINED:
                 self.abort()
                 break

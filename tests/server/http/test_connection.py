@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from llmstream_cli.errors import EngineDiedError
+from llmstream_cli.server.http.listener import Listener
+from llmstream_cli.server.settings import ServerSettings
 from tests.server.fakes import (
     CERTIFICATE,
     TIMEOUT,
@@ -175,6 +177,12 @@ async def test_a_head_of_32_kib_is_taken_and_no_longer_one(read_at_once: bool) -
             writer.close()
 
 
+async def test_a_bare_line_feed_behind_the_size_of_a_chunk_is_refused_at_once() -> None:
+    async with serving() as served:
+        received = await talk(served, POST + ENCODED + b"\r\ne\n")  # and no more
+    assert parse(received).status == 400
+
+
 @pytest.mark.parametrize(
     "size", [b"-e", b"0xe", b"e;\n", b"+e", b" e", b"e" * 30, b"", b"\ne"], ids=repr
 )
@@ -218,6 +226,31 @@ async def test_requests_that_come_at_once_are_answered_in_order() -> None:
     async with serving(engine) as served:
         received = await talk(served, post(first) + post(second, "Connection: close"))
     assert received.index(b"first") < received.index(b"second")
+
+
+async def test_a_long_request_right_behind_a_response_is_no_pipelining() -> None:
+    """Though the application may have something to do yet when its response is out."""
+
+    async def app(_: Any, receive: Any, send: Any) -> None:
+        while (await receive())["more_body"]:
+            pass
+        waiting = asyncio.ensure_future(receive())
+        headers = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+        await asyncio.sleep(0.1)
+        waiting.cancel()
+
+    listener = Listener(app, ServerSettings(port=0))  # type: ignore[arg-type]
+    await listener.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+    async with asyncio.timeout(TIMEOUT):
+        for _ in range(3):
+            writer.write(post(b" " * 300_000))
+            await reader.readuntil(b"ok")
+    writer.close()
+    await listener.stop_accepting()
+    assert await listener.wait_closed(TIMEOUT)
 
 
 async def test_a_client_that_sends_on_and_on_before_it_is_answered_is_cut() -> None:
