@@ -13,7 +13,7 @@ from llmstream_cli.cli.bench.options import BenchOptions
 from llmstream_cli.cli.config.commands import app as config_app
 from llmstream_cli.cli.config.settings import SettingsCommand
 from llmstream_cli.cli.models.commands import app as models_app
-from llmstream_cli.cli.options import AskOptions, Json, Setup, takes
+from llmstream_cli.cli.options import AskOptions, Json, Setup, print_help, takes
 from llmstream_cli.cli.serve.options import ServeOptions
 from llmstream_cli.cli.terminal import check_text, complain, discard_output
 from llmstream_cli.errors import LLMStreamError, did_you_mean, one_line
@@ -153,8 +153,7 @@ def top(
     ] = False,
 ) -> None:
     """Stream a local language model to your terminal."""
-    if context.invoked_subcommand is None:
-        sys.stdout.write(context.get_help() + "\n")
+    print_help(context)
 
 
 @app.command(

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import llmstream_cli
 from llmstream_cli import machine
-from llmstream_cli.cli.terminal import without_controls
+from llmstream_cli.cli.terminal import print_json, without_controls
 from llmstream_cli.config import history_path, load_config
 from llmstream_cli.errors import ConfigError, LLMStreamError, UnreachableError
 from llmstream_cli.files import cache_folder, nearest_existing
@@ -78,8 +78,7 @@ def examine(*, json: bool) -> int:
             sys.stdout.flush()
     works = all(row["verdict"] != "fail" for row in report)
     if json:
-        content = {"ok": works, "checks": report}
-        sys.stdout.write(json_text.dumps(content, ensure_ascii=False, indent=2) + "\n")
+        print_json({"ok": works, "checks": report})
     return 0 if works else 1
 
 
@@ -164,24 +163,12 @@ def _pinned() -> str:
 
 
 def memory() -> Finding:
-    """Tell the memory, as far as a container and `ulimit -v` let it be used."""
-    found, limit = machine.memory(), _address_space()
+    """Tell the memory, as far as a container lets it be used."""
+    found = machine.memory()
     message = f"{human_size(found.available)} of {human_size(found.total)} are free"
-    if limit is not None:
-        message += f"; `ulimit -v` allows {human_size(limit)}"
-    if min(found.available, found.available if limit is None else limit) < _LOW_MEMORY:
+    if found.available < _LOW_MEMORY:
         return Finding("warn", message, "end other programs, or give a small --ctx-size")
     return Finding("ok", message)
-
-
-def _address_space() -> int | None:
-    """Return the most memory that a process may map, if that is limited."""
-    try:
-        import resource
-    except ImportError:  # not POSIX
-        return None
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def disk() -> Finding:

@@ -15,6 +15,7 @@ are made sooner than dataclasses, for which every answer would wait.
 import contextlib
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any, NamedTuple, get_type_hints
@@ -100,6 +101,12 @@ def option(
         show_default=default,
         autocompletion=complete,
     )
+
+
+def print_help(context: typer.Context) -> None:
+    """Print the help of a group of commands where none of them is named."""
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
 
 
 # ---- completion -----------------------------------------------------------------------------

@@ -23,6 +23,7 @@ _WAITING = (
 # A model, or the text it was given, can hold the sequences that move a terminal's cursor, set its
 # title or fill its clipboard. What is shown there keeps its line breaks and tabs, and no controls.
 _UNSAFE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), None)
+_ESCAPED = {code: f"\\u{code:04x}" for code in range(127, 160)}  # json does so with the others
 
 
 def without_controls(text: str) -> str:
@@ -37,6 +38,14 @@ def shows_sequences(stream: TextIO | None) -> bool:
     if os.name == "nt":  # the old console window only does when it is told to
         return any(name in os.environ for name in ("WT_SESSION", "TERM_PROGRAM", "ConEmuANSI"))
     return os.environ.get("TERM", "dumb") not in {"dumb", "unknown"}
+
+
+def print_json(content: object) -> None:
+    """Print what a program reads, indented for people as well."""
+    import json
+
+    text = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False)
+    sys.stdout.write(text.translate(_ESCAPED) + "\n")
 
 
 def complain(text: str) -> None:

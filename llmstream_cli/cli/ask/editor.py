@@ -36,7 +36,7 @@ def edited(draft: str) -> Iterator[str]:
     """
     path = _write(draft)
     try:
-        _run_editor(path)
+        run_editor(path)
         text = read_text(path, MAX_INPUT_BYTES, error=EditorError).strip()
         if text:
             yield text
@@ -74,7 +74,8 @@ def _write(draft: str) -> Path:
     return Path(name)
 
 
-def _run_editor(path: Path) -> None:
+def run_editor(path: Path) -> None:
+    """Open the user's editor on a file, and wait until it is closed."""
     command = editor_command()
     try:
         with _terminal() as (stdin, stdout), _interrupts_left_to_the_editor():

@@ -1,9 +1,6 @@
 """`llmstream config`: its commands, and the editor for the configuration file."""
 
 import os
-import shlex
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +8,6 @@ import typer
 
 from llmstream_cli.cli import options
 from llmstream_cli.cli.config.settings import settings_commands
-from llmstream_cli.cli.process import leave_on_interrupt
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.config import VARIABLE, config_path, load_config
 from llmstream_cli.errors import ConfigError
@@ -35,17 +31,11 @@ _EXAMPLE = """\
 # sampling = { temperature = 0.7, top_p = 0.8 }
 """
 
-app = typer.Typer()
-
-
-@app.callback(
+app = typer.Typer(
+    callback=options.print_help,
     invoke_without_command=True,
     help="What is kept in the configuration file and in the environment.",
 )
-def top(context: typer.Context) -> None:
-    """Without a command, help."""
-    if context.invoked_subcommand is None:
-        sys.stdout.write(context.get_help() + "\n")
 
 
 @app.command(
@@ -74,12 +64,13 @@ def print_path() -> int:
 )
 def edit(context: typer.Context) -> int:
     """Edit the file, and check it."""
+    from llmstream_cli.cli.ask.editor import run_editor
     from llmstream_cli.cli.config.show import checked_rows
 
     path = _path()
     if not path.exists():
         _make(path)
-    _open_editor(path)
+    run_editor(path)
     checked_rows(load_config(), settings_commands(context))
     complain(f"{path} is in order\n")
     return 0
@@ -101,17 +92,3 @@ def _make(path: Path) -> None:
         raise ConfigError(f"cannot make {path}: {error.strerror}") from error
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(_EXAMPLE)
-
-
-def _open_editor(path: Path) -> None:
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
-    editor = editor or ("notepad" if os.name == "nt" else "vi")
-    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is the editor's
-    try:
-        done = subprocess.run([*shlex.split(editor), str(path)], check=False)  # noqa: S603
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"cannot run the editor {editor}: {reason}; set EDITOR") from error
-    if done.returncode:
-        raise ConfigError(f"the editor {editor} failed with exit code {done.returncode}")
-    leave_on_interrupt()

@@ -23,7 +23,7 @@ from llmstream_cli.cli.config.settings import (
     warn_if_exposed,
 )
 from llmstream_cli.cli.prompt import context_message, read_template
-from llmstream_cli.cli.terminal import complain, without_controls
+from llmstream_cli.cli.terminal import complain, print_json, without_controls
 from llmstream_cli.config import HISTORY_VARIABLE, Config, config_path, history_path, load_config
 from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
 from llmstream_cli.models.presets import DEFAULT_PRESET, OWN_PRESETS, PRESETS, find_preset
@@ -77,7 +77,7 @@ def show(commands: Mapping[str, SettingsCommand], *, json: bool) -> int:
             "exists": config.path is not None,
             "settings": [asdict(row) for row in rows],
         }
-        sys.stdout.write(json_text.dumps(report, ensure_ascii=False, indent=2) + "\n")
+        print_json(report)
     else:
         if path is None:
             head = "no configuration file: LLMSTREAM_CONFIG is empty"

@@ -1,6 +1,5 @@
 """The commands of `llmstream models`."""
 
-import sys
 from typing import Annotated
 
 import typer
@@ -18,8 +17,8 @@ _FORMS = "A preset, user/repo, user/repo:QUANT or user/repo/FILE.gguf."
 )
 def top(context: typer.Context) -> None:
     """Without a command, help; with one, the user's own names of models."""
+    options.print_help(context)
     if context.invoked_subcommand is None:
-        sys.stdout.write(context.get_help() + "\n")
         return
     from llmstream_cli.cli.config.own_presets import register_own_presets
     from llmstream_cli.config import load_config

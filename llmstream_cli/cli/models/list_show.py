@@ -3,13 +3,12 @@
 In JSON, names have their units, and what is unknown is null.
 """
 
-import json as json_text
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llmstream_cli.cli.terminal import without_controls
+from llmstream_cli.cli.terminal import print_json, without_controls
 from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.errors import one_line
 from llmstream_cli.machine import Memory, free_disk, memory, memory_bandwidth
@@ -28,10 +27,6 @@ _PIPE_COLUMNS = 160
 _ROUND_FROM = 10  # tokens per second, from which on the estimate has no decimals
 _MAX_VALUE_CHARS = 200  # of what a file says of itself
 _MIN_WEIGHTS = 0.01  # part of the weights, below which a type is not mentioned
-
-
-def _print_json(facts: object) -> None:
-    sys.stdout.write(json_text.dumps(facts, indent=2, allow_nan=False) + "\n")
 
 
 # ---- list -----------------------------------------------------------------------------------
@@ -55,7 +50,7 @@ def list_models(*, json: bool) -> int:
             "threads": default_threads(),
             "memory_bytes_per_second": round(bandwidth),
         }
-        _print_json({"machine": hardware, "presets": presets, "cached": cached})
+        print_json({"machine": hardware, "presets": presets, "cached": cached})
     else:
         _print_tables(presets, cached, machine, free)
     return 0
@@ -148,7 +143,7 @@ def show_model(name: str, *, json: bool) -> int:
     """Print what a model is, from its preset and from the head of its file."""
     facts = _facts(named_model(name))
     if json:
-        _print_json(facts)
+        print_json(facts)
     else:
         sys.stdout.write(_lines(facts))
     return 0
