@@ -3,7 +3,7 @@
 import contextlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,10 +18,9 @@ from llmstream_cli.files import exists
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmstream_cli.history.records import Session
+    from llmstream_cli.history.records import Hit, Session
     from llmstream_cli.history.store import History
 
-_MAX_COLUMN_WIDTH = 24
 _AGE = re.compile(r"([0-9]{1,4})([hdwy])")
 _HOURS = {"h": 1, "d": 24, "w": 7 * 24, "y": 365 * 24}
 _MAX_YEARS = 1000
@@ -39,25 +38,27 @@ Limit = Annotated[
     help="Conversations that are kept on this machine: read, find and delete them.",
 )
 def top(context: typer.Context) -> None:
-    """Without a command, print the help."""
     if context.invoked_subcommand is None:
         sys.stdout.write(context.get_help() + "\n")
 
 
 @app.command("list", help="List the conversations, those that changed last first.")
 def list_sessions(limit: Limit = None, json: options.Json = False) -> None:
-    """Print a line for each conversation."""
-    from llmstream_cli.history.records import as_json
-
     with _opened() as history:
         sessions = [] if history is None else history.sessions(limit=limit)
-    if json:
-        _print_json([as_json(session) for session in sessions])
-    elif sessions:
-        headings = ["number", "name", "changed", "turns", "model", "question"]
-        _print_rows(headings, [_cells(session) for session in sessions])
-    else:
-        complain(f"no conversations are kept in {without_controls(str(_path()))}\n")
+    rows = [
+        [
+            *_number_and_name(session),
+            _time(session.updated),
+            str(session.num_turns),
+            session.model or "-",
+            session.title,
+        ]
+        for session in sessions
+    ]
+    headings = ["number", "name", "changed", "turns", "model", "question"]
+    nothing = f"no conversations are kept in {without_controls(str(_path()))}"
+    _print(headings, rows, sessions, nothing, json=json)
 
 
 @app.command(help="Print a conversation as markdown.")
@@ -72,7 +73,6 @@ def show(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Print one conversation."""
     from llmstream_cli.history.records import as_json, as_markdown
 
     with _opened() as history:
@@ -95,21 +95,14 @@ def search(
     limit: Limit = None,
     json: options.Json = False,
 ) -> None:
-    """Print a line for each turn that is found."""
-    from llmstream_cli.history.records import as_json
-
     with _opened() as history:
         hits = [] if history is None else history.search(" ".join(words), limit=limit)
-    if json:
-        _print_json([as_json(hit) for hit in hits])
-    elif hits:
-        rows = [
-            [*_cells(hit.session)[:2], _time(hit.turn.created), hit.turn.role, hit.excerpt]
-            for hit in hits
-        ]
-        _print_rows(["number", "name", "said", "by", "text"], rows)
-    else:
-        complain("nothing is found\n")
+    rows = [
+        [*_number_and_name(hit.session), _time(hit.turn.created), hit.turn.role, hit.excerpt]
+        for hit in hits
+    ]
+    headings = ["number", "name", "said", "by", "text"]
+    _print(headings, rows, hits, "nothing is found", json=json)
 
 
 @app.command(help="Delete conversations, for good.\n\nIt tells how many, and asks.")
@@ -130,7 +123,6 @@ def delete(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> int:
-    """Ask, and delete; return the exit code."""
     if sum((bool(names), everything, older_than is not None)) != 1:
         raise InvalidValueError("give either names of conversations, or --all, or --older-than")
     before = None if older_than is None else datetime.now(UTC) - parse_age(older_than)
@@ -151,11 +143,7 @@ def delete(
 
 
 def parse_age(text: str) -> timedelta:
-    """Return the time that `30d` or its like means; a year has 365 days.
-
-    Raises:
-        InvalidValueError: it means none.
-    """
+    """Return the time that `30d` or its like means; a year has 365 days."""
     found = _AGE.fullmatch(text)
     if found is None or int(found[1]) > _MAX_YEARS * (_HOURS["y"] // _HOURS[found[2]]):
         raise InvalidValueError("--older-than must be like 12h, 30d, 8w or 1y")
@@ -173,31 +161,24 @@ def _path() -> "Path":
 @contextlib.contextmanager
 def _opened() -> "Iterator[History | None]":
     """Open the history; None where there is none: to read it does not make one."""
-    from llmstream_cli.history.store import History
-
     path = _path()
     if not exists(path):
         yield None
         return
-    with History.open(path) as history:
+    from llmstream_cli.history.store import History
+
+    with History(path) as history:
         yield history
 
 
 def _find(history: "History | None", name: str | None) -> "Session":
-    session = None
-    if history is not None:
-        session = history.latest() if name is None else history.find(name)
-    if session is None:
+    if history is None:
         raise SessionNotFoundError(f"no conversations are kept in {_path()}")
-    return session
+    return history.find(name)
 
 
 def _agreed(number: int) -> bool:
-    """Ask whether to delete so many.
-
-    Raises:
-        InvalidValueError: there is nobody to ask.
-    """
+    """Ask whether to delete so many."""
     if sys.stdin is None or not sys.stdin.isatty():
         raise InvalidValueError(
             "delete asks before it deletes, and standard input is no terminal: give --yes"
@@ -209,15 +190,8 @@ def _agreed(number: int) -> bool:
 # ---- to print -------------------------------------------------------------------------------
 
 
-def _cells(session: "Session") -> list[str]:
-    return [
-        str(session.id),
-        session.name or "-",
-        _time(session.updated),
-        str(session.num_turns),
-        session.model or "-",
-        session.title,
-    ]
+def _number_and_name(session: "Session") -> list[str]:
+    return [str(session.id), session.name or "-"]
 
 
 def _time(time: datetime) -> str:
@@ -225,37 +199,27 @@ def _time(time: datetime) -> str:
     return time.astimezone().isoformat(timespec="minutes")[:16]
 
 
+def _print(
+    headings: list[str],
+    rows: list[list[str]],
+    records: "Sequence[Session | Hit]",
+    nothing: str,
+    *,
+    json: bool,
+) -> None:
+    from llmstream_cli.cli.tables import print_table
+    from llmstream_cli.history.records import as_json
+
+    if json:
+        _print_json([as_json(record) for record in records])
+    elif rows:
+        print_table(headings, rows)
+    else:
+        complain(f"{nothing}\n")
+
+
 def _print_json(content: object) -> None:
     import json
 
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     AnswerWriter(sys.stdout).write(text + "\n")
-
-
-def _print_rows(headings: list[str], rows: list[list[str]]) -> None:
-    """Print a table to a terminal; elsewhere aligned columns, of which the last may have spaces."""
-    rows = [[without_controls(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        _print_table(headings, rows)
-        return
-    rows = [headings, *([cell.replace(" ", "_") for cell in row[:-1]] + row[-1:] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
-    AnswerWriter(sys.stdout).write("".join(f"{line}\n" for line in aligned))
-
-
-def _print_table(headings: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in headings[:-1]:
-        table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=_MAX_COLUMN_WIDTH)
-    table.add_column(headings[-1])  # the only one that may become narrower
-    for row in rows:
-        table.add_row(*map(Text, row[:-1]), Text(row[-1], no_wrap=True, overflow="ellipsis"))
-    Console(file=sys.stdout, highlight=False, markup=False).print(table)

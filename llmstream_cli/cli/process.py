@@ -54,10 +54,7 @@ def run_interruptible(
 ) -> None:
     """Run what shows an answer; Ctrl-C cancels it, and a second one does not wait for that.
 
-    Args:
-        runner: runs it.
-        answering: ends what is shown when it is cancelled.
-        keep: called once at the end, however it ends; Ctrl-C waits for it.
+    At the end, however it ends, `keep` is called; Ctrl-C waits for it.
 
     Raises:
         KeyboardInterrupt: it was cancelled.

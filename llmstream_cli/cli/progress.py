@@ -5,7 +5,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from llmstream_cli.cli.terminal import complain, without_controls
+from llmstream_cli.cli.terminal import complain
+from llmstream_cli.errors import one_line
 from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.sizes import human_size
 
@@ -35,7 +36,6 @@ class LineProgress:
         self._started = 0.0
 
     def begin(self, what: str, total_bytes: int, done_bytes: int = 0) -> None:
-        """Name the work and its size."""
         self._what, self._total = what, total_bytes
         self._done = self._began_at = done_bytes
         self._next_percent = (self._percent() // _STEP_PERCENT + 1) * _STEP_PERCENT
@@ -44,7 +44,6 @@ class LineProgress:
         self.note(f"{what}: {human_size(total_bytes)}{there}")
 
     def advance(self, num_bytes: int) -> None:
-        """Write a line if another tenth is done."""
         self._done += num_bytes
         percent = self._percent()
         if percent < self._next_percent or self._done >= self._total:
@@ -53,15 +52,13 @@ class LineProgress:
         self.note(f"{self._what}: {percent // _STEP_PERCENT * _STEP_PERCENT} %, {self._speed()}")
 
     def end(self) -> None:
-        """Tell whether all is done."""
         if self._done >= self._total:
             self.note(f"{self._what}: done, {self._speed()}")
         else:
             self.note(f"{self._what}: stopped at {self._percent()} %")
 
     def note(self, line: str) -> None:
-        """Write the line."""
-        complain(without_controls(line).replace("\n", " ") + "\n")
+        complain(one_line(line) + "\n")
 
     def _percent(self) -> int:
         return 100 * self._done // self._total if self._total else 100
@@ -72,11 +69,7 @@ class LineProgress:
 
 
 class BarProgress:
-    """Draws a bar with bytes, speed and the time that is left; implements `Progress`.
-
-    Args:
-        stream: the terminal.
-    """
+    """Draws a bar with bytes, speed and the time that is left; implements `Progress`."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -84,12 +77,12 @@ class BarProgress:
         self._task: TaskID | None = None
 
     def begin(self, what: str, total_bytes: int, done_bytes: int = 0) -> None:
-        """Draw the bar."""
         self.end()
         self._bar = _make_bar(self._stream)
+        width = max(self._bar.console.width - _FIGURES_WIDTH, _MIN_NAME_WIDTH)
         # An unknown total has no end; Rich then shows that something moves.
         self._task = self._bar.add_task(
-            _shortened(without_controls(what), self._bar.console.width - _FIGURES_WIDTH),
+            one_line(what, width),
             total=total_bytes or None,
             completed=done_bytes,
         )
@@ -101,23 +94,15 @@ class BarProgress:
             self._bar.update(self._task, advance=num_bytes)
 
     def end(self) -> None:
-        """Leave the bar as it is, and the cursor below it."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
 
     def note(self, line: str) -> None:
-        """Write the line, above the bar if there is one."""
-        plain = without_controls(line).replace("\n", " ")
         if self._bar is None:
-            complain(plain + "\n")
+            complain(one_line(line) + "\n")
         else:
-            self._bar.console.print(plain, markup=False, highlight=False, soft_wrap=True)
-
-
-def _shortened(what: str, width: int) -> str:
-    width = max(width, _MIN_NAME_WIDTH)
-    return what if len(what) <= width else what[: width - 1] + "…"
+            self._bar.console.print(one_line(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def _make_bar(stream: TextIO) -> "Bar":

@@ -14,9 +14,6 @@ def read_template(text: str) -> ChatFormat:
     """Return the prompt format of that name, else the template in the file of that name.
 
     A file's template is compiled here, so that a mistake in it shows before a model is loaded.
-
-    Raises:
-        InvalidValueError: there is neither, or the file holds no template.
     """
     if text.lower() in FORMATS:
         return find_format(text)
@@ -39,11 +36,7 @@ def preset_format(name: str | None) -> ChatFormat | None:
 
 
 def known_contexts() -> dict[str, str]:
-    """Return all named contexts, the user's own among them; they win over ours.
-
-    Raises:
-        ConfigError: the configuration file cannot be used.
-    """
+    """Return all named contexts, the user's own among them; they win over ours."""
     from llmstream_cli.config import load_config
     from llmstream_cli.prompts.contexts import CONTEXTS
 
@@ -51,12 +44,7 @@ def known_contexts() -> dict[str, str]:
 
 
 def context_message(name: str) -> str:
-    """Return the system message of the named context.
-
-    Raises:
-        InvalidValueError: there is none of that name.
-        ConfigError: the configuration file cannot be used.
-    """
+    """Return the system message of the named context."""
     from llmstream_cli.prompts.contexts import find_context
 
     return find_context(name, known_contexts())

@@ -12,11 +12,7 @@ SETTABLE = {name: row for name, row in PARAMETERS.items() if row.flags}
 
 
 class SamplingOptions:
-    """What the user said of sampling, by the names of `SamplingParams`; nothing for None.
-
-    Raises:
-        InvalidValueError: a value is out of its bounds.
-    """
+    """What the user said of sampling, by the names of `SamplingParams`; nothing for None."""
 
     def __init__(self, **said: Any) -> None:
         given = {name: value for name, value in said.items() if value not in (None, (), [])}
@@ -49,11 +45,7 @@ class SamplingOptions:
         return SamplingOptions(**{**self.said, **said})
 
     def over(self, advised: Mapping[str, Any]) -> SamplingParams:
-        """Return the parameters: what the user said, else what is advised, else the defaults.
-
-        Args:
-            advised: values by the names of `SamplingParams`, of the model's authors.
-        """
+        """Return what the user said, else what the model's authors advise, else the defaults."""
         if self.said.keys() & CONSTRAINTS:  # a preset's stop strings are for free text
             advised = {name: value for name, value in advised.items() if name != "stop"}
         return SamplingParams(**{**advised, **self.said})

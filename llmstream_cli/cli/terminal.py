@@ -1,17 +1,13 @@
 """Standard input and output: what a terminal may see, and what a pipe gets."""
 
-import codecs
 import contextlib
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from llmstream_cli.cli.process import cancelled_by_interrupt
 from llmstream_cli.errors import InvalidValueError, LLMStreamError, OutputError, one_line
 from llmstream_cli.files import decode, notice_wait, read_text
-
-if TYPE_CHECKING:
-    from llmstream_cli.cli.ask.markdown import MarkdownWriter
 
 MAX_INPUT_BYTES = 16 * 1024 * 1024
 
@@ -56,11 +52,7 @@ def complain(text: str) -> None:
 
 
 def check_text(text: str, name: str, error: type[LLMStreamError] = InvalidValueError) -> str:
-    """Return a text of the command line, of the environment or of a terminal.
-
-    Raises:
-        LLMStreamError: of type `error`: its bytes were no UTF-8, which lone surrogates tell.
-    """
+    """Return a text from outside; bytes that were no UTF-8, which lone surrogates tell, raise."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as problem:
@@ -87,12 +79,6 @@ def read_piped_input(*, strip: bool = True) -> str:
     """Return what is piped to standard input.
 
     A terminal, or an input that cannot be read (closed, or opened by nohup for writing), is none.
-
-    Args:
-        strip: leave out the white space around it.
-
-    Raises:
-        InvalidValueError: it is too long, or no UTF-8 text.
     """
     if sys.stdin is None or sys.stdin.isatty():
         return ""
@@ -106,10 +92,7 @@ def read_piped_input(*, strip: bool = True) -> str:
 
 
 def discard_output() -> None:
-    """Send what is still buffered for standard output nowhere: its reader is gone.
-
-    Otherwise the interpreter tries to flush it at exit, and complains.
-    """
+    """Send what is still buffered nowhere, else the interpreter complains when it flushes it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -136,12 +119,6 @@ class AnswerWriter:
 
     A pipe or a file gets the text as it is, in UTF-8. A terminal gets it without control
     characters, in its own encoding, and at the end the cursor at the beginning of a line.
-
-    Args:
-        stream: standard output; None where it is closed.
-
-    Raises:
-        OutputError: it is closed.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -152,12 +129,6 @@ class AnswerWriter:
         self._at_line_start = True
 
     def write(self, text: str) -> None:
-        """Write a piece.
-
-        Raises:
-            BrokenPipeError: the reader of the pipe has left.
-            OutputError: it cannot be written, to a full disk for one.
-        """
         if not text:
             return
         if self._terminal:
@@ -167,33 +138,7 @@ class AnswerWriter:
         write_through(self._stream, text.encode(encoding, "replace"))
 
     def end(self, *, cut: bool = False) -> None:
-        """Leave a terminal's cursor at the beginning of a line.
-
-        Args:
-            cut: Ctrl-C has ended the answer, and the terminal has shown ^C.
-        """
+        """Leave a terminal's cursor at the beginning of a line; it has shown ^C after a `cut`."""
         if self._terminal and (cut or not self._at_line_start):
             write_through(self._stream, os.linesep.encode())
             self._at_line_start = True
-
-
-def answer_writer(stream: TextIO | None, *, raw: bool = False) -> "AnswerWriter | MarkdownWriter":
-    """Return what writes an answer: rendered on a terminal that can show it, else as it is.
-
-    To import the renderer takes some 40 milliseconds: call it while a model is being loaded.
-
-    Args:
-        stream: standard output; None where it is closed.
-        raw: never render.
-
-    Raises:
-        OutputError: it is closed.
-    """
-    if raw or stream is None or not shows_sequences(stream):
-        return AnswerWriter(stream)
-    if codecs.lookup(stream.encoding).name != "utf-8":
-        return AnswerWriter(stream)
-    from llmstream_cli.cli.ask.markdown import MarkdownWriter
-
-    # https://no-color.org: an empty value does not count.
-    return MarkdownWriter(stream, color=not os.environ.get("NO_COLOR"))

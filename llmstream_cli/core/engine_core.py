@@ -31,17 +31,17 @@ class StepRunner(Protocol):
     """What the core needs of a runner; see `core.runner.Runner` for each member."""
 
     @property
-    def ctx_size(self) -> int: ...  # noqa: D102
-    def make_room(self, num_tokens: int, *, wait: bool) -> bool: ...  # noqa: D102
-    def add(  # noqa: D102
+    def ctx_size(self) -> int: ...
+    def make_room(self, num_tokens: int, *, wait: bool) -> bool: ...
+    def add(
         self,
         sequence: Sequence,
         params: SamplingParams,
         constraint: "TokenConstraint | None" = None,
     ) -> None: ...
-    def remove(self, sequence: Sequence) -> None: ...  # noqa: D102
-    def held(self) -> Set[Sequence]: ...  # noqa: D102
-    def run(self, step: Step) -> Mapping[Sequence, DrawnToken | EngineError]: ...  # noqa: D102
+    def remove(self, sequence: Sequence) -> None: ...
+    def held(self) -> Set[Sequence]: ...
+    def run(self, step: Step) -> Mapping[Sequence, DrawnToken | EngineError]: ...
 
 
 @dataclass(slots=True, eq=False)

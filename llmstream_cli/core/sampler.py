@@ -28,9 +28,9 @@ _WORTH_IT = 4  # narrow where at most this part of the vocabulary is left
 class TokenConstraint(Protocol):
     """Follows an answer through its grammar; see `constraint.Constraint`."""
 
-    def is_ready(self, seconds: float) -> bool: ...  # noqa: D102
-    def allowed(self) -> "npt.NDArray[np.bool_]": ...  # noqa: D102
-    def accept(self, token: int) -> None: ...  # noqa: D102
+    def is_ready(self, seconds: float) -> bool: ...
+    def allowed(self) -> "npt.NDArray[np.bool_]": ...
+    def accept(self, token: int) -> None: ...
 
 
 class Sampler:

@@ -18,10 +18,10 @@ class Turn:
 
     role: Role
     content: str
-    reasoning: str = ""  # of the model, before it answered
-    model: str = ""  # its name
+    reasoning: str = ""
+    model: str = ""
     finish_reason: FinishReason | None = None  # CANCELLED: `content` is what had come by then
-    usage: Usage | None = None  # None where it is not known
+    usage: Usage | None = None
     sampling: Mapping[str, Any] = field(default_factory=dict)  # by the names of SamplingParams
     created: datetime = field(default_factory=lambda: datetime.now(UTC))
     id: int = 0  # grows from turn to turn; 0 until it is kept
@@ -32,9 +32,9 @@ class Session:
     """A conversation, without its turns."""
 
     id: int  # no other conversation ever had it
-    name: str | None  # given by the user
-    title: str  # the first question in a line, cut; "" before it is asked
-    model: str  # the name of the model that answered last; "" before it did
+    name: str | None
+    title: str  # the first question as one line, cut; "" before it is asked
+    model: str  # that answered last; "" before it did
     created: datetime
     updated: datetime
     num_turns: int
@@ -50,24 +50,27 @@ class Hit:
 
 
 def answered(turns: Sequence[Turn]) -> list[Turn]:
-    """Return what a model is shown of a conversation that goes on.
+    """Leave out questions without an answer, and answers without a word.
 
-    A question that got no word of an answer is left out: after a crash or an interruption the user
-    asks it anew, and chat templates want the roles to take turns.
+    After a crash or an interruption the user asks anew, and chat templates want the roles to take
+    turns.
     """
-    shown = []
+    shown: list[Turn] = []
     for turn, following in zip_longest(turns, turns[1:]):
-        is_answered = (
-            following is not None and following.role == "assistant" and following.content != ""
-        )
-        if {"system": True, "user": is_answered, "assistant": turn.content != ""}[turn.role]:
+        is_question = turn.role == "user"
+        answer = following if is_question else turn
+        if turn.role == "system" or (answer and answer.role == "assistant" and answer.content):
             shown.append(turn)
     return shown
 
 
 def as_json(record: Turn | Session | Hit) -> dict[str, Any]:
     """Return a record by the names of its fields; times are ISO 8601, in UTC."""
-    return asdict(record, dict_factory=lambda pairs: {name: _plain(value) for name, value in pairs})
+
+    def plain(value: object) -> object:
+        return value.isoformat(timespec="seconds") if isinstance(value, datetime) else value
+
+    return asdict(record, dict_factory=lambda pairs: {name: plain(value) for name, value in pairs})
 
 
 def as_markdown(session: Session, turns: Iterable[Turn]) -> str:
@@ -79,7 +82,3 @@ def as_markdown(session: Session, turns: Iterable[Turn]) -> str:
         if turn.finish_reason is FinishReason.CANCELLED:
             blocks.append("*(interrupted)*")
     return "\n\n".join(block for block in blocks if block) + "\n"
-
-
-def _plain(value: object) -> object:
-    return value.isoformat(timespec="seconds") if isinstance(value, datetime) else value

@@ -33,12 +33,12 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def talks(path: Path) -> Path:
-    with History.open(path) as history:
+    with History(path) as history:
         trip = history.begin("trip")
-        history.append(trip.id, Turn(role="user", content="Where is Paris?"))
-        history.append(trip.id, Turn(role="assistant", content=EVIL, model="smollm2"))
+        history.append(trip, Turn(role="user", content="Where is Paris?"))
+        history.append(trip, Turn(role="assistant", content=EVIL, model="smollm2"))
         other = history.begin()
-        history.append(other.id, Turn(role="user", content="Who sings?\n" + "la " * 99))
+        history.append(other, Turn(role="user", content="Who sings?\n" + "la " * 99))
     return path
 
 
@@ -54,7 +54,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def names(path: Path) -> list[str | None]:
-    with History.open(path) as history:
+    with History(path) as history:
         return [session.name for session in history.sessions()]
 
 
@@ -160,7 +160,7 @@ def test_delete(talks: Path, run: Run) -> None:
 
 def test_delete_what_is_old(talks: Path, run: Run) -> None:
     assert run("delete", "--older-than", "1d", "--yes") == (0, "", "there is nothing to delete\n")
-    with History.open(talks) as history:
+    with History(talks) as history:
         history._query("UPDATE session SET updated = updated - 90000 WHERE id = 1")
     assert run("delete", "--older-than", "1d", "--yes") == (0, "", "1 deleted\n")
     assert names(talks) == [None]

@@ -126,8 +126,8 @@ def interrupted(script: str, *, after: str, columns: int = 40) -> tuple[list[str
 def test_a_rendered_answer_stays_whole() -> None:
     rows, column, code = interrupted(
         """
-        from llmstream_cli.cli.terminal import answer_writer
-        writer = answer_writer(sys.stdout)
+        from llmstream_cli.cli.ask.view import answer_writer
+        writer = answer_writer(sys.stdout, markdown=True)
         async def answer():
             writer.write("Paris is the **capital of France, which lies on the river")
             try:

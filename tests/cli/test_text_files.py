@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmstream_cli.cli.ask.attachments import attach
-from llmstream_cli.cli.ask.structured import read_grammar, read_schema
+from llmstream_cli.cli.ask.question import attach, read_grammar, read_schema
 from llmstream_cli.cli.prompt import read_template
 from llmstream_cli.cli.serve.run import read_keys
 from llmstream_cli.errors import LLMStreamError

@@ -31,14 +31,14 @@ class HistoryMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         path = Path(self.folder.name) / "history.db"
-        self.connections = [History.open(path), History.open(path)]
+        self.connections = [History(path), History(path)]
         self.turns: dict[int, list[tuple[str, str]]] = {}  # in the order of their last change
         self.names: dict[int, str | None] = {}
         self.past: set[int] = set()
 
     def teardown(self) -> None:
         for history in self.connections:
-            history.close()
+            history.__exit__()
         self.folder.cleanup()
 
     @rule(target=sessions, by=st.integers(0, 1), name=names)
@@ -50,11 +50,11 @@ class HistoryMachine(RuleBasedStateMachine):
             assert taken
             return None
         assert not taken
-        assert session.id not in self.past
-        self.past.add(session.id)
-        self.turns[session.id] = []
-        self.names[session.id] = name
-        return session.id
+        assert session not in self.past
+        self.past.add(session)
+        self.turns[session] = []
+        self.names[session] = name
+        return session
 
     def changed(self, session: int | None) -> bool:
         """Move a session to the end of those that changed; say whether it is there."""

@@ -4,50 +4,73 @@ import sys
 from collections.abc import Sequence
 
 from llmstream_cli.api import GenerationRequest
-from llmstream_cli.cli.ask.engine import OpenEngine, check_engine
-from llmstream_cli.cli.ask.question import nobody_asks, whole_question
-from llmstream_cli.cli.ask.setup import Begun, begin, request_for
+from llmstream_cli.cli.ask.engine import OpenEngine, begin, check_engine, request_for
+from llmstream_cli.cli.ask.question import (
+    check_schema,
+    nobody_asks,
+    read_grammar,
+    read_schema,
+    whole_question,
+)
 from llmstream_cli.cli.options import AskOptions, Setup
 from llmstream_cli.cli.process import STARTED, leave_interrupted, run_interruptible
 from llmstream_cli.errors import InvalidValueError
 
 
 def run_ask(words: Sequence[str], how: AskOptions, setup: Setup) -> int:
-    """Stream the answer to standard output; return the exit code.
-
-    Args:
-        words: of the question.
-        how: what the user said for one question.
-        setup: what the user said as for a chat.
-    """
+    """Stream the answer to standard output; return the exit code."""
     check_engine(setup.engine)
     setup = _with_form(how, setup)
     _check(how, setup)
-    if nobody_asks(words, how) and not _is_for_one_question(how):
+    has_form = how.grammar is not None or how.schema is not None
+    is_for_a_chat = not (how.raw or how.count_tokens or has_form or how.json or how.json_lines)
+    if is_for_a_chat and nobody_asks(words, how):
         from llmstream_cli.cli.chat.command import run_chat
 
         return run_chat(setup)
     with whole_question(words, how) as question:
-        begun = begin(setup)
+        opened, conversation = begin(setup)
         if how.raw:
-            params = setup.sampling.over(begun.opened.advice())
-            unset = setup.sampling.unset
-            request = GenerationRequest(sampling=params, prompt=question, unset=unset)
+            params = setup.sampling.over(opened.advice())
+            request = GenerationRequest(
+                sampling=params, prompt=question, unset=setup.sampling.unset
+            )
         else:
-            request = request_for(setup, begun.conversation, question, begun.opened)
+            request = request_for(setup, opened, conversation, question)
         if how.count_tokens:
-            return _count(begun.opened, request)
-        return _answer(setup, how, begun, request, question)
+            return _count(opened, request)
+
+        import asyncio  # this and the rest while the model loads
+
+        from llmstream_cli.cli.ask.stats import print_usage
+        from llmstream_cli.cli.ask.view import Answer, make_view, show_answer
+
+        answer = Answer(STARTED)
+        view = make_view(markdown=setup.markdown, reasoning=setup.think is not False, how=how)
+
+        def keep() -> None:
+            if answer.text:
+                conversation.keep(answer.turns(question, opened.reference, setup.sampling.said))
+
+        with asyncio.Runner() as runner:
+            try:
+                answering = show_answer(opened, request, answer, view, stats=setup.shows_stats)
+                run_interruptible(runner, answering, keep)
+            except KeyboardInterrupt:
+                leave_interrupted()  # before the runner waits for a model that is being loaded
+            finally:
+                runner.run(opened.engine.aclose())
+        if setup.shows_stats:
+            print_usage(answer)
+        return 0
 
 
 def _with_form(how: AskOptions, setup: Setup) -> Setup:
     """Add the form that the answer has to have to what is said of sampling."""
-    if how.grammar is None and how.schema is None:
-        return setup
-    from llmstream_cli.cli.ask.structured import check_schema, read_grammar, read_schema
-
     grammar = None if how.grammar is None else read_grammar(how.grammar)
     schema = None if how.schema is None else read_schema(how.schema)
+    if grammar is None and schema is None:
+        return setup
     sampling = setup.sampling.changed(grammar=grammar, json_schema=schema)
     if schema is not None and setup.engine.url is None:
         check_schema(schema)
@@ -69,45 +92,11 @@ def _check(how: AskOptions, setup: Setup) -> None:
         raise InvalidValueError("--count needs the model itself; not with --url")
 
 
-def _is_for_one_question(how: AskOptions) -> bool:
-    has_form = how.grammar is not None or how.schema is not None
-    return how.raw or how.count_tokens or has_form or how.json or how.json_lines
-
-
 def _count(opened: OpenEngine, request: GenerationRequest) -> int:
     import asyncio  # while the model loads
 
-    assert opened.local is not None  # checked above
-    sys.stdout.write(f"{asyncio.run(opened.local.count_tokens(request))}\n")
-    return 0
+    from llmstream_cli.engines.in_process import InProcessEngine
 
-
-def _answer(
-    setup: Setup, how: AskOptions, begun: Begun, request: GenerationRequest, question: str
-) -> int:
-    import asyncio  # this and the rest while the model loads
-
-    from llmstream_cli.cli.ask.answer import Answer
-    from llmstream_cli.cli.ask.exchange import show_answer
-    from llmstream_cli.cli.ask.stats import print_usage
-    from llmstream_cli.cli.ask.views import make_view
-
-    answer = Answer(STARTED)
-    view = make_view(markdown=setup.markdown, reasoning=setup.think is not False, how=how)
-
-    def keep() -> None:
-        if answer.text:
-            turns = answer.turns(question, begun.opened.reference, setup.sampling.said)
-            begun.recorder.keep(begun.conversation.system, turns)
-
-    with asyncio.Runner() as runner:
-        try:
-            answering = show_answer(begun.opened, request, answer, view, stats=setup.shows_stats)
-            run_interruptible(runner, answering, keep)
-        except KeyboardInterrupt:
-            leave_interrupted()  # before the runner waits for a model that is being loaded
-        finally:
-            runner.run(begun.opened.engine.aclose())
-    if setup.shows_stats:
-        print_usage(answer)
+    assert isinstance(opened.engine, InProcessEngine)  # checked above
+    sys.stdout.write(f"{asyncio.run(opened.engine.count_tokens(request))}\n")
     return 0

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
 from llmstream_cli.cli.terminal import MAX_INPUT_BYTES, complain
 from llmstream_cli.errors import EditorError
@@ -27,9 +26,6 @@ def edited(draft: str) -> Iterator[str]:
     The text lies in a temporary file that only the user can read. It is deleted when the block is
     done. When the editor or the block fails, or the process is killed meanwhile, it stays, and the
     user is told where.
-
-    Args:
-        draft: what the file has in it when the editor opens.
 
     Raises:
         EditorError: the editor cannot be run or failed, or left no text.
@@ -50,11 +46,7 @@ def edited(draft: str) -> Iterator[str]:
 
 
 def editor_command() -> list[str]:
-    """Return the user's editor and its arguments: `VISUAL`, else `EDITOR`, else the system's.
-
-    Raises:
-        EditorError: the variable cannot be understood.
-    """
+    """Return the user's editor and its arguments: `VISUAL`, else `EDITOR`, else the system's."""
     command = os.environ.get("VISUAL") or os.environ.get("EDITOR") or _DEFAULT
     try:
         words = shlex.split(command, posix=not _WINDOWS)
@@ -96,7 +88,7 @@ def _terminal() -> Iterator[tuple[int | None, int | None]]:
     Where these are pipes or files, it gets the terminal behind them, so that `git diff | llmstream
     ask -e > answer` works. Without one, an editor that needs none can still do its work.
     """
-    if _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
+    if all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):
         yield None, None
         return
     try:
@@ -108,10 +100,6 @@ def _terminal() -> Iterator[tuple[int | None, int | None]]:
         yield descriptor, descriptor
     finally:
         os.close(descriptor)
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    return stream is not None and stream.isatty()
 
 
 @contextlib.contextmanager

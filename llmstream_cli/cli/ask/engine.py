@@ -1,51 +1,81 @@
-"""From a command's options to an engine: a model in this process, or another server's."""
+"""From a command's options to an engine, a conversation and a request; for `ask` and `chat`.
+
+What shows and keeps answers is imported while the model loads, or the first token waited for it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from llmstream_cli.api import Engine, EngineConfig
-from llmstream_cli.cli.options import EngineOptions
+from llmstream_cli.api import Engine, EngineConfig, GenerationRequest
+from llmstream_cli.cli.options import EngineOptions, Setup
 from llmstream_cli.cli.progress import make_progress
-from llmstream_cli.cli.prompt import preset_format, read_template
+from llmstream_cli.cli.prompt import context_message, preset_format, read_template
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.errors import InvalidValueError, ModelNotFoundError, one_line
 from llmstream_cli.models.reference import HubModel, parse_reference
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
 
 if TYPE_CHECKING:
-    from llmstream_cli.engines.in_process import InProcessEngine
+    from llmstream_cli.cli.conversation import Conversation
 
 
 class OpenEngine(NamedTuple):
-    """An engine that has been started.
+    """An engine that has been started; it may still be loading its model."""
 
-    Attributes:
-        engine: it may still be loading its model.
-        name: what the model goes by; "" where another server has yet to tell.
-        reference: what names it to `--model`, from any folder; "" likewise.
-        found: the model's file; None on another server.
-        local: the engine, where it is one in this process.
-    """
-
+    options: EngineOptions
     engine: Engine
-    name: str
-    reference: str = ""
-    found: ResolvedModel | None = None
-    local: "InProcessEngine | None" = None
+    name: str  # of the model; "" where another server has yet to tell
+    reference: str  # what names the model to `--model`, from any folder; "" likewise
+    found: ResolvedModel | None = None  # the model's file; None on another server
 
     def advice(self, thinking: bool | None = None) -> Mapping[str, Any]:
         """Return the sampling that suits the model; see `Preset.advice`."""
         return {} if self.found is None else self.found.advice(thinking)
 
 
-def check_engine(options: EngineOptions) -> None:
-    """Check what can be, before the model is looked for, which may take long.
+def begin(setup: Setup) -> "tuple[OpenEngine, Conversation]":
+    """Find the conversation, open the model, and return while it is being loaded.
 
     Raises:
-        InvalidValueError: a value is out of its bounds, or means nothing to another server.
+        LLMStreamError: there is no such conversation, context or model.
     """
+    system = setup.system
+    if setup.context is not None:
+        if system is not None:
+            raise InvalidValueError("--system and --context both give the system message")
+        system = context_message(setup.context)
+    opened = None if setup.record.goes_on else open_engine(setup.engine, verbose=setup.verbose)
+    from llmstream_cli.cli.conversation import resume
+
+    conversation = resume(setup.record)
+    if opened is None:
+        opened = _open_again(setup, conversation.model)
+    if system is not None:
+        conversation.system = system
+    return opened, conversation
+
+
+def request_for(
+    setup: Setup,
+    opened: OpenEngine,
+    conversation: "Conversation",
+    question: str,
+    *,
+    again: bool = False,
+) -> GenerationRequest:
+    """Return what the engine is asked to answer the next question, or the last one again."""
+    return GenerationRequest(
+        conversation.asking(question, again=again),
+        setup.sampling.over(opened.advice(setup.think)),
+        unset=setup.sampling.unset,
+        thinking=setup.think,
+    )
+
+
+def check_engine(options: EngineOptions) -> None:
+    """Check what can be, before the model is looked for, which may take long."""
     _choice(options)
     _config(options, "")
     if options.url is None:
@@ -64,16 +94,17 @@ def with_model(options: EngineOptions, name: str) -> EngineOptions:
 def open_engine(options: EngineOptions, *, verbose: bool = False) -> OpenEngine:
     """Find the model, start an engine with it, and return while it is being loaded.
 
-    Args:
-        options: of the model.
-        verbose: show llama.cpp's log.
-
     Raises:
         ModelError: the model cannot be found or fetched.
         InvalidValueError: there is no such template, or the URL is none.
     """
     if options.url is not None:
-        return _open_remote(options, options.url)
+        from llmstream_cli.engines.remote import RemoteEngine
+
+        name = options.features or options.model
+        remote = RemoteEngine(options.url, model=name, api_key=options.api_key)
+        remote.start()
+        return OpenEngine(options, remote, name or "", name or "")
     chat_format = None if options.template is None else read_template(options.template)
     choice = _choice(options)
     found = resolve(choice, make_progress())
@@ -93,47 +124,17 @@ def open_engine(options: EngineOptions, *, verbose: bool = False) -> OpenEngine:
         )
     )
     engine.start()
-    return OpenEngine(
-        engine=engine,
-        name=found.name,
-        reference=_reference(choice, found),
-        found=found,
-        local=engine,
-    )
+    return OpenEngine(options, engine, found.name, _reference(choice, found), found)
 
 
-def open_again(
-    options: EngineOptions, model: str, *, verbose: bool = False
-) -> tuple[EngineOptions, OpenEngine]:
-    """Open the model that a conversation was held with, unless the user has named another.
-
-    Args:
-        options: what the user said.
-        model: its reference; "" where it is unknown.
-        verbose: show llama.cpp's log.
-
-    Returns:
-        The options of the model that is opened, and the engine.
-
-    Raises:
-        LLMStreamError: see `open_engine`.
-    """
-    if model and options.url is None and _choice(options) == ModelChoice():
-        same = with_model(options, model)
+def _open_again(setup: Setup, model: str) -> OpenEngine:
+    """Open the model that a conversation was held with, unless the user has named another."""
+    if model and setup.engine.url is None and _choice(setup.engine) == ModelChoice():
         try:
-            return same, open_engine(same, verbose=verbose)
+            return open_engine(with_model(setup.engine, model), verbose=setup.verbose)
         except ModelNotFoundError as error:
             complain(f"llmstream: another model goes on: {one_line(error)}\n")
-    return options, open_engine(options, verbose=verbose)
-
-
-def _open_remote(options: EngineOptions, url: str) -> OpenEngine:
-    from llmstream_cli.engines.remote import RemoteEngine
-
-    name = options.features or options.model
-    engine = RemoteEngine(url, model=name, api_key=options.api_key)
-    engine.start()
-    return OpenEngine(engine=engine, name=name or "", reference=name or "")
+    return open_engine(setup.engine, verbose=setup.verbose)
 
 
 def _choice(options: EngineOptions) -> ModelChoice:

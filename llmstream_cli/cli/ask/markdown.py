@@ -75,11 +75,8 @@ _FRAME_SECONDS = 1 / 20
 class MarkdownWriter:
     """Writes an answer piece by piece, rendered; the counterpart of `terminal.AnswerWriter`.
 
-    Args:
-        stream: a terminal with UTF-8 that understands ECMA-48's control sequences.
-        color: whether to use colours; without them, code is bold.
-        size: returns the terminal's size.
-        clock: returns seconds; a frame is drawn at most 20 times in one.
+    The stream is a terminal with UTF-8 that understands ECMA-48's control sequences. Without
+    colours, code is bold.
     """
 
     def __init__(
@@ -111,11 +108,6 @@ class MarkdownWriter:
         self._next_frame = 0.0
 
     def write(self, text: str) -> None:
-        """Write a piece.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
         text = without_controls(text)
         self._source += text
         printed = self._complete_blocks() if "\n" in text else ""
@@ -235,11 +227,7 @@ class _Rule(HorizontalRule):
 
 
 class _Answer(Markdown):
-    """One block of an answer.
-
-    Args:
-        tokens: of the block.
-    """
+    """One block of an answer."""
 
     elements: ClassVar[dict[str, type[MarkdownElement]]] = {
         **Markdown.elements,

@@ -1,35 +1,40 @@
 """The lines of `--stats`, in the words of the service that this program descends from."""
 
+from typing import TYPE_CHECKING
+
 from llmstream_cli.api import ModelInfo
-from llmstream_cli.cli.ask.answer import Answer
 from llmstream_cli.cli.terminal import complain
 from llmstream_cli.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    from llmstream_cli.cli.ask.view import Answer
 
 
 def print_settings(info: ModelInfo, sampling: SamplingParams, retrieved_seconds: float) -> None:
     """Print what the answer will be made with, and how long the start took."""
     features = ", ".join(f"{name}: {str(on).lower()}" for name, on in info.cpu_features.items())
-    _print(features)
-    _print(
+    complain(
+        f"{features}\n"
         f"temp: {sampling.temperature:.2f} repeat-penalty: {sampling.repeat_penalty:.2f} "
-        f"repeat-last-n: {sampling.repeat_last_n}"
+        f"repeat-last-n: {sampling.repeat_last_n}\n"
+        f"retrieved the files in {duration(retrieved_seconds)}\n"
+        f"loaded the model in {duration(info.load_seconds)}\n"
+        f"context: {info.ctx_size} tokens of {info.ctx_train} that the model was trained with\n"
     )
-    _print(f"retrieved the files in {duration(retrieved_seconds)}")
-    _print(f"loaded the model in {duration(info.load_seconds)}")
-    _print(f"context: {info.ctx_size} tokens of {info.ctx_train} that the model was trained with")
 
 
-def print_usage(answer: Answer) -> None:
+def print_usage(answer: "Answer") -> None:
     """Print what a complete answer cost, as far as that is known."""
     usage = answer.usage
     if usage is not None:
         speed = usage.prompt_tokens / usage.prompt_seconds if usage.prompt_seconds else 0.0
-        _print(f"{usage.prompt_tokens} prompt tokens ({speed:.2f} token/s)")
-        speed = usage.tokens_per_second
-        _print(f"{usage.completion_tokens} tokens generated ({speed:.2f} token/s)")
+        complain(
+            f"{usage.prompt_tokens} prompt tokens ({speed:.2f} token/s)\n"
+            f"{usage.completion_tokens} tokens generated ({usage.tokens_per_second:.2f} token/s)\n"
+        )
     if answer.first_token_seconds is not None:
-        _print(f"time to first token: {duration(answer.first_token_seconds)}")
-    _print(f"finish reason: {answer.finish_reason}")
+        complain(f"time to first token: {duration(answer.first_token_seconds)}\n")
+    complain(f"finish reason: {answer.finish_reason}\n")
 
 
 def duration(seconds: float) -> str:
@@ -38,7 +43,3 @@ def duration(seconds: float) -> str:
         if seconds * factor >= 1.0:
             return f"{seconds * factor:.3f}{unit}"
     return f"{seconds * 1e6:.3f}µs"
-
-
-def _print(line: str) -> None:
-    complain(line + "\n")

@@ -18,52 +18,40 @@ _PATIENCE_SECONDS = 0.5
 _TICK_SECONDS = 0.1
 _MIN_RATED_SECONDS = 1.0  # before, how fast a prompt is read is a guess
 _ERASE_LINE = "\r\x1b[K"  # ECMA-48: CR, EL
-_DIM, _PLAIN = "\x1b[2m", "\x1b[m"
+DIM, PLAIN = "\x1b[2m", "\x1b[m"  # ECMA-48: SGR
 _DEFAULT_COLUMNS = 80
 
 
 @dataclass(slots=True)
 class Wait:
-    """What is waited for, and since when.
-
-    Attributes:
-        what: in a few words, such as `loading the model`.
-        since: when that began, in seconds.
-    """
+    """What is waited for, in a few words such as `loading the model`, and since when."""
 
     what: str
     since: float
     progress: Progress | None = None
-    # When the prompt was begun, and how far it was then.
-    _first: tuple[float, int] | None = field(default=None, init=False)
+    _first: tuple[float, int] | None = field(default=None, init=False)  # when the prompt was begun
 
     def follow(self, progress: Progress, now: float) -> None:
-        """Take what an engine tells of its progress."""
         self.progress = progress
         if progress.queue_position is None and self._first is None:
             self._first = now, progress.num_computed_tokens
 
     def line(self, now: float) -> str:
-        """Return it for a person."""
         progress = self.progress
         if progress is None:
             return f"{self.what}… {now - self.since:.1f} s"
         if progress.queue_position is not None:
             before = f"{progress.queue_position} before you" if progress.queue_position else "next"
             return f"waiting in the queue: {before}"
-        percent = 100 * progress.num_computed_tokens // progress.num_prompt_tokens
-        return f"reading the prompt {percent} %{self._estimate(progress, now)}"
-
-    def _estimate(self, progress: Progress, now: float) -> str:
         assert self._first is not None
         began, computed_before = self._first
         computed = progress.num_computed_tokens - computed_before
-        if now - began < _MIN_RATED_SECONDS or not computed:
-            return ""
-        left = (
-            (progress.num_prompt_tokens - progress.num_computed_tokens) * (now - began) / computed
-        )
-        return f" (about {left:.0f} s left)"
+        left = ""
+        if now - began >= _MIN_RATED_SECONDS and computed:
+            num_left = progress.num_prompt_tokens - progress.num_computed_tokens
+            left = f" (about {num_left * (now - began) / computed:.0f} s left)"
+        percent = 100 * progress.num_computed_tokens // progress.num_prompt_tokens
+        return f"reading the prompt {percent} %{left}"
 
 
 class WaitingLine:
@@ -82,24 +70,18 @@ class WaitingLine:
         self._clock = clock
         self._lock = threading.Lock()  # around all below, and around writing
         self._wait: Wait | None = None
-        self._begun: float | None = None
         self._shown = False
         self._ended = threading.Event()
 
     def begin(self, what: str) -> None:
-        """Wait for something, instead of what was waited for until now.
-
-        Args:
-            what: in a few words, such as `loading the model`.
-        """
+        """Wait for something, instead of what was waited for until now."""
         if self._stream is None:
             return
         with self._lock:
-            now = self._clock()
-            self._wait = Wait(what, now)
-            if self._begun is not None:
+            is_running = self._wait is not None
+            self._wait = Wait(what, self._clock())
+            if is_running:
                 return
-            self._begun = now
             self._ended = threading.Event()
             threading.Thread(
                 target=self._run, args=(self._ended,), name="waiting", daemon=True
@@ -112,9 +94,9 @@ class WaitingLine:
                 self._wait.follow(progress, self._clock())
 
     def end(self) -> None:
-        """Stop waiting, and erase the line. Void when called again."""
+        """Stop waiting, and erase the line; idempotent."""
         with self._lock:
-            self._wait = self._begun = None
+            self._wait = None
             self._ended.set()
             if self._shown:
                 self._write(_ERASE_LINE)
@@ -125,14 +107,10 @@ class WaitingLine:
         while not ended.wait(pause):
             pause = _TICK_SECONDS
             with self._lock:
-                if not ended.is_set():
-                    self._draw()
-
-    def _draw(self) -> None:
-        assert self._wait is not None
-        line = self._wait.line(self._clock())[: self._columns() - 1]
-        self._shown = True
-        self._write(f"{_ERASE_LINE}{_DIM}{line}{_PLAIN}")
+                if not ended.is_set() and self._wait is not None:
+                    line = self._wait.line(self._clock())[: self._columns() - 1]
+                    self._shown = True
+                    self._write(f"{_ERASE_LINE}{DIM}{line}{PLAIN}")
 
     def _write(self, text: str) -> None:
         assert self._stream is not None

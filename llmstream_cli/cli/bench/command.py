@@ -6,8 +6,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from llmstream_cli.api import Engine, EngineConfig, GenerationRequest, Usage
@@ -28,23 +27,29 @@ from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.errors import EngineError, InvalidValueError, LLMStreamError, one_line
 from llmstream_cli.models.resolve import ModelChoice, resolve
 from llmstream_cli.prompts.messages import Message
-from llmstream_cli.sampling import SamplingParams
-
-PrefixOption = Literal["distinct", "shared", "both"]
+from llmstream_cli.sampling import PARAMETERS, SamplingParams
 
 _MAX_STREAMS = 256
 _MAX_NAME_CHARS = 200
 
-# Where the user says neither how many streams nor how many runs.
-_SECONDS = 50.0  # which leaves some of a minute to load the model
-
+# Where the user says neither how many streams nor how many runs, the time is what ends it: some of
+# a minute is left to load the model.
+_SECONDS = 50.0
 _STREAMS = "1,2,4,8,16,32"
 _REPEAT = 3
 
-_PREFIXES: dict[PrefixOption, tuple[Prefix, ...]] = {
+_PREFIXES: dict[str, tuple[Prefix, ...]] = {
     "distinct": ("distinct",),
     "shared": ("shared",),
     "both": ("distinct", "shared"),
+}
+
+_BOUNDS = {
+    "prompt_tokens": (MIN_PROMPT_TOKENS, 1_000_000),
+    "max_tokens": (1, 1_000_000),
+    "repeat": (1, 1000),
+    "seconds": (0, 1_000_000),
+    "seed": (0, 2**32 - 1),
 }
 
 # What a chat template puts around a prompt, and how far off "about" can be.
@@ -52,7 +57,7 @@ _TEMPLATE_TOKENS = 64
 _INEXACTNESS = 1.25
 
 # What another server is left to decide by itself.
-_UNSET = tuple({field.name for field in fields(SamplingParams)} - {"temperature", "max_tokens"})
+_UNSET = tuple(PARAMETERS.keys() - {"temperature", "max_tokens"})
 
 OpenEngine = Callable[[int], Engine]  # for so many streams
 
@@ -65,7 +70,7 @@ def bench(
     url_model: str | None,
     api_key: str | None,
     streams: str | None,
-    prefix: PrefixOption,
+    prefix: Literal["distinct", "shared", "both"],
     prompt_tokens: int,
     max_tokens: int,
     ctx_size: int | None,
@@ -76,8 +81,6 @@ def bench(
     json: bool,
 ) -> int:
     """Measure, and print the report to standard output; return the exit code.
-
-    See the options of the command for the arguments.
 
     Raises:
         EngineError: requests failed; the report, with what was measured, is printed.
@@ -90,15 +93,13 @@ def bench(
         raise InvalidValueError(
             "--ctx-size, --threads and --template are the server's; not with --url"
         )
-    for name, value, low, high in (
-        ("prompt-tokens", prompt_tokens, MIN_PROMPT_TOKENS, 1_000_000),
-        ("max-tokens", max_tokens, 1, 1_000_000),
-        ("repeat", repeat, 1, 1000),
-        ("seconds", seconds, 0, 1_000_000),
-        ("seed", seed, 0, 2**32 - 1),
-    ):
-        if value is not None and not low <= value <= high:
-            raise InvalidValueError(f"--{name} must be between {low} and {high}")
+    _check(
+        prompt_tokens=prompt_tokens,
+        max_tokens=max_tokens,
+        repeat=repeat,
+        seconds=seconds,
+        seed=seed,
+    )
     if url is None:
         # Room for prompt and answer, and no more: it is memory.
         enough = int(prompt_tokens * _INEXACTNESS) + _TEMPLATE_TOKENS + max_tokens
@@ -121,7 +122,24 @@ def bench(
         ctx_size=ctx_size,
         threads=threads,
     )
-    return _report(Report(parameters, url), open_engine, as_json if json else as_text)
+    report = Report(parameters, url)
+    writer = AnswerWriter(sys.stdout)
+    code, failure = 0, None
+    try:
+        code = _measure_until_interrupted(report, open_engine)
+    except LLMStreamError as error:
+        if not report.runs:
+            raise
+        failure = error
+    try:
+        writer.write(as_json(report) if json else as_text(report))
+    except BrokenPipeError:  # `| head -1` has all it wanted
+        discard_output()
+    if failure is None and report.errors and not code:
+        failure = EngineError(f"{len(report.errors)} requests failed, first: {report.errors[0]}")
+    if failure is not None:
+        raise failure
+    return code
 
 
 def parse_streams(text: str) -> tuple[int, ...]:
@@ -133,6 +151,13 @@ def parse_streams(text: str) -> tuple[int, ...]:
     if not all(1 <= number <= _MAX_STREAMS for number in numbers):
         raise InvalidValueError(f"--streams must be between 1 and {_MAX_STREAMS}")
     return tuple(dict.fromkeys(numbers))
+
+
+def _check(**values: float | None) -> None:
+    for name, value in values.items():
+        low, high = _BOUNDS[name]
+        if value is not None and not low <= value <= high:
+            raise InvalidValueError(f"--{name.replace('_', '-')} must be between {low} and {high}")
 
 
 def _local(
@@ -165,26 +190,6 @@ def _remote(url: str, model: str | None, api_key: str | None) -> tuple[str, Open
         return RemoteEngine(url, model=model, api_key=api_key)
 
     return open_engine(1).url, open_engine
-
-
-def _report(report: Report, open_engine: OpenEngine, write: Callable[[Report], str]) -> int:
-    writer = AnswerWriter(sys.stdout)
-    failure = None
-    try:
-        code = _measure_until_interrupted(report, open_engine)
-    except LLMStreamError as error:
-        if not report.runs:
-            raise
-        failure = error
-    try:
-        writer.write(write(report))
-    except BrokenPipeError:  # `| head -1` has all it wanted
-        discard_output()
-    if failure is not None:
-        raise failure
-    if report.errors and not code:
-        raise EngineError(f"{len(report.errors)} requests failed, first: {report.errors[0]}")
-    return code
 
 
 # ---- to measure -----------------------------------------------------------------------------
@@ -243,11 +248,7 @@ async def _measure(report: Report, open_engine: OpenEngine, plan: Plan) -> None:
 
 
 async def _measure_streams(
-    report: Report,
-    engine: Engine,
-    streams: int,
-    run_numbers: "itertools.count[int]",
-    plan: Plan,
+    report: Report, engine: Engine, streams: int, run_numbers: Iterator[int], plan: Plan
 ) -> None:
     """Do all runs of so many streams; the kinds take turns, so that a drift meets them alike."""
     import asyncio
@@ -257,11 +258,8 @@ async def _measure_streams(
     for number, prefix in enumerate(kinds):
         if not plan.allows(streams):
             return
-        plan.start_run(
-            f"streams {streams}: {prefix}, {number} of {len(kinds) - 1}"
-            if number
-            else f"streams {streams}: warming up"
-        )
+        what = f"{prefix}, {number} of {len(kinds) - 1}" if number else "warming up"
+        plan.start_run(f"streams {streams}: {what}")
         prompts = build_prompts(
             prefix,
             streams=streams,

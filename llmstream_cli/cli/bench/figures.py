@@ -47,12 +47,8 @@ def build_prompts(
 ) -> list[str]:
     """Return a prompt for each stream; the same for the same arguments.
 
-    Args:
-        prefix: what the prompts have in common.
-        streams: how many prompts.
-        prompt_tokens: length of each, about; a chat template adds its own.
-        run: number of the run, which makes its prompts unlike those of another.
-        seed: number of the benchmark, which does the same.
+    They have about `prompt_tokens` tokens each; a chat template adds its own. Another `run` or
+    `seed` has other prompts.
     """
     prompts = []
     for stream in range(streams):

@@ -5,7 +5,6 @@ import contextlib
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 from llmstream_cli.cli.terminal import complain
 
@@ -13,7 +12,6 @@ _BAR_CELLS = 24
 _REDRAW_SECONDS = 0.2
 
 
-@dataclass(slots=True)
 class Plan:
     """The runs to come, and the time for them.
 
@@ -21,19 +19,15 @@ class Plan:
     shorter than that where there are more of them.
     """
 
-    pending: list[int]  # how many streams each run has that has not ended, warm-ups included
-    seconds: float | None  # that all runs may take; None is no limit
-    doing: str = ""  # for people
-    _started: float = 0.0
-    _run_started: float = 0.0
-    _seconds_per_stream: float | None = None
-
-    def __post_init__(self) -> None:
-        self._started = time.perf_counter()
+    def __init__(self, pending: list[int], seconds: float | None) -> None:
+        self.pending = pending  # how many streams each run has that has not ended, also warm-ups
+        self.seconds = seconds  # that all runs may take; None is no limit
+        self.doing = ""  # for people
+        self._started = self._run_started = time.perf_counter()
+        self._seconds_per_stream: float | None = None  # None before the first run has ended
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the beginning."""
         return time.perf_counter() - self._started
 
     @property
@@ -51,29 +45,33 @@ class Plan:
         return self.seconds is None or self.elapsed + needed < self.seconds
 
     def start_run(self, doing: str) -> None:
-        """Note that a run starts now."""
         self.doing, self._run_started = doing, time.perf_counter()
 
     def end_run(self, streams: int) -> None:
-        """Note that the run has ended, and with it how long a run takes."""
         self.pending.remove(streams)
         ended = time.perf_counter()
         self._seconds_per_stream, self._run_started = (ended - self._run_started) / streams, ended
 
+    @property
+    def line(self) -> str:
+        """A bar, the time that is left, and what is being done."""
+        left, elapsed = self.left, self.elapsed
+        if left is None:
+            return self.doing
+        cells = round(_BAR_CELLS * elapsed / (elapsed + left)) if left else _BAR_CELLS
+        return f"[{'#' * cells:-<{_BAR_CELLS}}] {left:.0f} s left, {self.doing}"
+
 
 @contextlib.asynccontextmanager
 async def shown(plan: Plan) -> AsyncIterator[None]:
-    """Draw a line on standard error again and again as long as the block runs, if it is a terminal.
-
-    Afterwards the line is empty, with the cursor at its beginning.
-    """
+    """Draw the plan's line on standard error as long as the block runs, if it is a terminal."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield
         return
 
     async def redraw() -> None:
         while True:
-            complain(f"\r\x1b[K{progress_line(plan)}")
+            complain(f"\r\x1b[K{plan.line}")
             await asyncio.sleep(_REDRAW_SECONDS)
 
     task = asyncio.create_task(redraw())
@@ -82,12 +80,3 @@ async def shown(plan: Plan) -> AsyncIterator[None]:
     finally:
         task.cancel()
         complain("\r\x1b[K")
-
-
-def progress_line(plan: Plan) -> str:
-    """Return a bar, the time that is left, and what is being done."""
-    left, elapsed = plan.left, plan.elapsed
-    if left is None:
-        return plan.doing
-    cells = round(_BAR_CELLS * elapsed / (elapsed + left)) if left else _BAR_CELLS
-    return f"[{'#' * cells:-<{_BAR_CELLS}}] {left:.0f} s left, {plan.doing}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import llmstream_cli
 from llmstream_cli.cli.bench.figures import Figures, Prefix, Run, medians
+from llmstream_cli.cli.tables import aligned
 
 _NO_DECIMALS = 100  # from this number on
 
@@ -50,14 +51,18 @@ class Report:
     complete: bool = False
 
     @property
+    def all_runs(self) -> list[Run]:
+        return [run for runs in self.runs.values() for run in runs]
+
+    @property
     def counted_pieces(self) -> bool:
         """Whether a server did not report its tokens."""
-        return any(run.counted_pieces for runs in self.runs.values() for run in runs)
+        return any(run.counted_pieces for run in self.all_runs)
 
     @property
     def errors(self) -> list[str]:
         """Why requests failed, one line for each that did."""
-        return [error for runs in self.runs.values() for run in runs for error in run.errors]
+        return [error for run in self.all_runs for error in run.errors]
 
 
 def as_json(report: Report) -> str:
@@ -95,7 +100,7 @@ def _rounded(figures: Figures) -> dict[str, object]:
 
 def as_text(report: Report) -> str:
     """Return what was measured, and a table for each kind of prompts; it fits into 80 columns."""
-    lines = _description(report)
+    lines = [*_description(report), ""]
     headings = [list(cells) for cells in zip(*(heading for heading, *_ in _COLUMNS), strict=True)]
     for prefix in report.parameters.prefixes:
         rows = [
@@ -105,16 +110,8 @@ def as_text(report: Report) -> str:
         ]
         if rows:
             table = [["streams", *headings[0], "errors"], *(["", *h, ""] for h in headings[1:])]
-            lines += ["", f"{prefix} prompts", *_aligned([*table, *rows])]
-    return "\n".join(lines) + "\n"
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        " ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+            lines += [f"{prefix} prompts", aligned([*table, *rows], gap=1, right=True)]
+    return "\n".join(lines)
 
 
 def _cells(runs: list[Run]) -> list[str]:

@@ -2,52 +2,65 @@
 
 import asyncio
 import contextlib
+import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 
-from llmstream_cli.cli.ask.engine import check_engine
-from llmstream_cli.cli.ask.setup import begin
-from llmstream_cli.cli.ask.views import make_view
-from llmstream_cli.cli.chat.lines import Lines, open_lines, without_quotes
-from llmstream_cli.cli.chat.slash import complete, run_command
+from llmstream_cli.cli.ask.engine import begin, check_engine
+from llmstream_cli.cli.ask.view import make_view
+from llmstream_cli.cli.chat.lines import Lines, PipedLines, without_quotes
+from llmstream_cli.cli.chat.slash import run_command
 from llmstream_cli.cli.chat.talk import Talk
 from llmstream_cli.cli.options import Setup
 from llmstream_cli.cli.terminal import check_text, complain
-from llmstream_cli.errors import LLMStreamError, OutputError, PromptError, one_line
+from llmstream_cli.errors import (
+    InvalidValueError,
+    LLMStreamError,
+    OutputError,
+    PromptError,
+    one_line,
+)
 
 
 def run_chat(setup: Setup) -> int:
     """Talk until the user leaves or the input ends; return the exit code."""
     check_engine(setup.engine)
-    begun = begin(setup)
+    opened, conversation = begin(setup)
     # While the model loads: what edits lines and what renders answers take time to import.
-    lines, typed = open_lines(begun.recorder.recent_questions, complete)
+    lines, typed = open_lines(conversation.recent_questions)
     make_view(markdown=setup.markdown, reasoning=True)
     with asyncio.Runner() as runner:
-        if begun.opened.found is None:
-            runner.run(begun.opened.engine.ready())  # a server that is not there: say so now
-        talk = Talk(
-            setup=setup,
-            engine=begun.engine,
-            opened=begun.opened,
-            conversation=begun.conversation,
-            recorder=begun.recorder,
-            sampling=setup.sampling,
-            typed=typed,
-            runner=runner,
-        )
+        if opened.found is None:
+            runner.run(opened.engine.ready())  # a server that is not there: say so now
+        talk = Talk(setup, opened, conversation, runner, typed=typed)
         if not typed:
             return _converse(talk, lines)
-        complain(f"{_greeting(talk)}: /help lists the commands, Ctrl-D leaves\n")
+        num_turns = len(conversation.turns)
+        before = f", {num_turns} turns of a conversation" if num_turns else ""
+        greeting = (opened.name or str(setup.engine.url)) + before
+        complain(f"{greeting}: /help lists the commands, Ctrl-D leaves\n")
         with _interrupts_raised():
             _converse(talk, lines)
     return 0
 
 
-def _greeting(talk: Talk) -> str:
-    num_turns = len(talk.conversation.turns)
-    before = f", {num_turns} turns of a conversation" if num_turns else ""
-    return (talk.opened.name or str(talk.engine.url)) + before
+def open_lines(recent_questions: Callable[[], Sequence[str]]) -> tuple[Lines, bool]:
+    """Return where lines come from, and whether a person types them.
+
+    Raises:
+        InvalidValueError: there is no standard input.
+    """
+    if sys.stdin is None:
+        raise InvalidValueError("standard input is closed; a chat reads its questions there")
+    screen = next((s for s in (sys.stdout, sys.stderr) if s is not None and s.isatty()), None)
+    if not sys.stdin.isatty() or screen is None:
+        return PipedLines(sys.stdin.buffer), False
+    if os.name != "nt" and os.environ.get("TERM", "dumb") in {"dumb", "unknown"}:
+        return PipedLines(sys.stdin.buffer, prompt_on=screen), True
+    from llmstream_cli.cli.chat.line_editor import LineEditor
+
+    return LineEditor(screen, recent_questions()), True
 
 
 def _converse(talk: Talk, lines: Lines) -> int:
@@ -72,13 +85,9 @@ def _converse(talk: Talk, lines: Lines) -> int:
             raise
         except LLMStreamError as error:
             code = error.exit_code
-            complain(f"llmstream: {one_line(_advice(error))}\n")
-
-
-def _advice(error: LLMStreamError) -> str:
-    if isinstance(error, PromptError):
-        return f"{error}; /undo takes back the last turn, /clear begins anew"
-    return str(error)
+            advice = "; /undo takes back the last turn, /clear begins anew"
+            advice = advice if isinstance(error, PromptError) else ""
+            complain(f"llmstream: {one_line(error)}{advice}\n")
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import ColorDepth, Output, create_output
 from prompt_toolkit.shortcuts import CompleteStyle
 
-from llmstream_cli.cli.chat.lines import CONTINUATION, PROMPT, Words, is_open
+from llmstream_cli.cli.chat.lines import CONTINUATION, PROMPT, is_open
+from llmstream_cli.cli.chat.slash import complete
 from llmstream_cli.cli.terminal import complain
 
 _LEAVE_HINT = "Ctrl-C once more leaves, and so does Ctrl-D; /help lists the commands\n"
@@ -31,16 +32,15 @@ class LineEditor:
     Args:
         screen: the terminal to draw on.
         recent: what the arrow keys and Ctrl-R find, the latest last.
-        words: what Tab completes a command to.
     """
 
-    def __init__(self, screen: TextIO, recent: Sequence[str], words: Words) -> None:
+    def __init__(self, screen: TextIO, recent: Sequence[str]) -> None:
         self._session: PromptSession[str] = PromptSession(
             message=PROMPT,
             multiline=True,
             prompt_continuation=CONTINUATION,
             history=InMemoryHistory(recent),
-            completer=_CommandCompleter(words),
+            completer=_CommandCompleter(),
             complete_while_typing=False,
             complete_style=CompleteStyle.READLINE_LIKE,
             enable_open_in_editor=True,
@@ -50,7 +50,6 @@ class LineEditor:
         )
 
     def read(self) -> str:
-        """Return the next text; see `Lines.read`."""
         hinted = False
         while True:
             try:
@@ -111,9 +110,6 @@ def _key_bindings() -> KeyBindings:
 class _CommandCompleter(Completer):
     """Completes commands and what follows them; a question is the user's own."""
 
-    def __init__(self, words: Words) -> None:
-        self._words = words
-
     def get_completions(
         self, document: Document, complete_event: CompleteEvent
     ) -> Iterable[Completion]:
@@ -121,6 +117,6 @@ class _CommandCompleter(Completer):
         if not text.startswith("/") or "\n" in text:
             return
         *before, begun = text.split(" ")
-        for word in self._words(tuple(before)):
+        for word in complete(tuple(before)):
             if word.startswith(begun):
                 yield Completion(word, start_position=-len(begun))

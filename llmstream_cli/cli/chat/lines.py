@@ -3,21 +3,15 @@
 Text of several lines stands between triple quotes. What `read` returns may be that, or one line.
 """
 
-import os
-import sys
-from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO, Protocol, TextIO
 
 from llmstream_cli.cli.terminal import complain
-from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.files import decode, notice_wait
 
 PROMPT, CONTINUATION = ">>> ", "... "
-QUOTES = '"""'
 MAX_LINE_BYTES = 16 * 1024 * 1024
 
-# What a word of a command may be, by the words before it: () begins one, ("/set",) goes on.
-Words = Callable[[tuple[str, ...]], Iterable[str]]
+_QUOTES = '"""'
 
 
 class Lines(Protocol):
@@ -30,29 +24,6 @@ class Lines(Protocol):
             EOFError: there are no more.
             InvalidValueError: it is no text, or too long.
         """
-
-
-def open_lines(recent: Callable[[], Sequence[str]], words: Words) -> tuple[Lines, bool]:
-    """Return where lines come from, and whether a person types them.
-
-    Args:
-        recent: returns what to find with the arrow keys, the latest last.
-        words: what a word may be completed to.
-
-    Raises:
-        InvalidValueError: there is no standard input.
-    """
-    if sys.stdin is None:
-        raise InvalidValueError("standard input is closed; a chat reads its questions there")
-    if sys.stdin.isatty():
-        screen = next((s for s in (sys.stdout, sys.stderr) if s is not None and s.isatty()), None)
-        if screen is not None and not can_edit():
-            return PipedLines(sys.stdin.buffer, prompt_on=screen), True
-        if screen is not None:
-            from llmstream_cli.cli.chat.line_editor import LineEditor
-
-            return LineEditor(screen, recent(), words), True
-    return PipedLines(sys.stdin.buffer), False
 
 
 class PipedLines:
@@ -94,20 +65,16 @@ class PipedLines:
             complain("llmstream: waiting for a question on standard input\n")
 
 
-def can_edit() -> bool:
-    """Tell whether a terminal understands what an editor sends it."""
-    return os.name == "nt" or os.environ.get("TERM", "dumb") not in {"dumb", "unknown"}
-
-
 def is_open(text: str) -> bool:
     """Tell whether a text begins with triple quotes and has not come to those that close it."""
     bare = text.strip()
-    return bare.startswith(QUOTES) and not (len(bare) >= 2 * len(QUOTES) and bare.endswith(QUOTES))
+    is_closed = len(bare) >= 2 * len(_QUOTES) and bare.endswith(_QUOTES)
+    return bare.startswith(_QUOTES) and not is_closed
 
 
 def without_quotes(text: str) -> str:
     """Return what stands between triple quotes, or the text itself where there are none."""
     bare = text.strip()
-    if not bare.startswith(QUOTES):
+    if not bare.startswith(_QUOTES):
         return bare
-    return bare.removeprefix(QUOTES).removesuffix(QUOTES).strip("\r\n")
+    return bare.removeprefix(_QUOTES).removesuffix(_QUOTES).strip("\r\n")

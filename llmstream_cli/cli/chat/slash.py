@@ -1,31 +1,25 @@
 """The commands of a chat: lines that begin with a slash. They print to standard error."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmstream_cli.cli.chat.talk import Talk
 from llmstream_cli.cli.prompt import context_message, known_contexts
 from llmstream_cli.cli.sampling import SETTABLE
 from llmstream_cli.cli.terminal import complain, without_controls
-from llmstream_cli.errors import InvalidValueError, did_you_mean
+from llmstream_cli.errors import InvalidValueError, did_you_mean, one_line
 
 _OFF = "off"  # takes a setting back
+_MAX_QUOTED = 60
+_LEAVE = ("/exit", "/quit", "/bye")
 
 
-@dataclass(frozen=True, slots=True)
-class _Command:
-    """A command.
+class _Command(NamedTuple):
+    """A command and what /help tells of it."""
 
-    Attributes:
-        usage: its name and what follows it.
-        summary: what it does, in a line.
-        run: does it, with what follows the name.
-    """
-
+    run: Callable[[Talk, str], object]  # with what follows the name
     usage: str
     summary: str
-    run: Callable[[Talk, str], object]
 
 
 def run_command(talk: Talk, line: str) -> bool:
@@ -47,7 +41,7 @@ def run_command(talk: Talk, line: str) -> bool:
 
 
 def complete(before: tuple[str, ...]) -> Iterable[str]:
-    """Return what a word may be, by the words before it."""
+    """Return what a word may be, by the words before it: () begins one, ("/set",) goes on."""
     match before:
         case ():
             return [f"{name} " if " " in known.usage else name for name, known in _COMMANDS.items()]
@@ -109,28 +103,28 @@ def _set(talk: Talk, rest: str) -> None:
         raise InvalidValueError(f"there is no setting {name!r}; {did_you_mean(name, SETTABLE)}")
     if not text:
         raise InvalidValueError(f"give a value: /set {name} VALUE, or /set {name} {_OFF}")
-    talk.sampling = talk.sampling.changed(**{name: _value(name, text)})
+    sampling = talk.setup.sampling.changed(**{name: _value(name, text)})
+    talk.setup = talk.setup._replace(sampling=sampling)
 
 
 def _value(name: str, text: str) -> Any:
+    kind = SETTABLE[name].kind
     if text == _OFF:
         return None
-    row = SETTABLE[name]
-    if row.kind is str:
+    if kind is str:
         return [text]
     try:
-        return row.kind(text)
+        return kind(text)
     except ValueError as error:
-        wanted = "a whole number" if row.kind is int else "a number"
+        wanted = "a whole number" if kind is int else "a number"
         raise InvalidValueError(f"{name} has to be {wanted}, not {text!r}") from error
 
 
 def _show(talk: Talk, rest: str) -> None:
     if rest and rest not in _SHOWN:
         raise InvalidValueError(f"/show knows {', '.join(_SHOWN)}")
-    for name, show in _SHOWN.items():
-        if rest in ("", name) and (rest or name != "messages"):
-            show(talk)
+    for name in [rest] if rest else ["model", "system", "sampling", "usage"]:
+        _SHOWN[name](talk)
 
 
 def _model(talk: Talk, rest: str) -> None:
@@ -143,11 +137,7 @@ def _undo(talk: Talk, _rest: str) -> None:
     question = talk.undo()
     if question is None:
         raise InvalidValueError("nothing has been said that could be taken back")
-    _say(f"took back: {_shortened(question)}")
-
-
-def _retry(talk: Talk, _rest: str) -> None:
-    talk.retry()
+    _say(f"took back: {one_line(question, _MAX_QUOTED)}")
 
 
 def _clear(talk: Talk, _rest: str) -> None:
@@ -170,11 +160,12 @@ def _show_system(talk: Talk) -> None:
 
 
 def _show_sampling(talk: Talk) -> None:
-    in_force = talk.sampling.over(talk.opened.advice(talk.setup.think))
+    sampling = talk.setup.sampling
+    in_force = sampling.over(talk.opened.advice(talk.setup.think))
     for name in SETTABLE:
         value = getattr(in_force, name)
         shown = _OFF if value in (None, ()) else " ".join(value) if name == "stop" else value
-        _say(f"{name} {shown}" + ("" if name in talk.sampling.unset else "  (set)"))
+        _say(f"{name} {shown}" + ("" if name in sampling.unset else "  (set)"))
 
 
 def _show_usage(talk: Talk) -> None:
@@ -192,13 +183,10 @@ def _show_usage(talk: Talk) -> None:
 
 
 def _show_messages(talk: Talk) -> None:
-    for message in talk.conversation.messages:
-        _say(f"[{message.role}]\n{message.content}\n")
-
-
-def _shortened(text: str, most: int = 60) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= most else line[: most - 1] + "…"
+    if talk.conversation.system is not None:
+        _say(f"[system]\n{talk.conversation.system}\n")
+    for turn in talk.conversation.turns:
+        _say(f"[{turn.role}]\n{turn.content}\n")
 
 
 _SHOWN: Mapping[str, Callable[[Talk], None]] = {
@@ -210,16 +198,16 @@ _SHOWN: Mapping[str, Callable[[Talk], None]] = {
 }
 
 _COMMANDS: Mapping[str, _Command] = {
-    "/help": _Command("/help", "list the commands", _help),
-    "/system": _Command(
-        "/system [TEXT]", f"show the system message, or set it, or {_OFF}", _system
-    ),
-    "/context": _Command("/context [NAME]", "list the named system messages, or set one", _context),
-    "/set": _Command("/set [NAME VALUE]", f"show the sampling, or set it, or {_OFF}", _set),
-    "/show": _Command("/show [WHAT]", "show model, system, sampling, usage, messages", _show),
-    "/model": _Command("/model [NAME]", "show the model, or go on with another", _model),
-    "/undo": _Command("/undo", "take back the last question and its answer", _undo),
-    "/retry": _Command("/retry", "answer the last question again", _retry),
-    "/clear": _Command("/clear", "begin a new conversation", _clear),
+    usage.split()[0]: _Command(run, usage, summary)
+    for run, usage, summary in (
+        (_help, "/help", "list the commands"),
+        (_system, "/system [TEXT]", f"show the system message, or set it, or {_OFF}"),
+        (_context, "/context [NAME]", "list the named system messages, or set one"),
+        (_set, "/set [NAME VALUE]", f"show the sampling, or set it, or {_OFF}"),
+        (_show, "/show [WHAT]", "show model, system, sampling, usage, messages"),
+        (_model, "/model [NAME]", "show the model, or go on with another"),
+        (_undo, "/undo", "take back the last question and its answer"),
+        (lambda talk, _rest: talk.retry(), "/retry", "answer the last question again"),
+        (_clear, "/clear", "begin a new conversation"),
+    )
 }
-_LEAVE = ("/exit", "/quit", "/bye")

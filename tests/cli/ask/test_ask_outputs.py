@@ -177,7 +177,7 @@ def history(tmp_path: Path) -> Path:
 
 
 def kept(path: Path) -> list[list[str]]:
-    with History.open(path) as history:
+    with History(path) as history:
         return [
             [turn.content for turn in history.turns(session.id)] for session in history.sessions()
         ]
@@ -206,10 +206,10 @@ def test_the_model_of_a_conversation_goes_on(history: Path, model_path: Path) ->
 
 
 def test_a_model_that_is_gone_is_told_and_another_goes_on(history: Path) -> None:
-    with History.open(history) as opened:
+    with History(history) as opened:
         session = opened.begin()
-        opened.append(session.id, Turn(role="user", content="hi"))
-        opened.append(session.id, Turn(role="assistant", content="yes", model="/no/such.gguf"))
+        opened.append(session, Turn(role="user", content="hi"))
+        opened.append(session, Turn(role="assistant", content="yes", model="/no/such.gguf"))
     done = ask("hi", "-n", "2", "-c", LLMSTREAM_HISTORY=str(history))
     assert done.returncode == 0
     assert done.stderr.decode().startswith("llmstream: another model goes on: there is no file")
@@ -231,7 +231,7 @@ def test_what_came_before_ctrl_c_is_kept(history: Path) -> None:
     (question, told) = kept(history)[0]
     assert question == "Where is Paris?"
     assert told.encode() in (begun + rest, begun + rest + told.split(" ")[-1].encode())
-    with History.open(history) as opened:
+    with History(history) as opened:
         assert opened.turns(1)[1].finish_reason == "cancelled"
 
 

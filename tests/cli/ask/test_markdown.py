@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstream_cli.cli.ask.markdown import MarkdownWriter
-from llmstream_cli.cli.terminal import answer_writer
+from llmstream_cli.cli.ask.view import answer_writer
 from llmstream_cli.errors import OutputError
 from tests.cli.ask.markdown_texts import cut, documents, documents_without_tables, visible
 from tests.cli.ask.reflowing_terminal import ReflowingTerminal
@@ -299,7 +299,7 @@ def color_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def answered(text: str, *, tty: bool = True, encoding: str = "utf-8", raw: bool = False) -> str:
     stream = Stream(tty=tty, encoding=encoding)
     stream.fileno = lambda: -1  # type: ignore[method-assign]
-    writer = answer_writer(stream, raw=raw)
+    writer = answer_writer(stream, markdown=not raw)
     writer.write(text)
     writer.end()
     return FRAME.sub("", stream.bytes.getvalue().decode(encoding))
@@ -342,13 +342,13 @@ def test_no_color_turns_colours_off_unless_it_is_empty(
 
 def test_a_closed_output_is_refused() -> None:
     with pytest.raises(OutputError, match="closed"):
-        answer_writer(None)
+        answer_writer(None, markdown=True)
 
 
 def test_the_renderer_is_imported_where_it_is_needed() -> None:
     script = (
-        "import sys, llmstream_cli.cli.terminal as t\n"
-        "t.answer_writer(sys.stdout).write('**a**')\n"
+        "import sys, llmstream_cli.cli.ask.view as t\n"
+        "t.answer_writer(sys.stdout, markdown=True).write('**a**')\n"
         "print(*sys.modules, sep='\\n', file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)

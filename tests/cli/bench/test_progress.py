@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from llmstream_cli.cli.bench.progress import Plan, progress_line
+from llmstream_cli.cli.bench.progress import Plan
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def test_a_run_is_taken_to_last_as_long_as_the_last_for_each_stream(
     plan = Plan([1, 1, 2, 4], seconds=10.0)
     assert (plan.left, plan.allows(4)) == (None, True)
     plan.start_run("warming up")
-    assert progress_line(plan) == "warming up"
+    assert plan.line == "warming up"
     pass_time(1.0)
     plan.end_run(1)
     assert (plan.pending, plan.elapsed, plan.left) == ([1, 2, 4], 1.0, 7.0)
     assert (plan.allows(4, runs=2), plan.allows(4, runs=3)) == (True, False)
-    assert progress_line(plan) == "[###---------------------] 7 s left, warming up"
+    assert plan.line == "[###---------------------] 7 s left, warming up"
     plan.start_run("distinct")
     pass_time(0.5)
     assert plan.left == 6.5

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from llmstream_cli.cli.ask.engine import OpenEngine
-from llmstream_cli.cli.chat.conversation import Conversation
-from llmstream_cli.cli.chat.recorder import Recorder
 from llmstream_cli.cli.chat.talk import Talk
-from llmstream_cli.cli.options import RecordOptions, Setup
+from llmstream_cli.cli.conversation import Conversation
+from llmstream_cli.cli.options import EngineOptions, RecordOptions, Setup
+from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.models.preset import Preset
 from llmstream_cli.models.resolve import ResolvedModel
 from tests.server.fakes import FakeEngine
@@ -20,18 +20,17 @@ FOUND = ResolvedModel(_FILE, "fake", 0.0, Preset("fake", _FILE, sampling={"top_p
 
 
 @contextmanager
-def talking(engine: FakeEngine, *, history: Path | None = None, **said: Any) -> Iterator[Talk]:
-    """A chat of that engine, kept in that file; `said` sets attributes of `Talk`."""
-    setup = Setup(record=RecordOptions(no_history=True))
+def talking(
+    engine: FakeEngine,
+    *,
+    opened: OpenEngine | None = None,
+    system: str | None = None,
+    history: Path | None = None,
+    typed: bool = True,
+    **sampling: Any,
+) -> Iterator[Talk]:
+    """A chat of that engine, kept in that file."""
+    setup = Setup(record=RecordOptions(no_history=True), sampling=SamplingOptions(**sampling))
+    opened = opened or OpenEngine(EngineOptions(), engine, "fake", "", FOUND)
     with asyncio.Runner() as runner:
-        attributes: dict[str, Any] = {
-            "setup": setup,
-            "engine": setup.engine,
-            "opened": OpenEngine(engine=engine, name="fake", found=FOUND),
-            "conversation": Conversation(),
-            "recorder": Recorder(history),
-            "sampling": setup.sampling,
-            "typed": True,
-            "runner": runner,
-        }
-        yield Talk(**{**attributes, **said})
+        yield Talk(setup, opened, Conversation(system, path=history), runner, typed=typed)

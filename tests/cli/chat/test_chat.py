@@ -8,7 +8,6 @@ from pathlib import Path
 
 from llmstream_cli.cli.ask.engine import open_engine
 from llmstream_cli.cli.options import EngineOptions
-from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.history.store import History
 from tests.cli.chat.talks import talking
 from tests.server.fakes import FakeEngine
@@ -104,7 +103,7 @@ def test_ctrl_c_off_a_terminal_leaves_and_keeps(tmp_path: Path) -> None:
         assert os.read(process.stdout.fileno(), 4096)
         process.send_signal(signal.SIGINT)
         assert process.wait(TIMEOUT) == 130
-    with History.open(history) as kept:
+    with History(history) as kept:
         question, answer = kept.turns(1)
     assert question.content == "Where is Paris?"
     assert PARIS.startswith(answer.content[:5])
@@ -126,9 +125,8 @@ import llmstream_cli.cli.chat.command, llmstream_cli.cli.chat.slash, llmstream_c
 def test_a_turn_costs_no_more_for_what_was_said_before(model_path: Path) -> None:
     options = EngineOptions(model=str(model_path), threads=1)
     opened = open_engine(options)
-    sampling = SamplingOptions(temperature=0.0, max_tokens=24)
     cached, computed = [], []
-    with talking(FakeEngine(), opened=opened, sampling=sampling) as talk:
+    with talking(FakeEngine(), opened=opened, temperature=0.0, max_tokens=24) as talk:
         for question in ("Where is Paris?", "And Rome?", "And Berlin?", "And Oslo?"):
             talk.ask(question)
             assert talk.last is not None
@@ -136,7 +134,7 @@ def test_a_turn_costs_no_more_for_what_was_said_before(model_path: Path) -> None
             assert usage is not None
             cached.append(usage.cached_tokens)
             computed.append(usage.prompt_tokens - usage.cached_tokens)
-        talk.runner.run(opened.engine.aclose())
+        talk._runner.run(opened.engine.aclose())
     assert cached == sorted(set(cached))
     assert cached[-1] > 100
     assert max(computed[1:]) < computed[0]

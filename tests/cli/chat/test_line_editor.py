@@ -11,8 +11,6 @@ from prompt_toolkit.input import PipeInput, create_pipe_input
 
 from llmstream_cli.cli.chat.line_editor import LineEditor
 
-WORDS = {(): ["/help", "/set "], ("/set",): ["top_k ", "top_p ", "temperature "]}
-
 
 @contextmanager
 def typing(keys: str, recent: Sequence[str] = ()) -> Iterator[LineEditor]:
@@ -24,7 +22,7 @@ def typing(keys: str, recent: Sequence[str] = ()) -> Iterator[LineEditor]:
         create_app_session(input=keyboard),
     ):
         keyboard.send_text(keys)
-        yield LineEditor(screen, recent, lambda before: WORDS.get(before, ()))
+        yield LineEditor(screen, recent)
     os.close(master)
 
 

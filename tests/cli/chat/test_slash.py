@@ -2,7 +2,6 @@
 
 import pytest
 
-from llmstream_cli.cli.chat.conversation import Conversation
 from llmstream_cli.cli.chat.slash import complete, run_command
 from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.errors import InvalidValueError
@@ -14,7 +13,7 @@ from tests.server.fakes import FakeEngine
 
 def answers(capfd: pytest.CaptureFixture[str], *commands: str) -> str:
     """What commands print, after one turn of a chat."""
-    with talking(FakeEngine(), conversation=Conversation("be brief")) as talk:
+    with talking(FakeEngine(), system="be brief") as talk:
         talk.ask("first")
         capfd.readouterr()
         for command in commands:
@@ -58,7 +57,7 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(command: str, complaint
     with talking(FakeEngine()) as talk:
         with pytest.raises(InvalidValueError, match=complaint.replace("?", r"\?")):
             run_command(talk, command)
-        assert (talk.sampling, talk.conversation) == (SamplingOptions(), Conversation())
+        assert (talk.setup.sampling, talk.conversation.system) == (SamplingOptions(), None)
 
 
 def test_nothing_can_be_undone_at_the_beginning() -> None:
@@ -82,9 +81,9 @@ def test_nothing_can_be_undone_at_the_beginning() -> None:
     ],
 )
 def test_sampling_is_set(command: str, expected: SamplingOptions) -> None:
-    with talking(FakeEngine(), sampling=SamplingOptions()) as talk:
+    with talking(FakeEngine()) as talk:
         run_command(talk, command)
-        assert talk.sampling == expected
+        assert talk.setup.sampling == expected
 
 
 def test_every_option_of_sampling_can_be_set() -> None:

@@ -1,16 +1,14 @@
-"""Files that are put before a question."""
+"""Files that are put before a question, and texts that are written out or in a file."""
 
-import os
 import re
-import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.cli.ask import attachments
-from llmstream_cli.cli.ask.attachments import attach
+from llmstream_cli.cli.ask.question import MAX_FILE_BYTES, attach, read_grammar, read_schema
 from llmstream_cli.errors import InvalidValueError
 
 
@@ -39,9 +37,6 @@ def test_files_alone_and_a_question_alone() -> None:
     write("a", "x")
     assert attach("", ["a"]) == "a:\n\n```\nx\n```"
     assert attach("Hi?", []) == "Hi?"
-
-
-def test_an_empty_file() -> None:
     assert attach("Hi?", [write("a.txt", "")]) == "a.txt:\n\n```txt\n```\n\nHi?"
 
 
@@ -56,18 +51,13 @@ def test_no_file_can_end_its_own_fence(text: str) -> None:
     assert inside == text.removesuffix("\n")
 
 
-def test_lines_end_as_on_posix() -> None:
-    assert attach("", [write("a", b"Gr\xc3\xbc\xc3\x9fe\r\nand\rmore\n")]) == (
-        "a:\n\n```\nGrüße\nand\nmore\n```"
-    )
-
-
 @pytest.mark.parametrize(
     ("file", "complaint"),
     [
         ("-", "standard input needs no --attach"),
         (".", "--attach: . is a directory"),
         ("no/such", "--attach: there is no file no/such"),
+        ("/dev/zero", "--attach: /dev/zero is longer than 4 MiB"),
     ],
 )
 def test_what_cannot_be_read_is_named(file: str, complaint: str) -> None:
@@ -80,13 +70,8 @@ def test_a_name_is_shown_in_a_line() -> None:
     assert attach("", [write("a\n```\x1b.txt", "x")]).startswith("a ```.txt:\n\n```txt\n")
 
 
-def test_a_file_without_end_is_refused() -> None:
-    with pytest.raises(InvalidValueError, match="--attach: /dev/zero is longer than 4 MiB"):
-        attach("Hi?", ["/dev/zero"])
-
-
 def test_all_of_them_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    write("a", b"x" * attachments.MAX_FILE_BYTES)
+    write("a", b"x" * MAX_FILE_BYTES)
     assert attach("", ["a"] * 4)
     with pytest.raises(InvalidValueError, match="longer than 16 MiB together"):
         attach("", ["a"] * 5)
@@ -94,9 +79,22 @@ def test_all_of_them_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         attach("", ["a"] * 65)
 
 
-def test_a_pipe_will_do(folder: Path) -> None:
-    os.mkfifo("pipe")
-    writer = threading.Thread(target=Path("pipe").write_bytes, args=(b"piped",))
-    writer.start()
-    assert attach("", ["pipe"]) == "pipe:\n\n```\npiped\n```"
-    writer.join()
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (read_schema, '\n {"type": "string"}'),
+        (read_schema, "{"),
+        (read_grammar, 'root ::= "yes" | "no"'),
+    ],
+)
+def test_a_schema_or_a_grammar_may_be_written_out(read: Callable[[str], str], text: str) -> None:
+    assert read(text) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("no/such", "there is no file no/such"), ("\0", "cannot read"), ("x" * 5000, "cannot read")],
+)
+def test_no_file_is_said_so(name: str, reason: str) -> None:
+    with pytest.raises(InvalidValueError, match=f"--grammar: {reason}"):
+        read_grammar(name)
