@@ -114,7 +114,7 @@ def test_importing_the_chat_needs_no_posix() -> None:
 import sys
 for name in ("termios", "tty", "fcntl", "pty", "resource"):
     sys.modules[name] = None  # as on Windows
-import llmstream_cli.cli.chat.command, llmstream_cli.cli.chat.slash, llmstream_cli.cli.ask.views
+import llmstream_cli.cli.chat.command, llmstream_cli.cli.chat.slash, llmstream_cli.cli.ask.view
 """
     subprocess.run([sys.executable, "-c", program], timeout=TIMEOUT, check=True)
 
