@@ -222,12 +222,9 @@ def serve(context: typer.Context, how: ServeOptions) -> int:
 @takes
 def bench(how: BenchOptions) -> int:
     """Measure."""
-    from llmstream_cli.cli.bench.command import bench as measure
-    from llmstream_cli.models.resolve import ModelChoice
+    from llmstream_cli.cli.bench.command import run_bench
 
-    values = how._asdict()
-    named = {name: values.pop(name) for name in ("model", "file", "tokenizer")}
-    return measure(model=ModelChoice(preset=values.pop("features"), **named), **values)
+    return run_bench(how)
 
 
 @app.command(

@@ -168,7 +168,7 @@ def session_names() -> list[str]:
 
         path = history_path(load_config())
         if path is not None and exists(path):
-            with History.open(path) as history:
+            with History(path) as history:
                 return [session.name for session in history.sessions() if session.name is not None]
     return []
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Literal
+from dataclasses import replace
 
 from llmstream_cli.api import Engine, EngineConfig, GenerationRequest, Usage
 from llmstream_cli.cli.bench.figures import (
@@ -17,6 +17,7 @@ from llmstream_cli.cli.bench.figures import (
     build_prompts,
     evaluate,
 )
+from llmstream_cli.cli.bench.options import BenchOptions
 from llmstream_cli.cli.bench.progress import Plan, shown
 from llmstream_cli.cli.bench.report import Parameters, Report, as_json, as_text
 from llmstream_cli.cli.process import INTERRUPTED
@@ -62,66 +63,36 @@ _UNSET = tuple(PARAMETERS.keys() - {"temperature", "max_tokens"})
 OpenEngine = Callable[[int], Engine]  # for so many streams
 
 
-def bench(
-    *,
-    model: ModelChoice,
-    template: str | None,
-    url: str | None,
-    url_model: str | None,
-    api_key: str | None,
-    streams: str | None,
-    prefix: Literal["distinct", "shared", "both"],
-    prompt_tokens: int,
-    max_tokens: int,
-    ctx_size: int | None,
-    threads: int | None,
-    repeat: int | None,
-    seconds: float | None,
-    seed: int | None,
-    json: bool,
-) -> int:
+def run_bench(how: BenchOptions) -> int:
     """Measure, and print the report to standard output; return the exit code.
 
     Raises:
         EngineError: requests failed; the report, with what was measured, is printed.
     """
-    if url is not None and model != ModelChoice():
-        raise InvalidValueError("--url measures the server's own model; name none with it")
-    if url is None and url_model is not None:
-        raise InvalidValueError("--url-model needs --url")
-    if url is not None and (ctx_size, threads, template) != (None,) * 3:
-        raise InvalidValueError(
-            "--ctx-size, --threads and --template are the server's; not with --url"
-        )
-    _check(
-        prompt_tokens=prompt_tokens,
-        max_tokens=max_tokens,
-        repeat=repeat,
-        seconds=seconds,
-        seed=seed,
-    )
-    if url is None:
-        # Room for prompt and answer, and no more: it is memory.
-        enough = int(prompt_tokens * _INEXACTNESS) + _TEMPLATE_TOKENS + max_tokens
-        ctx_size = enough if ctx_size is None else ctx_size
-        open_engine = _local(model, template, ctx_size, threads)
-        threads, seed = threads or default_threads(), seed or 0
-    else:
-        url, open_engine = _remote(url, url_model, api_key)
-        # A server outlives the benchmark: the prompts of the last one may still be in its cache.
-        seed = secrets.randbelow(2**32) if seed is None else seed
-    is_open = streams is None and repeat is None
+    _check(how)
     parameters = Parameters(
-        streams=parse_streams(_STREAMS if streams is None else streams),
-        prefixes=_PREFIXES[prefix],
-        prompt_tokens=prompt_tokens,
-        max_tokens=max_tokens,
-        repeat=repeat or (1 if is_open else _REPEAT),
-        seconds=(_SECONDS if is_open else None) if seconds is None else seconds or None,
-        seed=seed,
-        ctx_size=ctx_size,
-        threads=threads,
+        streams=parse_streams(_STREAMS if how.streams is None else how.streams),
+        prefixes=_PREFIXES[how.prefix],
+        prompt_tokens=how.prompt_tokens,
+        max_tokens=how.max_tokens,
+        repeat=how.repeat or _REPEAT,
+        seconds=how.seconds or None,
+        # A server outlives the benchmark: the prompts of the last one may still be in its cache.
+        seed=(secrets.randbelow(2**32) if how.url else 0) if how.seed is None else how.seed,
     )
+    if how.streams is None and how.repeat is None:
+        seconds = _SECONDS if how.seconds is None else parameters.seconds
+        parameters = replace(parameters, repeat=1, seconds=seconds)
+    url = None
+    if how.url is not None:
+        url, open_engine = _remote(how, how.url)
+    else:
+        # Room for prompt and answer, and no more: it is memory.
+        enough = int(how.prompt_tokens * _INEXACTNESS) + _TEMPLATE_TOKENS + how.max_tokens
+        ctx_size = enough if how.ctx_size is None else how.ctx_size
+        open_engine = _local(how, ctx_size)
+        threads = how.threads or default_threads()
+        parameters = replace(parameters, ctx_size=ctx_size, threads=threads)
     report = Report(parameters, url)
     writer = AnswerWriter(sys.stdout)
     code, failure = 0, None
@@ -132,7 +103,7 @@ def bench(
             raise
         failure = error
     try:
-        writer.write(as_json(report) if json else as_text(report))
+        writer.write(as_json(report) if how.json else as_text(report))
     except BrokenPipeError:  # `| head -1` has all it wanted
         discard_output()
     if failure is None and report.errors and not code:
@@ -153,18 +124,28 @@ def parse_streams(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(numbers))
 
 
-def _check(**values: float | None) -> None:
-    for name, value in values.items():
-        low, high = _BOUNDS[name]
+def _check(how: BenchOptions) -> None:
+    if how.url is not None and _choice(how) != ModelChoice():
+        raise InvalidValueError("--url measures the server's own model; name none with it")
+    if how.url is None and how.url_model is not None:
+        raise InvalidValueError("--url-model needs --url")
+    if how.url is not None and (how.ctx_size, how.threads, how.template) != (None,) * 3:
+        raise InvalidValueError(
+            "--ctx-size, --threads and --template are the server's; not with --url"
+        )
+    for name, (low, high) in _BOUNDS.items():
+        value = getattr(how, name)
         if value is not None and not low <= value <= high:
             raise InvalidValueError(f"--{name.replace('_', '-')} must be between {low} and {high}")
 
 
-def _local(
-    model: ModelChoice, template: str | None, ctx_size: int, threads: int | None
-) -> OpenEngine:
-    chat_format = None if template is None else read_template(template)
-    found = resolve(model, make_progress())
+def _choice(how: BenchOptions) -> ModelChoice:
+    return ModelChoice(preset=how.features, model=how.model, file=how.file, tokenizer=how.tokenizer)
+
+
+def _local(how: BenchOptions, ctx_size: int) -> OpenEngine:
+    chat_format = None if how.template is None else read_template(how.template)
+    found = resolve(_choice(how), make_progress())
 
     def open_engine(streams: int) -> Engine:
         from llmstream_cli.engines.in_process import InProcessEngine
@@ -173,7 +154,7 @@ def _local(
             EngineConfig(
                 model_path=str(found.path),
                 ctx_size=ctx_size,
-                threads=threads,
+                threads=how.threads,
                 max_seqs=streams,
                 chat_format=chat_format,
                 default_chat_format=preset_format(found.chat_format),
@@ -183,11 +164,11 @@ def _local(
     return open_engine
 
 
-def _remote(url: str, model: str | None, api_key: str | None) -> tuple[str, OpenEngine]:
+def _remote(how: BenchOptions, url: str) -> tuple[str, OpenEngine]:
     from llmstream_cli.engines.remote import RemoteEngine
 
     def open_engine(_streams: int) -> RemoteEngine:
-        return RemoteEngine(url, model=model, api_key=api_key)
+        return RemoteEngine(url, model=how.url_model, api_key=how.api_key)
 
     return open_engine(1).url, open_engine
 
