@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmstream_cli.models.gguf_format import WEIGHT_TYPES, padded
+from llmstream_cli.models.gguf import WEIGHT_TYPES, padded
 from tests.candle_files import Shape
 
 PUFFIN = Shape("layers", width=2048, feed_forward=8192, layers=24, rows=50304)
@@ -81,10 +81,10 @@ def write_tokenizer(path: Path) -> None:
 
 def repack_here(source: Path, tokenizer: Path, target: Path) -> None:
     from llmstream_cli.models.candle import repack
-    from llmstream_cli.models.progress import Silent
+    from llmstream_cli.models.progress import Progress
 
     started, used = time.perf_counter(), time.process_time()
-    repack(source, tokenizer, target, Silent())
+    repack(source, tokenizer, target, Progress())
     seconds, cpu = time.perf_counter() - started, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kB on Linux
     print(f"repacked in {seconds:.2f} s ({cpu:.2f} s of CPU), peak memory {peak:.0f} MB")

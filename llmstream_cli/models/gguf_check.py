@@ -7,16 +7,23 @@ Nothing is said against what it merely warns of: such files are about, and they 
 
 import itertools
 import math
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmstream_cli.errors import ModelError, ModelNotFoundError
-from llmstream_cli.models.file_kinds import kind_of_gguf
-from llmstream_cli.models.gguf_format import Array, GGUFHeader, Tensor, ValueType, padded
-from llmstream_cli.models.gguf_header import quoted, read_header
+from llmstream_cli.models.gguf import (
+    STRING,
+    UINT16,
+    VOCABULARY,
+    Array,
+    GGUFHeader,
+    Tensor,
+    padded,
+    quoted,
+    read_header,
+)
+from llmstream_cli.models.reference import part_names
 
-VOCABULARY = "tokenizer.ggml.tokens"
 _NO_TOKEN = (1 << 32) - 1  # how some converters write that a model has no such token
 
 _MAX_LAYERS = 512  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
@@ -38,42 +45,44 @@ _EQUAL_HEADS = frozenset(
     | {"phi2", "phi3", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "smollm3", "stablelm"}
 )
 
-_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.DOTALL)
 
-
-def check_gguf(path: Path) -> GGUFHeader:
+def check_gguf(path: Path, header: GGUFHeader | None = None) -> None:
     """Refuse what llama.cpp cannot load, or would not survive.
 
     Args:
-        path: a file that nobody vouches for; of a model in several files, the first.
+        path: an untrusted file; of a model in several files, the first.
+        header: of the file, read with the strings of `VOCABULARY`; None reads it.
 
     Raises:
         ModelNotFoundError: there is no such file, or a part of the model is missing.
         ModelError: the file is no model, or it is damaged or incomplete.
     """
-    header = read_header(path, strings=(VOCABULARY,))
-    check_header(path, header)
-    return header
-
-
-def check_header(path: Path, header: GGUFHeader) -> None:
-    """Do what `check_gguf` does, for who has read the header already.
-
-    Args:
-        path: the file.
-        header: what was read of it; with the strings of `VOCABULARY`, else no token is looked at.
-
-    Raises:
-        ModelNotFoundError: a part of the model is missing.
-        ModelError: the file is no model, or it is damaged or incomplete.
-    """
-    kind = kind_of_gguf(header)
+    header = header or read_header(path, strings=(VOCABULARY,))
+    kind = _kind_of_other(header)
     if kind is not None:
         raise ModelError(f"{path} is {kind}")
     _check_data(path, header)
     _check_parts(path, header)
     for problem in _problems(header):
         raise ModelError(f"cannot use {path}: {problem}")
+
+
+def _kind_of_other(header: GGUFHeader) -> str | None:
+    """Tell what a GGUF file is that holds no model; None where it may hold one."""
+    architecture = header.metadata.get("general.architecture")
+    general_type = header.metadata.get("general.type", "model")
+    name_model = "name the model's own file"
+    if general_type in {"mmproj", "projector"} or architecture == "clip":
+        return f"a projector (mmproj), the part of a model that reads images or sound: {name_model}"
+    if general_type == "adapter" or "adapter.type" in header.metadata:
+        return f"a LoRA adapter, which changes a model and is none: {name_model}, merged with it"
+    if architecture == "controlvector":
+        return f"a control vector, which steers a model and is none: {name_model}"
+    if general_type == "imatrix":
+        return f"an importance matrix, which is for quantizing a model: {name_model}"
+    if not header.tensors and "tokenizer.ggml.model" in header.metadata:
+        return f"a vocabulary without weights: {name_model}"
+    return None
 
 
 def _check_data(path: Path, header: GGUFHeader) -> None:
@@ -102,20 +111,19 @@ def _check_data(path: Path, header: GGUFHeader) -> None:
 
 def _check_parts(path: Path, header: GGUFHeader) -> None:
     """Check that the other files of a model in several are there, and belong to it."""
-    count = _integer(header, "split.count") or 1
+    count = header.integer("split.count") or 1
     if count == 1:
         return
-    match = _PART.fullmatch(path.name)
-    if match is None or int(match["number"]) != 1 or int(match["count"]) != count:
+    names = part_names(path.name)
+    if len(names) != count or path.name != names[0] or path.suffix != ".gguf":
         raise ModelError(
-            f"{path} is part {(_integer(header, 'split.no') or 0) + 1} of {count}: name the first, "
+            f"{path} is part {(header.integer('split.no') or 0) + 1} of {count}: name the first, "
             f"which must end in -00001-of-{count:05}.gguf"
         )
     if count > _MAX_PARTS:
         raise ModelError(f"{path} claims to have {count} parts")
     tensors = dict(header.tensors)
-    for number in range(2, count + 1):
-        part = path.with_name(f"{match['stem']}-{number:05}-of-{count:05}.gguf")
+    for index, part in enumerate(map(path.with_name, names[1:]), 1):
         try:
             part_header = read_header(part)
         except ModelNotFoundError as error:
@@ -123,20 +131,20 @@ def _check_parts(path: Path, header: GGUFHeader) -> None:
                 f"{path} is incomplete: its part {part.name} is missing"
             ) from error
         _check_data(part, part_header)
-        _check_part_number(part, part_header, number - 1)
+        _check_part_number(part, part_header, index)
         for problem in _tensor_problems(part_header):
             raise ModelError(f"cannot use {part}: {problem}")
         for name in tensors.keys() & part_header.tensors.keys():
             raise ModelError(f"{part} is damaged: another part has the tensor {quoted(name)} too")
         tensors.update(part_header.tensors)
-    total = _integer(header, "split.tensors.count")
+    total = header.integer("split.tensors.count")
     if total is not None and total != len(tensors):
         raise ModelError(f"{path} is incomplete: its parts have {len(tensors)} of {total} tensors")
 
 
 def _check_part_number(path: Path, header: GGUFHeader, number: int) -> None:
     # llama.cpp asserts the type, in all parts but the first.
-    is_u16 = header.value_types.get("split.no") is ValueType.UINT16
+    is_u16 = header.value_types.get("split.no") == UINT16
     if not is_u16 or header.metadata["split.no"] != number:
         raise ModelError(f"{path} is damaged: it does not say that it is part {number + 1}")
 
@@ -157,12 +165,12 @@ def _problems(header: GGUFHeader) -> Iterator[str]:
 
 
 def _layer_problems(header: GGUFHeader, architecture: str) -> Iterator[str]:
-    layers = _integer(header, f"{architecture}.block_count")
+    layers = header.integer(f"{architecture}.block_count")
     if layers is None:
         yield f"it does not say how many layers it has ({architecture}.block_count)"
     elif not 0 < layers <= _MAX_LAYERS:
         yield f"it claims to have {layers} layers"
-    elif (_integer(header, f"{architecture}.nextn_predict_layers") or 0) > layers:
+    elif (header.integer(f"{architecture}.nextn_predict_layers") or 0) > layers:
         yield f"it claims that more than its {layers} layers predict further tokens"
     for name in _EPSILONS:
         epsilon = header.metadata.get(f"{architecture}.attention.{name}")
@@ -189,13 +197,13 @@ def _attention_problems(header: GGUFHeader, architecture: str) -> Iterator[str]:
     scaling = header.metadata.get(f"{architecture}.rope.scaling.type", "none")
     if isinstance(scaling, str) and scaling not in _ROPE_SCALINGS:
         yield f"it wants the unknown rope scaling {quoted(scaling)}"
-    width = _integer(header, f"{architecture}.embedding_length") or 0
+    width = header.integer(f"{architecture}.embedding_length") or 0
     heads = max(_integers(header, f"{architecture}.attention.head_count"), default=0)
     if not heads:
         return
-    keys = _integer(header, f"{architecture}.attention.key_length", width // heads)
-    values = _integer(header, f"{architecture}.attention.value_length", width // heads)
-    rotated = _integer(header, f"{architecture}.rope.dimension_count")
+    keys = header.integer(f"{architecture}.attention.key_length", width // heads)
+    values = header.integer(f"{architecture}.attention.value_length", width // heads)
+    rotated = header.integer(f"{architecture}.rope.dimension_count")
     if keys is None or values is None:  # of a wrong type, as llama.cpp will say
         return
     if rotated is not None and (not 0 < rotated <= keys or rotated % 2):
@@ -203,7 +211,7 @@ def _attention_problems(header: GGUFHeader, architecture: str) -> Iterator[str]:
     if keys != values and architecture in _EQUAL_HEADS:
         yield f"it claims to have keys of {keys} numbers, and values of {values}"
     pattern = header.metadata.get(f"{architecture}.attention.sliding_window_pattern")
-    window = _integer(header, f"{architecture}.attention.sliding_window")
+    window = header.integer(f"{architecture}.attention.sliding_window")
     unused = isinstance(pattern, Array) and pattern.values is not None and not any(pattern.values)
     if window and unused:
         yield "it has a sliding window, and no layer that uses it"
@@ -227,14 +235,14 @@ def _is_usable(tensor: Tensor) -> bool:
 
 def _vocabulary_problems(header: GGUFHeader) -> Iterator[str]:
     tokens = header.metadata.get(VOCABULARY)
-    if not isinstance(tokens, Array) or tokens.type is not ValueType.STRING:
+    if not isinstance(tokens, Array) or tokens.type != STRING:
         return  # a model without a vocabulary, or llama.cpp will say so
     for name in ("scores", "token_type"):
         values = header.metadata.get(f"tokenizer.ggml.{name}")
         if isinstance(values, Array) and values.length < tokens.length:
             yield f"it has {tokens.length} tokens, and tokenizer.ggml.{name} for {values.length}"
     for name in ("bos", "eos", "eot", "eom"):
-        token = _integer(header, f"tokenizer.ggml.{name}_token_id")
+        token = header.integer(f"tokenizer.ggml.{name}_token_id")
         if token is not None and token >= tokens.length and token != _NO_TOKEN:
             yield f"tokenizer.ggml.{name}_token_id is {token}, and there are {tokens.length} tokens"
     model = header.metadata.get("tokenizer.ggml.model")
@@ -256,12 +264,6 @@ def _token_problems(tokens: Sequence[bytes], *, spells_bytes: bool) -> Iterator[
         for byte in range(256):
             if b"<0x%02X>" % byte not in distinct and bytes([byte]) not in distinct:
                 yield f"its vocabulary has no token for the byte 0x{byte:02X}"
-
-
-def _integer(header: GGUFHeader, key: str, default: int | None = None) -> int | None:
-    """Return a number of the metadata; None where the value is something else."""
-    value = header.metadata.get(key, default)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _integers(header: GGUFHeader, key: str) -> list[int]:

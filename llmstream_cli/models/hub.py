@@ -16,8 +16,7 @@ from llmstream_cli.files import exists, is_file
 from llmstream_cli.machine import free_disk
 from llmstream_cli.models.hub_cache import RepoFolder, cached_files, sweep_partials
 from llmstream_cli.models.progress import Progress
-from llmstream_cli.models.quants import choose, is_model, part_names, quant_of
-from llmstream_cli.models.reference import HubModel
+from llmstream_cli.models.reference import HubModel, choose, is_model, part_names, quant_of
 from llmstream_cli.models.sizes import human_size
 
 if TYPE_CHECKING:
@@ -43,33 +42,25 @@ def fetch(
         UnreachableError: the Hub does not answer, or must not be asked, and the cache lacks it.
         DownloadError: the Hub refuses, or sent something else than it announced.
     """
-    from llmstream_cli.models import hub_api
+    from llmstream_cli.models.hub_api import HubClient, is_offline
 
-    if hub_api.is_offline():
+    offline = is_offline()
+    try:
+        if offline:
+            raise UnreachableError("HF_HUB_OFFLINE is set")
+        client = HubClient()
+        listing = client.list_files(model)
+    except UnreachableError as error:
         found = cached_files(model, any_revision=True)
         if found is None:
             raise UnreachableError(
-                f"{model} is not in the cache and HF_HUB_OFFLINE is set: unset it, "
-                "or name a file with --model FILE.gguf"
-            )
+                f"{model} is not in the cache, and {error}; "
+                f"{'unset it' if offline else 'connect'}, or name a file with --model FILE.gguf"
+            ) from error
+        if not offline:
+            progress.note(f"{error}; taking {found[0].name} from the cache")
         return found
-    client = hub_api.HubClient()
-    try:
-        listing = client.list_files(model)
-    except UnreachableError as error:
-        return _without_hub(model, progress, error)
     return _fetch(model, listing, client, progress, max_bytes_in_memory)
-
-
-def _without_hub(model: HubModel, progress: Progress, error: UnreachableError) -> tuple[Path, ...]:
-    found = cached_files(model, any_revision=True)
-    if found is None:
-        raise UnreachableError(
-            f"{model} is not in the cache, and {error}; connect, "
-            "or name a file with --model FILE.gguf"
-        ) from error
-    progress.note(f"{error}; taking {found[0].name} from the cache")
-    return found
 
 
 def _fetch(
@@ -102,64 +93,57 @@ def _download(
     client: "HubClient",
     progress: Progress,
 ) -> None:
-    from llmstream_cli.models.download import Download
+    from llmstream_cli.models.download import download
 
     with client.explained(HubModel(model.repo, file=file.path, revision=model.revision)):
-        Download(
-            client,
-            file,
-            client.file_url(listing, file),
-            blob=folder.blob(file.etag),
-            partial=folder.partial(file.etag),
-            lock=folder.lock(file.etag),
-            progress=progress,
-        ).run()
+        download(client, listing, file, folder, progress)
     try:
         folder.link(listing.commit, file.path, file.etag)
     except OSError as error:
         raise DownloadError(f"cannot write to {folder.path}: {error.strerror}") from error
 
 
+# ---- which files ----------------------------------------------------------------------------
+
+
 def _pick(model: HubModel, listing: "Listing") -> str:
     """Choose the file that the model is, or say what there is instead."""
+    names = dict.fromkeys(quant_of(file) or file for file in listing.files if is_model(file))
+    offer = f"it has {', '.join(names)}" if names else ""
+    if model.file in listing.files:
+        return part_names(model.file)[0]
     if model.file is not None:
-        if model.file in listing.files:
-            return part_names(model.file)[0]
-        hint = did_you_mean(model.file, listing.files, _offer(listing))
+        hint = did_you_mean(model.file, listing.files, offer)
         raise ModelNotFoundError(f"{model.repo} has no file {model.file}; {hint}".rstrip("; "))
     chosen = choose(listing.files, model.quant)
     if chosen is not None:
         return chosen
-    if not any(map(is_model, listing.files)):
+    if not names:
         raise ModelNotFoundError(
             f"{model.repo} has no GGUF file; look for a repository with GGUF in its name"
         )
-    raise ModelNotFoundError(f"{model.repo} has no quantization {model.quant}; {_offer(listing)}")
-
-
-def _offer(listing: "Listing") -> str:
-    names = dict.fromkeys(quant_of(file) or file for file in listing.files if is_model(file))
-    return f"it has {', '.join(names)}" if names else ""
+    raise ModelNotFoundError(f"{model.repo} has no quantization {model.quant}; {offer}")
 
 
 def _parts(first: str, listing: "Listing") -> "tuple[RepoFile, ...]":
-    names = part_names(first)
-    for name in names:
+    for name in part_names(first):
         if name not in listing.files:
             raise ModelNotFoundError(f"{listing.repo} lacks {name}, a part of the model")
-    return tuple(listing.files[name] for name in names)
+    return tuple(listing.files[name] for name in part_names(first))
+
+
+# ---- whether there is room ------------------------------------------------------------------
 
 
 def _check_memory(
     model: HubModel, files: "Sequence[RepoFile]", listing: "Listing", max_bytes: int | None
 ) -> None:
     size = sum(file.size for file in files)
-    if max_bytes is None or size <= max_bytes:
-        return
-    raise NoRoomError(
-        f"{model} has {human_size(size)}, more than the {human_size(max_bytes)} of memory "
-        f"for it{_smaller(listing, max_bytes)}"
-    )
+    if max_bytes is not None and size > max_bytes:
+        raise NoRoomError(
+            f"{model} has {human_size(size)}, more than the {human_size(max_bytes)} of memory "
+            f"for it{_smaller(listing, max_bytes)}"
+        )
 
 
 def _check_disk(
@@ -179,11 +163,11 @@ def _check_disk(
 
 def _smaller(listing: "Listing", max_bytes: int) -> str:
     """Name the largest model of the repository that fits, in the words of `--model`."""
-    sizes = {}
-    for file in listing.files:
-        parts = part_names(file)
-        if is_model(file) and all(part in listing.files for part in parts):
-            sizes[file] = sum(listing.files[part].size for part in parts)
+    sizes = {
+        file: sum(listing.files[part].size for part in part_names(file))
+        for file in listing.files
+        if is_model(file) and listing.files.keys() >= {*part_names(file)}
+    }
     fitting = [file for file, size in sizes.items() if size <= max_bytes]
     if not fitting:
         return ""

@@ -23,7 +23,7 @@ from llmstream_cli.errors import (
 )
 from llmstream_cli.files import exists
 from llmstream_cli.hosts import is_loopback
-from llmstream_cli.models.reference import HubModel, is_safe_file
+from llmstream_cli.models.reference import HubModel, is_safe_path
 
 if TYPE_CHECKING:
     import httpx2
@@ -38,39 +38,26 @@ _IDENTITY = {"user-agent": "llmstream"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
-_UNAUTHORIZED = 401
-_FORBIDDEN = 403
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
 _MAY_PASS = {408, 425, 429, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True, slots=True)
 class RepoFile:
-    """A file of a repository.
-
-    Attributes:
-        path: where it is in the repository.
-        size: in bytes.
-        etag: SHA-256 of a file in Git LFS or Xet, else the SHA-1 of its git blob, in hexadecimal.
-    """
+    """A file of a repository."""
 
     path: str
-    size: int
-    etag: str
+    size: int  # in bytes
+    etag: str  # SHA-256 of a file in Git LFS or Xet, else SHA-1 of its git blob; hexadecimal
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A repository at one commit.
+    """A repository at one commit."""
 
-    Attributes:
-        repo: `user/repo`.
-        commit: the commit.
-        files: by their paths, in the Hub's order.
-    """
-
-    repo: str
+    repo: str  # user/repo
     commit: str
-    files: dict[str, RepoFile]
+    files: dict[str, RepoFile]  # by their paths, in the Hub's order
 
 
 class HubClient:
@@ -93,24 +80,16 @@ class HubClient:
             _refuse_token(self.host)
         self._token = _token() if is_safe else None
 
-    @property
-    def has_token(self) -> bool:
-        """Whether requests bear a token."""
-        return self._token is not None
-
     def reach(self, seconds: float) -> None:
         """Ask for an answer of any kind, without the token.
 
         Raises:
             UnreachableError: none came within the time.
         """
-        import httpx2
         from huggingface_hub import get_session
 
-        try:
+        with self.explained(None):
             get_session().head(self._endpoint, headers=_IDENTITY, timeout=seconds)
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise UnreachableError(f"{self.host} cannot be reached: {one_line(error)}") from error
 
     def list_files(self, model: HubModel) -> Listing:
         """List the files of the model's repository at its revision.
@@ -139,7 +118,6 @@ class HubClient:
                 raise DownloadError(f"{self.host} does not answer as the Hub does") from error
 
     def file_url(self, listing: Listing, file: RepoFile) -> str:
-        """Return the address of a file, at the commit of the listing."""
         return f"{self._endpoint}/{listing.repo}/resolve/{listing.commit}/{quote(file.path)}"
 
     @contextmanager
@@ -153,10 +131,11 @@ class HubClient:
         import httpx2
         from huggingface_hub import get_session, hf_raise_for_status
 
+        authorization = {"authorization": f"Bearer {self._token}"} if self._token else {}
         with get_session().stream(
             "GET",
             url,
-            headers={**_IDENTITY, **self._authorization(), **headers},
+            headers={**_IDENTITY, **authorization, **headers},
             follow_redirects=True,
             timeout=httpx2.Timeout(_STALL_SECONDS, connect=_CONNECT_SECONDS),
         ) as response:
@@ -164,7 +143,7 @@ class HubClient:
             yield response
 
     @contextmanager
-    def explained(self, model: HubModel) -> Iterator[None]:
+    def explained(self, model: HubModel | None) -> Iterator[None]:
         """Raise what huggingface_hub and its HTTP client raise as errors of ours."""
         import httpx2
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -172,43 +151,40 @@ class HubClient:
         try:
             yield
         except HfHubHTTPError as error:
+            assert model is not None
             raise self._explain(error, model) from error
         except OfflineModeIsEnabled as error:
             raise UnreachableError(f"{model} is not here, and HF_HUB_OFFLINE is set") from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise UnreachableError(f"{self.host} cannot be reached: {one_line(error)}") from error
 
-    def _authorization(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {self._token}"} if self._token else {}
-
-    def _explain(self, error: "HfHubHTTPError", model: HubModel) -> ModelError:
+    def _explain(  # noqa: PLR0911 -- a table of refusals
+        self, error: "HfHubHTTPError", model: HubModel
+    ) -> ModelError:
         from huggingface_hub import errors
 
+        repo, host, status = model.repo, self.host, error.response.status_code
         match error:
             case errors.GatedRepoError():  # before what it is a kind of
-                terms = f"accept its terms at {self.host}/{model.repo}"
                 way = "your token has no access yet" if self._token else "then set HF_TOKEN"
-                return DownloadError(f"{model.repo} is gated: {terms}; {way}")
+                return DownloadError(f"{repo} is gated: accept its terms at {host}/{repo}; {way}")
             case errors.RepositoryNotFoundError():
                 way = "your token has no access" if self._token else "needs HF_TOKEN"
                 return ModelNotFoundError(
-                    f"there is no model {model.repo} on {self.host}, or it is private and {way}"
+                    f"there is no model {repo} on {host}, or it is private and {way}"
                 )
             case errors.RevisionNotFoundError():
-                return ModelNotFoundError(f"{model.repo} has no revision {model.revision}")
+                return ModelNotFoundError(f"{repo} has no revision {model.revision}")
             case errors.EntryNotFoundError():
-                return ModelNotFoundError(f"{model.repo} has no file {model.file}")
-        return self._explain_status(error.response.status_code, model)
-
-    def _explain_status(self, status: int, model: HubModel) -> DownloadError:
+                return ModelNotFoundError(f"{repo} has no file {model.file}")
         if status in _MAY_PASS:
-            return UnreachableError(f"{self.host} answers with status {status}; try again later")
+            return UnreachableError(f"{host} answers with status {status}; try again later")
         if status == _UNAUTHORIZED and self._token:
-            return DownloadError(f"{self.host} refuses your token: renew or unset HF_TOKEN")
+            return DownloadError(f"{host} refuses your token: renew or unset HF_TOKEN")
         if status in {_UNAUTHORIZED, _FORBIDDEN}:
             way = "your token has no access" if self._token else "set HF_TOKEN"
-            return DownloadError(f"{self.host} does not let you read {model.repo}: {way}")
-        return DownloadError(f"{self.host} answers to {model} with status {status}")
+            return DownloadError(f"{host} does not let you read {repo}: {way}")
+        return DownloadError(f"{host} answers to {model} with status {status}")
 
 
 def may_pass(error: "HfHubHTTPError") -> bool:
@@ -218,10 +194,10 @@ def may_pass(error: "HfHubHTTPError") -> bool:
 
 def is_offline() -> bool:
     """Whether the user forbids to ask the Hub."""
-    return is_set("HF_HUB_OFFLINE") or is_set("TRANSFORMERS_OFFLINE")
+    return _is_set("HF_HUB_OFFLINE") or _is_set("TRANSFORMERS_OFFLINE")
 
 
-def is_set(name: str) -> bool:
+def _is_set(name: str) -> bool:
     """Whether a switch in the environment is on, as huggingface_hub reads it."""
     return os.environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}
 
@@ -243,7 +219,7 @@ def _token() -> str | None:
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import OIDCError
 
-    if is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
+    if _is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
         return None
     try:
         token = get_token()
@@ -264,9 +240,8 @@ def _refuse_token(host: str) -> None:
     from huggingface_hub import constants
 
     names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")
-    is_stored = exists(Path(constants.HF_TOKEN_PATH))
-    may_be_sent = not is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN")
-    if may_be_sent and (is_stored or any(os.environ.get(name) for name in names)):
+    has_token = exists(Path(constants.HF_TOKEN_PATH)) or any(map(os.environ.get, names))
+    if has_token and not _is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
         raise DownloadError(
             f"HF_ENDPOINT would have your token sent to {host} in clear text: use https, "
             "or set HF_HUB_DISABLE_IMPLICIT_TOKEN=1 to send none"
@@ -280,7 +255,7 @@ def _listing(repo: str, info: "ModelInfo") -> Listing:
         if sibling.lfs is not None:
             size, etag = sibling.lfs.size, sibling.lfs.sha256
         # Names become paths here and etags names of files: a Hub may not choose just any.
-        if size is not None and is_safe_file(sibling.rfilename) and _ETAG.fullmatch(etag):
+        if size is not None and is_safe_path(sibling.rfilename) and _ETAG.fullmatch(etag):
             files[sibling.rfilename] = RepoFile(sibling.rfilename, size, etag)
     commit = info.sha or ""
     if not _COMMIT.fullmatch(commit):

@@ -8,7 +8,8 @@
 
 The layout is documented at https://huggingface.co/docs/huggingface_hub/guides/manage-cache, and
 other tools share it. All of this does without huggingface_hub, whose import takes a fifth of a
-second: a model that is here starts sooner, and a shell completes its name at once.
+second: a model that is here starts sooner, and a shell completes its name at once. Nor can its
+`delete_revisions` remove one file of a revision that has several.
 """
 
 import contextlib
@@ -22,14 +23,11 @@ from pathlib import Path
 
 from llmstream_cli.errors import ModelError
 from llmstream_cli.files import beside, expand, glob, is_file, replace_file
-from llmstream_cli.models.quants import choose, part_names
-from llmstream_cli.models.reference import HubModel
+from llmstream_cli.models.reference import HubModel, choose, part_names
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_PARTIAL_AGE = 14 * 24 * 3600.0
-
-# The suffix is our own, so that no other tool takes a download of ours for its own.
-PARTIAL_SUFFIX = ".llmstream"
+_PARTIAL_SUFFIX = ".llmstream"  # no other tool takes a download of ours for its own
 
 
 def hub_folder() -> Path:
@@ -44,21 +42,19 @@ def hub_folder() -> Path:
 class RepoFolder:
     """A repository's folder in the cache, which need not exist."""
 
-    repo: str
+    repo: str  # user/repo
     path: Path
 
     @classmethod
     def of(cls, repo: str) -> "RepoFolder":
-        """Return the folder of `user/repo`."""
         return cls(repo, hub_folder() / f"models--{repo.replace('/', '--')}")
 
     def blob(self, etag: str) -> Path:
-        """Where the contents with that etag are."""
         return self.path / "blobs" / etag
 
     def partial(self, etag: str) -> Path:
         """Where a download of ours grows."""
-        return self.path / "blobs" / (etag + PARTIAL_SUFFIX)
+        return self.path / "blobs" / (etag + _PARTIAL_SUFFIX)
 
     def lock(self, etag: str) -> Path:
         """The lock of a download, which huggingface_hub takes as well."""
@@ -67,6 +63,11 @@ class RepoFolder:
     def pointer(self, commit: str, file: str) -> Path:
         """Where a file is found by its name."""
         return self.path / "snapshots" / commit / file
+
+    def file_names(self, commit: str) -> list[str]:
+        snapshot = self.path / "snapshots" / commit
+        paths = (path for path in snapshot.rglob("*") if is_file(path))
+        return sorted(path.relative_to(snapshot).as_posix() for path in paths)
 
     def commit(self, revision: str | None) -> str | None:
         """Return the commit that a revision meant when it was last asked for."""
@@ -109,13 +110,11 @@ class RepoFolder:
 
 
 def cached_files(model: HubModel, *, any_revision: bool = False) -> tuple[Path, ...] | None:
-    """Return the model's files, first part first, where all of them are in the cache.
-
-    What the user left open is chosen from what is here: the usual quantization, else any.
+    """Return a model's files in the cache, first part first; None if one is not there.
 
     Args:
-        model: what is wanted.
-        any_revision: where no revision is wanted, another one than `main` last meant will do.
+        model: what is looked for; without a revision, at the one that `main` meant last.
+        any_revision: where no revision is wanted, another than that will do.
     """
     folder = RepoFolder.of(model.repo)
     commit = folder.commit(model.revision)
@@ -123,18 +122,17 @@ def cached_files(model: HubModel, *, any_revision: bool = False) -> tuple[Path, 
     if any_revision and model.revision is None:
         commits += folder.commits()
     for commit in commits:
-        snapshot = folder.path / "snapshots" / commit
-        file = model.file or choose(_file_names(snapshot), model.quant)
-        paths = [folder.pointer(commit, part) for part in part_names(file)] if file else []
+        file = model.file or choose(folder.file_names(commit), model.quant)
+        paths = tuple(folder.pointer(commit, part) for part in part_names(file)) if file else ()
         if paths and all(map(is_file, paths)):
-            return tuple(paths)
+            return paths
     return None
 
 
 def sweep_partials() -> None:
     """Delete what downloads of ours left that nobody has gone on with for two weeks."""
     oldest = time.time() - _MAX_PARTIAL_AGE
-    for path in glob(hub_folder(), f"models--*/blobs/*{PARTIAL_SUFFIX}"):
+    for path in glob(hub_folder(), f"models--*/blobs/*{_PARTIAL_SUFFIX}"):
         with contextlib.suppress(OSError):
             if _modified(path) < oldest:
                 path.unlink()
@@ -142,26 +140,15 @@ def sweep_partials() -> None:
 
 @dataclass(frozen=True, slots=True)
 class CachedModel:
-    """A GGUF file in one revision of a repository in the cache, whoever put it there.
+    """A GGUF file in one revision of a repository in the cache, whoever put it there."""
 
-    Attributes:
-        repo: `user/repo`.
-        file: its path in the repository; of a split file, the first part's.
-        revision: the commit.
-        paths: its files in the cache, first part first.
-        size_bytes: what they hold together; revisions with the same file share it on the disk.
-        last_used: when it was last read or written, in seconds since the epoch, as far as the
-            file system tells.
-        complete: whether no part of it is missing.
-    """
-
-    repo: str
-    file: str
-    revision: str
-    paths: tuple[Path, ...]
-    size_bytes: int
-    last_used: float
-    complete: bool
+    repo: str  # user/repo
+    file: str  # its path in the repository; of a split file, the first part's
+    revision: str  # the commit
+    paths: tuple[Path, ...]  # first part first
+    size_bytes: int  # of all parts; revisions with the same file share it on the disk
+    last_used: float  # seconds since the epoch, as far as the file system tells
+    complete: bool  # whether no part is missing
 
 
 def list_cached() -> list[CachedModel]:
@@ -172,6 +159,23 @@ def list_cached() -> list[CachedModel]:
         for commit in folder.commits():
             found += _models_in(folder, commit)
     return sorted(found, key=lambda model: (model.repo, model.file, model.revision))
+
+
+def _models_in(folder: RepoFolder, commit: str) -> Iterator[CachedModel]:
+    names = {name for name in folder.file_names(commit) if name.lower().endswith(".gguf")}
+    for first in {part_names(name)[0] for name in names}:
+        parts = part_names(first)
+        paths = tuple(folder.pointer(commit, part) for part in parts if part in names)
+        stats = [path.stat() for path in paths]
+        yield CachedModel(
+            repo=folder.repo,
+            file=first,
+            revision=commit,
+            paths=paths,
+            size_bytes=sum(stat.st_size for stat in stats),
+            last_used=max(max(stat.st_atime, stat.st_mtime) for stat in stats),
+            complete=len(paths) == len(parts),
+        )
 
 
 def remove(cached: CachedModel) -> int:
@@ -191,28 +195,11 @@ def remove(cached: CachedModel) -> int:
         gone = before.keys() - _contents(folder).keys()
         for blob in gone:
             blob.unlink(missing_ok=True)  # it may have lain in the place of its link
-        _remove_if_empty(folder, cached.revision)
+        if not folder.file_names(cached.revision):
+            _remove_revision(folder, cached.revision)
     except OSError as error:
         raise ModelError(f"cannot remove {cached.file}: {error.strerror}") from error
     return sum(before[blob] for blob in gone)
-
-
-def _models_in(folder: RepoFolder, commit: str) -> Iterator[CachedModel]:
-    snapshot = folder.path / "snapshots" / commit
-    names = {name for name in _file_names(snapshot) if name.lower().endswith(".gguf")}
-    for first in {part_names(name)[0] for name in names}:
-        parts = part_names(first)
-        paths = tuple(snapshot / part for part in parts if part in names)
-        stats = [path.stat() for path in paths]
-        yield CachedModel(
-            repo=folder.repo,
-            file=first,
-            revision=commit,
-            paths=paths,
-            size_bytes=sum(stat.st_size for stat in stats),
-            last_used=max(max(stat.st_atime, stat.st_mtime) for stat in stats),
-            complete=len(paths) == len(parts),
-        )
 
 
 def _contents(folder: RepoFolder) -> dict[Path, int]:
@@ -229,23 +216,14 @@ def _contents(folder: RepoFolder) -> dict[Path, int]:
     return {blob: 0 if blob.is_symlink() else blob.stat().st_size for blob in blobs}
 
 
-def _remove_if_empty(folder: RepoFolder, commit: str) -> None:
+def _remove_revision(folder: RepoFolder, commit: str) -> None:
     """Remove a revision that has no file, and the repository if it was the last."""
-    snapshot = folder.path / "snapshots" / commit
-    if _file_names(snapshot):
-        return
-    shutil.rmtree(snapshot)
+    shutil.rmtree(folder.path / "snapshots" / commit)
     for ref in (folder.path / "refs").rglob("*"):
         if ref.is_file() and ref.read_text() == commit:
             ref.unlink()
     if not folder.commits() and not any((folder.path / "blobs").glob("*")):
         shutil.rmtree(folder.path)
-
-
-def _file_names(snapshot: Path) -> list[str]:
-    return sorted(
-        path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if is_file(path)
-    )
 
 
 def _modified(path: Path) -> float:

@@ -1,16 +1,109 @@
-"""The models that go by a name of their own: those that come with the program, and the user's.
+"""The models that go by a name of their own, and which model a user's word means.
 
 Sampling is what the models' authors publish. Sizes are those of the files when this was written,
-`sha256` how their checksums began. Numbers of parameters, context and `kv_bytes` (2 bytes for each
-number of the keys and values in all layers that keep them) are those of published configurations
-where one was at hand, else estimates: of a file that is here, its own header is shown instead.
+`sha256` how their checksums began. Numbers of parameters, context and `kv_bytes` are those of
+published configurations where one was at hand, else estimates: of a file that is here, its own
+header is shown instead.
 """
 
-from collections.abc import Iterable
+import importlib.util
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from llmstream_cli.errors import ModelNotFoundError, did_you_mean
-from llmstream_cli.models.preset import Package, Preset
-from llmstream_cli.models.reference import HubModel
+from llmstream_cli.models.reference import HubModel, parse_reference
+
+# Tokens that one conversation gets room for unless --ctx-size says otherwise.
+DEFAULT_CTX_SIZE = 8192
+
+# The program itself, its libraries, and llama.cpp's buffers for a step: 67 MB measured with a
+# vocabulary of 49,000 tokens; they grow with the vocabulary and the width of the model.
+OVERHEAD_BYTES = 200_000_000
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Package(NamedTuple):
+    """An installed Python package that carries a model's file."""
+
+    name: str
+    file: str
+    extra: str  # of this distribution, which installs the package
+
+    def locate(self) -> Path | None:
+        """Return the file without importing its package; None if that is not installed."""
+        spec = importlib.util.find_spec(self.name)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            path = Path(folder) / self.file
+            if path.is_file():
+                return path
+        return None
+
+
+class Preset(NamedTuple):
+    """A model that `--features NAME` chooses: one of ours, or of the user's own.
+
+    0 and "" are unknown; a preset of the user's own may have no more than a name and a source.
+    Every start of a command makes these, and named tuples are made sooner than dataclasses.
+    """
+
+    name: str
+    source: HubModel | Path  # a file on the Hub, or here
+    title: str = ""  # what its authors call it
+    summary: str = ""
+    licence: str = ""  # of the weights: its SPDX identifier, or what the Hub calls it
+    num_parameters: int = 0  # to two digits, embeddings among them
+    num_active: int = 0  # of those, what the answer's next token is computed with; 0 is all
+    size_bytes: int = 0  # of the file at `source`
+    sha256: str = ""  # the first digits of that file's
+    ctx_size: int | None = None  # the most that the model was made for, or what the user wants
+    kv_bytes: int = 0  # keys and values of a token, 2 bytes for each number
+    package: Package | None = None  # has a file of the model, too
+    tokenizer: str | None = None  # of a file in candle's layout; see `ModelChoice`
+    chat_format: str | None = None  # the prompt format's name; None takes the template in the file
+    sampling: Mapping[str, Any] = _NOTHING  # what suits it, by the names of the parameters
+    thinking: Mapping[str, Any] = _NOTHING  # what differs while it thinks before it answers
+    thinks: bool = False  # whether it does so unasked
+
+    @property
+    def repo(self) -> str | None:
+        return self.source.repo if isinstance(self.source, HubModel) else None
+
+    @property
+    def file(self) -> str | None:
+        """The path of the file in the repository."""
+        return self.source.file if isinstance(self.source, HubModel) else None
+
+    @property
+    def is_candle(self) -> bool:
+        """Whether it is known to be in candle's layout, and has to be repacked."""
+        return self.tokenizer is not None
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the model takes on the disk; a file in candle's layout stays beside its copy."""
+        return self.size_bytes * (2 if self.is_candle else 1)
+
+    @property
+    def read_bytes(self) -> int:
+        """What is read of the weights for each token of an answer."""
+        active = self.num_active or self.num_parameters
+        return self.size_bytes * active // (self.num_parameters or 1)
+
+    def memory_bytes(self, ctx_size: int = DEFAULT_CTX_SIZE) -> int:
+        """Estimate the memory that a conversation takes: weights, KV cache, and the program."""
+        tokens = min(self.ctx_size or ctx_size, ctx_size)
+        return self.size_bytes + tokens * self.kv_bytes + OVERHEAD_BYTES
+
+    def advice(self, thinking: bool | None = None) -> Mapping[str, Any]:
+        """Return the sampling that suits the model while it thinks, or not; None: as unasked."""
+        thinks = self.thinks if thinking is None else thinking
+        return {**self.sampling, **self.thinking} if thinks else self.sampling
+
+
+# ---- the table ------------------------------------------------------------------------------
 
 
 def _hub(address: str) -> HubModel:
@@ -149,10 +242,15 @@ _TABLE = (
 # fmt: on
 
 PRESETS = {preset.name: preset for preset in _TABLE}
-
 DEFAULT_PRESET = "smollm2"
-
 OWN_PRESETS: dict[str, Preset] = {}
+
+_BY_FILE = {
+    Path(file).name.lower(): preset
+    for preset in _TABLE
+    for file in (preset.file, preset.package and preset.package.file)
+    if file is not None
+}
 
 
 def register_presets(presets: Iterable[Preset]) -> None:
@@ -177,3 +275,81 @@ def find_preset(name: str) -> Preset:
     else:
         hint = did_you_mean(name, known)
     raise ModelNotFoundError(f"no model is called {name!r}; {hint}")
+
+
+def preset_of_hub(model: HubModel) -> Preset | None:
+    """Return the preset of ours that is downloaded from there."""
+    wanted = (model.repo, model.file)
+    return next((preset for preset in _TABLE if (preset.repo, preset.file) == wanted), None)
+
+
+def preset_of_file(path: Path) -> Preset | None:
+    """Return the preset of ours whose file has that name, wherever it lies."""
+    return _BY_FILE.get(path.name.lower())
+
+
+# ---- what a name means ----------------------------------------------------------------------
+
+
+class NamedModel(NamedTuple):
+    """Which model a word of the user's means, before anyone has looked whether it is here."""
+
+    name: str  # the preset's, or the word as it was typed
+    preset: Preset | None = None  # by its own name, or by its file
+    hub: HubModel | None = None  # None for a file that is not from the Hub
+    file: Path | None = None  # on this machine: the one that was named, or the package's
+    is_packaged: bool = False  # the file is one that an installed package carries
+    tokenizer: str | None = None  # what the user's own preset names
+    ctx_size: int | None = None  # likewise
+
+    @property
+    def is_called(self) -> bool:
+        """Whether it was named by the name of a preset, not by where it is."""
+        return self.preset is not None and self.name == self.preset.name
+
+
+def named_model(text: str) -> NamedModel:
+    """Read what a user calls a model.
+
+    Raises:
+        ModelNotFoundError: nothing can be called that.
+    """
+    match parse_reference(text):
+        case HubModel() as model:
+            return NamedModel(text, preset_of_hub(model), model)
+        case Path() as path:
+            return NamedModel(text, file=path)
+        case name:
+            return called_model(name)
+
+
+def called_model(name: str) -> NamedModel:
+    """Return the model of the preset of that name; the user's own win.
+
+    Raises:
+        ModelNotFoundError: there is none.
+    """
+    preset = find_preset(name)
+    source = preset.source
+    hub, file = (source, None) if isinstance(source, HubModel) else (None, source)
+    if preset.name in OWN_PRESETS:
+        known = _over_ours(preset)
+        return NamedModel(
+            preset.name, known, hub, file, tokenizer=preset.tokenizer, ctx_size=preset.ctx_size
+        )
+    packaged = preset.package.locate() if preset.package is not None else None
+    return NamedModel(preset.name, preset, hub, packaged, is_packaged=packaged is not None)
+
+
+def _over_ours(own: Preset) -> Preset:
+    """Return the user's own preset, with what is known of its file where that is one of ours."""
+    ours = preset_of_file(own.source if isinstance(own.source, Path) else Path(own.file or ""))
+    if ours is None:
+        return own
+    return ours._replace(
+        name=own.name,
+        source=own.source,
+        chat_format=own.chat_format or ours.chat_format,
+        sampling={**ours.sampling, **own.sampling},
+        thinking={key: ours.thinking[key] for key in ours.thinking if key not in own.sampling},
+    )

@@ -1,41 +1,48 @@
-"""How long work on large files tells of its progress."""
+"""Work on large files: how it tells of its progress, and that one process does it at a time."""
 
-from typing import Protocol
-
-
-class Progress(Protocol):
-    """Is told what goes on; whoever shows it decides how."""
-
-    def begin(self, what: str, total_bytes: int, done_bytes: int = 0) -> None:
-        """Tell that a piece of work begins, such as `downloading model.gguf`.
-
-        Args:
-            what: the work, in a few words.
-            total_bytes: all that is to be done.
-            done_bytes: what had been done before, as when a download goes on.
-        """
-
-    def advance(self, num_bytes: int) -> None:
-        """Tell that so many more bytes are done."""
-
-    def end(self) -> None:
-        """Tell that the piece of work has ended, done or not."""
-
-    def note(self, line: str) -> None:
-        """Tell something in one line, such as that somebody else's download is waited for."""
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
-class Silent:
-    """Shows nothing; implements `Progress`."""
+class Progress:
+    """Is told what goes on, and shows nothing of it: subclasses do."""
 
     def begin(self, what: str, total_bytes: int, done_bytes: int = 0) -> None:
-        """Ignore it."""
+        """A piece of work begins, such as `downloading model.gguf`, partly done already."""
 
     def advance(self, num_bytes: int) -> None:
-        """Ignore it."""
+        """So many more bytes are done."""
 
     def end(self) -> None:
-        """Ignore it."""
+        """The piece of work has ended, done or not."""
 
     def note(self, line: str) -> None:
-        """Ignore it."""
+        """Something is to be said in a line, as that another process's download is waited for."""
+
+
+@contextmanager
+def locked(lock_file: Path, progress: Progress, busy: str) -> Iterator[None]:
+    """Be the only process in the block; a lock ends with its process.
+
+    Args:
+        lock_file: the file to lock.
+        progress: is told when another process is waited for.
+        busy: what that does, such as `is downloading model.gguf`.
+
+    Raises:
+        OSError: the lock cannot be taken.
+    """
+    from filelock import FileLock, Timeout
+
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(lock_file, mode=0o664)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress.note(f"another process {busy}; waiting for it")
+        lock.acquire(poll_interval=0.1)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -8,7 +8,7 @@
 A file that lies in the cache is found without a network.
 """
 
-import re
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,42 +16,36 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llmstream_cli.errors import DownloadError, InvalidValueError, ModelError, ModelNotFoundError
-from llmstream_cli.files import expand, is_file
-from llmstream_cli.models.checked import note_checked, was_checked
-from llmstream_cli.models.named_model import (
+from llmstream_cli.files import cache_folder, exists, expand, is_file
+from llmstream_cli.models.presets import (
+    DEFAULT_PRESET,
     NamedModel,
+    Preset,
     called_model,
     named_model,
     preset_of_file,
     preset_of_hub,
 )
-from llmstream_cli.models.preset import Preset
-from llmstream_cli.models.presets import DEFAULT_PRESET
-from llmstream_cli.models.progress import Progress, Silent
-from llmstream_cli.models.reference import HubModel
+from llmstream_cli.models.progress import Progress
+from llmstream_cli.models.reference import HubModel, model_name
 
 _TOKENIZER = "tokenizer.json"  # what repositories call it
-_PART = re.compile(r"-\d{5}-of-\d{5}$")
+_CHECKS = 1  # another number once `gguf_check` finds more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
     """What a user said of a model; nothing at all is the default preset.
 
-    Attributes:
-        preset: a preset's name.
-        model: a path, a repository of the Hub, or a preset's name; see `models.reference`.
-        file: a file of the repository that `model` names.
-        tokenizer: for a file in candle's layout: a `tokenizer.json` here, one on the Hub as
-            `user/repo/FILE.json`, or a repository that has one.
-
     Raises:
-        InvalidValueError: they do not go together.
+        InvalidValueError: the words do not go together.
     """
 
     preset: str | None = None
-    model: str | None = None
-    file: str | None = None
+    model: str | None = None  # a path, a repository of the Hub, or a preset's name
+    file: str | None = None  # of the repository that `model` names
+    # For a file in candle's layout: a `tokenizer.json` here, one on the Hub as
+    # `user/repo/FILE.json`, or a repository that has one.
     tokenizer: str | None = None
 
     def __post_init__(self) -> None:
@@ -98,7 +92,7 @@ def resolve(
         ModelError: it cannot be fetched, or it is no model that llama.cpp could load.
     """
     started = time.perf_counter()
-    choice, progress = choice or ModelChoice(), progress or Silent()
+    choice, progress = choice or ModelChoice(), progress or Progress()
     model = chosen_model(choice)
     source = model.file or _from_hub(model, progress, any_size)
     path = source if model.is_packaged else _loadable(source, model, choice.tokenizer, progress)
@@ -106,7 +100,7 @@ def resolve(
         progress.note(f"{path.name} has a vocabulary of its own; --tokenizer is not needed")
     return ResolvedModel(
         path=path,
-        name=model.name if model.is_called else model_name(source),
+        name=model.name if model.is_called else model_name(f"{source.stem}.gguf"),
         seconds=time.perf_counter() - started,
         preset=model.preset or preset_of_file(source),
         ctx_size=model.ctx_size,
@@ -213,22 +207,40 @@ def _fetch_file(model: NamedModel, progress: Progress, any_size: bool) -> Path:
 
 def _loadable(source: Path, model: NamedModel, tokenizer: str | None, progress: Progress) -> Path:
     """Check a file; return it or, if it is in candle's layout, its copy in llama.cpp's."""
-    if was_checked(source):
+    mark = _mark(source)  # that the file has passed before
+    if mark is not None and exists(mark):
         return source
-    from llmstream_cli.models.gguf_check import VOCABULARY, check_header
-    from llmstream_cli.models.gguf_header import read_header
+    from llmstream_cli.models.gguf import VOCABULARY, read_header
+    from llmstream_cli.models.gguf_check import check_gguf
 
     header = read_header(source, strings=(VOCABULARY,))
     if "general.architecture" not in header.metadata:
-        from llmstream_cli.models.candle import repacked
-        from llmstream_cli.models.candle_layout import is_candle
+        from llmstream_cli.models.candle import is_candle, repacked
 
         if is_candle(header):
             named = tokenizer or model.tokenizer
             return repacked(source, _tokenizer(source, model.preset, named, progress), progress)
-    check_header(source, header)
-    note_checked(source)
+    check_gguf(source, header)
+    if mark is not None:
+        with contextlib.suppress(OSError):  # then it is looked through again at the next start
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
     return source
+
+
+def _mark(path: Path) -> Path | None:
+    """Return the empty file that stands for this one, as it is, in the cache folder.
+
+    None of what is not there, or is a part of a model, of which others may change.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    if "-of-" in path.name:
+        return None
+    state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return cache_folder() / "checked" / "-".join(f"{number:x}" for number in (_CHECKS, *state))
 
 
 def _tokenizer(source: Path, preset: Preset | None, named: str | None, progress: Progress) -> Path:
@@ -265,8 +277,3 @@ def _named_tokenizer(name: str) -> Path | HubModel:
     if not user or not repo or is_path:
         raise ModelNotFoundError(f"there is no tokenizer file {name}")
     return HubModel(f"{user}/{repo}", file=file or _TOKENIZER)
-
-
-def model_name(path: Path) -> str:
-    """Return what a file's model goes by: its name without the ending, and a part's number."""
-    return _PART.sub("", path.stem)

@@ -1,11 +1,24 @@
-"""How sizes are written for people, and by them."""
+"""Sizes: how people write them, and whether a model fits."""
 
 import re
+from typing import Literal, TypeAlias
 
 from llmstream_cli.errors import InvalidValueError
 
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+_RESERVE = 10  # one part in so many of the memory is left to others
+
+Fit: TypeAlias = Literal["yes", "tight", "no"]  # tight: only if other programs make room
+
+
+def fit(needed: int, total: int, available: int) -> Fit:
+    """Compare what a model needs with the machine's memory, in bytes; a tenth stays free."""
+    reserve = total // _RESERVE
+    if needed <= available - reserve:
+        return "yes"
+    return "tight" if needed <= total - reserve else "no"
 
 
 def human_size(num_bytes: float) -> str:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from llmstream_cli.models.progress import Progress
+
 
 @dataclass
 class Work:
@@ -14,8 +16,8 @@ class Work:
 
 
 @dataclass
-class ProgressLog:
-    """Implements `Progress`."""
+class ProgressLog(Progress):
+    """Remembers."""
 
     works: list[Work] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 from llmstream_cli.models.candle import repacked
+from llmstream_cli.models.progress import Progress
 
 
-class Told:
+class Told(Progress):
     def __init__(self, *, pause: bool) -> None:
         self._pause = pause
 

@@ -22,7 +22,7 @@ from llmstream_cli.core.llama import Batch, Context, Model
 from llmstream_cli.errors import ModelError, ModelNotFoundError, NoRoomError
 from llmstream_cli.models import candle
 from llmstream_cli.models.candle import find_repacked, repack, repacked
-from llmstream_cli.models.progress import Silent
+from llmstream_cli.models.progress import Progress
 from tests.candle_files import Scheme, Shape, write_model, write_tokenizer
 from tests.phi import Phi, gelu_tanh
 
@@ -40,7 +40,7 @@ SMALL = Shape(feed_forward=512, layers=1)
 BOUNDS = {F32: 0.002, Q4_K: 0.025, Q8_0: 0.035}
 
 
-class Recorder(Silent):
+class Recorder(Progress):
     """Remembers what it was told."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Tokenizer]:
     folder = tmp_path_factory.mktemp("pair")
     tokenizer = write_tokenizer(folder / "tokenizer.json")
     source = write_model(folder / "source.gguf", SMALL)
-    repack(source, folder / "tokenizer.json", folder / "model.gguf", Silent())
+    repack(source, folder / "tokenizer.json", folder / "model.gguf", Progress())
     return Model(str(folder / "model.gguf")), tokenizer
 
 
@@ -114,7 +114,7 @@ class Compared:
     def __init__(self, folder: Path, scheme: Scheme, kind: GGMLQuantizationType) -> None:
         write_tokenizer(folder / "tokenizer.json")
         self.source = write_model(folder / "source.gguf", Shape(scheme), kind)
-        repack(self.source, folder / "tokenizer.json", folder / "model.gguf", Silent())
+        repack(self.source, folder / "tokenizer.json", folder / "model.gguf", Progress())
         self.tokens = np.random.default_rng(3).integers(0, 400, 40).tolist()
         self.ends = [1, 2, 9, 17, 40]
         self.logits = llama_logits(folder / "model.gguf", self.tokens, self.ends)
@@ -156,7 +156,7 @@ def test_the_comparison_tells_activations_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", BOUNDS, ids=lambda kind: kind.name)
 def test_no_weight_is_touched(tmp_path: Path, tokenizer: Path, kind: GGMLQuantizationType) -> None:
     source = write_model(tmp_path / "source.gguf", Shape(), kind, extra={"a.inv_freq": (16,)})
-    repack(source, tokenizer, tmp_path / "model.gguf", Silent())
+    repack(source, tokenizer, tmp_path / "model.gguf", Progress())
     before, after = (
         {t.name: (int(t.tensor_type), t.shape.tolist(), t.data.tobytes()) for t in reader.tensors}
         for reader in (GGUFReader(source), GGUFReader(tmp_path / "model.gguf"))
@@ -177,7 +177,7 @@ def test_a_large_model_takes_little_memory(tmp_path: Path, tokenizer: Path) -> N
     assert source.stat().st_size > 50_000_000
     tracemalloc.start()
     try:
-        repack(source, tokenizer, tmp_path / "model.gguf", Silent())
+        repack(source, tokenizer, tmp_path / "model.gguf", Progress())
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -276,21 +276,21 @@ def test_the_result_is_kept_and_found_again(cache: Path, source: Path, tokenizer
 def test_it_is_made_again_when_a_source_has_changed(
     cache: Path, source: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
-    path = repacked(source, tokenizer, Silent())
+    path = repacked(source, tokenizer, Progress())
     before = path.read_bytes()
 
     write_model(source, SMALL, Q8_0)
     assert find_repacked(source, tokenizer) is None
-    assert repacked(source, tokenizer, Silent()) == path
+    assert repacked(source, tokenizer, Progress()) == path
     assert path.read_bytes() != before
 
     os.utime(source, ns=(0, 0))  # as when the same name holds another file of that size
     assert find_repacked(source, tokenizer) is None
-    assert repacked(source, tokenizer, Silent()) == path
+    assert repacked(source, tokenizer, Progress()) == path
 
     write_tokenizer(tokenizer, pairs=False)
     assert find_repacked(source, tokenizer) is None
-    assert repacked(source, tokenizer, Silent()) == path
+    assert repacked(source, tokenizer, Progress()) == path
     assert len([name for name in files(cache) if name.endswith(".gguf")]) == 1
 
 
@@ -298,11 +298,11 @@ def test_it_is_made_again_when_a_source_has_changed(
 def test_it_is_made_again_when_it_is_not_whole(
     cache: Path, source: Path, tokenizer: Path, damage: bytes | None
 ) -> None:
-    path = repacked(source, tokenizer, Silent())
+    path = repacked(source, tokenizer, Progress())
     whole = path.read_bytes()
     path.write_bytes(whole[:-100] if damage is None else damage)
     assert find_repacked(source, tokenizer) is None
-    assert repacked(source, tokenizer, Silent()).read_bytes() == whole
+    assert repacked(source, tokenizer, Progress()).read_bytes() == whole
 
 
 def test_models_of_one_name_in_two_folders_are_kept_apart(
@@ -310,7 +310,7 @@ def test_models_of_one_name_in_two_folders_are_kept_apart(
 ) -> None:
     (tmp_path / "other").mkdir()
     other = write_model(tmp_path / "other" / source.name, SMALL, Q8_0)
-    assert repacked(source, tokenizer, Silent()) != repacked(other, tokenizer, Silent())
+    assert repacked(source, tokenizer, Progress()) != repacked(other, tokenizer, Progress())
     assert find_repacked(source, tokenizer) is not None
 
 
@@ -341,7 +341,7 @@ def test_a_process_that_is_killed_leaves_nothing_that_harms(
         process.kill()
     assert [name for name in files(cache) if name.endswith(".part")]
     assert find_repacked(source, tokenizer) is None
-    path = repacked(source, tokenizer, Silent())  # its lock has ended with it
+    path = repacked(source, tokenizer, Progress())  # its lock has ended with it
     assert files(cache) <= {path.name, path.name + ".lock"}
 
 
@@ -361,7 +361,7 @@ def test_of_several_processes_one_writes_and_the_others_wait(
     assert {output.split()[-1] for output in outputs} == {str(path)}
 
 
-class Interrupted(Silent):
+class Interrupted(Progress):
     def advance(self, num_bytes: int) -> None:
         raise KeyboardInterrupt
 
@@ -370,7 +370,7 @@ def test_an_interrupted_one_leaves_nothing(cache: Path, source: Path, tokenizer:
     with pytest.raises(KeyboardInterrupt):
         repacked(source, tokenizer, Interrupted())
     assert not [name for name in files(cache) if not name.endswith(".lock")]
-    assert repacked(source, tokenizer, Silent()).is_file()
+    assert repacked(source, tokenizer, Progress()).is_file()
 
 
 def test_an_older_result_stays_until_the_new_one_is_whole(
@@ -381,7 +381,7 @@ def test_an_older_result_stays_until_the_new_one_is_whole(
     with pytest.raises(KeyboardInterrupt):
         repack(source, tokenizer, target, Interrupted())
     assert target.read_bytes() == b"older"
-    repack(source, tokenizer, target, Silent())
+    repack(source, tokenizer, target, Progress())
     assert target.read_bytes()[:4] == b"GGUF"
 
 
@@ -393,7 +393,7 @@ def test_a_disk_without_room_is_found_before_the_first_byte(
 ) -> None:
     monkeypatch.setattr(candle, "free_disk", lambda _: 100_000)
     with pytest.raises(NoRoomError, match=r"needs \d+ kB and .* has 100 kB free: make room"):
-        repacked(source, tokenizer, Silent())
+        repacked(source, tokenizer, Progress())
     assert not [name for name in files(cache) if not name.endswith(".lock")]
 
 
@@ -405,7 +405,7 @@ def test_a_disk_that_becomes_full_leaves_nothing(
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(NoRoomError, match=r"the disk of .* is full"):
-        repacked(source, tokenizer, Silent())
+        repacked(source, tokenizer, Progress())
     assert not [name for name in files(cache) if not name.endswith(".lock")]
 
 
@@ -415,8 +415,8 @@ def test_a_write_that_the_system_refuses_leaves_nothing(
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, old[1]))
     try:
-        with pytest.raises(ModelError, match=r"cannot write .*: File too large"):
-            repacked(source, tokenizer, Silent())
+        with pytest.raises(ModelError, match=r"cannot make .*: File too large"):
+            repacked(source, tokenizer, Progress())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
     assert not [name for name in files(cache) if not name.endswith(".lock")]
@@ -427,8 +427,8 @@ def test_a_cache_that_cannot_be_made_is_told(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("LLMSTREAM_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(ModelError, match=r"cannot write .*: Not a directory"):
-        repacked(source, tokenizer, Silent())
+    with pytest.raises(ModelError, match=r"cannot make .*: Not a directory"):
+        repacked(source, tokenizer, Progress())
 
 
 @pytest.mark.parametrize("cut", [1, 100_000])
@@ -438,14 +438,14 @@ def test_a_source_that_ends_early_is_refused(
     content = source.read_bytes()
     source.write_bytes(content[: -64 - cut])
     with pytest.raises(ModelError, match=r"is incomplete: \d+ bytes are missing; fetch it again"):
-        repacked(source, tokenizer, Silent())
+        repacked(source, tokenizer, Progress())
     assert not [name for name in files(cache) if not name.endswith(".lock")]
 
 
 def test_a_source_that_becomes_shorter_meanwhile_is_told(
     cache: Path, source: Path, tokenizer: Path
 ) -> None:
-    class Cutting(Silent):
+    class Cutting(Progress):
         def begin(self, what: str, total_bytes: int, done_bytes: int = 0) -> None:
             os.truncate(source, source.stat().st_size // 2)
 
@@ -457,7 +457,7 @@ def test_a_source_that_becomes_shorter_meanwhile_is_told(
 def test_a_source_that_changes_meanwhile_is_told(
     cache: Path, source: Path, tokenizer: Path
 ) -> None:
-    class Touching(Silent):
+    class Touching(Progress):
         def begin(self, what: str, total_bytes: int, done_bytes: int = 0) -> None:
             os.utime(source, ns=(0, 0))
 
@@ -472,7 +472,7 @@ def test_a_link_to_a_model_is_the_model(
     """As in the Hub's cache, where files are links to what has their checksum for a name."""
     blob = source.rename(tmp_path / "0123abcd")
     source.symlink_to(blob)
-    path = repacked(source, tokenizer, Silent())
+    path = repacked(source, tokenizer, Progress())
     assert path.name.startswith("model-puffin-")
     assert repacked(source, tokenizer, Interrupted()) == path
 
@@ -482,19 +482,19 @@ def test_a_tokenizer_with_more_tokens_than_the_model_embeds_is_refused(
 ) -> None:
     source = write_model(tmp_path / "small.gguf", Shape(feed_forward=256, layers=1, rows=256))
     with pytest.raises(ModelError, match="has 439 tokens, and the model 256"):
-        repacked(source, tokenizer, Silent())
+        repacked(source, tokenizer, Progress())
     assert not [name for name in files(cache) if not name.endswith(".lock")]
 
 
 def test_what_is_not_candles_is_refused(cache: Path, model_path: Path, tokenizer: Path) -> None:
     with pytest.raises(ModelError, match="is no Phi model as candle quantized it"):
-        repacked(model_path, tokenizer, Silent())
+        repacked(model_path, tokenizer, Progress())
 
 
 def test_missing_files_are_told(tmp_path: Path, cache: Path, source: Path, tokenizer: Path) -> None:
     for files_given in ((tmp_path / "none", tokenizer), (source, tmp_path / "none")):
         with pytest.raises(ModelNotFoundError, match="there is no file"):
-            repacked(*files_given, Silent())
+            repacked(*files_given, Progress())
 
 
 def test_norms_in_a_type_that_llama_cpp_cannot_use_are_refused(
@@ -506,7 +506,7 @@ def test_norms_in_a_type_that_llama_cpp_cannot_use_are_refused(
     content[at : at + 4] = (24).to_bytes(4, "little")  # I8: fits the room of 32 bits
     source.write_bytes(content)
     with pytest.raises(ModelError, match=r"attn_norm.weight' must not be written as I8"):
-        repacked(source, tokenizer, Silent())
+        repacked(source, tokenizer, Progress())
 
 
 def test_nothing_but_the_source_decides_over_the_result(
@@ -514,6 +514,6 @@ def test_nothing_but_the_source_decides_over_the_result(
 ) -> None:
     digests = set[str]()
     for name in ("a.gguf", "b.gguf"):
-        repack(source, tokenizer, tmp_path / name, Silent())
+        repack(source, tokenizer, tmp_path / name, Progress())
         digests.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
     assert len(digests) == 1

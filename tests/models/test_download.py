@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from llmstream_cli.errors import DownloadError, NoRoomError, UnreachableError
 from llmstream_cli.models import download, hub_api
 from llmstream_cli.models.hub import fetch
-from llmstream_cli.models.hub_cache import PARTIAL_SUFFIX, RepoFolder, cached_files
-from llmstream_cli.models.progress import Silent
+from llmstream_cli.models.hub_cache import RepoFolder, cached_files
+from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.reference import HubModel
 from tests.hub_server import CHUNK, HubServer, StoredFile, until
 from tests.models.progress_log import ProgressLog
@@ -34,11 +33,11 @@ import sys
 from llmstream_cli.cli.process import leave_on_interrupt
 from llmstream_cli.errors import ModelError
 from llmstream_cli.models.hub import fetch
-from llmstream_cli.models.progress import Silent
+from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.reference import HubModel
 leave_on_interrupt()
 try:
-    print(fetch(HubModel("{REPO}"), Silent())[0])
+    print(fetch(HubModel("{REPO}"), Progress())[0])
 except ModelError as error:
     sys.exit(str(error))
 """
@@ -71,7 +70,7 @@ def leave_part(partial: Path, content: bytes) -> None:
 
 
 def leavings(own_caches: Path) -> list[Path]:
-    return [path for path in own_caches.rglob("*") if path.name.endswith(PARTIAL_SUFFIX)]
+    return [path for path in own_caches.rglob("*") if path.name.endswith(".llmstream")]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
@@ -113,7 +112,7 @@ def test_cut_connections_are_gone_on_with(model_hub: HubServer) -> None:
 
 def test_a_busy_hub_is_asked_again(model_hub: HubServer) -> None:
     model_hub.statuses = [503, 429, 500]
-    assert fetch(MODEL, Silent())[0].read_bytes() == CONTENT
+    assert fetch(MODEL, Progress())[0].read_bytes() == CONTENT
 
 
 def test_a_hub_that_stays_away_ends_it_and_keeps_what_came(
@@ -122,7 +121,7 @@ def test_a_hub_that_stays_away_ends_it_and_keeps_what_came(
     leave_part(partial, CONTENT[:1_000_000])
     model_hub.statuses = [503] * 10
     with pytest.raises(UnreachableError, match=r"stopped at 1\.0 MB of 3\.0 MB: status 503"):
-        fetch(MODEL, Silent())
+        fetch(MODEL, Progress())
     assert partial.read_bytes() == CONTENT[:1_000_000]
     assert len(model_hub.statuses) == 6  # asked once, and once after each of three pauses
 
@@ -132,7 +131,7 @@ def test_a_stalled_connection_is_left_for_another(
 ) -> None:
     monkeypatch.setattr(hub_api, "_STALL_SECONDS", 0.5)
     model_hub.pause_after = SIZE - 1000  # later answers are shorter than that
-    assert fetch(MODEL, Silent())[0].read_bytes() == CONTENT
+    assert fetch(MODEL, Progress())[0].read_bytes() == CONTENT
     assert len(model_hub.served) > 1
     assert model_hub.served[1].start > 0
 
@@ -168,18 +167,18 @@ def test_content_that_changes_under_way_comes_anew(
 def test_a_wrong_hash_is_deleted_and_told(model_hub: HubServer, own_caches: Path) -> None:
     model_hub.content_of[ETAG] = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
     with pytest.raises(DownloadError, match="another content than the Hub announced"):
-        fetch(MODEL, Silent())
+        fetch(MODEL, Progress())
     assert cached_files(MODEL) is None
     assert leavings(own_caches) == []
     assert len(model_hub.served) == 1
     model_hub.content_of.clear()
-    assert fetch(MODEL, Silent())[0].read_bytes() == CONTENT
+    assert fetch(MODEL, Progress())[0].read_bytes() == CONTENT
 
 
 def test_more_than_was_announced_is_not_even_written(model_hub: HubServer, partial: Path) -> None:
     model_hub.content_of[ETAG] = CONTENT + bytes(SIZE)
     with pytest.raises(DownloadError, match="longer than the Hub announced"):
-        fetch(MODEL, Silent())
+        fetch(MODEL, Progress())
     assert partial.stat().st_size <= SIZE
 
 
@@ -196,7 +195,7 @@ def test_a_damaged_part_is_not_built_upon(
 
 def test_a_part_that_is_whole_needs_no_download(model_hub: HubServer, partial: Path) -> None:
     leave_part(partial, CONTENT)
-    assert fetch(MODEL, Silent())[0].read_bytes() == CONTENT
+    assert fetch(MODEL, Progress())[0].read_bytes() == CONTENT
     assert not model_hub.served
 
 
@@ -206,9 +205,11 @@ def test_a_file_in_git_is_checked_as_well(hub: HubServer) -> None:
     hub.add(REPO, files)
     hub.content_of[file.etag] = b'{"model": 2}'
     with pytest.raises(DownloadError, match=r"tokenizer\.json came with another content"):
-        fetch(HubModel(REPO, file="tokenizer.json"), Silent())
+        fetch(HubModel(REPO, file="tokenizer.json"), Progress())
     hub.content_of.clear()
-    assert fetch(HubModel(REPO, file="tokenizer.json"), Silent())[0].read_bytes() == b'{"model": 1}'
+    assert (
+        fetch(HubModel(REPO, file="tokenizer.json"), Progress())[0].read_bytes() == b'{"model": 1}'
+    )
 
 
 def test_eight_processes_download_once(model_hub: HubServer) -> None:
@@ -235,18 +236,6 @@ def test_threads_download_once(model_hub: HubServer) -> None:
     assert [served.num_bytes for served in model_hub.served] == [SIZE]
 
 
-def test_a_process_that_is_stuck_is_not_waited_for_without_end(
-    model_hub: HubServer, own_caches: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(download, "_LOCK_POLL_SECONDS", 0.01)
-    monkeypatch.setattr(download, "_STUCK_SECONDS", 0.05)
-    lock = RepoFolder.of(REPO).lock(ETAG)
-    lock.parent.mkdir(parents=True)
-    with FileLock(lock), pytest.raises(DownloadError, match="makes no progress; end it"):
-        fetch(MODEL, Silent())
-    assert fetch(MODEL, Silent())
-
-
 def test_a_dead_process_holds_nothing_up(model_hub: HubServer, partial: Path) -> None:
     lock = RepoFolder.of(REPO).lock(ETAG)
     lock.parent.mkdir(parents=True)
@@ -257,7 +246,7 @@ def test_a_dead_process_holds_nothing_up(model_hub: HubServer, partial: Path) ->
         assert owner.stdout is not None
         owner.stdout.readline()
         owner.kill()
-    assert fetch(MODEL, Silent())[0].read_bytes() == CONTENT
+    assert fetch(MODEL, Progress())[0].read_bytes() == CONTENT
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_came(model_hub: HubServer, partial: Path) -> None:
@@ -269,7 +258,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_came(model_hub: HubServer, parti
     assert "came is kept: make room and run the command again" in complaint
     assert complaint.count("\n") == 1
     assert partial.read_bytes() == CONTENT[:1_000_000]
-    fetch(MODEL, Silent())
+    fetch(MODEL, Progress())
     assert model_hub.served[-1].start == 1_000_000
 
 
@@ -283,4 +272,4 @@ def test_an_error_of_the_disk_is_told(
     monkeypatch.setattr(os, "fsync", fail)
     expected = DownloadError if number == errno.EIO else NoRoomError
     with pytest.raises(expected, match=os.strerror(number)):
-        fetch(MODEL, Silent())
+        fetch(MODEL, Progress())

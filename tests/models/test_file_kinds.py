@@ -10,8 +10,8 @@ import pytest
 from gguf import GGUFWriter
 
 from llmstream_cli.errors import ModelError
+from llmstream_cli.models.gguf import read_header
 from llmstream_cli.models.gguf_check import check_gguf
-from llmstream_cli.models.gguf_header import read_header
 
 
 def zipped() -> bytes:

@@ -11,8 +11,8 @@ import pytest
 from gguf import GGUFReader
 
 from llmstream_cli.errors import ModelError, ModelNotFoundError
-from llmstream_cli.models.gguf_check import check_gguf, check_header
-from llmstream_cli.models.gguf_header import read_header
+from llmstream_cli.models.gguf import read_header
+from llmstream_cli.models.gguf_check import check_gguf
 from tests import gguf_files
 from tests.candle_files import write_model
 from tests.models.gguf_mutants import Raw, mutants, strings, text
@@ -57,20 +57,19 @@ def check(path: Path, raw: Raw) -> None:
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_small_model_passes(path: Path, name: str) -> None:
-    header = check_gguf(WRITERS[name](path))
-    assert header.metadata["general.architecture"] == name.removeprefix("write_")
+    check_gguf(WRITERS[name](path))
 
 
 def test_a_header_that_was_read_without_its_tokens_can_be_checked(path: Path) -> None:
     gguf_files.write_llama(path)
-    check_header(path, read_header(path))
+    check_gguf(path, read_header(path))
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ModelError, match="is incomplete"):
-        check_header(path, read_header(path))
+        check_gguf(path, read_header(path))
 
 
 def test_the_real_model_passes(model_path: Path) -> None:
-    assert check_gguf(model_path).tensors
+    check_gguf(model_path)
 
 
 def test_a_candle_file_is_no_model_for_llama_cpp(path: Path) -> None:
@@ -231,7 +230,7 @@ def split(folder: Path, raw: Raw) -> list[Path]:
 
 def test_a_model_in_parts_passes(tmp_path: Path, raw: Raw) -> None:
     first, _ = split(tmp_path, raw)
-    assert check_gguf(first)
+    check_gguf(first)
     with Loader() as loader:
         assert loader.load(first) == "ok"
 

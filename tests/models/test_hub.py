@@ -11,7 +11,7 @@ from llmstream_cli.errors import DownloadError, ModelNotFoundError, NoRoomError,
 from llmstream_cli.models import hub as hub_module
 from llmstream_cli.models.hub import fetch
 from llmstream_cli.models.hub_cache import RepoFolder, cached_files
-from llmstream_cli.models.progress import Silent
+from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.reference import HubModel
 from tests.hub_server import HubServer
 from tests.models.progress_log import ProgressLog
@@ -43,7 +43,7 @@ def test_a_model_is_fetched_once_and_found_without_a_network(
     ]
     assert log.works[0].done_bytes == log.works[0].total_bytes == 100_000
     assert log.works[0].ended
-    assert fetch(model, Silent()) == (path,)
+    assert fetch(model, Progress()) == (path,)
     assert hub.bytes_served() == 100_000
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert cached_files(model) == (path,)
@@ -56,8 +56,8 @@ def test_huggingface_hub_finds_what_was_fetched(hub: HubServer, own_caches: Path
     from huggingface_hub import scan_cache_dir, try_to_load_from_cache
 
     hub.add(REPO, {"tiny-Q4_K_M.gguf": gguf(1), "tokenizer.json": b"{}"})
-    (path,) = fetch(HubModel(REPO), Silent())
-    (tokenizer,) = fetch(HubModel(REPO, file="tokenizer.json"), Silent())
+    (path,) = fetch(HubModel(REPO), Progress())
+    (tokenizer,) = fetch(HubModel(REPO, file="tokenizer.json"), Progress())
     folder = own_caches / "huggingface" / "hub"
     assert try_to_load_from_cache(REPO, "tiny-Q4_K_M.gguf", cache_dir=folder) == str(path)
     assert try_to_load_from_cache(REPO, "tokenizer.json", cache_dir=folder) == str(tokenizer)
@@ -79,7 +79,7 @@ def test_what_huggingface_hub_fetched_is_not_fetched_again(
     assert cached_files(HubModel(REPO, quant="Q8_0")) == (Path(path),)
     assert cached_files(HubModel(REPO)) == (Path(path),)
     served = hub.bytes_served()
-    assert fetch(HubModel(REPO), Silent()) == (Path(path),)
+    assert fetch(HubModel(REPO), Progress()) == (Path(path),)
     assert cached_files(HubModel(REPO)) == (Path(path),)
     assert hub.bytes_served() == served
 
@@ -88,7 +88,7 @@ def test_a_split_model_comes_with_all_its_parts(hub: HubServer) -> None:
     parts = {f"Q8_0/m-Q8_0-0000{i}-of-00003.gguf": gguf(i) for i in (1, 2, 3)}
     hub.add(REPO, {**parts, "mmproj-F16.gguf": gguf(9)})
     for model in (HubModel(REPO), HubModel(REPO, file="Q8_0/m-Q8_0-00002-of-00003.gguf")):
-        paths = fetch(model, Silent())
+        paths = fetch(model, Progress())
         assert [path.read_bytes() for path in paths] == list(parts.values())
         assert cached_files(model) == paths
     assert hub.bytes_served() == 300_000
@@ -99,15 +99,15 @@ def test_a_split_model_comes_with_all_its_parts(hub: HubServer) -> None:
 def test_a_split_model_that_lacks_a_part_is_refused(hub: HubServer) -> None:
     hub.add(REPO, {"m-00001-of-00002.gguf": gguf(1)})
     with pytest.raises(ModelNotFoundError, match=r"lacks m-00002-of-00002\.gguf"):
-        fetch(HubModel(REPO), Silent())
+        fetch(HubModel(REPO), Progress())
     assert not hub.served
 
 
 def test_revisions_are_kept_apart(hub: HubServer) -> None:
     old = hub.add(REPO, {"m-Q4_K_M.gguf": gguf(1)}).refs["main"]
-    fetch(HubModel(REPO), Silent())
+    fetch(HubModel(REPO), Progress())
     hub.add(REPO, {"m-Q4_K_M.gguf": gguf(2), "other-Q8_0.gguf": gguf(3)})
-    (new,) = fetch(HubModel(REPO), Silent())
+    (new,) = fetch(HubModel(REPO), Progress())
     assert new.read_bytes() == gguf(2)
     assert cached_files(HubModel(REPO)) == (new,)
     found = cached_files(HubModel(REPO, revision=old))
@@ -117,16 +117,16 @@ def test_revisions_are_kept_apart(hub: HubServer) -> None:
 
 def test_a_new_revision_of_the_same_file_is_not_downloaded_again(hub: HubServer) -> None:
     hub.add(REPO, {"m-Q4_K_M.gguf": gguf(1), "README.md": b"old"})
-    fetch(HubModel(REPO), Silent())
+    fetch(HubModel(REPO), Progress())
     hub.add(REPO, {"README.md": b"new"})
-    (path,) = fetch(HubModel(REPO), Silent())
+    (path,) = fetch(HubModel(REPO), Progress())
     assert path.read_bytes() == gguf(1)
     assert hub.bytes_served() == 100_000
 
 
 def test_an_empty_file_comes_too(hub: HubServer) -> None:
     hub.add(REPO, {"empty.json": b""})
-    (path,) = fetch(HubModel(REPO, file="empty.json"), Silent())
+    (path,) = fetch(HubModel(REPO, file="empty.json"), Progress())
     assert path.read_bytes() == b""
 
 
@@ -149,7 +149,7 @@ def test_what_is_not_there_is_named(hub: HubServer, model: HubModel, complaint: 
     hub.add(REPO, {"tiny-Q4_K_M.gguf": gguf(1), "x-F16.gguf": gguf(1), "mmproj-F16.gguf": gguf(2)})
     hub.add("user/no-gguf", {"model.safetensors": b"x"})
     with pytest.raises(ModelNotFoundError, match=complaint) as raised:
-        fetch(model, Silent())
+        fetch(model, Progress())
     assert "\n" not in str(raised.value)
     assert not hub.served
 
@@ -157,23 +157,23 @@ def test_what_is_not_there_is_named(hub: HubServer, model: HubModel, complaint: 
 def test_a_private_model_needs_a_token(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add(REPO, {"m-Q4_K_M.gguf": gguf(1)}).private = True
     with pytest.raises(ModelNotFoundError, match="private and needs HF_TOKEN"):
-        fetch(HubModel(REPO), Silent())
+        fetch(HubModel(REPO), Progress())
     hub.tokens.add("hf_good")
     monkeypatch.setenv("HF_TOKEN", "hf_bad")
     with pytest.raises(DownloadError, match="refuses your token"):
-        fetch(HubModel(REPO), Silent())
+        fetch(HubModel(REPO), Progress())
     monkeypatch.setenv("HF_TOKEN", "hf_good")
-    assert fetch(HubModel(REPO), Silent())
+    assert fetch(HubModel(REPO), Progress())
 
 
 def test_a_gated_model_is_explained(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add(REPO, {"m-Q4_K_M.gguf": gguf(1)}).gated = True
     with pytest.raises(DownloadError, match=rf"gated: accept its terms at \S+/{REPO}; then set"):
-        fetch(HubModel(REPO), Silent())
+        fetch(HubModel(REPO), Progress())
     assert cached_files(HubModel(REPO)) is None
     hub.tokens.add("hf_good")
     monkeypatch.setenv("HF_TOKEN", "hf_good")
-    assert fetch(HubModel(REPO), Silent())
+    assert fetch(HubModel(REPO), Progress())
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_refusal_is_one_line(
     hub.description_status = status
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(error, match=complaint) as raised:
-        fetch(HubModel(REPO), Silent())
+        fetch(HubModel(REPO), Progress())
     assert type(raised.value) is error
     assert "\n" not in str(raised.value)
 
@@ -211,21 +211,21 @@ def test_the_token_stays_with_the_hub(
     hub.add(REPO, {"m-Q4_K_M.gguf": gguf(1)})
     hub.tokens |= {"hf_stored", "hf_set"}
     (own_caches / "token").write_text("hf_stored\n")
-    fetch(HubModel(REPO), Silent())
+    fetch(HubModel(REPO), Progress())
     tokens = [asked.headers.get("authorization") for asked in hub.asked]
     assert [asked.server for asked in hub.asked] == ["hub", "hub", "cdn"]
     assert tokens == ["Bearer hf_stored", "Bearer hf_stored", None]
     monkeypatch.setenv("HF_TOKEN", "hf_set")
-    fetch(HubModel(REPO), Silent())
+    fetch(HubModel(REPO), Progress())
     assert hub.asked[-1].headers["authorization"] == "Bearer hf_set"
     monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
-    fetch(HubModel(REPO), Silent())
+    fetch(HubModel(REPO), Progress())
     assert "authorization" not in hub.asked[-1].headers
 
 
 def test_nothing_is_told_of_the_machine(hub: HubServer) -> None:
     hub.add(REPO, {"m-Q4_K_M.gguf": gguf(1)})
-    fetch(HubModel(REPO), Silent())
+    fetch(HubModel(REPO), Progress())
     assert {asked.headers["user-agent"] for asked in hub.asked} == {"llmstream"}
     assert len(hub.asked) == 3
 
@@ -238,12 +238,12 @@ def test_a_token_is_not_sent_in_clear_text(
     monkeypatch.setattr("httpx2.Client.send", lambda *_, **__: pytest.fail("asked"))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with pytest.raises(DownloadError, match="in clear text: use https") as raised:
-        fetch(HubModel(REPO), Silent())
+        fetch(HubModel(REPO), Progress())
     assert "hf_secret" not in str(raised.value)
     monkeypatch.delenv("HF_TOKEN")
     (own_caches / "token").write_text("hf_secret")
     with pytest.raises(DownloadError, match="in clear text: use https"):
-        fetch(HubModel(REPO), Silent())
+        fetch(HubModel(REPO), Progress())
 
 
 @pytest.mark.parametrize("token", ["hf_\N{LATIN SMALL LETTER U WITH DIAERESIS}", "hf a", "hf\x01"])
@@ -252,7 +252,7 @@ def test_a_token_that_is_none_is_not_sent_nor_shown(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(DownloadError, match="characters that no token has") as raised:
-        fetch(HubModel(REPO), Silent())
+        fetch(HubModel(REPO), Progress())
     assert token not in str(raised.value)
     assert not hub.asked
 
@@ -265,7 +265,7 @@ def test_an_endpoint_that_is_no_address_is_refused(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     with pytest.raises(DownloadError, match="HF_ENDPOINT is no address"):
-        fetch(HubModel(REPO), Silent())
+        fetch(HubModel(REPO), Progress())
 
 
 def test_offline_without_the_model_says_what_to_do(
@@ -273,26 +273,26 @@ def test_offline_without_the_model_says_what_to_do(
 ) -> None:
     hub.add(REPO, {"m-Q4_K_M.gguf": gguf(1)})
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UnreachableError, match="HF_HUB_OFFLINE is set: unset it, or name a file"):
-        fetch(HubModel(REPO), Silent())
+    with pytest.raises(UnreachableError, match="HF_HUB_OFFLINE is set; unset it, or name a file"):
+        fetch(HubModel(REPO), Progress())
     assert not hub.asked
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(
         UnreachableError, match=r"127\.0\.0\.1:9 cannot be reached.*; connect, or name"
     ):
-        fetch(HubModel(REPO), Silent())
+        fetch(HubModel(REPO), Progress())
 
 
 def test_offline_with_the_model_takes_it(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add(REPO, {"m-Q4_K_M.gguf": gguf(1), "m-Q8_0.gguf": gguf(2)})
-    paths = fetch(HubModel(REPO, quant="Q8_0"), Silent())
+    paths = fetch(HubModel(REPO, quant="Q8_0"), Progress())
     asked = len(hub.asked)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert fetch(HubModel(REPO), Silent()) == paths  # the best there is
+    assert fetch(HubModel(REPO), Progress()) == paths  # the best there is
     assert len(hub.asked) == asked
     with pytest.raises(UnreachableError):
-        fetch(HubModel(REPO, quant="Q4_K_M"), Silent())
+        fetch(HubModel(REPO, quant="Q4_K_M"), Progress())
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     log = ProgressLog()
@@ -309,12 +309,12 @@ def test_an_answer_that_is_not_the_hubs_is_one_line(hub: HubServer, body: bytes)
     hub.add(REPO, {"m-Q4_K_M.gguf": gguf(1)})
     hub.description = body or b" "
     with pytest.raises(DownloadError, match="does not answer as the Hub does"):
-        fetch(HubModel(REPO), Silent())
+        fetch(HubModel(REPO), Progress())
 
 
 def test_names_that_would_leave_the_cache_are_ignored(hub: HubServer, own_caches: Path) -> None:
     hub.add(REPO, {"../../../../evil-Q4_K_M.gguf": gguf(1), "good-Q8_0.gguf": gguf(2)})
-    assert names(fetch(HubModel(REPO), Silent())) == ["good-Q8_0.gguf"]
+    assert names(fetch(HubModel(REPO), Progress())) == ["good-Q8_0.gguf"]
     assert not list(own_caches.parent.rglob("evil*"))
 
 
@@ -328,15 +328,15 @@ def test_memory_is_checked_before_the_first_byte(hub: HubServer) -> None:
         },
     )
     with pytest.raises(NoRoomError) as raised:
-        fetch(HubModel(REPO), Silent(), max_bytes_in_memory=350_000)
+        fetch(HubModel(REPO), Progress(), max_bytes_in_memory=350_000)
     assert str(raised.value) == (
         "user/tiny-GGUF has 400 kB, more than the 350 kB of memory for it; "
         "user/tiny-GGUF:Q3_K_S would fit, with 300 kB"
     )
     with pytest.raises(NoRoomError, match=r"for it$"):
-        fetch(HubModel(REPO), Silent(), max_bytes_in_memory=100_000)
+        fetch(HubModel(REPO), Progress(), max_bytes_in_memory=100_000)
     assert not hub.served
-    assert fetch(HubModel(REPO), Silent(), max_bytes_in_memory=400_000)
+    assert fetch(HubModel(REPO), Progress(), max_bytes_in_memory=400_000)
 
 
 def test_the_disk_is_checked_before_the_first_byte(
@@ -347,13 +347,13 @@ def test_the_disk_is_checked_before_the_first_byte(
     with pytest.raises(
         NoRoomError, match=r"needs 200 kB more and .* has 150 kB free.*:Q4_K_M would"
     ):
-        fetch(HubModel(REPO, quant="Q8_0"), Silent())
+        fetch(HubModel(REPO, quant="Q8_0"), Progress())
     assert not hub.served
     etag = hashlib.sha256(gguf(2, 200_000)).hexdigest()
     partial = RepoFolder.of(REPO).partial(etag)
     partial.parent.mkdir(parents=True)
     partial.write_bytes(gguf(2, 200_000)[:60_000])  # only the rest of it needs room
-    assert fetch(HubModel(REPO, quant="Q8_0"), Silent())
+    assert fetch(HubModel(REPO, quant="Q8_0"), Progress())
     assert hub.bytes_served() == 140_000
 
 
@@ -361,7 +361,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(hub: HubServer, own_caches: 
     hub.add(REPO, {"m-Q4_K_M.gguf": gguf(1)})
     (own_caches / "huggingface").write_text("a file where the folder should be")
     with pytest.raises(DownloadError, match=r"cannot write to .*; set HF_HOME"):
-        fetch(HubModel(REPO), Silent())
+        fetch(HubModel(REPO), Progress())
 
 
 def test_old_leavings_are_swept_and_only_ours(hub: HubServer, own_caches: Path) -> None:
@@ -372,7 +372,7 @@ def test_old_leavings_are_swept_and_only_ours(hub: HubServer, own_caches: Path) 
     for name in ("old.llmstream", "old.1234.incomplete"):
         os.utime(blobs / name, (0, 0))
     hub.add(REPO, {"m-Q4_K_M.gguf": gguf(1)})
-    fetch(HubModel(REPO), Silent())
+    fetch(HubModel(REPO), Progress())
     assert sorted(path.name for path in blobs.iterdir()) == [
         "fresh.llmstream",
         "old.1234.incomplete",

@@ -16,7 +16,7 @@ from llmstream_cli.models.hub_cache import (
     list_cached,
     remove,
 )
-from llmstream_cli.models.progress import Silent
+from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.reference import HubModel
 from tests.hub_server import HubServer
 
@@ -45,7 +45,7 @@ def put(repo: str, commit: str, file: str, content: bytes) -> Path:
 
 def test_models_are_listed_whoever_fetched_them(hub: HubServer) -> None:
     hub.add(REPO, {FILE: gguf(1), "README.md": b"#"})
-    fetch(HubModel(REPO), Silent())
+    fetch(HubModel(REPO), Progress())
     put("others/Big", "a" * 40, "folder/x-F16.gguf", gguf(2, 5000))
     others, ours = list_cached()
     assert (ours.repo, ours.file, ours.size_bytes, ours.complete) == (REPO, FILE, 10_000, True)
@@ -84,7 +84,7 @@ def test_a_split_model_is_one(own_caches: Path) -> None:
 
 def test_removing_the_last_file_leaves_nothing(hub: HubServer) -> None:
     hub.add(REPO, {f"a/{FILE}": gguf(1)})
-    fetch(HubModel(REPO), Silent())
+    fetch(HubModel(REPO), Progress())
     (model,) = list_cached()
     assert remove(model) == 10_000
     assert list_cached() == []
@@ -96,9 +96,9 @@ def test_removing_the_last_file_leaves_nothing(hub: HubServer) -> None:
 
 def test_removing_one_file_leaves_the_others(hub: HubServer) -> None:
     hub.add(REPO, {FILE: gguf(1), "m-Q8_0.gguf": gguf(2), "README.md": b"#"})
-    fetch(HubModel(REPO), Silent())
-    fetch(HubModel(REPO, quant="Q8_0"), Silent())
-    fetch(HubModel(REPO, file="README.md"), Silent())
+    fetch(HubModel(REPO), Progress())
+    fetch(HubModel(REPO, quant="Q8_0"), Progress())
+    fetch(HubModel(REPO, file="README.md"), Progress())
     first, _ = list_cached()
     remove(first)
     assert cached_files(HubModel(REPO, file=FILE)) is None
@@ -108,10 +108,10 @@ def test_removing_one_file_leaves_the_others(hub: HubServer) -> None:
 
 def test_a_blob_stays_while_another_revision_links_to_it(hub: HubServer) -> None:
     old = hub.add(REPO, {FILE: gguf(1)}).refs["main"]
-    fetch(HubModel(REPO), Silent())
-    fetch(HubModel(REPO, revision=old), Silent())
+    fetch(HubModel(REPO), Progress())
+    fetch(HubModel(REPO, revision=old), Progress())
     hub.add(REPO, {"README.md": b"new"})
-    (path,) = fetch(HubModel(REPO), Silent())
+    (path,) = fetch(HubModel(REPO), Progress())
     first, second = sorted(list_cached(), key=lambda model: model.revision == old)
     assert remove(second) == 0
     assert path.read_bytes() == gguf(1)
@@ -146,10 +146,10 @@ def test_a_cache_without_links_works(
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
     hub.add(REPO, {FILE: gguf(1)})
-    (path,) = fetch(HubModel(REPO), Silent())
+    (path,) = fetch(HubModel(REPO), Progress())
     assert path.read_bytes() == gguf(1)
     assert not path.is_symlink()
-    assert fetch(HubModel(REPO), Silent()) == (path,)
+    assert fetch(HubModel(REPO), Progress()) == (path,)
     (model,) = list_cached()
     assert remove(model) == 10_000
     assert list_cached() == []
@@ -191,7 +191,7 @@ def test_the_folder_is_the_one_of_huggingface_hub(
 
 def test_a_cached_model_is_found_without_the_library(hub: HubServer) -> None:
     hub.add(REPO, {FILE: gguf(1)})
-    fetch(HubModel(REPO), Silent())
+    fetch(HubModel(REPO), Progress())
     script = (
         "import sys\n"
         "from llmstream_cli.models.hub_cache import cached_files\n"

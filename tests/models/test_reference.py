@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llmstream_cli.errors import ModelNotFoundError
 from llmstream_cli.models.reference import (
     HubModel,
-    is_safe_file,
+    is_safe_path,
     parse_reference,
 )
 
@@ -170,6 +170,6 @@ def test_any_text_is_parsed_or_refused_in_a_line(text: str) -> None:
 
 @given(st.text("ab./\\", max_size=12))
 def test_a_safe_path_stays_in_its_folder(path: str) -> None:
-    if is_safe_file(path):
+    if is_safe_path(path):
         joined = (Path("/folder") / path).resolve()
         assert Path("/folder") in joined.parents

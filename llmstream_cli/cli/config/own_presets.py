@@ -9,8 +9,7 @@ from llmstream_cli.api import EngineConfig
 from llmstream_cli.config import Config, Table
 from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
 from llmstream_cli.files import expand
-from llmstream_cli.models.preset import Preset
-from llmstream_cli.models.presets import register_presets
+from llmstream_cli.models.presets import Preset, register_presets
 from llmstream_cli.models.reference import HubModel, parse_reference
 from llmstream_cli.prompts.formats import find_format
 from llmstream_cli.sampling import PARAMETERS, SamplingParams

@@ -13,14 +13,18 @@ from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.errors import one_line
 from llmstream_cli.machine import Memory, free_disk, memory, memory_bandwidth
 from llmstream_cli.models.file_facts import read_facts
-from llmstream_cli.models.fit import fit, tokens_per_second
 from llmstream_cli.models.hub_cache import CachedModel, hub_folder, list_cached
-from llmstream_cli.models.named_model import NamedModel, called_model, named_model, preset_of_hub
-from llmstream_cli.models.preset import Preset
-from llmstream_cli.models.presets import PRESETS
+from llmstream_cli.models.presets import (
+    PRESETS,
+    NamedModel,
+    Preset,
+    called_model,
+    named_model,
+    preset_of_hub,
+)
 from llmstream_cli.models.reference import HubModel
 from llmstream_cli.models.resolve import find_here
-from llmstream_cli.models.sizes import human_size
+from llmstream_cli.models.sizes import fit, human_size
 from llmstream_cli.prompts.formats import FORMATS
 
 _PIPE_COLUMNS = 160
@@ -70,10 +74,10 @@ def _preset_row(preset: Preset, machine: Memory, bandwidth: float, free: int) ->
         "file": preset.file,
         "is_candle": preset.is_candle,
         "memory_bytes": needed,
-        "fits": fit(needed, machine.total, machine.available).value,
+        "fits": fit(needed, machine.total, machine.available),
         "disk_bytes": preset.disk_bytes,
         "fits_disk": path is not None or preset.disk_bytes <= free,
-        "about_tokens_per_second": round(tokens_per_second(preset, bandwidth), 2),
+        "about_tokens_per_second": round(bandwidth / preset.read_bytes, 2),
         "cached": path is not None,
         "path": None if path is None else str(path),
     }

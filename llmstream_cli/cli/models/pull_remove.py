@@ -10,11 +10,8 @@ from llmstream_cli.errors import InvalidValueError, ModelError, ModelNotFoundErr
 from llmstream_cli.machine import memory
 from llmstream_cli.models import hub_cache
 from llmstream_cli.models.hub_cache import CachedModel
-from llmstream_cli.models.named_model import NamedModel, named_model, preset_of_hub
-from llmstream_cli.models.preset import Preset
-from llmstream_cli.models.presets import PRESETS
-from llmstream_cli.models.quants import choose, part_names
-from llmstream_cli.models.reference import HubModel
+from llmstream_cli.models.presets import PRESETS, NamedModel, Preset, named_model, preset_of_hub
+from llmstream_cli.models.reference import HubModel, choose, part_names
 from llmstream_cli.models.resolve import fetch, find_repacked_copy
 from llmstream_cli.models.sizes import human_size
 

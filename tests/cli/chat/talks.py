@@ -11,7 +11,7 @@ from llmstream_cli.cli.chat.talk import Talk
 from llmstream_cli.cli.conversation import Conversation
 from llmstream_cli.cli.options import EngineOptions, RecordOptions, Setup
 from llmstream_cli.cli.sampling import SamplingOptions
-from llmstream_cli.models.preset import Preset
+from llmstream_cli.models.presets import Preset
 from llmstream_cli.models.resolve import ResolvedModel
 from tests.server.fakes import FakeEngine
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.models.quants import choose, is_model, part_names, quant_of
+from llmstream_cli.models.reference import choose, is_model, part_names, quant_of
 
 FILES = [
     "README.md",

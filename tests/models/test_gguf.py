@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmstream_cli.errors import ModelError, ModelNotFoundError
-from llmstream_cli.models.gguf_format import WEIGHT_TYPES, Array, GGUFHeader, ValueType
-from llmstream_cli.models.gguf_header import read_header
+from llmstream_cli.models.gguf import WEIGHT_TYPES, Array, GGUFHeader, read_header
 from tests import gguf_files
 from tests.models.gguf_mutants import Raw, mutants, strings, text
 
@@ -29,6 +28,7 @@ WRITERS = [
     gguf_files.write_lfm2,
 ]
 HUGE = (1 << 64) - 1
+UINT32, STRING, ARRAY = 4, 8, 9
 
 
 def counts(*, version: int = 3, tensors: int = 0, keys: int = 0) -> bytes:
@@ -73,9 +73,7 @@ def assert_as_the_gguf_package_reads_it(path: Path) -> None:
     tokens = reader.fields["tokenizer.ggml.tokens"]
     assert read_header(path, strings=("tokenizer.ggml.tokens",)).metadata[
         "tokenizer.ggml.tokens"
-    ] == Array(
-        ValueType.STRING, len(tokens.data), strings=[text.encode() for text in tokens.contents()]
-    )
+    ] == Array(STRING, len(tokens.data), strings=[text.encode() for text in tokens.contents()])
     fields = {key: field for key, field in reader.fields.items() if not key.startswith("GGUF.")}
     assert list(header.metadata) == list(fields)
     for key, value in header.metadata.items():
@@ -103,7 +101,7 @@ def test_the_real_model_is_read(model_path: Path) -> None:
     assert_as_the_gguf_package_reads_it(model_path)
     header = read_header(model_path)
     assert header.metadata["general.architecture"] == "llama"
-    assert header.metadata["tokenizer.ggml.tokens"] == Array(ValueType.STRING, 49152)
+    assert header.metadata["tokenizer.ggml.tokens"] == Array(STRING, 49152)
     assert header.file_size == model_path.stat().st_size
 
 
@@ -134,24 +132,22 @@ def test_version_2_is_read_like_version_3(tmp_path: Path) -> None:
 
 
 def test_short_arrays_of_numbers_are_kept_and_long_ones_are_skipped() -> None:
-    short = struct.pack("<IQ3i", ValueType.INT32, 3, 8, -8, 0)
-    long = struct.pack("<IQ", ValueType.BOOL, 5000) + bytes(5000)
-    array = int(ValueType.ARRAY)
-    header = read(counts(keys=2) + entry(b"short", array, short) + entry(b"long", array, long))
-    assert header.metadata["short"] == Array(ValueType.INT32, 3, (8, -8, 0))
-    assert header.metadata["long"] == Array(ValueType.BOOL, 5000)
+    short = struct.pack("<IQ3i", 5, 3, 8, -8, 0)
+    long = struct.pack("<IQ", 7, 5000) + bytes(5000)
+    header = read(counts(keys=2) + entry(b"short", ARRAY, short) + entry(b"long", ARRAY, long))
+    assert header.metadata["short"] == Array(5, 3, (8, -8, 0))
+    assert header.metadata["long"] == Array(7, 5000)
 
 
 def test_strings_that_cross_the_border_of_what_is_read_at_once_are_whole() -> None:
     texts = [b"%d" % number * (number % 50) for number in range(30_000)]  # 3.6 MB
     key = b"tokenizer.ggml.tokens"
-    header = read(counts(keys=1) + entry(key, int(ValueType.ARRAY), strings(texts)))
+    header = read(counts(keys=1) + entry(key, ARRAY, strings(texts)))
     tokens = header.metadata[key.decode()]
     assert isinstance(tokens, Array)
     assert tokens.strings == texts
 
 
-ARRAY, STRING, UINT32 = int(ValueType.ARRAY), int(ValueType.STRING), int(ValueType.UINT32)
 ONE = struct.pack("<I", 1)
 
 

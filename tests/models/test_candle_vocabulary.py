@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstream_cli.errors import ModelError, ModelNotFoundError
-from llmstream_cli.models import bpe_tokenizer
-from llmstream_cli.models.bpe_tokenizer import TokenType, read_vocabulary
+from llmstream_cli.models import candle_vocabulary
+from llmstream_cli.models.candle_vocabulary import CONTROL, UNUSED, USER_DEFINED, read_vocabulary
 from tests.candle_files import write_tokenizer
 
 
@@ -29,7 +29,7 @@ def small() -> dict[str, Any]:
     }
 
 
-def read(path: Path, content: object, size: int = 6) -> bpe_tokenizer.Vocabulary:
+def read(path: Path, content: object, size: int = 6) -> candle_vocabulary.Vocabulary:
     path.write_text(json.dumps(content))
     return read_vocabulary(path, size)
 
@@ -50,10 +50,10 @@ def test_a_real_tokenizer_is_read_with_either_spelling_of_merges(path: Path, pai
     vocabulary = read_vocabulary(path, known + 9)
     assert vocabulary.tokens[:known] == [tokenizer.id_to_token(token) for token in range(known)]
     assert vocabulary.tokens[known:] == [f"[PAD{token}]" for token in range(known, known + 9)]
-    assert vocabulary.types[known:] == [TokenType.UNUSED] * 9
+    assert vocabulary.types[known:] == [UNUSED] * 9
     types = dict(zip(vocabulary.tokens, vocabulary.types, strict=True))
-    assert types["   "] == types["\t\t"] == TokenType.USER_DEFINED
-    assert vocabulary.types[vocabulary.end] == TokenType.CONTROL
+    assert types["   "] == types["\t\t"] == USER_DEFINED
+    assert vocabulary.types[vocabulary.end] == CONTROL
     assert vocabulary.merges[0] in {" ".join(m.split()) for m in vocabulary.merges}
     assert all(len(merge.split(" ")) == 2 for merge in vocabulary.merges)
 
@@ -61,7 +61,7 @@ def test_a_real_tokenizer_is_read_with_either_spelling_of_merges(path: Path, pai
 def test_a_special_token_may_stand_in_the_vocabulary_too(path: Path) -> None:
     content = small()
     content["model"]["vocab"]["<|endoftext|>"] = 2
-    assert read(path, content).types[2] == TokenType.CONTROL
+    assert read(path, content).types[2] == CONTROL
 
 
 def _set(content: dict[str, Any], where: str, value: object) -> dict[str, Any]:
@@ -94,8 +94,12 @@ def _set(content: dict[str, Any], where: str, value: object) -> dict[str, Any]:
         ("model.merges", [["a b", "c"]], "is no merge"),
         ("model.merges", [7], "'7' is no merge"),
         ("added_tokens", [], r"no token <\|endoftext\|>"),
-        ("added_tokens", ["x"], "'content' is missing"),
-        ("added_tokens", [{"content": "x", "id": True, "special": True}], "'id' is missing"),
+        ("added_tokens", ["x"], "'special' is missing"),
+        (
+            "added_tokens",
+            [{"content": "x", "id": True, "special": True}],
+            "the token 'x' has no number",
+        ),
         ("pre_tokenizer", None, "'pre_tokenizer' is missing"),
         ("pre_tokenizer.type", "Metaspace", "no byte-level BPE tokenizer"),
         ("pre_tokenizer.add_prefix_space", True, "no byte-level BPE tokenizer"),
@@ -122,7 +126,7 @@ def test_a_file_that_is_missing_or_too_large_is_refused(
 ) -> None:
     with pytest.raises(ModelNotFoundError, match="there is no file"):
         read_vocabulary(path, 6)
-    monkeypatch.setattr(bpe_tokenizer, "_MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(candle_vocabulary, "_MAX_BYTES", 1 << 20)
     path.write_bytes(b" " * ((1 << 20) + 1))
     with pytest.raises(ModelError, match="more than 1 MiB"):
         read_vocabulary(path, 6)
