@@ -32,7 +32,7 @@ def read_template(text: str) -> ChatFormat:
 
 def preset_format(name: str | None) -> ChatFormat | None:
     """Return the prompt format that a preset names for a file without a template, if it does."""
-    return None if name is None else FORMATS[name]
+    return None if name is None else find_format(name)
 
 
 def known_contexts() -> dict[str, str]:

@@ -28,11 +28,7 @@ CONTEXTS: Mapping[str, str] = {
 
 
 def find_context(name: str, contexts: Mapping[str, str]) -> str:
-    """Return the system message of that name.
-
-    Args:
-        name: which one.
-        contexts: all there are, the user's own with those above.
+    """Return the system message of that name, of the user's own contexts and those above.
 
     Raises:
         InvalidValueError: there is none; the message names a near miss and all there are.

@@ -21,6 +21,7 @@ from llmstream_cli.prompts.tokenizer import ControlToken, Tokenizer
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
 _SLICE_CHARS = 16 * 1024
 _TOKENS_OF_A_CUT = 64
+_Render = Callable[[Sequence[Message]], str]
 _C_SPACE = " \t\n\v\f\r"  # what C's isspace, and so llama.cpp, takes for white space
 
 
@@ -30,23 +31,14 @@ def encode_chat(
     messages: Sequence[Message],
     *,
     ctx_size: int,
-    thinking: bool | None = None,
+    thinking: bool | None = None,  # what the template is told of reasoning; None tells nothing
     ending: Ending = "turn",
 ) -> list[int]:
     """Render messages for the assistant to continue, and tokenize them.
 
-    The messages are given to the template in the shape in which it writes them all; see `shapes`.
-
-    Args:
-        tokenizer: of the model.
-        template: of the model.
-        messages: the conversation.
-        ctx_size: the most tokens of prompt and answer together.
-        thinking: what the template is told of reasoning before the answer; None tells nothing.
-        ending: how the prompt ends; a `message` that is left open is the assistant's.
-
     Returns:
-        Token ids, the model's leading token included once; fewer than `ctx_size`.
+        Token ids, the model's leading token included once; fewer than `ctx_size`, which is for
+        prompt and answer together.
 
     Raises:
         ContextLengthError: there would be more.
@@ -55,7 +47,22 @@ def encode_chat(
     _refuse_what_cannot_fit(tokenizer, [message.content for message in messages], ctx_size)
     shape = template.shape(messages, opens_turn=ending == "turn")
     messages = shape.arrange(messages)
-    render = partial(_render, tokenizer, template, shape.typed, thinking, ending)
+
+    def render(messages: Sequence[Message]) -> str:
+        variables = chat_variables(
+            messages,
+            bos_token=tokenizer.bos_token,
+            eos_token=tokenizer.eos_token,
+            typed=shape.typed,
+            opens_turn=ending == "turn",
+        )
+        if thinking is not None:
+            # Qwen3 and most others ask by the first name, DeepSeek V3.1 and Granite by the second.
+            variables |= {"enable_thinking": thinking, "thinking": thinking}
+        return template.render(variables)
+
+    if ending == "message":
+        render = partial(_render_open, render)
     if _names_control_token(tokenizer, [message.content for message in messages]):
         tokens = list(_encode_masked(tokenizer, render, messages))
     else:
@@ -69,12 +76,7 @@ def encode_chat(
 def encode_text(tokenizer: Tokenizer, text: str, *, ctx_size: int) -> list[int]:
     """Tokenize a prompt that its author wrote as the model is to see it, control tokens and all.
 
-    Returns:
-        Token ids, the model's leading token included once; fewer than `ctx_size`.
-
-    Raises:
-        ContextLengthError: there would be more.
-        PromptError: there would be none.
+    As `encode_chat`.
     """
     _refuse_what_cannot_fit(tokenizer, [text], ctx_size)
     tokens = _with_leading_token(tokenizer, tokenizer.tokenize(text, special=True))
@@ -116,42 +118,15 @@ def _refuse_what_cannot_fit(tokenizer: Tokenizer, contents: Sequence[str], ctx_s
                 raise ContextLengthError(count, ctx_size, at_least=True)
 
 
-def _render(
-    tokenizer: Tokenizer,
-    template: ChatTemplate,
-    typed: bool,
-    thinking: bool | None,
-    ending: Ending,
-    messages: Sequence[Message],
-) -> str:
-    # Qwen3 and most others ask by the first name, DeepSeek V3.1 and Granite by the second.
-    told = {} if thinking is None else {"enable_thinking": thinking, "thinking": thinking}
-    mark = _mark(messages) if ending == "message" else ""
-    if mark:  # what the template writes behind it closes the turn
-        *before, last = messages
-        messages = [*before, Message(last.role, last.content + mark)]
-    rendered = template.render(
-        chat_variables(
-            messages,
-            bos_token=tokenizer.bos_token,
-            eos_token=tokenizer.eos_token,
-            typed=typed,
-            opens_turn=ending == "turn",
-        )
-        | told
-    )
-    if not mark:
-        return rendered
-    rendered, found, _ = rendered.rpartition(mark)
+def _render_open(render: _Render, messages: Sequence[Message]) -> str:
+    """Render messages without what the template writes behind the last of them."""
+    *before, last = messages
+    used = set("".join(message.content for message in messages))
+    mark = next(chr(code) for code in reversed(_PRIVATE_USE) if chr(code) not in used)
+    rendered, found, _ = render([*before, Message(last.role, last.content + mark)]).rpartition(mark)
     if not found:
         raise PromptError("the chat template cannot leave the last message open to be continued")
     return rendered
-
-
-def _mark(messages: Sequence[Message]) -> str:
-    """Return a character that is in none of the messages."""
-    used = set("".join(message.content for message in messages))
-    return next(chr(code) for code in reversed(_PRIVATE_USE) if chr(code) not in used)
 
 
 def _names_control_token(tokenizer: Tokenizer, contents: Sequence[str]) -> bool:
@@ -164,7 +139,7 @@ def _names_control_token(tokenizer: Tokenizer, contents: Sequence[str]) -> bool:
 
 
 def _encode_masked(
-    tokenizer: Tokenizer, render: Callable[[Sequence[Message]], str], messages: Sequence[Message]
+    tokenizer: Tokenizer, render: _Render, messages: Sequence[Message]
 ) -> Iterator[int]:
     control = tokenizer.control_tokens()
     mask = _mask(control, "".join(message.content for message in messages))
@@ -210,17 +185,14 @@ def _mask(control: Sequence[ControlToken], content: str) -> dict[int, str]:
 def _split(text: str, control: Sequence[ControlToken]) -> Iterator[str | ControlToken]:
     """Cut a text at its control tokens, with the white space rules of llama.cpp."""
     by_text = {token.text: token for token in control}
-    parts: list[str | ControlToken] = [
-        by_text[part] if index % 2 else part
-        for index, part in enumerate(_pattern(control).split(text))
-    ]
-    for before, part, after in zip(["", *parts], parts, [*parts[1:], ""], strict=False):
-        if isinstance(part, ControlToken):
-            yield part
+    pieces = _pattern(control).split(text)  # at odd places stand the control tokens
+    for index, piece in enumerate(pieces):
+        if index % 2:
+            yield by_text[piece]
             continue
-        strips_left = isinstance(before, ControlToken) and before.strips_right
-        strips_right = isinstance(after, ControlToken) and after.strips_left
-        trimmed = part.lstrip(_C_SPACE) if strips_left else part
+        strips_left = index > 0 and by_text[pieces[index - 1]].strips_right
+        strips_right = index + 1 < len(pieces) and by_text[pieces[index + 1]].strips_left
+        trimmed = piece.lstrip(_C_SPACE) if strips_left else piece
         yield trimmed.rstrip(_C_SPACE) if strips_right else trimmed
 
 

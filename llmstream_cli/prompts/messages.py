@@ -44,8 +44,7 @@ def fold_system(messages: Sequence[Message]) -> list[Message]:
 def lead_with_system(messages: Sequence[Message]) -> list[Message]:
     """Join the system messages at the beginning to one, and fold those that come later."""
     count = next((n for n, m in enumerate(messages) if m.role != "system"), len(messages))
-    leading = merge_neighbours(messages[:count])
-    return [*leading, *fold_system(messages[count:])]
+    return [*merge_neighbours(messages[:count]), *fold_system(messages[count:])]
 
 
 def merge_neighbours(messages: Sequence[Message]) -> list[Message]:

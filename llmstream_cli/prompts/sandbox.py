@@ -7,7 +7,7 @@ Python's own objects, and from changing what it is given. What it makes itself i
    literals, slices, calls, filters, captured blocks. So is each turn of a loop. An allowance that
    is used up, in bytes or in seconds, ends the rendering.
 2. An operation whose result can be many times as large as what it is made of is looked at before
-   it runs: repetition, `join`, `replace`, padding, formatting, text of nested lists.
+   it runs: repetition, `join`, `replace`, formatting, text of nested lists.
 3. What no published template uses, and would need a rule of its own, is not there.
 
 All that was ever made counts, freed or not, so the allowance is an upper bound of the memory.
@@ -39,32 +39,29 @@ MAX_TEXT_CHARS = 16 * 1024 * 1024  # of one text, and of all that is written
 MAX_TOTAL_BYTES = 256 * 1024 * 1024
 MAX_ITERATIONS = 100_000  # in all the ranges of one rendering together
 MAX_SECONDS = 5.0
-_MAX_WIDTH = 1000  # to which a text is padded
+_MAX_WIDTH = 1000  # to which a format pads
+_MAX_INDENT = 16
 _MAX_INTEGER_BITS = 4096
 _BYTES_OF_ITEM = 64  # each in a list that a call makes; each turn of a loop
-_DYNAMIC = re.compile(r"%[^%a-zA-Z]*\*|\{[^{}]*\{")
-_WIDTH = re.compile(r"%(?:\([^)]*\))?[-+ #0]*(\d+)?(?:\.(\d+))?|:[^{}]*?(\d+)")
-_LOOP, _CHARGE, _CONCATENATE = "_loop", "_charge", "_concatenate"
+_WIDE = re.compile(r"%[^%a-zA-Z]*(?:\*|\d{4})|\{[^{}]*(?:\{|:[^{}]*\d{4})")  # a format's width
+
+_REFUSED_METHODS = {"center", "encode", "expandtabs", "format_map", "ljust", "rjust", "translate"}
+_REFUSED_METHODS |= {"zfill"}
+_MISSING_FILTERS = {"batch", "center", "filesizeformat", "forceescape", "pprint", "random", "slice"}
+_MISSING_FILTERS |= {"striptags", "urlize", "wordwrap", "xmlattr"}
+_FILTERS_OF_TEXT = {"capitalize", "e", "escape", "lower", "safe", "title", "trim", "truncate"}
+_FILTERS_OF_TEXT |= {"upper", "urlencode", "wordcount"}  # which they make of any value
 
 
 class Allowance:
-    """What one rendering may still use.
+    """What one rendering may still use."""
 
-    Args:
-        seconds: for all of it.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._deadline = time.monotonic() + seconds
+    def __init__(self) -> None:
+        self._deadline = time.monotonic() + MAX_SECONDS
         self._bytes = MAX_TOTAL_BYTES
         self._iterations = MAX_ITERATIONS
 
     def charge(self, num_bytes: int) -> None:
-        """Use some of it.
-
-        Raises:
-            PromptError: there is not as much.
-        """
         self._bytes -= num_bytes
         if self._bytes < 0:
             raise PromptError("the chat template takes too much memory")
@@ -72,7 +69,6 @@ class Allowance:
             raise PromptError("the chat template takes too long")
 
     def range(self, *arguments: int) -> range:
-        """Return Python's range; all of a rendering together have MAX_ITERATIONS numbers."""
         result = range(*arguments)
         self._iterations -= len(result)
         if self._iterations < 0:
@@ -94,12 +90,10 @@ def _charge_result(value: Any) -> Any:
     """Charge for what Python's own code returned, whose items are new as well."""
     if isinstance(value, list):
         allowance.get().charge(len(value) * _BYTES_OF_ITEM)
-        return value
     return _charge(value)
 
 
 def _loop(items: Iterable[Any]) -> Iterator[Any]:
-    """Yield what a loop goes over, each turn charged."""
     charge = allowance.get().charge
     for item in items:
         charge(_BYTES_OF_ITEM)
@@ -116,7 +110,7 @@ def _check_length(chars: int) -> None:
 
 def _count_chars(value: Any) -> int:
     """Return about how long a value's text is; what stands in it twice is counted twice."""
-    if isinstance(value, str | bytes):
+    if isinstance(value, str):
         return len(value)
     if isinstance(value, Namespace):
         value = value._Namespace__attrs  # noqa: SLF001  (its text shows them)
@@ -133,7 +127,6 @@ def _count_chars(value: Any) -> int:
 
 
 def _text(value: Any) -> str:
-    """Return a value as text, as `str` does."""
     if isinstance(value, str):
         return value
     _check_length(_count_chars(value))
@@ -146,52 +139,43 @@ def _join_texts(parts: Iterable[Any], separator: str = "") -> str:
     return separator.join(texts)
 
 
-@pass_context
-def _written(_: Context, value: Any) -> Any:
-    """Check what an expression writes."""
-    # It takes the context so that nothing is written at compile time.
+@pass_context  # so that nothing is written at compile time
+def _written(_: Context, value: Any) -> str:
     allowance.get().charge(8)
     return _text(value)
 
 
-def _check_format(pattern: str | bytes, arguments: Any) -> None:
+def _check_format(pattern: str, arguments: Any) -> None:
     """Check `%` and `format`, where a few letters ask for any width and any argument twice."""
-    text = pattern if isinstance(pattern, str) else pattern.decode("latin-1")
-    widths = [int(width) for found in _WIDTH.findall(text) for width in found if width]
-    if _DYNAMIC.search(text) or any(width > _MAX_WIDTH for width in widths):
+    if _WIDE.search(pattern):
         raise PromptError("the chat template formats a text without end")
-    fields = text.count("%") + text.count("{")
-    _check_length(len(text) + fields * (_MAX_WIDTH + _count_chars(arguments)))
+    fields = pattern.count("%") + pattern.count("{")
+    _check_length(len(pattern) + fields * (_MAX_WIDTH + _count_chars(arguments)))
 
 
-def _check_width(width: Any) -> None:
-    if isinstance(width, int) and width > _MAX_WIDTH:
-        raise PromptError("the chat template pads a text without end")
-
-
-def _check_replace(text: Any, old: Any, new: Any) -> None:
-    if isinstance(text, str | bytes) and isinstance(new, str | bytes):
-        _check_length(len(text) + text.count(old) * len(new))
-
-
-def _refuse_method(name: str) -> NoReturn:
-    raise PromptError(f"the chat template uses `{name}`, which is not allowed")
-
-
-def _check_method(name: str, owner: str | bytes, arguments: tuple[Any, ...], named: Any) -> None:
-    """Check a call of one of the methods of text whose result can be larger than what it takes."""
+def _check_call(name: str, value: Any, arguments: list[Any]) -> None:
+    """Check a filter, or a method of text, whose result can be larger than what it takes."""
     match name:
-        case "ljust" | "rjust" | "center" | "zfill" | "expandtabs":
-            for width in (*arguments, *named.values()):
-                _check_width(width)
         case "replace" if len(arguments) > 1:
-            _check_replace(owner, *arguments[:2])
-        case "join" if arguments:
-            _check_length(_count_chars(arguments[0]) + len(owner) * len(arguments[0]))
-        case "format" | "format_map":
-            _check_format(owner, [arguments, named])
-        case "translate":
-            _refuse_method(name)
+            text, old, new = map(_text, (value, *arguments[:2]))
+            _check_length(len(text) + text.count(old) * len(new))
+        case "format":
+            _check_format(_text(value), arguments)
+        case "indent":
+            if any(isinstance(width, int) and width > _MAX_INDENT for width in arguments):
+                raise PromptError("the chat template pads a text without end")
+            widest = max(map(_count_chars, arguments), default=_MAX_INDENT)
+            _check_length(_text(value).count("\n") * widest)
+        case _ if name in _FILTERS_OF_TEXT:
+            _text(value)
+        case "list" | "sort" if isinstance(value, str):
+            allowance.get().charge(len(value) * _BYTES_OF_ITEM)
+        case "sum":  # of lists
+            _count_chars(value)
+
+
+def _refuse(name: str) -> NoReturn:
+    raise PromptError(f"the chat template uses `{name}`, which is not allowed")
 
 
 # ---- filters --------------------------------------------------------------------------------
@@ -205,9 +189,7 @@ def _join(env: Environment, value: Any, d: str = "", attribute: str | int | None
 
 
 def _format(value: Any, *arguments: Any, **named: Any) -> str:
-    text = _text(value)
-    _check_format(text, [arguments, named])
-    return text % (named or arguments)
+    return _text(value) % (named or arguments)
 
 
 def _tojson(
@@ -218,46 +200,13 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """Dump JSON as Hugging Face does: Jinja's own filter escapes for HTML."""
-    if (indent is not None and not 0 <= int(indent) <= 16) or len("".join(separators or ())) > 16:  # noqa: PLR2004
+    if not 0 <= (indent or 0) <= _MAX_INDENT or len("".join(separators or ())) > _MAX_INDENT:
         raise PromptError("the chat template pads a text without end")
     # Characters may be escaped, and each line indented.
     _check_length(_count_chars(value) * (6 if ensure_ascii else 1))
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
-
-
-def _check_filter(name: str, value: Any, arguments: tuple[Any, ...], named: Any) -> None:
-    """Check a call of one of Jinja's filters whose result can be larger than what it takes."""
-    match name:
-        case "replace":
-            _check_replace(_text(value), *map(_text, (*arguments, *named.values())[:2]))
-        case "indent":
-            for width in (*arguments, *named.values()):
-                _check_width(width)
-                _check_length(_text(value).count("\n") * len(_text(width)))
-        case _ if name in _OF_TEXT:
-            _text(value)
-        case "list" | "sort" if isinstance(value, str):
-            allowance.get().charge(len(value) * _BYTES_OF_ITEM)
-        case "sum":  # of lists
-            _count_chars(value)
-
-
-_REPLACED: Mapping[str, Callable[..., Any]] = {
-    "join": _join,
-    "string": _text,
-    "format": _format,
-    "tojson": _tojson,
-}
-_OF_TEXT = {  # which they make of any value
-    *("capitalize", "e", "escape", "lower", "title", "trim", "truncate", "upper", "urlencode"),
-    *("safe", "wordcount"),
-}
-_MISSING = {
-    *("batch", "center", "filesizeformat", "forceescape", "pprint", "random", "slice", "striptags"),
-    *("urlize", "wordwrap", "xmlattr"),
-}
 
 
 def _charged(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -267,13 +216,15 @@ def _charged(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def charged(*arguments: Any, **named: Any) -> Any:
         value, *others = arguments[takes_context:] or (None,)
-        _check_filter(name, value, tuple(others), named)
+        _check_call(name, value, [*others, *named.values()])
         return _charge_result(function(*arguments, **named))
 
     return charged
 
 
 # ---- the environment ------------------------------------------------------------------------
+
+_LOOP, _CHARGE, _CONCATENATE = "_loop", "_charge", "_concatenate"
 
 
 class _Charging(NodeTransformer):
@@ -293,28 +244,26 @@ class _Charging(NodeTransformer):
             case nodes.Concat():
                 parts = nodes.List(node.nodes, lineno=node.lineno, environment=node.environment)
                 return self._wrap(parts, _CONCATENATE)
-            case nodes.List() | nodes.Dict() | nodes.Getitem(arg=nodes.Slice()):
+            case nodes.List() | nodes.Dict() | nodes.Tuple(ctx="load"):
                 return self._wrap(node, _CHARGE)
-            case nodes.Tuple(ctx="load"):
+            case nodes.Getitem(arg=nodes.Slice()):
                 return self._wrap(node, _CHARGE)
         return node
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox with rules 1 and 2."""
+    """The sandbox with rules 1 and 2: Jinja calls these for each template and operation."""
 
     intercepted_binops: ClassVar[frozenset[str]] = frozenset({"+", "-", "*", "**", "%"})  # type: ignore[misc]
     concat = staticmethod(lambda parts: _charge(_join_texts(parts)))
-
-    # Jinja calls the following for each template, and for each operation in one.
 
     def _generate(self, source: nodes.Template, *arguments: Any, **named: Any) -> str:
         return super()._generate(_Charging().visit(source), *arguments, **named)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "**":
-            _refuse_method(operator)
-        if operator == "%" and isinstance(left, str | bytes):
+            _refuse(operator)
+        if operator == "%" and isinstance(left, str):
             _check_format(left, right)
         if operator == "*":
             _check_product(left, right)
@@ -323,19 +272,21 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         # Jinja has put its own function around `format`.
         owner = getattr(getattr(__obj, "__wrapped__", __obj), "__self__", None)
-        if isinstance(owner, str | bytes):
-            if __obj.__name__ == "join" and args:
-                args = (list(args[0]),)  # may be readable only once
-            _check_method(__obj.__name__, owner, args, kwargs)
-        elif isinstance(owner, int):  # `to_bytes` pads
-            _refuse_method(__obj.__name__)
+        if isinstance(owner, int | bytes) or (
+            isinstance(owner, str) and __obj.__name__ in _REFUSED_METHODS
+        ):
+            _refuse(__obj.__name__)
+        if isinstance(owner, str) and __obj.__name__ == "join" and args:
+            return _charge(_join_texts(args[0], owner))
+        if isinstance(owner, str):
+            _check_call(__obj.__name__, owner, [*args, *kwargs.values()])
         return _charge_result(super().call(__context, __obj, *args, **kwargs))
 
 
 def _check_product(left: Any, right: Any) -> None:
     for sequence, count in ((left, right), (right, left)):
         if (
-            isinstance(sequence, str | bytes | list | tuple)
+            isinstance(sequence, str | list | tuple)
             and isinstance(count, int)
             and len(sequence) * count > MAX_ITERATIONS
         ):
@@ -360,7 +311,6 @@ class _GenerationTag(Extension):
     tags = {"generation"}  # noqa: RUF012  (so declared by Jinja)
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """Return the nodes between the tags."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
@@ -379,9 +329,11 @@ def _environment() -> _Environment:
         "raise_exception": _raise_exception,
         "strftime_now": _strftime_now,
     }
-    filters = {**environment.filters, **_REPLACED}
+    own = {"join": _join, "string": _text, "format": _format, "tojson": _tojson}
     environment.filters = {
-        name: _charged(name, function) for name, function in filters.items() if name not in _MISSING
+        name: _charged(name, function)
+        for name, function in (environment.filters | own).items()
+        if name not in _MISSING_FILTERS
     } | {_LOOP: _loop, _CHARGE: _charge, _CONCATENATE: lambda parts: _charge(_join_texts(parts))}
     return environment
 

@@ -1,16 +1,58 @@
-"""A model's chat template, rendered where it can do no harm: see `sandbox`."""
+"""A model's chat template, rendered where it can do no harm, and the shape in which it reads.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+Templates differ in what they take: a text or a list of typed parts, a system message anywhere,
+first or not at all, turns in any order or alternating. What one cannot take it refuses, or leaves
+out without a word. So each conversation's roles are rendered once with a mark in place of each
+content, and the first shape holds in which every mark is written.
+
+Only the roles decide, so a template that drops a part of a content on purpose, as earlier
+reasoning, is not mistaken. One that leaves out earlier turns in every shape does so on purpose as
+well; one that leaves out a system message or the last message is refused.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
 
 from llmstream_cli.errors import PromptError, one_line
 from llmstream_cli.prompts import sandbox
-from llmstream_cli.prompts.messages import Message, Role
-from llmstream_cli.prompts.shapes import Shape, find_shape
+from llmstream_cli.prompts.messages import (
+    Message,
+    Role,
+    fold_system,
+    lead_with_system,
+    merge_neighbours,
+)
 
 MAX_SOURCE_CHARS = 512 * 1024
-
 _MAX_SHAPES = 256  # of conversations by their roles, which are remembered
+
+_Rearrange = Callable[[Sequence[Message]], Sequence[Message]]
+
+
+class Shape(NamedTuple):
+    """How messages are given to a template."""
+
+    system: _Rearrange  # what is done with system messages
+    neighbours: _Rearrange  # what is done with neighbours of one role
+    typed: bool  # whether a content is a list of typed parts
+
+    def arrange(self, messages: Sequence[Message]) -> list[Message]:
+        return list(self.neighbours(self.system(messages)))
+
+
+_SYSTEM: tuple[_Rearrange, ...] = (list, lead_with_system, fold_system)
+_NEIGHBOURS: tuple[_Rearrange, ...] = (list, merge_neighbours)
+
+# In the order of preference: the least that is changed comes first.
+_SHAPES = [
+    Shape(system, neighbours, typed)
+    for typed, neighbours, system in product((False, True), _NEIGHBOURS, _SYSTEM)
+]
+PLAIN = _SHAPES[0]
+# Parts that are written as a list are not read as parts.
+_MARK = re.compile(r"""(?<!'type': 'text', 'text': ')mark\d{5}""")
 
 
 class ChatTemplate:
@@ -34,15 +76,12 @@ class ChatTemplate:
         self._shapes: dict[tuple[bool | Role, ...], Shape] = {}
 
     def render(self, variables: Mapping[str, Any]) -> str:
-        """Render the template.
-
-        Args:
-            variables: see `chat_variables`.
+        """Render the template with `chat_variables`.
 
         Raises:
             PromptError: the template refuses the messages, fails, or exceeds a limit.
         """
-        allowance = sandbox.Allowance(sandbox.MAX_SECONDS)
+        allowance = sandbox.Allowance()
         token = sandbox.allowance.set(allowance)
         pieces: list[str] = []
         length = 0
@@ -63,49 +102,70 @@ class ChatTemplate:
         return "".join(pieces)
 
     def shape(self, messages: Sequence[Message], *, opens_turn: bool = True) -> Shape:
-        """Return the shape in which the template reads such messages; see `find_shape`.
-
-        Args:
-            messages: only their roles matter.
-            opens_turn: see `chat_variables`.
+        """Return the shape in which the template writes all messages, by their roles.
 
         Raises:
-            PromptError: there is none.
+            PromptError: a system message, or the last message, is written in none.
         """
-
-        def probe(arranged: Sequence[Message], typed: bool) -> str:
-            return self.render(
-                chat_variables(
-                    arranged, bos_token="", eos_token="", typed=typed, opens_turn=opens_turn
-                )
-            )
-
         key = opens_turn, *(message.role for message in messages)
-        shape = self._shapes.get(key)
-        if shape is None:
+        if key not in self._shapes:
             if len(self._shapes) >= _MAX_SHAPES:
                 self._shapes.clear()
-            shape = self._shapes[key] = find_shape(probe, messages)
-        return shape
+            self._shapes[key] = self._find_shape(messages, opens_turn)
+        return self._shapes[key]
+
+    def _find_shape(self, messages: Sequence[Message], opens_turn: bool) -> Shape:
+        marks = [f"mark{number:05}" for number in range(len(messages))]
+        marked = [
+            Message(message.role, mark) for message, mark in zip(messages, marks, strict=True)
+        ]
+        tried: list[tuple[list[Message], bool]] = []
+        missing: dict[Shape, list[int]] = {}
+        for shape in _SHAPES:
+            attempt = shape.arrange(marked), shape.typed
+            if attempt in tried:
+                continue
+            tried.append(attempt)
+            try:
+                rendered = self.render(
+                    chat_variables(attempt[0], typed=shape.typed, opens_turn=opens_turn)
+                )
+            except PromptError:
+                continue
+            written = set(_MARK.findall(rendered.lower()))  # some write a text in capitals
+            missing[shape] = [number for number, mark in enumerate(marks) if mark not in written]
+            if not missing[shape]:
+                return shape
+        if not missing:
+            return PLAIN  # what it refuses is told in its own words, by who renders the contents
+        return _with_least_lost(missing, messages)
+
+
+def _with_least_lost(missing: Mapping[Shape, list[int]], messages: Sequence[Message]) -> Shape:
+    last = len(messages) - 1
+    lost = {
+        shape: [n for n in numbers if n == last or messages[n].role == "system"]
+        for shape, numbers in missing.items()
+    }
+    shape = min(lost, key=lambda one: len(lost[one]))
+    if lost[shape]:
+        number = lost[shape][0]
+        raise PromptError(
+            f"the chat template does not write message {number + 1} ({messages[number].role}) "
+            "into the prompt; leave it out, or name another template with --template"
+        )
+    return shape
 
 
 def chat_variables(
     messages: Sequence[Message],
     *,
-    bos_token: str,
-    eos_token: str,
+    bos_token: str = "",
+    eos_token: str = "",
     typed: bool = False,
     opens_turn: bool = True,
 ) -> dict[str, Any]:
-    """Return what templates of the dialect expect.
-
-    Args:
-        messages: the conversation.
-        bos_token: text of the token that begins a sequence.
-        eos_token: text of the one that ends it.
-        typed: give each content as a list of typed parts.
-        opens_turn: whether the assistant's turn is to be opened at the end.
-    """
+    """Return what templates of the dialect expect."""
     return {
         "messages": [
             {

@@ -6,19 +6,12 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class ControlToken:
-    """A token that steers the model, such as `<|im_end|>`.
-
-    Attributes:
-        id: the token.
-        text: what it looks like in a rendered prompt.
-        strips_left: white space before it is dropped.
-        strips_right: white space after it is dropped.
-    """
+    """A token that steers the model, such as `<|im_end|>`."""
 
     id: int
-    text: str
-    strips_left: bool = False
-    strips_right: bool = False
+    text: str  # what it looks like in a rendered prompt
+    strips_left: bool = False  # white space before it is dropped
+    strips_right: bool = False  # white space after it is dropped
 
 
 class Tokenizer(Protocol):

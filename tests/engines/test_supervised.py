@@ -36,7 +36,7 @@ from llmstream_cli.errors import (
     ModelError,
     PromptError,
 )
-from llmstream_cli.prompts.formats import FORMATS
+from llmstream_cli.prompts.formats import find_format
 from tests.engines.processes import (
     ENDLESS,
     ONE_THREAD,
@@ -93,7 +93,7 @@ async def test_greedy_answers_are_those_of_the_engine_in_this_process(
 async def test_a_prompt_format_and_its_stop_reach_the_process(
     tiny_path: Path, model_path: Path
 ) -> None:
-    chatml = FORMATS["chatml"]
+    chatml = find_format("chatml")
     async with running_in_process(model_path, **ONE_THREAD, chat_format=chatml) as other:
         whole = text(await collect(other.generate(question(PROMPTS[0]))))
     stop = whole[10:20]

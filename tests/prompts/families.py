@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from llmstream_cli.core.llama import Model
 from llmstream_cli.prompts import encode
 from llmstream_cli.prompts.messages import Message
-from llmstream_cli.prompts.template import ChatTemplate
+from llmstream_cli.prompts.template import ChatTemplate, chat_variables
 from tests.gguf_files import write_family
 
 CONVERSATION = (
@@ -210,5 +209,10 @@ FAMILIES = {
 
 def encode_masked(model: Model, template: ChatTemplate, messages: Sequence[Message]) -> list[int]:
     """The tokens of messages given as they are, whatever they hold, under masks."""
-    render = partial(encode._render, model, template, False, None, "turn")
+
+    def render(messages: Sequence[Message]) -> str:
+        return template.render(
+            chat_variables(messages, bos_token=model.bos_token, eos_token=model.eos_token)
+        )
+
     return list(encode._encode_masked(model, render, messages))

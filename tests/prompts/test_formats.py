@@ -12,8 +12,7 @@ from llmstream_cli.errors import InvalidValueError, PromptError
 from llmstream_cli.prompts.encode import encode_chat
 from llmstream_cli.prompts.formats import FORMATS, find_format
 from llmstream_cli.prompts.messages import Message, Role
-from llmstream_cli.prompts.shapes import PLAIN
-from llmstream_cli.prompts.template import ChatTemplate, chat_variables
+from llmstream_cli.prompts.template import PLAIN, ChatTemplate, chat_variables
 from tests.prompts.families import CONVERSATION, FAMILIES, Family, encode_masked
 
 CTX_SIZE = 8192
@@ -52,7 +51,7 @@ class Loaded:
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     family = FAMILIES[request.param]
     model = family.load(tmp_path_factory.mktemp("family") / "model.gguf")
-    return Loaded(family, model, ChatTemplate(FORMATS[family.chat_format].template))
+    return Loaded(family, model, ChatTemplate(find_format(family.chat_format).template))
 
 
 def with_content(content: str, role: Role = "user") -> list[Message]:
@@ -116,7 +115,7 @@ def test_where_the_authors_demand_turns_that_alternate_others_are_refused(
 ) -> None:
     messages = [Message(role, "x") for role in roles]
     with pytest.raises(PromptError, match="the roles must alternate: user, assistant, user"):
-        ChatTemplate(FORMATS[name].template).render(
+        ChatTemplate(find_format(name).template).render(
             chat_variables(messages, bos_token="", eos_token="")
         )
 
@@ -125,7 +124,7 @@ def test_where_the_authors_demand_turns_that_alternate_others_are_refused(
 def test_elsewhere_turns_come_in_any_order(name: str) -> None:
     roles: tuple[Role, ...] = ("user", "user", "system", "assistant", "assistant", "user")
     messages = [Message(role, f"text {number}") for number, role in enumerate(roles)]
-    rendered = ChatTemplate(FORMATS[name].template).render(
+    rendered = ChatTemplate(find_format(name).template).render(
         chat_variables(messages, bos_token="", eos_token="")
     )
     places = [rendered.index(message.content) for message in messages]
@@ -197,8 +196,8 @@ def test_benign_contents_are_the_tokens_of_a_plain_render(
 
 
 def test_a_format_goes_by_its_name_in_upper_or_lower_case() -> None:
-    assert find_format("ChatML") is FORMATS["chatml"]
-    assert all(FORMATS[name].name == name for name in FORMATS)
+    assert find_format("ChatML") == find_format("chatml")
+    assert all(find_format(name).name == name for name in FORMATS)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +214,7 @@ def test_an_unknown_name_gets_a_near_miss_or_all_there_are(name: str, hint: str)
 
 
 def test_where_words_mark_the_turns_a_text_ends_them() -> None:
-    ends = {name: chat_format.stop for name, chat_format in FORMATS.items() if chat_format.stop}
+    ends = {name: stop for name, stop in FORMATS.items() if stop}
     assert ends == {
         "puffin": ("\nUSER:",),
         "alpaca": ("\n\n### Instruction:", "\n### Instruction:"),

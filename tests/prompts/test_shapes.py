@@ -7,7 +7,7 @@ import pytest
 
 from llmstream_cli.errors import PromptError
 from llmstream_cli.prompts import encode
-from llmstream_cli.prompts.formats import FORMATS
+from llmstream_cli.prompts.formats import FORMATS, find_format
 from llmstream_cli.prompts.messages import Ending, Message, Role
 from llmstream_cli.prompts.template import ChatTemplate
 from tests.gguf_files import CHATML_TEMPLATE, LLAMA2_TEMPLATE
@@ -128,7 +128,7 @@ GLM = """
 """
 TEMPLATES = {
     **{name: source for name, (source, _, _) in OWN.items()},
-    **{chat_format.name: chat_format.template for chat_format in FORMATS.values()},
+    **{name: find_format(name).template for name in FORMATS},
     "plain chatml": CHATML_TEMPLATE,
     "llama 2": LLAMA2_TEMPLATE,
     "smolvlm": SMOLVLM,

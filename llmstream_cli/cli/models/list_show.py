@@ -177,7 +177,7 @@ def _facts(model: NamedModel) -> dict[str, Any]:
         "chat_format": preset.chat_format,
         "sampling": dict(preset.advice(False)),
         "thinking_sampling": dict(preset.advice(True)) if preset.thinking else {},
-        "stop": list(FORMATS[preset.chat_format].stop) if preset.chat_format else [],
+        "stop": list(FORMATS[preset.chat_format]) if preset.chat_format else [],
         "memory_bytes": preset.memory_bytes() if preset.size_bytes else None,
     }
 
