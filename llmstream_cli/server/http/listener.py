@@ -8,6 +8,9 @@ import socket
 import ssl
 from typing import Any
 
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.utils import wrap_app
 from quart import Quart
 
 from llmstream_cli.errors import BusyError, ListenError
@@ -29,13 +32,17 @@ class Listener:
     """Accepts connections for an application."""
 
     def __init__(self, app: Quart, settings: ServerSettings) -> None:
-        self._app = app
+        self._config = Config()
+        self._config.accesslog = None
+        self._config.errorlog = None  # the application logs its failures itself
+        self._config.include_server_header = False
+        self._app = wrap_app(app, self._config.wsgi_max_body_size, "asgi")
+        self._context = WorkerContext(None)
         self._settings = settings
         self._sockets: list[socket.socket] = []
         self._accepting: list[asyncio.Task[None]] = []
         self._serving: set[asyncio.Task[None]] = set()  # with those still in their TLS handshake
         self._connections: dict[Connection, asyncio.Task[None]] = {}
-        self._is_stopping = False
         self._told_at = -_TELL_SECONDS
         self.port = settings.port
 
@@ -67,12 +74,12 @@ class Listener:
 
     async def stop_accepting(self) -> None:
         """Take no more connections, and close each when it waits for its next request."""
-        self._is_stopping = True
         for task in self._accepting:
             task.cancel()
         await asyncio.gather(*self._accepting, return_exceptions=True)
         for sock in self._sockets:
             sock.close()
+        await self._context.terminated.set()
         for connection in self._connections:
             connection.stop()
 
@@ -119,12 +126,12 @@ class Listener:
             sock.close()
             return
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        connection = Connection(self._app, self._settings, reader, writer)
+        connection = Connection(
+            self._app, self._config, self._context, self._settings, reader, writer
+        )
         if len(self._connections) >= self._settings.max_connections:
             await connection.refuse(_refusal())
             return
-        if self._is_stopping:
-            connection.stop()
         task = asyncio.current_task()
         assert task is not None
         self._connections[connection] = task
