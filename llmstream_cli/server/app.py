@@ -56,7 +56,7 @@ def create_app(context: ServerContext) -> Quart:
     operations = [one for dialect in dialects for one in dialect.operations]
     operations += status.OPERATIONS
     for dialect in dialects:
-        app.register_blueprint(dialect.routes(context))
+        dialect.attach(app)
     app.register_blueprint(status.status_routes(context))
     app.register_blueprint(pages.page_routes(operations, context.contexts))
     app.register_error_handler(LLMStreamError, _respond)

@@ -12,8 +12,7 @@ from quart import Response
 from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, Usage
 from llmstream_cli.errors import EngineError, LLMStreamError
 from llmstream_cli.server.context import server_context
-from llmstream_cli.server.dialects.common import JsonList
-from llmstream_cli.server.dialects.logprobs import AlignedLogprobs, LocatedLogprob
+from llmstream_cli.server.dialects.logprobs import AlignedLogprobs, JsonList, LocatedLogprob
 from llmstream_cli.server.generation import Batch, Generation
 from llmstream_cli.server.http.exchange import CutError, current_exchange
 from llmstream_cli.server.served import ServedModel

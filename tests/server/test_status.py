@@ -64,7 +64,7 @@ def test_defaults_are_fields_of_a_request_for_them() -> None:
         top_k=7, logit_bias=((5, -1.5),), json_schema='{"type":"object"}', max_tokens=9
     )
     asked = TokenStreamRequest.model_validate({"query": "?", **as_fields(sampling)})
-    assert asked.generation(SamplingParams(top_k=1, min_p=0.5), {}).sampling == sampling
+    assert asked.generation_request(SamplingParams(top_k=1, min_p=0.5), {}).sampling == sampling
 
 
 @pytest.mark.parametrize("path", ["/status", "/requests/mine"])

@@ -18,16 +18,13 @@ if TYPE_CHECKING:
 
 @cache
 def all_dialects() -> "tuple[Dialect, ...]":
-    """Return the dialects, in the order of the API's description."""
     modules = [import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__)]
     return tuple(module.DIALECT for module in modules if hasattr(module, "DIALECT"))
 
 
 def error_shape(path: str) -> Callable[[LLMStreamError], dict[str, Any]]:
     """Return what writes the errors of a route in the words of its API."""
-    shapes = (
-        dialect.error_body
-        for dialect in all_dialects()
-        if dialect.prefix and path.startswith(dialect.prefix)
-    )
-    return next(shapes, error_body)
+    for dialect in all_dialects():
+        if dialect.prefix and path.startswith(dialect.prefix):
+            return dialect.error_body
+    return error_body

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from quart import Blueprint
-
 from llmstream_cli.errors import LLMStreamError, one_line
 from llmstream_cli.server.dialects.common import Dialect
 from llmstream_cli.server.http.failure import ERROR_TYPES
@@ -23,9 +21,4 @@ def _error_body(error: LLMStreamError) -> dict[str, Any]:
     return {"type": "error", "error": {"type": type_, "message": one_line(error)}}
 
 
-DIALECT = Dialect(
-    lambda _: Blueprint("anthropic_messages", __name__),
-    (),
-    prefix="/v1/messages",
-    error_body=_error_body,
-)
+DIALECT = Dialect("/v1/messages", _error_body)

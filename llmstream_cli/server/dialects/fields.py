@@ -1,15 +1,16 @@
-"""The fields of requests, dialect by dialect: honoured, refused, or without effect.
+"""The fields of requests: honoured, refused, or ignored.
 
-A field that changes the answer is honoured, or refused where its value asks for something; none is
+A field that changes the answer is honoured, or refused unless its value asks for nothing; none is
 passed over. The tables of the dialects and the table of sampling parameters
 (`llmstream_cli.sampling`) give the request models their fields, and with these the API's
-description, docs/openai.md, docs/ollama.md and the tests.
+description, the tables in the docs, and the tests.
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 
 from llmstream_cli.sampling import (
     MAX_BIAS,
@@ -21,97 +22,79 @@ from llmstream_cli.sampling import (
     Parameter,
 )
 
+NUM_SEEDS = 2**32 - 1  # llama.cpp has so many, and reads the number itself as "choose one"
+
+# A field that a client gave, the parameter that it sets, and the value as the core has it.
+Given = tuple[str, str, Any]
+
 
 class Refused(NamedTuple):
-    """A field that is refused, but for `null` and neutral values, which ask for nothing."""
+    """A field that is refused unless its value is null or neutral: these ask for nothing."""
 
     neutral: tuple[Any, ...] = ()
     advice: str = "leave it out"
 
 
+def refused(names: str, *neutral: Any, advice: str = "leave it out") -> dict[str, Refused]:
+    return dict.fromkeys(names.split(), Refused(neutral, advice))
+
+
 class FieldTable(BaseModel):
-    """Base of the models that have such fields, declared and from the tables.
+    """Base of request models and their parts. Like the APIs, it takes no number in a string."""
 
-    Attributes:
-        parameters: the sampling parameters, by what the client calls them.
-        refused: what is not supported.
-        ignored: what cannot change the answer here.
-    """
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
 
-    parameters: ClassVar[Mapping[str, str]] = {}
+    parameters: ClassVar[Mapping[str, str]] = {}  # sampling parameters by the client's names
     refused: ClassVar[Mapping[str, Refused]] = {}
-    ignored: ClassVar[Iterable[str]] = ()
+    ignored: ClassVar[Iterable[str]] = ()  # what cannot change the answer here
+    # Where a client asks for reasoning, which the engine may refuse as `thinking`.
+    thinking_field: ClassVar[str] = "thinking"
+
+    def given(self, prefix: str = "") -> list[Given]:
+        """Return the sampling parameters that the client gave, `prefix` before its names.
+
+        Raises:
+            InvalidValueError: fields contradict each other.
+        """
+        return [
+            (prefix + name.rstrip("_"), of, _FROM_JSON[of](value) if of in _FROM_JSON else value)
+            for name, of in self.parameters.items()
+            if (value := getattr(self, name)) not in (None, "")
+        ]
+
+
+class ClosedFields(FieldTable):
+    """Base of objects that may have no other field: each of them would change the answer."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 _Model = TypeVar("_Model", bound=FieldTable)
 
 
-def excluded(*together: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return what a model's schema says of fields that exclude each other.
-
-    Args:
-        together: schemas by fields; a body must not fulfil all of one of these. A schema
-            with `MISSING` is also fulfilled where the body lacks the field.
-    """
-    return {
-        "not": {
-            "anyOf": [
-                {
-                    "required": [
-                        name
-                        for name, schema in one.items()
-                        if not MISSING.items() <= schema.items()
-                    ],
-                    "properties": {
-                        name: {key: value for key, value in schema.items() if key not in MISSING}
-                        for name, schema in one.items()
-                    },
-                }
-                for one in together
-            ]
-        }
-    }
-
-
-MISSING = {"may be missing": True}
-NO_ITEMS = WithJsonSchema({"enum": [None, []]})
-ANY_TEXT = {"type": "string", "minLength": 1}
-ANY_ITEMS = {"type": "array", "minItems": 1}
-TRUE = {"const": True}
-NOT_TRUE = {"enum": [False, None], **MISSING}
-NOT_NONE = {"not": {"const": "none"}, **MISSING}
-TOP_LOGPROBS_ALONE = {
-    "top_logprobs": {"type": "integer", "minimum": 1},
-    "logprobs": NOT_TRUE,
-}
-
-
 def with_fields(
     parameters: Mapping[str, str],
     refused: Mapping[str, Refused],
-    ignored: Iterable[str],
+    ignored: Iterable[str] = (),
     *,
-    strict_bounds: bool = False,
+    closed: bool = False,
 ) -> Callable[[type[_Model]], type[_Model]]:
     """Return what gives a model the fields of these tables, each of which may be absent or null.
 
-    Args:
-        parameters: as `FieldTable.parameters`.
-        refused: as `FieldTable.refused`.
-        ignored: as `FieldTable.ignored`.
-        strict_bounds: take none of the values by which other programs say "no bound", "any".
+    A `closed` model takes neither the names of other APIs for parameters, which others refuse with
+    the name here, nor the values by which other programs say "no bound" or "any".
     """
 
     def extend(model: type[_Model]) -> type[_Model]:
         added: dict[str, Any] = {}
         known = {*parameters, *refused, *ignored, *model.model_fields}
-        # Where unknown fields are refused anyway, the nearest name is told.
-        every = {**({} if strict_bounds else _names_elsewhere(parameters, known)), **refused}
+        every = {**({} if closed else _other_apis_names(parameters, known)), **refused}
         for name, of in parameters.items():
-            row = PARAMETERS[of]
-            other = next((one for one in parameters if parameters[one] == of), name)
-            help_ = row.help if other == name else f"another name of `{other}`"
-            type_ = _wire_type(row) if strict_bounds else _LENIENT.get(of) or _wire_type(row)
+            if name in model.model_fields:
+                continue
+            first = next(one for one in parameters if parameters[one] == of)
+            help_ = PARAMETERS[of].help if first == name else f"another name of `{first}`"
+            type_ = _wire_type(PARAMETERS[of], lenient=not closed)
             added[name] = (type_ | None, Field(None, description=help_))
         added |= {name: (_refused_type(how), None) for name, how in every.items()}
         extended = create_model(
@@ -128,32 +111,16 @@ def with_fields(
     return extend
 
 
-def _names_elsewhere(parameters: Mapping[str, str], known: set[str]) -> dict[str, Refused]:
-    """Return the names of parameters in other APIs, which are refused with the name here.
-
-    A dialect without parameters has them in its `options`.
-    """
-    here = {of: name for name, of in reversed([*parameters.items()])}
-    names = {
-        name: row.name
-        for row in PARAMETERS.values()
-        for name in (row.name, *filter(None, map(row.name_in, row.names)))
-        if "." not in name and name != "response_format"
+def names_in(*apis: str) -> dict[str, str]:
+    """Return the parameters by their names in these APIs, but for those within objects."""
+    found = ((row.name_in(api), row.name) for row in PARAMETERS.values() for api in apis)
+    return {
+        name: of for name, of in found if name and "." not in name and name != "response_format"
     }
-    refused = {}
-    for name, of in (names | _OTHER_NAMES).items():
-        if name in known:
-            continue
-        own = here.get(of) if parameters else PARAMETERS[of].name_in("ollama")
-        if own is None:
-            refused[name] = Refused(advice="send format" if of == "json_schema" else "leave it out")
-        else:
-            refused[name] = Refused(advice=f"send {own if parameters else f'options.{own}'}")
-    return refused
 
 
 # Of parameters in APIs that the table does not have.
-_OTHER_NAMES = {
+_MORE_NAMES = {
     "temp": "temperature",
     "max_new_tokens": "max_tokens",
     "n_predict": "max_tokens",
@@ -165,18 +132,51 @@ _OTHER_NAMES = {
 }
 
 
-def _wire_type(parameter: Parameter) -> Any:
-    """Return the type of a parameter in JSON."""
-    if parameter.name in _TYPES:
-        return _TYPES[parameter.name]
-    kind = get_args(parameter.type)[0] if get_args(parameter.type) else parameter.type
-    if parameter.low is None:
-        return kind
-    return Annotated[kind, Field(ge=kind(parameter.low), le=kind(parameter.high))]
+def _other_apis_names(parameters: Mapping[str, str], known: set[str]) -> dict[str, Refused]:
+    """Return the names that other APIs have for parameters, refused with the name that this has."""
+    here = {of: name for name, of in reversed([*parameters.items()])}
+    if not parameters:  # then they are in `options`
+        here = {of: f"options.{name}" for name, of in names_in("ollama").items()}
+    here = {"json_schema": "format", **here}
+    others = names_in("openai", "llamacpp", "vllm", "sglang", "ollama")
+    return {
+        name: Refused(advice=f"send {here[of]}" if of in here else "leave it out")
+        for name, of in ({name: name for name in PARAMETERS} | others | _MORE_NAMES).items()
+        if name not in known
+    }
 
 
+# ---- JSON -----------------------------------------------------------------------------------
+
+
+def schema_text(schema: object) -> str:
+    """Write a JSON schema as the core wants it."""
+    return json.dumps(schema, ensure_ascii=False, separators=(",", ":"))
+
+
+def _choice_grammar(choices: Iterable[str]) -> str:
+    """Return the GBNF grammar of an answer that is one of these texts."""
+    escaped = (
+        "".join(rf"\U{ord(char):08X}" if char in '"\\\r\n' else char for char in choice)
+        for choice in choices
+    )
+    return "root ::= " + " | ".join(f'"{text}"' for text in escaped)
+
+
+# How a value becomes the core's. Lists stand for a grammar where the answer is one of its texts.
+_FROM_JSON: dict[str, Callable[[Any], Any]] = {
+    "stop": lambda value: (value,) if isinstance(value, str) else tuple(value),
+    # Seeds of 64 bits are folded; -1 is any.
+    "seed": lambda value: None if value == -1 else value % NUM_SEEDS,
+    "max_tokens": lambda value: value if value > 0 else None,  # -1 and -2 are no bound
+    "top_k": lambda value: max(value, 0),  # -1 is vLLM's word for all of them
+    "logit_bias": lambda value: tuple((int(token), bias) for token, bias in value.items()),
+    "json_schema": lambda value: value if isinstance(value, str) else schema_text(value),
+    "grammar": lambda value: value if isinstance(value, str) else _choice_grammar(value),
+}
+
+GrammarText = Annotated[str, Field(max_length=MAX_GRAMMAR_CHARS)]
 _StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
-_GrammarText = Annotated[str, Field(max_length=MAX_GRAMMAR_CHARS)]
 _TYPES: dict[str, Any] = {
     "stop": _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOP_STRINGS)],
     "logit_bias": Annotated[
@@ -186,42 +186,35 @@ _TYPES: dict[str, Any] = {
         ],
         Field(max_length=MAX_LOGIT_BIASES, json_schema_extra={"additionalProperties": False}),
     ],
-    "grammar": _GrammarText,
-    "regex": _GrammarText,
+    "grammar": GrammarText,
+    "regex": GrammarText,
     "json_schema": dict[str, Any],
 }
 # With the values by which clients of other servers say "any" or "no bound", and a schema as text.
-_LENIENT: dict[str, Any] = {
+_LENIENT_TYPES: dict[str, Any] = {
     "seed": Annotated[int, Field(ge=-(2**63), le=2**63 - 1)],
     "max_tokens": Literal[-1, -2] | Annotated[int, Field(ge=1, le=2**31 - 1)],
     "top_k": Annotated[int, Field(ge=-1, le=10**6)],
-    "json_schema": dict[str, Any] | _GrammarText,
+    "json_schema": dict[str, Any] | GrammarText,
 }
+
+
+def _wire_type(row: Parameter, *, lenient: bool) -> Any:
+    types = _TYPES | _LENIENT_TYPES if lenient else _TYPES
+    if row.name in types:
+        return types[row.name]
+    if row.low is None:
+        return row.kind
+    return Annotated[row.kind, Field(ge=row.kind(str(row.low)), le=row.kind(str(row.high)))]
 
 
 def _refused_type(how: Refused) -> Any:
     def check(value: object) -> object:
-        if value is None or any(_equal(value, neutral) for neutral in how.neutral):
+        # As in JSON, 1 and 1.0 are the same, 1 and true are not.
+        equal = [one for one in how.neutral if one == value]
+        if value is None or any(isinstance(one, bool) == isinstance(value, bool) for one in equal):
             return value
         raise ValueError(f"is not supported; {how.advice}")
 
     schema = {"enum": [None, *how.neutral], "description": f"Not supported; {how.advice}."}
     return Annotated[Any, BeforeValidator(check), WithJsonSchema(schema)]
-
-
-def _equal(one: object, other: object) -> bool:
-    """Compare as JSON does: 1 and 1.0 are the same, 1 and true are not."""
-    return one == other and isinstance(one, bool) == isinstance(other, bool)
-
-
-OFF, ON, NONE = Refused((False,)), Refused((True,)), Refused()
-
-# Samplers that there are not, with the values at which they do nothing.
-SAMPLERS = {name: Refused((1,)) for name in ("typical_p", "tfs_z")} | {"mirostat": Refused((0,))}
-SAMPLER_DETAILS = ("mirostat_tau", "mirostat_eta")  # of those
-
-
-def names_in(*apis: str) -> dict[str, str]:
-    """Return the parameters by the names that some of these APIs have for them."""
-    found = ((row.name_in(api), row.name) for row in PARAMETERS.values() for api in apis)
-    return {name: of for name, of in found if name and "." not in name}

@@ -1,23 +1,23 @@
-"""Log probabilities in step with the text that they belong to."""
+"""Log probabilities in step with the text that they belong to, and as JSON."""
 
 import codecs
+import json
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from llmstream_cli.api import DrawnLogprob
+from llmstream_cli.api import DrawnLogprob, TokenLogprob
+from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.server.dialects.fields import Given
+
+MAX_TOP_LOGPROBS = 20
 
 # JSON has no infinity. OpenAI's API says this of a token that is very unlikely.
 _LEAST_LOGPROB = -9999.0
 
 
 class LocatedLogprob(NamedTuple):
-    """A token's log probability and where the token stands.
-
-    Attributes:
-        text_offset: characters of the answer before the one that the token begins or goes on.
-        logprob: of the token and of the most likely ones at its place.
-    """
+    """A token's log probability, and the characters of the answer before the token's first."""
 
     text_offset: int
     logprob: DrawnLogprob
@@ -50,22 +50,20 @@ class AlignedLogprobs:
             if self._before_text is not None:
                 self._before_text += decoded
         if text and self._before_text is not None:
-            self._align(self._before_text.find(text[0]))
+            self._drop(max(0, self._before_text.find(text[0])))
+            self._before_text = None
         self._num_out += len(text)
         out = []
         while self._waiting and self._is_out(self._waiting[0]):
             out.append(self._waiting.popleft())
         return out
 
-    def _align(self, num_dropped: int) -> None:
+    def _drop(self, num_chars: int) -> None:
         """Count from the first character that the text has of what the tokens said."""
-        self._before_text = None
-        if num_dropped > 0:
-            self._num_decoded -= num_dropped
-            self._waiting = deque(
-                LocatedLogprob(max(0, offset - num_dropped), logprob)
-                for offset, logprob in self._waiting
-            )
+        self._num_decoded -= num_chars
+        self._waiting = deque(
+            LocatedLogprob(max(0, offset - num_chars), logprob) for offset, logprob in self._waiting
+        )
 
     def _is_out(self, located: LocatedLogprob) -> bool:
         if not located.logprob.drawn.piece:  # a token without text is out with what is before it
@@ -73,6 +71,42 @@ class AlignedLogprobs:
         return located.text_offset < self._num_out
 
 
+class JsonList:
+    """A list of values that are written as JSON when added: thousands at once block the loop."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def append(self, value: object) -> None:
+        self._texts.append(
+            json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+        )
+
+    def __str__(self) -> str:
+        return f"[{','.join(self._texts)}]"
+
+
 def finite_logprob(logprob: float) -> float:
-    """Return the log probability, or the least one that JSON clients expect."""
     return max(logprob, _LEAST_LOGPROB)
+
+
+def token_fields(token: TokenLogprob) -> dict[str, Any]:
+    """Return a token and its log probability, as OpenAI's chats and Ollama's routes have it."""
+    return {
+        "token": token.piece.decode(errors="replace"),
+        "logprob": finite_logprob(token.logprob),
+        "bytes": list(token.piece),
+    }
+
+
+def top_logprobs_given(logprobs: bool | None, top_logprobs: int | None) -> list[Given]:
+    """Return the parameter of the two fields that OpenAI's chats and Ollama's routes have for it.
+
+    Raises:
+        InvalidValueError: the second is without the first.
+    """
+    if logprobs:
+        return [("top_logprobs", "logprobs", top_logprobs or 0)]
+    if top_logprobs:
+        raise InvalidValueError("top_logprobs needs logprobs to be true", "top_logprobs")
+    return []

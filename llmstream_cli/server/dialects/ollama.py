@@ -1,113 +1,70 @@
 """Ollama's API: `/api/chat` and `/api/generate`, whole or a line of JSON for each chunk.
 
-The fields and shapes are those of Ollama's API reference. A field that says how to load a model
-has no effect, because that is decided when the server starts.
+The fields and shapes are those of Ollama's API reference: durations are in nanoseconds, times in
+RFC 3339. A field that says how to load a model has no effect, because that is decided when the
+server starts.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from abc import abstractmethod
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, WithJsonSchema
-from quart import Blueprint, Response
+from pydantic import Field, WithJsonSchema
+from quart import Response
 
-from llmstream_cli.api import GenerationRequest
-from llmstream_cli.errors import (
-    InvalidValueError,
-    TimeLimitError,
-)
+from llmstream_cli.api import Chunk, GenerationRequest, Usage
+from llmstream_cli.errors import InvalidValueError, LLMStreamError, TimeLimitError
 from llmstream_cli.prompts.messages import Message, Role
 from llmstream_cli.sampling import SamplingParams
-from llmstream_cli.server.body import read_model
-from llmstream_cli.server.context import ServerContext, server_context
-from llmstream_cli.server.dialects.common import (
-    JSON_OBJECT,
-    MAX_MESSAGES,
+from llmstream_cli.server.context import server_context
+from llmstream_cli.server.dialects import common, fields, ollama_models
+from llmstream_cli.server.dialects.fields import FieldTable, Given, refused, with_fields
+from llmstream_cli.server.dialects.logprobs import (
     MAX_TOP_LOGPROBS,
-    Dialect,
-    Given,
-    client_names,
-    dump_line,
-    fields_as_given,
-    given_parameters,
-    json_response,
-    message_role,
-    sampling_params,
-    schema_text,
+    AlignedLogprobs,
+    LocatedLogprob,
+    token_fields,
     top_logprobs_given,
 )
-from llmstream_cli.server.dialects.fields import (
-    ANY_TEXT,
-    NO_ITEMS,
-    ON,
-    SAMPLER_DETAILS,
-    SAMPLERS,
-    TOP_LOGPROBS_ALONE,
-    TRUE,
-    Refused,
-    excluded,
-    names_in,
-    with_fields,
-)
-from llmstream_cli.server.dialects.ollama_lines import (
-    NDJSON,
-    LineEncoder,
-    LineFormat,
-    Route,
-    ollama_logprob,
-)
-from llmstream_cli.server.dialects.ollama_models import (
-    ModelName,
-    OllamaError,
-    OllamaFields,
-    ollama_error,
-    tag_name,
-)
 from llmstream_cli.server.http.exchange import current_exchange
-from llmstream_cli.server.pages import Operation, Reply
-from llmstream_cli.server.respond import collect, stream
+from llmstream_cli.server.pages import Reply
+from llmstream_cli.server.respond import Answer, Encoder, collect, stream
 from llmstream_cli.server.served import ServedModel, keep_alive_seconds
 
+DIALECT = common.Dialect(
+    "/api/", ollama_models.ollama_error, ollama_models.OllamaError, any_content_type=True
+)
+
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
-_NUMBER = r"[0-9]{1,15}(\.[0-9]{0,9})?"
-_DURATION = {
-    "type": "string",
-    "pattern": rf"^(-?({_NUMBER}|({_NUMBER}(ns|us|µs|ms|s|m|h))+)|forever|inf)?$",
-}
-
-
-_THINKING = {"enum": [True, "low", "medium", "high", "max"]}
-
+_LOADING = "how models are loaded is decided when the server starts"
 _OPTIONS_REFUSED = {
-    **SAMPLERS,
-    "penalize_newline": ON,
-    "rope_frequency_base": Refused((0,), "how models are loaded is decided when the server starts"),
-    "rope_frequency_scale": Refused(
-        (0, 1), "how models are loaded is decided when the server starts"
-    ),
+    **refused("typical_p tfs_z", 1),
+    **refused("mirostat", 0),
+    **refused("penalize_newline", True),
+    **refused("rope_frequency_base", 0, advice=_LOADING),
+    **refused("rope_frequency_scale", 0, 1, advice=_LOADING),
 }
 # How models are loaded is decided when the server starts; and no prompt is ever cut to fit.
-_OPTIONS_IGNORED = (
-    *("num_ctx", "num_keep", "num_batch", "num_gpu", "main_gpu", "num_gqa", "num_thread", "numa"),
-    *("low_vram", "f16_kv", "logits_all", "vocab_only", "use_mmap", "use_mlock", "embedding_only"),
-    *SAMPLER_DETAILS,
-)
+_OPTIONS_IGNORED = """
+    num_ctx num_keep num_batch num_gpu main_gpu num_gqa num_thread numa low_vram f16_kv logits_all
+    vocab_only use_mmap use_mlock embedding_only mirostat_tau mirostat_eta
+""".split()  # noqa: SIM905  (names without quotes)
 _IGNORED = ("truncate", "shift", "_debug_render_only")
 
 
-@with_fields(names_in("ollama"), _OPTIONS_REFUSED, _OPTIONS_IGNORED)
-class OllamaOptions(OllamaFields):
+@with_fields(fields.names_in("ollama"), _OPTIONS_REFUSED, _OPTIONS_IGNORED)
+class OllamaOptions(FieldTable):
     """How to draw; `null` is the server's default."""
 
 
-class _GenerationFields(OllamaFields):
+class _GenerationFields(FieldTable):
     """What both routes take."""
 
-    model_config = ConfigDict(json_schema_extra=excluded(TOP_LOGPROBS_ALONE))
+    thinking_field = "think"
 
-    model: ModelName | None = Field(
+    model: Annotated[str, Field(max_length=common.MAX_NAME_CHARS)] | None = Field(
         None,
         description="a name from `/api/tags`, with or without `:latest`; without it, the default "
         "model",
@@ -125,7 +82,7 @@ class _GenerationFields(OllamaFields):
         "of `low`, `medium`, `high`, `max`, which all mean `true`; without it, as the model's "
         "template has it; not with `raw` or a `format`",
     )
-    keep_alive: float | Annotated[str, WithJsonSchema(_DURATION)] | None = Field(
+    keep_alive: float | str | None = Field(
         None,
         description="how long the model stays loaded for this client after its answers: seconds, "
         '`"5m"`, `"1h30m"`; 0 lets it go, -1 keeps it. Without it, as `--keep-alive` says',
@@ -138,94 +95,85 @@ class _GenerationFields(OllamaFields):
     )
 
     @property
-    def streams(self) -> bool:
-        """Whether to answer line by line, which is what a client gets that does not say."""
-        return self.stream is not False
-
-    @property
     def keep_alive_seconds(self) -> float | None:
         """How long the model stays loaded from now on; None leaves that as it is.
 
         Raises:
             InvalidValueError: it is no duration.
         """
-        if self.keep_alive is None or self.keep_alive == "":
-            return None
-        return keep_alive_seconds(self.keep_alive)
+        return None if self.keep_alive in (None, "") else keep_alive_seconds(self.keep_alive)
 
     @property
-    def thinking(self) -> bool | None:
-        """Whether to reason before the answer; a level counts as yes."""
-        return bool(self.think) if self.think is not None else None
+    def thinks(self) -> bool | None:
+        return None if self.think is None else bool(self.think)  # a level counts as yes
 
-    @property
-    def client_names(self) -> dict[str, str]:
-        """The fields that a client gave, by the parameters that they set."""
-        return {"thinking": "think", **client_names(self._given())}
-
-    def _given(self) -> list[Given]:
-        given = given_parameters(self.options, "options.") if self.options is not None else []
+    def given(self, prefix: str = "") -> list[Given]:
+        given = self.options.given("options.") if self.options is not None else []
         given += top_logprobs_given(self.logprobs, self.top_logprobs)
         if self.format == "json":
-            given.append(("format", "json_schema", JSON_OBJECT))
+            given.append(("format", "json_schema", common.JSON_OBJECT))
         elif isinstance(self.format, dict):
-            given.append(("format", "json_schema", schema_text(self.format)))
+            given.append(("format", "json_schema", fields.schema_text(self.format)))
         return given
 
-
-class OllamaMessage(OllamaFields):
-    """One turn."""
-
-    role: Annotated[str, WithJsonSchema({"enum": [*_ROLES]})]
-    content: str | None = None
-    images: Annotated[list[Any] | None, NO_ITEMS] = None
-    tool_calls: Annotated[list[Any] | None, NO_ITEMS] = None
-
-
-@with_fields({}, {"tools": Refused(([],))}, _IGNORED)
-class ChatRequest(_GenerationFields):
-    """Body of `POST /api/chat`."""
-
-    messages: Annotated[list[OllamaMessage], Field(max_length=MAX_MESSAGES)] | None = Field(
-        None, description="turns of `system`, `user` and `assistant`"
-    )
-
+    @abstractmethod
     def generation_request(self, defaults: SamplingParams) -> GenerationRequest | None:
         """Return the request; None if the client only wants the model to be loaded or unloaded.
 
         Raises:
             InvalidValueError: a value is out of its bounds, or asks for what there is not.
         """
-        sampling = sampling_params(defaults, self._given())
-        messages = tuple(
-            _message(message, f"messages.{index}")
-            for index, message in enumerate(self.messages or ())
-        )
-        if not messages:
+
+    @abstractmethod
+    def text_fields(self, text: str, reasoning: str) -> dict[str, Any]:
+        """Return the fields of a line that have text."""
+
+
+@with_fields(
+    {},
+    {**refused("images", [], advice="the model reads text only"), **common.TOOL_CALLS},
+    closed=True,
+)
+class OllamaMessage(FieldTable):
+    """One turn."""
+
+    role: Annotated[Role, common.read_role(_ROLES), WithJsonSchema({"enum": [*_ROLES]})]
+    content: str | None = None
+
+
+@with_fields({}, refused("tools", []), _IGNORED)
+class ChatRequest(_GenerationFields):
+    """Body of `POST /api/chat`."""
+
+    messages: Annotated[list[OllamaMessage], Field(max_length=common.MAX_MESSAGES)] | None = Field(
+        None, description="turns of `system`, `user` and `assistant`"
+    )
+
+    def generation_request(self, defaults: SamplingParams) -> GenerationRequest | None:
+        sampling = common.sampling_params(defaults, self.given())
+        if not self.messages:
             return None
-        return GenerationRequest(
-            messages, sampling, keep_alive=self.keep_alive_seconds, thinking=self.thinking
-        )
+        messages = tuple(Message(turn.role, turn.content or "") for turn in self.messages)
+        keep_alive = self.keep_alive_seconds
+        return GenerationRequest(messages, sampling, keep_alive=keep_alive, thinking=self.thinks)
+
+    def text_fields(self, text: str, reasoning: str) -> dict[str, Any]:
+        thinking = {"thinking": reasoning} if reasoning else {}
+        return {"message": {"role": "assistant", "content": text, **thinking}}
 
 
 @with_fields(
     {},
     {
-        "suffix": Refused(("",), "the answer only continues a prompt"),
-        "template": Refused(("",), "send a raw prompt instead"),
-        "context": Refused(([],), "send messages to /api/chat"),
-        "images": Refused(([],), "the model reads text only"),
+        **refused("suffix", "", advice="the answer only continues a prompt"),
+        **refused("template", "", advice="send a raw prompt instead"),
+        **refused("context", [], advice="send messages to /api/chat"),
+        **refused("images", [], advice="the model reads text only"),
     },
     _IGNORED,
 )
 class GenerateRequest(_GenerationFields):
     """Body of `POST /api/generate`."""
-
-    model_config = ConfigDict(
-        json_schema_extra=excluded(
-            TOP_LOGPROBS_ALONE, {"raw": TRUE, "system": ANY_TEXT}, {"raw": TRUE, "think": _THINKING}
-        )
-    )
 
     prompt: str | None = Field(None, description="a question")
     system: str | None = Field(None, description="the system message before it; not with `raw`")
@@ -236,16 +184,13 @@ class GenerateRequest(_GenerationFields):
     )
 
     def generation_request(self, defaults: SamplingParams) -> GenerationRequest | None:
-        """Return the request; None if the client only wants the model to be loaded or unloaded.
-
-        Raises:
-            InvalidValueError: a value is out of its bounds, or asks for what there is not.
-        """
         if self.raw and self.think:
-            raise _refusal("think", "think needs a chat template; leave it or raw out")
+            raise InvalidValueError("think needs a chat template; leave it or raw out", "think")
         if self.raw and self.system:
-            raise _refusal("system", "system needs a chat template; write it into the raw prompt")
-        sampling = sampling_params(defaults, self._given())
+            raise InvalidValueError(
+                "system needs a chat template; write it into the raw prompt", "system"
+            )
+        sampling = common.sampling_params(defaults, self.given())
         if not self.prompt:
             return None
         keep_alive = self.keep_alive_seconds
@@ -253,61 +198,102 @@ class GenerateRequest(_GenerationFields):
             return GenerationRequest(sampling=sampling, prompt=self.prompt, keep_alive=keep_alive)
         system = (Message("system", self.system),) if self.system else ()
         messages = (*system, Message("user", self.prompt))
-        return GenerationRequest(messages, sampling, keep_alive=keep_alive, thinking=self.thinking)
+        return GenerationRequest(messages, sampling, keep_alive=keep_alive, thinking=self.thinks)
+
+    def text_fields(self, text: str, reasoning: str) -> dict[str, Any]:
+        return {"response": text, **({"thinking": reasoning} if reasoning else {})}
 
 
-def _message(message: OllamaMessage, where: str) -> Message:
-    role = message_role(message.role, _ROLES, where, message.tool_calls)
-    if message.images:
-        raise _refusal(f"{where}.images", f"{where}.images: the model reads text only")
-    return Message(role, message.content or "")
+class OllamaEncoder(Encoder):
+    """A line of JSON for each piece of text, and a last one; or one body. None for a silence."""
+
+    content_type = "application/x-ndjson"
+
+    def __init__(self, body: _GenerationFields, served: ServedModel) -> None:
+        self._body = body
+        self._model = body.model or ollama_models.tag_name(served)
+        residency = served.residency
+        self._loading = residency if residency is not None and residency.info is None else None
+        self._loaded_seconds = self._loading.load_seconds if self._loading else 0.0
+        self._aligned = AlignedLogprobs()
+
+    def encode(self, index: int, chunk: Chunk) -> bytes:
+        located = self._aligned.push(chunk.text, chunk.logprobs) if self._body.logprobs else []
+        lines = b""
+        if chunk.reasoning:
+            lines = self.line(reasoning=chunk.reasoning)
+        if chunk.text or located:
+            tokens = [_logprob(one)["logprobs"] for one in located]
+            more: dict[str, Any] = {"logprobs": tokens} if tokens else {}
+            lines += self.line(chunk.text, **more)
+        if chunk.finish_reason is not None:
+            lines += self.line(**self._statistics(chunk.finish_reason, chunk.usage))
+        return lines
+
+    def fail(self, error: LLMStreamError) -> bytes:
+        """End the stream with a line that names the error."""
+        return common.dump_line(ollama_models.ollama_error(error)) + b"\n"
+
+    def line(self, text: str = "", reasoning: str = "", **more: Any) -> bytes:
+        return common.dump_line(self.line_fields(text, reasoning, **more)) + b"\n"
+
+    def line_fields(self, text: str = "", reasoning: str = "", **more: Any) -> dict[str, Any]:
+        """Return a line, which is not the last one unless its fields say so."""
+        return {
+            "model": self._model,
+            "created_at": ollama_models.rfc3339(datetime.now(UTC)),
+            **self._body.text_fields(text, reasoning),
+            "done": False,
+            **more,
+        }
+
+    def body(self, answer: Answer) -> dict[str, Any]:
+        """Return a response that is not streamed."""
+        statistics = self._statistics(answer.finish_reason, answer.usage)
+        return self.line_fields(answer.text, answer.reasoning, **statistics, **answer.logprobs)
+
+    def _statistics(self, reason: str, usage: Usage | None) -> dict[str, Any]:
+        """Return why the answer ended and what it cost."""
+        assert usage is not None  # every complete answer has one
+        load_seconds = self._loading.load_seconds - self._loaded_seconds if self._loading else 0.0
+        return {
+            "done": True,
+            "done_reason": reason,
+            "total_duration": _nanoseconds(time.perf_counter() - current_exchange().started),
+            "load_duration": round(load_seconds * 1e9),
+            "prompt_eval_count": usage.prompt_tokens,
+            "prompt_eval_duration": _nanoseconds(usage.prompt_seconds),
+            "eval_count": usage.completion_tokens,
+            "eval_duration": _nanoseconds(usage.completion_seconds),
+        }
 
 
-def _refusal(field: str, message: str) -> InvalidValueError:
-    return InvalidValueError(message, field)
+def _nanoseconds(seconds: float) -> int:
+    """Return at least 1: clients divide by durations."""
+    return max(1, round(seconds * 1e9))
 
 
-async def _answer(
-    context: ServerContext, route: Route, type_: type[ChatRequest | GenerateRequest]
-) -> Response:
-    started = time.monotonic()
-    body = await read_model(type_, any_content_type=True)
-    with fields_as_given(body.client_names):  # errors of the engine's, too
-        return await _answer_body(route, context.models.find(body.model), body, started)
+def _logprob(located: LocatedLogprob) -> dict[str, Any]:
+    drawn = token_fields(located.logprob.drawn)
+    top = [token_fields(token) for token in located.logprob.top]
+    return {"logprobs": {**drawn, "top_logprobs": top} if top else drawn}
 
 
-async def _answer_body(
-    route: Route, served: ServedModel, body: ChatRequest | GenerateRequest, started: float
-) -> Response:
-    request = body.generation_request(served.sampling_for(body.thinking))
-    format_ = LineFormat(
-        route=route,
-        model=body.model or tag_name(served),
-        with_logprobs=bool(body.logprobs),
-        clock=time.monotonic,
-        now=lambda: datetime.now(UTC),
-        started=started,
-        load_seconds=_load_clock(served),
-    )
+async def _answer(body: _GenerationFields) -> Response:
+    served = server_context().models.find(body.model)
+    request = body.generation_request(served.sampling_for(body.thinks))
+    encoder = OllamaEncoder(body, served)
+    streams = body.stream is not False
     if request is None:
-        line = format_.without_prompt(await _load_or_unload(served, body.keep_alive_seconds))
-        if not body.streams:
-            return json_response(line)
-        return Response(dump_line(line) + b"\n", content_type=NDJSON)
-    if body.streams:
-        return await stream(served, [request], LineEncoder(format_))
-    logprob = ollama_logprob if format_.with_logprobs else None
-    (answer,) = await collect(served, [request], logprob)
-    return json_response(format_.whole(answer))
-
-
-def _load_clock(served: ServedModel) -> Callable[[], float]:
-    """Return what tells how long the model has been loaded for from now on, in seconds."""
-    residency = served.residency
-    if residency is None or residency.info is not None:
-        return float  # 0.0
-    before = residency.load_seconds
-    return lambda: residency.load_seconds - before
+        reason = await _load_or_unload(served, body.keep_alive_seconds)
+        done: dict[str, Any] = {"done": True, "done_reason": reason}
+        if streams:
+            return Response(encoder.line(**done), content_type=encoder.content_type)
+        return common.json_response(encoder.line_fields(**done))
+    if streams:
+        return await stream(served, [request], encoder)
+    (answer,) = await collect(served, [request], _logprob if body.logprobs else None)
+    return common.json_response(encoder.body(answer))
 
 
 async def _load_or_unload(
@@ -327,41 +313,25 @@ async def _load_or_unload(
     return "load"
 
 
-def _routes(context: ServerContext) -> Blueprint:
-    blueprint = Blueprint("ollama", __name__, url_prefix="/api")
-
-    @blueprint.post("/chat")
-    async def chat() -> Response:
-        return await _answer(context, "chat", ChatRequest)
-
-    @blueprint.post("/generate")
-    async def generate() -> Response:
-        return await _answer(context, "generate", GenerateRequest)
-
-    return blueprint
-
-
-DIALECT = Dialect(
-    _routes,
-    tuple(
-        Operation(
-            "post",
-            path,
-            summary,
-            "Comes as lines of JSON unless `stream` is false.",
-            request=request,
-            replies=(Reply(200, "The answer.", streamed=NDJSON),),
-            error=OllamaError,
-        )
-        for path, summary, request in (
-            ("/api/chat", "Answer a conversation, as Ollama's API does", ChatRequest),
-            (
-                "/api/generate",
-                "Answer or continue a prompt, as Ollama's API does",
-                GenerateRequest,
-            ),
-        )
-    ),
-    prefix="/api/",
-    error_body=ollama_error,
+@DIALECT.route(
+    "post",
+    "/api/chat",
+    "Answer a conversation, as Ollama's API does",
+    "Comes as lines of JSON unless `stream` is false.",
+    request=ChatRequest,
+    reply=Reply(200, "The answer.", streamed=OllamaEncoder.content_type),
 )
+async def chat(body: ChatRequest) -> Response:
+    return await _answer(body)
+
+
+@DIALECT.route(
+    "post",
+    "/api/generate",
+    "Answer or continue a prompt, as Ollama's API does",
+    "Comes as lines of JSON unless `stream` is false.",
+    request=GenerateRequest,
+    reply=Reply(200, "The answer.", streamed=OllamaEncoder.content_type),
+)
+async def generate(body: GenerateRequest) -> Response:
+    return await _answer(body)

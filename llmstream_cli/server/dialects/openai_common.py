@@ -1,107 +1,40 @@
-"""What the routes of OpenAI's API share: fields, events, usage.
+"""What the routes of OpenAI's API share: fields, events, usage; and `GET /v1/models`.
 
 The fields are those of OpenAI's API reference for `/v1/chat/completions` and `/v1/completions`,
-and what llama-server, vLLM and SGLang add to them: see `fields`. A field that is unknown is
-ignored, because clients send many. The shapes are those of the reference, too. Events are `data:`
-lines with an empty line behind each (WHATWG HTML, section "Server-sent events"); a stream that
-ends well ends in `[DONE]`.
+and what llama-server, vLLM and SGLang add to them. A field that is unknown is ignored, because
+clients send many. Events are `data:` lines with an empty line behind each (WHATWG HTML, section
+"Server-sent events"); a stream that ends well ends in `[DONE]`.
 """
 
 import hashlib
 import time
 import uuid
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from quart import Response
 
 import llmstream_cli
 from llmstream_cli.api import Chunk, GenerationRequest, Usage
-from llmstream_cli.errors import (
-    LLMStreamError,
-)
+from llmstream_cli.errors import InvalidValueError, LLMStreamError
 from llmstream_cli.sampling import SamplingParams
-from llmstream_cli.server.context import ServerContext
-from llmstream_cli.server.dialects.common import (
-    MAX_NAME_CHARS,
-    Given,
-    choice_grammar,
-    client_names,
-    dump_line,
-    fields_as_given,
-    given_parameters,
-    json_response,
-)
-from llmstream_cli.server.dialects.fields import (
-    NONE,
-    OFF,
-    ON,
-    SAMPLER_DETAILS,
-    SAMPLERS,
-    Refused,
-    names_in,
-)
+from llmstream_cli.server.context import server_context
+from llmstream_cli.server.dialects import common, fields
+from llmstream_cli.server.dialects.fields import ClosedFields, FieldTable, Given, refused
 from llmstream_cli.server.dialects.logprobs import AlignedLogprobs, LocatedLogprob
-from llmstream_cli.server.dialects.openai_formats import (
-    Choices,
-    OpenAIFields,
-    ResponseFormat,
-    StructuredOutputs,
-)
 from llmstream_cli.server.http.failure import error_body
-from llmstream_cli.server.respond import Answer, Encoder, LogprobFields, collect, stream
+from llmstream_cli.server.pages import Reply
+from llmstream_cli.server.respond import Answer, Encoder, collect, stream
 from llmstream_cli.server.served import ServedModel
 
+DIALECT = common.Dialect()
 MAX_CHOICES = 8
 
-_AS_STOP = "send the text of the tokens as stop"
-
-OPENAI_REFUSED = {
-    **SAMPLERS,
-    # of llama-server
-    **dict.fromkeys(
-        ("top_a", "xtc_probability", "dry_multiplier", "dynatemp_range"), Refused((0,))
-    ),
-    **dict.fromkeys(("min_keep", "n_indent", "n_probs"), Refused((0,))),
-    **dict.fromkeys(("samplers", "lora", "response_fields"), Refused(([],))),
-    **dict.fromkeys(("post_sampling_probs", "return_tokens", "grammar_lazy"), OFF),
-    "top_n_sigma": Refused((-1, 0)),
-    "adaptive_target": Refused((-1,)),
-    "t_max_predict_ms": Refused((-1, 0), "send max_tokens"),
-    "penalize_nl": ON,
-    # of vLLM and SGLang
-    **dict.fromkeys(("min_tokens", "min_new_tokens"), Refused((0,), "send ignore_eos")),
-    "stop_token_ids": Refused(([],), _AS_STOP),
-    "stop_regex": Refused(([], "")),
-    "bad_words": Refused(([],), "send logit_bias"),
-    "allowed_token_ids": Refused(advice="send logit_bias"),
-    "length_penalty": Refused((1,)),
-    **dict.fromkeys(("use_beam_search", "include_stop_str_in_output", "no_stop_trim"), OFF),
-    **dict.fromkeys(("return_token_ids", "return_tokens_as_token_ids"), OFF),
-    **dict.fromkeys(("prompt_logprobs", "truncate_prompt_tokens", "lora_path"), NONE),
-    **dict.fromkeys(("guided_whitespace_pattern", "structural_tag"), NONE),
-    "logits_processors": Refused(([],)),
-    "skip_special_tokens": ON,
-    # of Mistral
-    "safe_prompt": Refused((False,), "send a system message"),
-    "prompt_mode": NONE,
-}
-# For accounts and caches, for the speed, or details of samplers that are refused.
-OPENAI_IGNORED = (
-    *("metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"),
-    *("service_tier", "store", "user", "priority", "request_id", "cache_salt"),
-    *("cache_prompt", "id_slot", "n_cache_reuse", "n_discard", "n_keep", "slot_id", "verbose"),
-    *("return_progress", "timings_per_token", "kv_transfer_params", "guided_decoding_backend"),
-    *("dry_allowed_length", "dry_base", "dry_penalty_last_n", "dry_sequence_breakers"),
-    *("adaptive_decay", "dynatemp_exponent", "xtc_threshold", "spaces_between_special_tokens"),
-    *SAMPLER_DETAILS,
-)
-
-_OPENAI_APIS = ("llamacpp", "openai", "vllm", "sglang")
-_MORE_NAMES = {
+PARAMETERS = {
+    **fields.names_in("llamacpp", "openai", "vllm", "sglang"),
     "max_completion_tokens": "max_tokens",
     "n_predict": "max_tokens",
     "max_new_tokens": "max_tokens",
@@ -109,21 +42,134 @@ _MORE_NAMES = {
     "guided_grammar": "grammar",
     "guided_json": "json_schema",
     "guided_regex": "regex",
+    "guided_choice": "grammar",
 }
-OPENAI_PARAMETERS = names_in(*_OPENAI_APIS) | _MORE_NAMES
-del OPENAI_PARAMETERS["response_format"]
+REFUSED = {
+    # Samplers that there are not
+    **refused("typical_p tfs_z", 1),
+    **refused("mirostat top_a xtc_probability dry_multiplier dynatemp_range", 0),
+    **refused("top_n_sigma", -1, 0),
+    **refused("adaptive_target", -1),
+    # of llama-server
+    **refused("min_keep n_indent n_probs", 0),
+    **refused("samplers lora response_fields", []),
+    **refused("post_sampling_probs return_tokens grammar_lazy", False),
+    **refused("t_max_predict_ms", -1, 0, advice="send max_tokens"),
+    **refused("penalize_nl", True),
+    # of vLLM and SGLang
+    **refused("min_tokens min_new_tokens", 0, advice="send ignore_eos"),
+    **refused("stop_token_ids", [], advice="send the text of the tokens as stop"),
+    **refused("stop_regex", [], ""),
+    **refused("bad_words", [], advice="send logit_bias"),
+    **refused("allowed_token_ids", advice="send logit_bias"),
+    **refused("length_penalty", 1),
+    **refused("use_beam_search include_stop_str_in_output no_stop_trim", False),
+    **refused("return_token_ids return_tokens_as_token_ids", False),
+    **refused("prompt_logprobs truncate_prompt_tokens lora_path"),
+    **refused("guided_whitespace_pattern structural_tag"),
+    **refused("logits_processors", []),
+    **refused("skip_special_tokens", True),
+    # of Mistral
+    **refused("safe_prompt", False, advice="send a system message"),
+    **refused("prompt_mode"),
+}
+# For accounts and caches, for the speed, or details of samplers that are refused.
+IGNORED = """
+    metadata prompt_cache_key prompt_cache_retention safety_identifier service_tier store user
+    priority request_id cache_salt cache_prompt id_slot n_cache_reuse n_discard n_keep slot_id
+    verbose return_progress timings_per_token kv_transfer_params guided_decoding_backend
+    dry_allowed_length dry_base dry_penalty_last_n dry_sequence_breakers adaptive_decay
+    dynatemp_exponent xtc_threshold spaces_between_special_tokens mirostat_tau mirostat_eta
+""".split()  # noqa: SIM905  (names without quotes)
+
+_Choices = Annotated[
+    list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1024)
+]
 
 
-class StreamOptions(OpenAIFields):
+class JsonSchemaFormat(FieldTable):
+    """A JSON schema under a name."""
+
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class ResponseFormat(ClosedFields):
+    """What the answer has to look like, in the words of several APIs."""
+
+    type: Literal["text", "json_object", "json", "json_schema", "regex", "grammar"]
+    json_schema: JsonSchemaFormat | None = None
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    value: dict[str, Any] | str | None = None
+    regex: str | None = None
+    pattern: str | None = None
+    grammar: str | None = None
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+    def given(self, prefix: str = "response_format") -> list[Given]:
+        if self.type == "text":
+            return []
+        if self.type in {"regex", "grammar"}:
+            texts = (self.regex or self.pattern) if self.type == "regex" else self.grammar
+            text = texts or self.value
+            if not isinstance(text, str) or not text:
+                raise InvalidValueError(f"{prefix}.{self.type} must be a string", prefix)
+            return [(prefix, self.type, text)]
+        where, schema = self._schema()
+        if schema is not None:
+            return [(f"{prefix}.{where}", "json_schema", fields.schema_text(schema))]
+        if self.type == "json_schema":
+            raise InvalidValueError(
+                f"{prefix}.json_schema.schema is missing, which is the schema to follow", prefix
+            )
+        return [(prefix, "json_schema", common.JSON_OBJECT)]
+
+    def _schema(self) -> tuple[str, dict[str, Any] | None]:
+        """Return where the schema stands, and the schema."""
+        if self.json_schema is not None and self.json_schema.schema_ is not None:
+            return "json_schema.schema", self.json_schema.schema_
+        if self.schema_ is not None or not isinstance(self.value, dict):
+            return "schema", self.schema_
+        named = self.value.get("schema")  # Hugging Face's servers take it with a name around it
+        return ("value.schema", named) if isinstance(named, dict) else ("value", self.value)
+
+
+class StructuredOutputs(ClosedFields):
+    """vLLM's name for what the answer has to look like."""
+
+    parameters = {  # noqa: RUF012  (a `ClassVar` of the base)
+        "json_": "json_schema",
+        "regex": "regex",
+        "choice": "grammar",
+        "grammar": "grammar",
+    }
+
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: _Choices | None = None
+    grammar: str | None = None
+
+    def given(self, prefix: str = "structured_outputs.") -> list[Given]:
+        found = super().given(prefix)
+        if self.json_object:
+            found.append((f"{prefix}json_object", "json_schema", common.JSON_OBJECT))
+        return found
+
+
+class StreamOptions(FieldTable):
     """How to stream."""
 
     include_usage: bool | None = None
 
 
-class OpenAIRequest(OpenAIFields):
+class OpenAIRequest(FieldTable):
     """What both routes take beside the sampling parameters."""
 
-    model: Annotated[str, Field(max_length=MAX_NAME_CHARS)] | None = Field(
+    thinking_field = "chat_template_kwargs.enable_thinking"
+
+    model: Annotated[str, Field(max_length=common.MAX_NAME_CHARS)] | None = Field(
         None, description="a name from `/v1/models`; without it, the default model"
     )
     stream: bool | None = Field(None, description="answer with server-sent events")
@@ -147,188 +193,183 @@ class OpenAIRequest(OpenAIFields):
         None,
         description="vLLM's form of the same: `json`, `json_object`, `regex`, `choice`, `grammar`",
     )
-    guided_choice: Choices | None = Field(None, description="the answer is one of these texts")
+    guided_choice: _Choices | None = Field(None, description="the answer is one of these texts")
 
     @property
     def num_choices(self) -> int:
-        """Answers to each prompt."""
         return self.n or 1
-
-    @property
-    def includes_usage(self) -> bool:
-        """Whether a stream ends with what it cost."""
-        return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
     def thinks(self) -> bool | None:
         """Whether to reason before the answer; None leaves it to the model."""
         return None
 
-    @property
-    @abstractmethod
-    def includes_logprobs(self) -> bool:
-        """Whether the answer has log probabilities."""
-
     @abstractmethod
     def generation_requests(self, defaults: SamplingParams) -> list[GenerationRequest]:
-        """Return one request for each answer.
+        """Return one request for each choice, those of the first prompt first.
 
         Raises:
             InvalidValueError: a value is out of its bounds, or asks for what there is not.
         """
 
-    @property
-    def client_names(self) -> dict[str, str]:
-        """The fields that a client gave, by the parameters that they set."""
-        return client_names(self._given())
-
-    def _given(self) -> list[Given]:
-        """Return the parameters that are present."""
-        given = given_parameters(self)
-        fields = {field for field, _, _ in given}
-        if "repetition_penalty" in fields and "repeat_last_n" not in fields:
+    def given(self, prefix: str = "") -> list[Given]:
+        given = super().given(prefix)
+        names = {name for name, _, _ in given}
+        if "repetition_penalty" in names and "repeat_last_n" not in names:
             # Whose name that is penalizes all of the context.
             given.append(("repetition_penalty", "repeat_last_n", -1))
-        if self.response_format is not None:
-            given += self.response_format.given("response_format")
-        if self.structured_outputs is not None:
-            given += self.structured_outputs.given("structured_outputs")
-        if self.guided_choice is not None:
-            given.append(("guided_choice", "grammar", choice_grammar(self.guided_choice)))
+        for part in (self.response_format, self.structured_outputs):
+            given += part.given() if part is not None else []
         return given
 
+    def sampling(self, defaults: SamplingParams) -> list[SamplingParams]:
+        """Return the parameters of each choice, which has a seed of its own if one was given."""
+        sampling = common.sampling_params(defaults, self.given())
+        if sampling.seed is None:
+            return [sampling] * self.num_choices
+        return [
+            replace(sampling, seed=(sampling.seed + choice) % fields.NUM_SEEDS)
+            for choice in range(self.num_choices)
+        ]
 
-EVENT_STREAM = "text/event-stream; charset=utf-8"
+
 _DONE = b"data: [DONE]\n\n"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What all bodies and events of one response have in common.
+class OpenAIEncoder(Encoder):
+    """Writes one response of several choices, as events or as one body."""
 
-    Attributes:
-        id: of the response.
-        created: when, in seconds since 1970.
-        model: the served model's name.
-        system_fingerprint: changes when other answers to the same seed have to be expected.
-        num_answers: choices of all prompts together.
-        num_choices: choices of each prompt.
-        with_usage: end a stream with what it cost.
-        with_logprobs: send log probabilities.
-    """
-
-    id: str
-    created: int
-    model: str
-    system_fingerprint: str
-    num_answers: int = 1
-    num_choices: int = 1
-    with_usage: bool = False
-    with_logprobs: bool = False
-
-    def body(self, kind: str, choices: Sequence[object]) -> dict[str, Any]:
-        """Return a body of that `object` kind."""
-        return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.system_fingerprint,
-            "choices": choices,
-        }
-
-
-class EventEncoder(Encoder):
-    """Server-sent events of several choices; a subclass knows what one looks like."""
-
-    content_type = EVENT_STREAM
+    content_type = "text/event-stream; charset=utf-8"
     heartbeat = b": ping\n\n"  # a comment, which clients skip
-    _kind: str
 
-    def __init__(self, shape: Shape) -> None:
-        self._shape = shape
-        self._logprobs = [AlignedLogprobs() for _ in range(shape.num_answers)]
-        self._usages: list[Usage | None] = [None] * shape.num_answers
+    id_prefix: ClassVar[str]
+    body_kind: ClassVar[str]
+    event_kind: ClassVar[str]
+    logprob_lists: ClassVar[Sequence[str]]
+
+    def __init__(
+        self, body: OpenAIRequest, served: ServedModel, requests: Sequence[GenerationRequest]
+    ) -> None:
+        self._num_choices = body.num_choices
+        self._with_usage = bool(body.stream_options and body.stream_options.include_usage)
+        self.with_logprobs = requests[0].sampling.logprobs is not None
+        self._head = {
+            "id": f"{self.id_prefix}-{uuid.uuid4().hex}",
+            "object": self.event_kind,
+            "created": int(time.time()),
+            "model": served.name,
+            "system_fingerprint": _system_fingerprint(served),
+        }
+        self._aligned = [AlignedLogprobs() for _ in requests]
+        self._usages: list[Usage | None] = [None] * len(requests)
+
+    @staticmethod
+    @abstractmethod
+    def logprob_fields(located: LocatedLogprob) -> dict[str, Any]:
+        """Return what each list of log probabilities has for a token, by the list's name."""
+
+    @abstractmethod
+    def choice(self, answer: Answer) -> dict[str, Any]:
+        """Return what a choice of a body has for its text."""
+
+    def logprobs(self, lists: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the log probabilities of a choice, as far as they are asked for."""
+        if not self.with_logprobs:
+            return None
+        return {name: lists.get(name, []) for name in self.logprob_lists}
+
+    def body(self, answers: Sequence[Answer]) -> dict[str, Any]:
+        """Return a response that is not streamed."""
+        choices = [
+            {
+                **self.choice(answer),
+                "index": index,
+                "logprobs": self.logprobs(answer.logprobs),
+                "finish_reason": answer.finish_reason,
+            }
+            for index, answer in enumerate(answers)
+        ]
+        usage = self._total_usage([answer.usage for answer in answers])
+        return {**self._head, "object": self.body_kind, "choices": choices, "usage": usage}
+
+    def event(self, choice: Mapping[str, Any] | None, usage: object = None) -> bytes:
+        body = {**self._head, "choices": [] if choice is None else [choice]}
+        if self._with_usage:  # then every event has the field
+            body["usage"] = usage
+        return b"data: " + common.dump_line(body) + b"\n\n"
 
     def end(self) -> bytes:
-        """End a stream whose answers are all complete."""
-        if not self._shape.with_usage:
+        if not self._with_usage:
             return _DONE
-        return self._event([], usage=total_usage(self._usages, self._shape.num_choices)) + _DONE
+        return self.event(None, self._total_usage(self._usages)) + _DONE
 
     def fail(self, error: LLMStreamError) -> bytes:
         """End a stream with an error; `[DONE]` does not come."""
-        return b"data: " + dump_line(error_body(error)) + b"\n\n"
+        return b"data: " + common.dump_line(error_body(error)) + b"\n\n"
 
-    def _note(self, index: int, chunk: Chunk) -> list[LocatedLogprob]:
-        """Take a chunk's usage, and return the log probabilities that go with its text."""
-        if chunk.usage is not None:
-            self._usages[index] = chunk.usage
-        return self._logprobs[index].push(chunk.text, chunk.logprobs)
+    def note(self, index: int, chunk: Chunk) -> dict[str, list[Any]]:
+        """Take a chunk's usage; return the log probabilities that go with its text, if any."""
+        self._usages[index] = chunk.usage or self._usages[index]
+        lists: dict[str, list[Any]] = {}
+        if self.with_logprobs:
+            for located in self._aligned[index].push(chunk.text, chunk.logprobs):
+                for name, value in self.logprob_fields(located).items():
+                    lists.setdefault(name, []).append(value)
+        return lists
 
-    def _event(self, choices: Sequence[object], usage: object = None) -> bytes:
-        body = self._shape.body(self._kind, choices)
-        if self._shape.with_usage:  # then every event has the field
-            body["usage"] = usage
-        return b"data: " + dump_line(body) + b"\n\n"
-
-
-def total_usage(of_answers: Sequence[Usage | None], num_choices: int) -> dict[str, Any]:
-    """Return what all answers cost; the prompt of several choices counts once."""
-    usages = [usage for usage in of_answers if usage is not None]
-    assert len(usages) == len(of_answers)  # every complete answer has one
-    of_prompts = usages[::num_choices]
-    prompt_tokens = sum(usage.prompt_tokens for usage in of_prompts)
-    cached_tokens = sum(usage.cached_tokens for usage in of_prompts)
-    completion_tokens = sum(usage.completion_tokens for usage in usages)
-    reasoning_tokens = sum(usage.reasoning_tokens for usage in usages)
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": reasoning_tokens},
-    }
-
-
-async def answer(
-    context: ServerContext,
-    body: OpenAIRequest,
-    prefix: str,
-    encoder: Callable[[Shape], Encoder],
-    whole: Callable[[Shape, Sequence[Answer]], dict[str, Any]],
-    logprob: LogprobFields,
-) -> Response:
-    """Answer a request, streamed or whole.
-
-    Args:
-        context: the server's.
-        body: what is asked.
-        prefix: of the response's id.
-        encoder: writes the events of a stream.
-        whole: returns the body of a response that is not streamed.
-        logprob: see `collect`.
-    """
-    with fields_as_given(body.client_names):  # errors of the engine's, too
-        served = context.models.find(body.model)
-        requests = body.generation_requests(served.sampling_for(body.thinks))
-        shape = Shape(
-            id=f"{prefix}-{uuid.uuid4().hex}",
-            created=int(time.time()),
-            model=served.name,
-            system_fingerprint=_system_fingerprint(served),
-            num_answers=len(requests),
-            num_choices=body.num_choices,
-            with_usage=body.includes_usage,
-            with_logprobs=body.includes_logprobs,
-        )
-        if body.stream:
-            return await stream(served, requests, encoder(shape))
-        answers = await collect(served, requests, logprob if shape.with_logprobs else None)
-        return json_response(whole(shape, answers))
+    def _total_usage(self, of_answers: Sequence[Usage | None]) -> dict[str, Any]:
+        """Return what all answers cost; the prompt of several choices counts once."""
+        usages = [usage for usage in of_answers if usage is not None]
+        assert len(usages) == len(of_answers)  # every complete answer has one
+        of_prompts = usages[:: self._num_choices]
+        prompt_tokens = sum(usage.prompt_tokens for usage in of_prompts)
+        cached_tokens = sum(usage.cached_tokens for usage in of_prompts)
+        completion_tokens = sum(usage.completion_tokens for usage in usages)
+        reasoning_tokens = sum(usage.reasoning_tokens for usage in usages)
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": cached_tokens},
+            "completion_tokens_details": {"reasoning_tokens": reasoning_tokens},
+        }
 
 
 def _system_fingerprint(served: ServedModel) -> str:
     """Name all that decides what a seed draws: program, model file, and the server's defaults."""
     parts = (llmstream_cli.__version__, served.name, served.created, served.sampling)
     return "fp_" + hashlib.sha256(repr(parts).encode()).hexdigest()[:10]
+
+
+async def answer(body: OpenAIRequest, encoder_type: type[OpenAIEncoder]) -> Response:
+    """Answer a request, streamed or whole."""
+    served = server_context().models.find(body.model)
+    requests = body.generation_requests(served.sampling_for(body.thinks))
+    encoder = encoder_type(body, served, requests)
+    if body.stream:
+        return await stream(served, requests, encoder)
+    logprob_fields = encoder.logprob_fields if encoder.with_logprobs else None
+    return common.json_response(encoder.body(await collect(served, requests, logprob_fields)))
+
+
+# ---- models ---------------------------------------------------------------------------------
+
+
+def _model(served: ServedModel) -> dict[str, Any]:
+    return {
+        "id": served.name,
+        "object": "model",
+        "created": served.created,
+        "owned_by": "llmstream",
+    }
+
+
+@DIALECT.route("get", "/v1/models", "List the models", reply=Reply(200, "The models."))
+async def list_models() -> Response:
+    data = [_model(served) for served in server_context().models.models]
+    return common.json_response({"object": "list", "data": data})
+
+
+@DIALECT.route("get", "/v1/models/{name}", "Describe a model", reply=Reply(200, "The model."))
+async def retrieve_model(name: str) -> Response:
+    return common.json_response(_model(server_context().models.find(name)))

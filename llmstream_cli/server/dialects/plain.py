@@ -5,47 +5,38 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from quart import Blueprint, Response
+from pydantic import BaseModel, Field
+from quart import Response
 
 from llmstream_cli.api import Chunk, GenerationRequest
 from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
 from llmstream_cli.prompts.messages import Message
 from llmstream_cli.sampling import PARAMETERS, SamplingParams
-from llmstream_cli.server.body import read_model
-from llmstream_cli.server.context import ServerContext
+from llmstream_cli.server.context import server_context
 from llmstream_cli.server.dialects.common import (
     MAX_MESSAGES,
     Dialect,
-    given_parameters,
     json_response,
     sampling_params,
 )
-from llmstream_cli.server.dialects.fields import FieldTable, excluded, with_fields
-from llmstream_cli.server.pages import Operation, Reply
+from llmstream_cli.server.dialects.fields import ClosedFields, with_fields
+from llmstream_cli.server.pages import Reply
 from llmstream_cli.server.respond import Encoder, stream
 
+DIALECT = Dialect()
 _CONTENT_TYPE = "text/plain; charset=utf-8"
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(ClosedFields):
     """A turn of the conversation."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
-@with_fields({name: name for name in PARAMETERS if name != "logprobs"}, {}, (), strict_bounds=True)
-class TokenStreamRequest(FieldTable):
+@with_fields({name: name for name in PARAMETERS if name != "logprobs"}, {}, closed=True)
+class TokenStreamRequest(ClosedFields):
     """A question, and how to answer it. What is left out, or null, is as the server was started."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra=excluded({"system": {"type": "string"}, "context": {"type": "string"}}),
-    )
 
     query: str = Field(
         min_length=1,
@@ -74,7 +65,7 @@ class TokenStreamRequest(FieldTable):
         description="send the reasoning as well: first, and between `<think>` and `</think>`",
     )
 
-    def generation(
+    def generation_request(
         self, defaults: SamplingParams, contexts: Mapping[str, str]
     ) -> GenerationRequest:
         """Return what the engine is asked.
@@ -82,20 +73,25 @@ class TokenStreamRequest(FieldTable):
         Raises:
             InvalidValueError: values exclude each other, or no context has that name.
         """
-        system = self._system(contexts)
         history = [Message(turn.role, turn.content) for turn in self.messages or ()]
+        system = self._system(contexts)
         messages = (*system, *history, Message("user", self.query))
-        sampling = sampling_params(defaults, given_parameters(self))
+        sampling = sampling_params(defaults, self.given())
         return GenerationRequest(messages, sampling, thinking=self.thinking)
 
     def _system(self, contexts: Mapping[str, str]) -> tuple[Message, ...]:
         field, text = "system", self.system
         if self.context is not None:
-            if self.system is not None:
+            if text is not None:
                 raise InvalidValueError(
                     "context and system exclude each other; leave one out", "context"
                 )
-            field, text = "context", _find_context(self.context, contexts)
+            field, text = "context", contexts.get(self.context)
+            if text is None:
+                hint = did_you_mean(self.context, contexts)
+                raise InvalidValueError(
+                    f"context {self.context[:100]!r} is not known; {hint}", "context"
+                )
         if text is None:
             return ()
         if any(turn.role == "system" for turn in self.messages or ()):
@@ -109,42 +105,25 @@ class TokenStreamRequest(FieldTable):
 def as_fields(sampling: SamplingParams) -> dict[str, Any]:
     """Return parameters as the fields of a request that asks for them; None is left out."""
     fields = {
-        name: value
-        for name, value in dataclasses.asdict(sampling).items()
-        if name in TokenStreamRequest.model_fields and value not in (None, ())
+        **dataclasses.asdict(sampling),
+        "stop": [*sampling.stop] or None,
+        "logit_bias": {str(token): bias for token, bias in sampling.logit_bias} or None,
+        "json_schema": json.loads(sampling.json_schema or "null"),
+        "logprobs": None,
     }
-    if sampling.stop:
-        fields["stop"] = list(sampling.stop)
-    if sampling.logit_bias:
-        fields["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias}
-    if sampling.json_schema is not None:
-        fields["json_schema"] = json.loads(sampling.json_schema)
-    return fields
-
-
-def _find_context(name: str, contexts: Mapping[str, str]) -> str:
-    text = contexts.get(name)
-    if text is None:
-        hint = did_you_mean(name, contexts)
-        raise InvalidValueError(f"context {name[:100]!r} is not known; {hint}", "context")
-    return text
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 class PlainText(Encoder):
-    """The text and nothing else.
-
-    Args:
-        include_reasoning: send it as well, in the tags that most models write themselves.
-    """
+    """The text and nothing else; with `include_reasoning`, that in the tags most models write."""
 
     content_type = _CONTENT_TYPE
 
-    def __init__(self, *, include_reasoning: bool = False) -> None:
+    def __init__(self, *, include_reasoning: bool) -> None:
         self._include_reasoning = include_reasoning
         self._is_open = False
 
     def encode(self, index: int, chunk: Chunk) -> bytes:
-        """Return the chunk's text."""
         before = ""
         if chunk.reasoning and self._include_reasoning:
             before = chunk.reasoning if self._is_open else f"<think>\n{chunk.reasoning}"
@@ -155,11 +134,30 @@ class PlainText(Encoder):
         return (before + chunk.text).encode()
 
     def end(self) -> bytes:
-        """Close reasoning that no answer has come after; else return nothing."""
+        """Close reasoning that no answer has come after."""
         return b"\n</think>\n" if self._is_open else b""
 
     def fail(self, error: LLMStreamError) -> None:
         """Cut the response: any text would be a part of the answer."""
+
+
+@DIALECT.route(
+    "post",
+    "/token_stream",
+    "Stream the answer to a question as plain text",
+    "The body of the response is the answer, in chunks as they are generated, and nothing "
+    "else. If the answer fails on its way, the connection closes without the final chunk.",
+    request=TokenStreamRequest,
+    reply=Reply(200, "The answer.", _CONTENT_TYPE),
+)
+async def token_stream(body: TokenStreamRequest) -> Response:
+    context = server_context()
+    served = context.models.find(body.model)
+    request = body.generation_request(served.sampling_for(body.thinking), context.contexts)
+    encoder = PlainText(include_reasoning=bool(body.include_reasoning))
+    response = await stream(served, [request], encoder)
+    response.headers["X-Model"] = served.name
+    return response
 
 
 class Contexts(BaseModel):
@@ -168,43 +166,11 @@ class Contexts(BaseModel):
     contexts: list[str]
 
 
-def _routes(server: ServerContext) -> Blueprint:
-    blueprint = Blueprint("token_stream", __name__)
-
-    @blueprint.post("/token_stream")
-    async def token_stream() -> Response:
-        asked = await read_model(TokenStreamRequest)
-        model = server.models.find(asked.model)
-        request = asked.generation(model.sampling_for(asked.thinking), server.contexts)
-        encoder = PlainText(include_reasoning=bool(asked.include_reasoning))
-        response = await stream(model, [request], encoder)
-        response.headers["X-Model"] = model.name
-        return response
-
-    @blueprint.get("/contexts")
-    async def contexts() -> Response:
-        return json_response(Contexts(contexts=list(server.contexts)).model_dump())
-
-    return blueprint
-
-
-DIALECT = Dialect(
-    _routes,
-    (
-        Operation(
-            "post",
-            "/token_stream",
-            "Stream the answer to a question as plain text",
-            "The body of the response is the answer, in chunks as they are generated, and nothing "
-            "else. If the answer fails on its way, the connection closes without the final chunk.",
-            request=TokenStreamRequest,
-            replies=(Reply(200, "The answer.", _CONTENT_TYPE),),
-        ),
-        Operation(
-            "get",
-            "/contexts",
-            "List the named contexts of /token_stream",
-            replies=(Reply(200, "Their names.", model=Contexts),),
-        ),
-    ),
+@DIALECT.route(
+    "get",
+    "/contexts",
+    "List the named contexts of /token_stream",
+    reply=Reply(200, "Their names.", model=Contexts),
 )
+async def contexts() -> Response:
+    return json_response({"contexts": [*server_context().contexts]})

@@ -1,4 +1,4 @@
-"""A client's words into parameters, and JSON that survives every client's line splitting."""
+"""A client's fields into parameters, and JSON that has lists written before."""
 
 import json
 import re
@@ -11,15 +11,11 @@ from hypothesis import strategies as st
 from llmstream_cli.api import SamplingParams
 from llmstream_cli.core.grammar.gbnf import _escaped, gbnf_to_lark
 from llmstream_cli.errors import InvalidValueError
-from llmstream_cli.server.dialects.common import (
-    Given,
-    JsonList,
-    choice_grammar,
-    json_text,
-    sampling_params,
-    seed_param,
-    with_choice_seed,
-)
+from llmstream_cli.server.body import validated
+from llmstream_cli.server.dialects.common import fields_as_given, json_text, sampling_params
+from llmstream_cli.server.dialects.fields import Given
+from llmstream_cli.server.dialects.logprobs import JsonList
+from llmstream_cli.server.dialects.openai_completions import CompletionRequest
 
 
 def test_what_is_given_goes_over_the_defaults_and_nothing_else() -> None:
@@ -31,20 +27,22 @@ def test_what_is_given_goes_over_the_defaults_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("given", "field", "message"),
     [
-        ([("num_predict", "max_tokens", 0)], "num_predict must be between 1 and 2147483647"),
-        ([("halt", "stop", ("a",) * 17)], "at most 16 stop strings are allowed, not 17"),
-        ([("eos", "ignore_eos", True), ("format", "json_schema", "{}")], "eos cannot be combined"),
-        ([("ebnf", "grammar", "a"), ("format", "json_schema", "{}")], "format and ebnf exclude"),
-        ([("repeat", "repeat_penalty", 1), ("again", "repeat_penalty", 2)], "again and repeat are"),
+        ([("num_predict", "max_tokens", 0)], "num_predict", "num_predict must be between 1 and"),
+        ([("halt", "stop", ("a",) * 17)], "halt", "at most 16 stop strings are allowed, not 17"),
+        ([("eos", "ignore_eos", True), ("f", "json_schema", "{}")], "eos", "eos cannot be"),
+        ([("f", "json_schema", '{"type": 5}')], "f", "JSON schema"),
+        ([("ebnf", "grammar", "a"), ("f", "json_schema", "{}")], "f", "f and ebnf exclude"),
+        ([("ebnf", "grammar", "a"), ("grammar", "grammar", "a")], "grammar", "grammar and ebnf"),
+        ([("a", "repeat_penalty", 1), ("b", "repeat_penalty", 2)], "b", "b and a are the same"),
     ],
 )
-def test_an_error_names_the_clients_field(given: list[Given], message: str) -> None:
-    with pytest.raises(InvalidValueError) as caught:
+def test_an_error_names_the_clients_field(given: list[Given], field: str, message: str) -> None:
+    with pytest.raises(InvalidValueError) as caught, fields_as_given(given):
         sampling_params(SamplingParams(), given)
     assert str(caught.value).startswith(message)
-    assert caught.value.field in {field for field, _, _ in given}
+    assert caught.value.field == field
 
 
 def test_names_of_one_parameter_may_say_the_same() -> None:
@@ -69,9 +67,14 @@ def test_a_default_gives_way_to_the_constraint_that_excludes_it(
     assert sampling_params(defaults, given) == sampling_params(SamplingParams(), given)
 
 
+def completion(**fields: Any) -> SamplingParams:
+    body = validated(CompletionRequest, {"prompt": "", **fields})
+    return body.generation_requests(SamplingParams())[0].sampling
+
+
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=5))
 def test_the_grammar_of_a_choice_has_the_texts_and_no_more(choices: list[str]) -> None:
-    *before, root = gbnf_to_lark(choice_grammar(choices)).splitlines()
+    *before, root = gbnf_to_lark(completion(guided_choice=choices).grammar or "").splitlines()
     assert before == ["start: r0"]
     characters = [[f"/{_escaped(char)}/" for char in choice] for choice in choices]
     assert re.findall(r"/[^/]+/", root) == [char for choice in characters for char in choice]
@@ -80,23 +83,9 @@ def test_the_grammar_of_a_choice_has_the_texts_and_no_more(choices: list[str]) -
 
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_every_seed_of_64_bits_becomes_one_that_there_is(seed: int) -> None:
-    folded = seed_param(seed)
-    SamplingParams(seed=folded)
+    folded = completion(seed=seed).seed
     assert (folded is None) == (seed == -1)
-    if 0 <= seed < 2**32 - 1:
-        assert folded == seed
-
-
-@given(st.integers(0, 2**32 - 2))
-def test_choices_have_distinct_seeds_and_the_first_the_clients(seed: int) -> None:
-    sampling = SamplingParams(seed=seed)
-    seeds = [with_choice_seed(sampling, choice).seed for choice in range(8)]
-    assert seeds[0] == seed
-    assert len(set(seeds)) == 8
-
-
-def test_choices_without_a_seed_get_none() -> None:
-    assert with_choice_seed(SamplingParams(), 3) == SamplingParams()
+    assert folded == seed or not 0 <= seed < 2**32 - 1
 
 
 VALUES = st.none() | st.integers() | st.text() | st.dictionaries(st.text(), st.text(), max_size=2)

@@ -33,7 +33,7 @@ def openai(
     def asked(fields: dict[str, Any]) -> Any:
         body = validated(type_, {**needed, **fields})
         requests = body.generation_requests(DEFAULTS)
-        return requests, body.model, body.stream, body.includes_usage
+        return requests, body.model, body.stream, body.stream_options
 
     return asked
 
@@ -43,14 +43,14 @@ def ollama(
 ) -> _Asked:
     def asked(fields: dict[str, Any]) -> Any:
         body = validated(type_, {**needed, **({within: fields} if within else fields)})
-        return body.generation_request(DEFAULTS), body.model, body.streams
+        return body.generation_request(DEFAULTS), body.model, body.stream
 
     return asked
 
 
 def token_stream(fields: dict[str, Any]) -> Any:
     body = validated(TokenStreamRequest, {"query": "Hello", **fields})
-    request = body.generation(DEFAULTS, {"sql": "You know SQL."})
+    request = body.generation_request(DEFAULTS, {"sql": "You know SQL."})
     return request, body.model, body.include_reasoning
 
 
@@ -160,10 +160,8 @@ def test_every_parameter_is_a_field_wherever_the_api_has_it() -> None:
 @pytest.mark.parametrize(("type_", "name"), each("honoured"))
 def test_what_is_honoured_changes_what_is_asked(type_: type[FieldTable], name: str) -> None:
     ask = DIALECTS[type_]
-    if name in type_.parameters:
-        fields = {name: PARAMETER_SAMPLES[type_.parameters[name]]}
-    else:
-        fields = SAMPLES[name]
+    parameter = type_.parameters.get(name, "")
+    fields = SAMPLES.get(name) or {name: PARAMETER_SAMPLES[parameter]}
     if (type_, name) == (CompletionRequest, "logprobs"):
         fields = {"logprobs": 2}
     without = {key: value for key, value in fields.items() if key != name}
