@@ -69,11 +69,7 @@ def is_candle(header: GGUFHeader) -> bool:
 
 
 def find_repacked(source: Path, tokenizer: Path) -> Path | None:
-    """Return the model made from these files where it lies in the cache folder, and is whole.
-
-    Raises:
-        ModelError: one of the files is missing, or cannot be read.
-    """
+    """Return the model made from these files where it lies in the cache folder, and is whole."""
     place = _place(source)
     try:
         header = read_header(place)
@@ -107,11 +103,7 @@ def repacked(source: Path, tokenizer: Path, progress: Progress) -> Path:
 
 
 def repack(source: Path, tokenizer: Path, target: Path, progress: Progress) -> None:
-    """Write the model that `source` and `tokenizer` make to `target`, whole or not at all.
-
-    Raises:
-        NoRoomError, ModelError: as `repacked` does.
-    """
+    """Write the model that `source` and `tokenizer` make to `target`, whole or not at all."""
     fingerprint = _fingerprint(source, tokenizer)
     header = read_header(source)
     missing = _missing_bytes(header)
@@ -172,11 +164,7 @@ def _missing_bytes(header: GGUFHeader) -> int:
 
 
 def rename_tensors(header: GGUFHeader) -> dict[str, Tensor]:
-    """Return the tensors by llama.cpp's names, in the order of the file.
-
-    Raises:
-        ModelError: one is missing, has another shape than it should, or is unknown.
-    """
+    """Return the tensors by llama.cpp's names; refuse those of any other model."""
     if not is_candle(header):
         raise ModelError("it is no Phi model as candle quantized it")
     names = _names(header.tensors)

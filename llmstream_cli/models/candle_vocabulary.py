@@ -31,12 +31,7 @@ class Vocabulary:
 
 
 def read_vocabulary(path: Path, size: int) -> Vocabulary:
-    """Read a vocabulary that has exactly `size` tokens: those that it lacks are made up, unused.
-
-    Raises:
-        ModelNotFoundError: there is no such file.
-        ModelError: it is no byte-level BPE vocabulary, or has more tokens than the model.
-    """
+    """Read a vocabulary that has exactly `size` tokens: those that it lacks are made up, unused."""
     with opened(path) as (file, num_bytes):
         data = file.read(min(num_bytes, _MAX_BYTES + 1))
     try:

@@ -37,7 +37,7 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 def download(
     client: HubClient, listing: Listing, file: RepoFile, folder: RepoFolder, progress: Progress
 ) -> None:
-    """Download a file to its blob, or wait for whoever does already.
+    """Download a file and let its revision link to it, or wait for whoever does already.
 
     Raises:
         UnreachableError: the connection failed again and again; what came is kept.
@@ -51,17 +51,18 @@ def download(
         folder.blob(file.etag).parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.lock(file.etag), progress, f"is downloading {one.name}"):
             one.run()
+        folder.link(listing.commit, file.path, file.etag)
     except (HfHubHTTPError, httpx2.HTTPError):  # the first is an OSError, too
         raise
     except OSError as error:
-        reason, blobs = error.strerror or error, folder.path / "blobs"
+        reason = error.strerror or error
         if error.errno in _DISK_FULL:
             raise NoRoomError(
-                f"no room for {one.name} in {blobs}: {reason}; what came is kept: "
+                f"no room for {one.name} in {folder.path}: {reason}; what came is kept: "
                 "make room and run the command again, or set HF_HOME to a folder elsewhere"
             ) from error
         raise DownloadError(
-            f"cannot write to {blobs}: {reason}; set HF_HOME to a folder elsewhere"
+            f"cannot write to {folder.path}: {reason}; set HF_HOME to a folder elsewhere"
         ) from error
 
 

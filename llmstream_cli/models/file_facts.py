@@ -35,11 +35,7 @@ class FileFacts:
 
 
 def read_facts(path: Path) -> FileFacts:
-    """Read the head of a model's file and, if it has several, of those that are there.
-
-    Raises:
-        ModelError: it is no GGUF file, or its header is damaged.
-    """
+    """Read the head of a model's file and, if it has several, of those that are there."""
     rest = filter(Path.is_file, map(path.with_name, part_names(path.name)[1:]))
     return _facts(path, [read_header(part) for part in (path, *rest)])
 

@@ -122,12 +122,7 @@ def quoted(name: str) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
-    """Open a regular file and tell its size; what goes wrong in the block is told in a line.
-
-    Raises:
-        ModelNotFoundError: there is no such file.
-        ModelError: it is no regular file, or cannot be read.
-    """
+    """Open a regular file and tell its size; an OSError in the block becomes a ModelError."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -146,9 +141,7 @@ def opened(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
 def read_header(path: Path, *, strings: Collection[str] = ()) -> GGUFHeader:
     """Read all that an untrusted GGUF file says before its weights.
 
-    Args:
-        path: the file.
-        strings: keys of arrays of strings that are kept too, as a vocabulary: it takes time.
+    `strings` are the keys of arrays of strings that are kept too, such as a vocabulary.
 
     Raises:
         ModelNotFoundError: there is no such file.

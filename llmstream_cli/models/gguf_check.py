@@ -49,9 +49,8 @@ _EQUAL_HEADS = frozenset(
 def check_gguf(path: Path, header: GGUFHeader | None = None) -> None:
     """Refuse what llama.cpp cannot load, or would not survive.
 
-    Args:
-        path: an untrusted file; of a model in several files, the first.
-        header: of the file, read with the strings of `VOCABULARY`; None reads it.
+    Of a model in several files it takes the first; a header that has been read already, with the
+    strings of `VOCABULARY`, is not read again.
 
     Raises:
         ModelNotFoundError: there is no such file, or a part of the model is missing.

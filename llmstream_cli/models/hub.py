@@ -3,73 +3,48 @@
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from llmstream_cli.errors import (
-    DownloadError,
-    ModelNotFoundError,
-    NoRoomError,
-    UnreachableError,
-    did_you_mean,
-)
+from llmstream_cli.errors import ModelNotFoundError, NoRoomError, UnreachableError, did_you_mean
 from llmstream_cli.files import exists, is_file
 from llmstream_cli.machine import free_disk
+from llmstream_cli.models.download import download
+from llmstream_cli.models.hub_api import HubClient, Listing, RepoFile, is_offline
 from llmstream_cli.models.hub_cache import RepoFolder, cached_files, sweep_partials
 from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.reference import HubModel, choose, is_model, part_names, quant_of
 from llmstream_cli.models.sizes import human_size
 
-if TYPE_CHECKING:
-    from llmstream_cli.models.hub_api import HubClient, Listing, RepoFile
-
 
 def fetch(
     model: HubModel, progress: Progress, *, max_bytes_in_memory: int | None = None
 ) -> tuple[Path, ...]:
-    """Download what is missing of a model and return its files, first part first.
+    """Download what is missing of a model, or another file, and return its files, in order.
 
     The Hub is asked which commit the revision means now, and only what the cache lacks of it is
     downloaded. Where the Hub does not answer, what is in the cache serves.
 
-    Args:
-        model: what to fetch; also files that are no models, such as a tokenizer's JSON.
-        progress: is told of each file.
-        max_bytes_in_memory: refuse a model whose files are larger together; None takes any.
-
     Raises:
         ModelNotFoundError: there is no such repository, revision, file or quantization.
-        NoRoomError: it fits neither the disk nor `max_bytes_in_memory`.
+        NoRoomError: the files together fit neither the disk nor `max_bytes_in_memory`.
         UnreachableError: the Hub does not answer, or must not be asked, and the cache lacks it.
         DownloadError: the Hub refuses, or sent something else than it announced.
     """
-    from llmstream_cli.models.hub_api import HubClient, is_offline
-
-    offline = is_offline()
     try:
-        if offline:
+        if is_offline():
             raise UnreachableError("HF_HUB_OFFLINE is set")
         client = HubClient()
         listing = client.list_files(model)
     except UnreachableError as error:
         found = cached_files(model, any_revision=True)
         if found is None:
+            way = "unset it" if is_offline() else "connect"
             raise UnreachableError(
-                f"{model} is not in the cache, and {error}; "
-                f"{'unset it' if offline else 'connect'}, or name a file with --model FILE.gguf"
+                f"{model} is not in the cache, and {error}; {way}, "
+                "or name a file with --model FILE.gguf"
             ) from error
-        if not offline:
+        if not is_offline():
             progress.note(f"{error}; taking {found[0].name} from the cache")
         return found
-    return _fetch(model, listing, client, progress, max_bytes_in_memory)
-
-
-def _fetch(
-    model: HubModel,
-    listing: "Listing",
-    client: "HubClient",
-    progress: Progress,
-    max_bytes_in_memory: int | None,
-) -> tuple[Path, ...]:
     files = _parts(_pick(model, listing), listing)
     folder = RepoFolder.of(model.repo)
     missing = [file for file in files if not is_file(folder.pointer(listing.commit, file.path))]
@@ -79,34 +54,17 @@ def _fetch(
         sweep_partials()
         _check_disk(model, fresh, folder, listing)
     for file in missing:
-        _download(model, file, folder, listing, client, progress)
+        with client.explained(HubModel(model.repo, file=file.path, revision=model.revision)):
+            download(client, listing, file, folder, progress)
     with contextlib.suppress(OSError):  # a cache that can only be read serves as well
         folder.set_commit(model.revision, listing.commit)
     return tuple(folder.pointer(listing.commit, file.path) for file in files)
 
 
-def _download(
-    model: HubModel,
-    file: "RepoFile",
-    folder: RepoFolder,
-    listing: "Listing",
-    client: "HubClient",
-    progress: Progress,
-) -> None:
-    from llmstream_cli.models.download import download
-
-    with client.explained(HubModel(model.repo, file=file.path, revision=model.revision)):
-        download(client, listing, file, folder, progress)
-    try:
-        folder.link(listing.commit, file.path, file.etag)
-    except OSError as error:
-        raise DownloadError(f"cannot write to {folder.path}: {error.strerror}") from error
-
-
 # ---- which files ----------------------------------------------------------------------------
 
 
-def _pick(model: HubModel, listing: "Listing") -> str:
+def _pick(model: HubModel, listing: Listing) -> str:
     """Choose the file that the model is, or say what there is instead."""
     names = dict.fromkeys(quant_of(file) or file for file in listing.files if is_model(file))
     offer = f"it has {', '.join(names)}" if names else ""
@@ -125,7 +83,7 @@ def _pick(model: HubModel, listing: "Listing") -> str:
     raise ModelNotFoundError(f"{model.repo} has no quantization {model.quant}; {offer}")
 
 
-def _parts(first: str, listing: "Listing") -> "tuple[RepoFile, ...]":
+def _parts(first: str, listing: Listing) -> tuple[RepoFile, ...]:
     for name in part_names(first):
         if name not in listing.files:
             raise ModelNotFoundError(f"{listing.repo} lacks {name}, a part of the model")
@@ -136,7 +94,7 @@ def _parts(first: str, listing: "Listing") -> "tuple[RepoFile, ...]":
 
 
 def _check_memory(
-    model: HubModel, files: "Sequence[RepoFile]", listing: "Listing", max_bytes: int | None
+    model: HubModel, files: Sequence[RepoFile], listing: Listing, max_bytes: int | None
 ) -> None:
     size = sum(file.size for file in files)
     if max_bytes is not None and size > max_bytes:
@@ -147,7 +105,7 @@ def _check_memory(
 
 
 def _check_disk(
-    model: HubModel, fresh: "Sequence[RepoFile]", folder: RepoFolder, listing: "Listing"
+    model: HubModel, fresh: Sequence[RepoFile], folder: RepoFolder, listing: Listing
 ) -> None:
     partials = [folder.partial(file.etag) for file in fresh]
     needed = sum(file.size for file in fresh)
@@ -161,7 +119,7 @@ def _check_disk(
         )
 
 
-def _smaller(listing: "Listing", max_bytes: int) -> str:
+def _smaller(listing: Listing, max_bytes: int) -> str:
     """Name the largest model of the repository that fits, in the words of `--model`."""
     sizes = {
         file: sum(listing.files[part].size for part in part_names(file))

@@ -11,8 +11,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
+
+import httpx2
+from huggingface_hub import (
+    HfApi,
+    ModelInfo,
+    constants,
+    errors,
+    get_session,
+    get_token,
+    hf_raise_for_status,
+)
+from huggingface_hub.errors import HfHubHTTPError
 
 from llmstream_cli.errors import (
     DownloadError,
@@ -24,11 +35,6 @@ from llmstream_cli.errors import (
 from llmstream_cli.files import exists
 from llmstream_cli.hosts import is_loopback
 from llmstream_cli.models.reference import HubModel, is_safe_path
-
-if TYPE_CHECKING:
-    import httpx2
-    from huggingface_hub import ModelInfo
-    from huggingface_hub.errors import HfHubHTTPError
 
 _LISTING_SECONDS = 20.0
 _CONNECT_SECONDS = 10.0
@@ -63,14 +69,10 @@ class Listing:
 class HubClient:
     """Asks one Hub: the endpoint and the token that the environment names when it is made.
 
-    Raises:
-        DownloadError: HF_ENDPOINT is no address, or a token would go through the network in
-            clear text.
+    DownloadError: HF_ENDPOINT is no address, or would have a token sent in clear text.
     """
 
     def __init__(self) -> None:
-        from huggingface_hub import constants
-
         self._endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         self.host, is_safe = _check_endpoint(self._endpoint)
         # Else the library tells which agent and libraries it runs under, and asks the network
@@ -81,27 +83,12 @@ class HubClient:
         self._token = _token() if is_safe else None
 
     def reach(self, seconds: float) -> None:
-        """Ask for an answer of any kind, without the token.
-
-        Raises:
-            UnreachableError: none came within the time.
-        """
-        from huggingface_hub import get_session
-
+        """Ask for an answer of any kind, without the token; UnreachableError if none comes."""
         with self.explained(None):
             get_session().head(self._endpoint, headers=_IDENTITY, timeout=seconds)
 
     def list_files(self, model: HubModel) -> Listing:
-        """List the files of the model's repository at its revision.
-
-        Raises:
-            ModelNotFoundError: there is no such repository or revision.
-            UnreachableError: the Hub does not answer.
-            DownloadError: it refuses.
-        """
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
-
+        """List the files of the model's repository at its revision."""
         with self.explained(model):
             try:
                 info = HfApi(endpoint=self._endpoint, headers=_IDENTITY).model_info(
@@ -121,16 +108,11 @@ class HubClient:
         return f"{self._endpoint}/{listing.repo}/resolve/{listing.commit}/{quote(file.path)}"
 
     @contextmanager
-    def stream(self, url: str, headers: Mapping[str, str]) -> Iterator["httpx2.Response"]:
+    def stream(self, url: str, headers: Mapping[str, str]) -> Iterator[httpx2.Response]:
         """Get what is at an address on the Hub; a redirect to another host goes without the token.
 
-        Raises:
-            httpx2.TransportError: the connection failed.
-            huggingface_hub.errors.HfHubHTTPError: the Hub refuses.
+        What it raises is the library's; see `explained`.
         """
-        import httpx2
-        from huggingface_hub import get_session, hf_raise_for_status
-
         authorization = {"authorization": f"Bearer {self._token}"} if self._token else {}
         with get_session().stream(
             "GET",
@@ -145,24 +127,19 @@ class HubClient:
     @contextmanager
     def explained(self, model: HubModel | None) -> Iterator[None]:
         """Raise what huggingface_hub and its HTTP client raise as errors of ours."""
-        import httpx2
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
         try:
             yield
         except HfHubHTTPError as error:
             assert model is not None
             raise self._explain(error, model) from error
-        except OfflineModeIsEnabled as error:
+        except errors.OfflineModeIsEnabled as error:
             raise UnreachableError(f"{model} is not here, and HF_HUB_OFFLINE is set") from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise UnreachableError(f"{self.host} cannot be reached: {one_line(error)}") from error
 
     def _explain(  # noqa: PLR0911 -- a table of refusals
-        self, error: "HfHubHTTPError", model: HubModel
+        self, error: HfHubHTTPError, model: HubModel
     ) -> ModelError:
-        from huggingface_hub import errors
-
         repo, host, status = model.repo, self.host, error.response.status_code
         match error:
             case errors.GatedRepoError():  # before what it is a kind of
@@ -187,7 +164,7 @@ class HubClient:
         return DownloadError(f"{host} answers to {model} with status {status}")
 
 
-def may_pass(error: "HfHubHTTPError") -> bool:
+def may_pass(error: HfHubHTTPError) -> bool:
     """Whether the same request may succeed a little later."""
     return error.response.status_code in _MAY_PASS
 
@@ -216,14 +193,11 @@ def _check_endpoint(endpoint: str) -> tuple[str, bool]:
 
 def _token() -> str | None:
     """Return the token to send, if the user has one."""
-    from huggingface_hub import constants, get_token
-    from huggingface_hub.errors import OIDCError
-
     if _is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
         return None
     try:
         token = get_token()
-    except (OSError, OIDCError) as error:
+    except (OSError, errors.OIDCError) as error:
         if isinstance(error, OSError) and not exists(Path(constants.HF_TOKEN_PATH)):
             return None  # the home is no folder, or may not be entered
         raise DownloadError(f"the token for the Hub cannot be read: {one_line(error)}") from error
@@ -237,8 +211,6 @@ def _refuse_token(host: str) -> None:
 
     `get_token` is not asked: it may renew a token over the network, by the same unsafe way.
     """
-    from huggingface_hub import constants
-
     names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE")
     has_token = exists(Path(constants.HF_TOKEN_PATH)) or any(map(os.environ.get, names))
     if has_token and not _is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN"):
@@ -248,7 +220,7 @@ def _refuse_token(host: str) -> None:
         )
 
 
-def _listing(repo: str, info: "ModelInfo") -> Listing:
+def _listing(repo: str, info: ModelInfo) -> Listing:
     files = {}
     for sibling in info.siblings or ():
         size, etag = sibling.size, sibling.blob_id or ""

@@ -183,9 +183,6 @@ def remove(cached: CachedModel) -> int:
 
     Contents that another revision also has stay, and then nothing of them is set free. A revision
     that is empty afterwards goes too, and so does a repository.
-
-    Raises:
-        ModelError: it cannot be deleted.
     """
     folder = RepoFolder.of(cached.repo)
     before = _contents(folder)

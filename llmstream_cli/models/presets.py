@@ -309,11 +309,7 @@ class NamedModel(NamedTuple):
 
 
 def named_model(text: str) -> NamedModel:
-    """Read what a user calls a model.
-
-    Raises:
-        ModelNotFoundError: nothing can be called that.
-    """
+    """Read what a user calls a model; ModelNotFoundError if nothing can be called that."""
     match parse_reference(text):
         case HubModel() as model:
             return NamedModel(text, preset_of_hub(model), model)
@@ -324,11 +320,7 @@ def named_model(text: str) -> NamedModel:
 
 
 def called_model(name: str) -> NamedModel:
-    """Return the model of the preset of that name; the user's own win.
-
-    Raises:
-        ModelNotFoundError: there is none.
-    """
+    """Return the model of the preset of that name; the user's own win."""
     preset = find_preset(name)
     source = preset.source
     hub, file = (source, None) if isinstance(source, HubModel) else (None, source)

@@ -25,13 +25,7 @@ class Progress:
 def locked(lock_file: Path, progress: Progress, busy: str) -> Iterator[None]:
     """Be the only process in the block; a lock ends with its process.
 
-    Args:
-        lock_file: the file to lock.
-        progress: is told when another process is waited for.
-        busy: what that does, such as `is downloading model.gguf`.
-
-    Raises:
-        OSError: the lock cannot be taken.
+    While another has it, that is told as what it does: `busy`, as `is downloading model.gguf`.
     """
     from filelock import FileLock, Timeout
 

@@ -65,36 +65,25 @@ class ResolvedModel(NamedTuple):
     ctx_size: int | None = None  # tokens of context that the user's own preset has for it
 
     def advice(self, thinking: bool | None = None) -> Mapping[str, Any]:
-        """Return the sampling that suits the model; see `Preset.advice`."""
         return {} if self.preset is None else self.preset.advice(thinking)
 
     @property
     def chat_format(self) -> str | None:
-        """The name of the prompt format for a file without a chat template."""
         return None if self.preset is None else self.preset.chat_format
 
 
-def resolve(
-    choice: ModelChoice | None = None,
-    progress: Progress | None = None,
-    *,
-    any_size: bool = False,
-) -> ResolvedModel:
+def resolve(choice: ModelChoice | None = None, progress: Progress | None = None) -> ResolvedModel:
     """Find the model that the user chose; download and repack it where that is needed.
-
-    Args:
-        choice: what the user said; None is nothing.
-        progress: is told of what takes long.
-        any_size: download also what is larger than this machine's memory.
 
     Raises:
         ModelNotFoundError: there is no such preset, repository or file.
         ModelError: it cannot be fetched, or it is no model that llama.cpp could load.
+        InvalidValueError: the choice contradicts itself.
     """
     started = time.perf_counter()
     choice, progress = choice or ModelChoice(), progress or Progress()
-    model = chosen_model(choice)
-    source = model.file or _from_hub(model, progress, any_size)
+    model = _chosen(choice)
+    source = model.file or _from_hub(model, progress)
     path = source if model.is_packaged else _loadable(source, model, choice.tokenizer, progress)
     if choice.tokenizer is not None and path == source:
         progress.note(f"{path.name} has a vocabulary of its own; --tokenizer is not needed")
@@ -107,11 +96,22 @@ def resolve(
     )
 
 
+def fetch(model: NamedModel, progress: Progress, *, any_size: bool = False) -> Path:
+    """Download what is missing of a model on the Hub and return the file that llama.cpp loads.
+
+    Unlike `resolve`, which takes what is here, this asks the Hub whether there is a newer one.
+    What is larger than this machine's memory is refused unless `any_size` is set.
+
+    Raises:
+        ModelError: it cannot be had, there is no room for it, or it is no model.
+    """
+    return _loadable(_fetch(model, progress, any_size=any_size), model, None, progress)
+
+
 def find_here(model: NamedModel) -> Path | None:
     """Return the file that llama.cpp would load, without a network; None if it is not here."""
-    if model.file is not None:
+    if model.hub is None or model.file is not None:
         return model.file
-    assert model.hub is not None
     found = _cached(model.hub)
     if found is None or model.preset is None or not model.preset.is_candle:
         return found
@@ -128,29 +128,8 @@ def find_repacked_copy(source: Path, preset: Preset) -> Path | None:
     return None if tokenizer is None else find_repacked(source, tokenizer)
 
 
-def fetch(model: NamedModel, progress: Progress, *, any_size: bool = False) -> Path:
-    """Download what is missing of a model on the Hub and return the file that llama.cpp loads.
-
-    Unlike `resolve`, which takes what is here, this asks the Hub whether there is a newer one.
-
-    Args:
-        model: a model on the Hub.
-        progress: is told of what takes long.
-        any_size: download also what is larger than this machine's memory.
-
-    Raises:
-        ModelError: it cannot be had, there is no room for it, or it is no model.
-    """
-    return _loadable(_fetch_file(model, progress, any_size), model, None, progress)
-
-
-def chosen_model(choice: ModelChoice) -> NamedModel:
-    """Return what the user's words mean, wherever it is.
-
-    Raises:
-        ModelNotFoundError: nothing can be called that.
-        InvalidValueError: the words do not go together.
-    """
+def _chosen(choice: ModelChoice) -> NamedModel:
+    """Return what the user's words mean, wherever it is."""
     if choice.model is None:
         return called_model(DEFAULT_PRESET if choice.preset is None else choice.preset)
     model = named_model(choice.model)
@@ -166,11 +145,14 @@ def chosen_model(choice: ModelChoice) -> NamedModel:
     return NamedModel(choice.model, preset_of_hub(hub), hub)
 
 
-def _from_hub(model: NamedModel, progress: Progress, any_size: bool) -> Path:
+# ---- from the Hub ---------------------------------------------------------------------------
+
+
+def _from_hub(model: NamedModel, progress: Progress) -> Path:
     """Return the model's file, downloaded if it is not in the cache."""
     assert model.hub is not None
     try:
-        return _cached(model.hub) or _fetch_file(model, progress, any_size)
+        return _cached(model.hub) or _fetch(model, progress)
     except DownloadError as error:
         preset = model.preset
         if preset is None or preset.package is None:
@@ -186,23 +168,22 @@ def _cached(wanted: HubModel) -> Path | None:
     return None if paths is None else paths[0]
 
 
-def _download(wanted: HubModel, progress: Progress, any_size: bool) -> Path:
+def _fetch(model: NamedModel, progress: Progress, *, any_size: bool = False) -> Path:
+    """Download a model's file; tell where it is not the one that its preset was written for."""
     from llmstream_cli.machine import memory
     from llmstream_cli.models import hub
 
-    most = None if any_size else memory().total
-    return hub.fetch(wanted, progress, max_bytes_in_memory=most)[0]
-
-
-def _fetch_file(model: NamedModel, progress: Progress, any_size: bool) -> Path:
-    """Download a model's file; tell where it is not the one that its preset was written for."""
     assert model.hub is not None
-    path, preset = _download(model.hub, progress, any_size), model.preset
+    max_bytes = None if any_size else memory().total
+    path, *_ = hub.fetch(model.hub, progress, max_bytes_in_memory=max_bytes)
     blob = path.resolve()  # which the cache names by its SHA-256
-    is_same = preset is None or blob.name.startswith(preset.sha256)
+    is_same = model.preset is None or blob.name.startswith(model.preset.sha256)
     if not is_same and blob.parent.name == "blobs":
         progress.note(f"{path.name} has changed on the Hub since its preset was written")
     return path
+
+
+# ---- to what llama.cpp loads ----------------------------------------------------------------
 
 
 def _loadable(source: Path, model: NamedModel, tokenizer: str | None, progress: Progress) -> Path:
@@ -245,22 +226,21 @@ def _mark(path: Path) -> Path | None:
 
 def _tokenizer(source: Path, preset: Preset | None, named: str | None, progress: Progress) -> Path:
     """Find the vocabulary that belongs to weights without one."""
-    found = _named_tokenizer(named) if named is not None else _usual_tokenizer(source, preset)
+    found = _usual_tokenizer(source, preset) if named is None else _named_tokenizer(named)
     if found is None:
         raise ModelError(
             f"{source} has no vocabulary; name its tokenizer with --tokenizer FILE.json, "
             "or --tokenizer user/repo/FILE.json"
         )
     if isinstance(found, HubModel):
-        return _cached(found) or _download(found, progress, any_size=True)
+        return _cached(found) or _fetch(NamedModel(str(found), hub=found), progress, any_size=True)
     return found
 
 
 def _usual_tokenizer(source: Path, preset: Preset | None) -> Path | HubModel | None:
     """Return the preset's tokenizer, beside the file or on the Hub; else the only one beside it."""
     preset = preset or preset_of_file(source)
-    named = None if preset is None else preset.tokenizer
-    known = None if named is None else _named_tokenizer(named)
+    known = _named_tokenizer(preset.tokenizer) if preset and preset.tokenizer else None
     beside = {path.name: path for path in source.parent.glob("*tokenizer*.json")}
     if isinstance(known, HubModel) and known.file in beside:
         return beside[known.file]

@@ -254,7 +254,9 @@ def test_a_full_disk_is_one_line_and_keeps_what_came(model_hub: HubServer, parti
     with start(limit + FETCH) as process:
         _, complaint = process.communicate()
     assert process.returncode == 1
-    assert complaint.startswith(f"no room for {NAME} in {partial.parent}: File too large; what ")
+    assert complaint.startswith(
+        f"no room for {NAME} in {partial.parent.parent}: File too large; what "
+    )
     assert "came is kept: make room and run the command again" in complaint
     assert complaint.count("\n") == 1
     assert partial.read_bytes() == CONTENT[:1_000_000]
