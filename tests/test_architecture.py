@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 PURE = {
     "core": "output prefill_budget prefix_cache reasoning scheduler sequence",
     "core/grammar": "gbnf json_schema schema_keywords schema_strings",
-    "engines": "ipc openai_format remote_models wishes",
+    "engines": "openai_format",
 }
 PURE_MODULES = [f"{room}/{module}" for room, modules in PURE.items() for module in modules.split()]
 

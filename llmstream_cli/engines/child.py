@@ -1,21 +1,19 @@
-"""A process of `engines.worker`, and the connection to it, for one event loop."""
+"""The engine's process, a `worker`, and the connection to it, for one event loop."""
 
 import asyncio
 import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 from llmstream_cli.api import EngineConfig
-from llmstream_cli.engines.ipc import Command, FrameReader, Load, Report, WireError, pack
-from llmstream_cli.errors import EngineError
+from llmstream_cli.engines import ipc
+from llmstream_cli.errors import EngineError, one_line
 
 WORKER_MODULE = "llmstream_cli.engines.worker"
 
@@ -23,6 +21,7 @@ _LEAVE_SECONDS = 1.0  # from the end of the connection until the process is kill
 _REAP_SECONDS = 5.0  # from there until it is given up: the kernel may still write its memory out
 _POLL_SECONDS = 0.01
 _MAX_REASON_CHARS = 300
+_READ_BYTES = 64 * 1024
 
 # Variables that the process may see, by their names or how these begin: where libraries and
 # temporary files are, how text is written, and what the compute libraries read.
@@ -33,60 +32,48 @@ _INHERITED = re.compile(
 )
 
 
-class Child(asyncio.Protocol):
-    """A worker process, and the connection to it.
+class Child:
+    """The engine's process, which begins to load the model at once, and the connection to it.
 
-    It starts to load the model at once; an event loop is needed from `connect` on. On Linux it dies
-    with the thread that made this object.
+    On Linux it dies with the thread that made this object. An event loop has to run.
 
     Args:
         config: the model and the sizes.
         receive: takes the process's reports, in the loop.
         log: takes what the process writes to standard error, with llama.cpp's log, line by line.
 
-    Attributes:
-        exit_reason: why the process ended, where that is known better than its exit code tells.
-
     Raises:
-        EngineError: there is no process to be had.
+        EngineError: no process can be started.
     """
 
     def __init__(
         self,
         config: EngineConfig,
-        receive: Callable[[Report], object],
+        receive: Callable[[ipc.Report], object],
         log: Callable[[str], object] | None = None,
     ) -> None:
+        self.exit_reason = ""  # why it ended, where that is known better than its exit code tells
         self._receive = receive
-        self._reader = FrameReader(Report)
-        self._transport: asyncio.Transport | None = None
-        self._hung_up = False  # what it still says is not heard
-        self._disconnected = asyncio.Event()
-        self.exit_reason = ""
-        self._errors = _Lines(log)
+        self._log = log
+        self._last_line = ""
+        self._writer: asyncio.StreamWriter | None = None
+        self._hung_up = False
         try:
-            self._socket, theirs = socket.socketpair()
+            self._process, self._socket = ipc.spawn(
+                WORKER_MODULE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=_environment(),
+            )
         except OSError as error:
             raise EngineError(f"cannot start the engine's process: {error}") from error
-        with theirs:
-            try:
-                self._process = subprocess.Popen(  # noqa: S603
-                    [sys.executable, "-P", "-m", WORKER_MODULE],
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    env=_environment(),
-                    process_group=0,  # Ctrl-C in the terminal is for this process alone
-                )
-            except OSError as error:
-                self._socket.close()
-                raise EngineError(f"cannot start the engine's process: {error}") from error
         with contextlib.suppress(OSError):  # it has died already
-            self._socket.sendall(pack(Load(config, log is not None)))
+            self._socket.sendall(ipc.pack_command(ipc.Load(config, log is not None)))
+        self._reports = asyncio.create_task(self._read_reports())
+        self._lines = asyncio.create_task(self._read_lines())
 
     @property
     def pid(self) -> int:
-        """The process's id."""
         return self._process.pid
 
     @property
@@ -109,28 +96,20 @@ class Child(asyncio.Protocol):
         # Page faults, CPU time of user and system, resident pages; see proc(5).
         return fields[7], fields[9], fields[11], fields[12], fields[21]
 
-    async def connect(self) -> None:
-        """Listen to the process in the running loop."""
-        loop = asyncio.get_running_loop()
-        await loop.create_unix_connection(lambda: self, sock=self._socket)
-        assert self._process.stdout is not None
-        await loop.connect_read_pipe(lambda: self._errors, self._process.stdout)
-
-    def send(self, command: Command) -> None:
+    def send(self, command: ipc.Command) -> None:
         """Send a command; it is dropped when the process is gone.
 
         Raises:
             InvalidValueError: it is too long.
         """
-        frame = pack(command)
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(frame)
+        frame = ipc.pack_command(command)
+        if self._writer is not None and not self._writer.is_closing():
+            self._writer.write(frame)
 
     def hang_up(self) -> None:
-        """End the connection, upon which the process leaves."""
-        if self._transport is not None:
-            self._hung_up = True
-            self._transport.abort()
+        """End the connection, upon which the process leaves; it is not heard any more."""
+        self._hung_up = True
+        self._reports.cancel()
 
     def kill(self, exit_reason: str) -> None:
         """Kill the process for the reason that `exit_reason` tells, unless it has ended already."""
@@ -140,18 +119,17 @@ class Child(asyncio.Protocol):
 
     async def ended(self) -> str:
         """Wait until connection and process are gone; return why, in a line."""
-        await self._disconnected.wait()
-        if not await self._wait(_LEAVE_SECONDS):
+        await asyncio.wait([self._reports])
+        self._socket.close()  # where it was not yet listened to
+        if not await self._exited(_LEAVE_SECONDS):
             self.kill("the engine's process hung up")
-            await self._wait(_REAP_SECONDS)
-        # Its last words may be on their way. They end with it, unless another process holds them.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LEAVE_SECONDS):
-                await self._errors.closed.wait()
-        self._errors.close()
+            await self._exited(_REAP_SECONDS)
+        # Its last line may be on its way. The pipe ends with it, unless another process holds it.
+        await asyncio.wait([self._lines], timeout=_LEAVE_SECONDS)
+        self._lines.cancel()
         return self._reason()
 
-    async def _wait(self, seconds: float) -> bool:
+    async def _exited(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         while self._process.poll() is None:
             if time.monotonic() > deadline:
@@ -163,73 +141,51 @@ class Child(asyncio.Protocol):
         code = self._process.returncode
         if self.exit_reason:
             return self.exit_reason
-        if code == -signal.SIGKILL:  # it has not seen that coming, and has left no word
+        if code == -signal.SIGKILL:  # it could not leave a word
             return "the engine's process was killed, which the system does when memory runs out"
         if code is not None and code < 0:
             reason = f"the engine's process was ended by {_signal_name(-code)}"
         else:
             reason = f"the engine's process ended with code {code}"
-        last = self._errors.last[:_MAX_REASON_CHARS]
-        return f"{reason}: {last}" if last else reason
+        return f"{reason}: {self._last_line}" if self._last_line else reason
 
-    # The callbacks of `asyncio.Protocol`.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the connection."""
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Hand over the reports that have come."""
+    async def _read_reports(self) -> None:
+        reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
         try:
-            for report in self._reader.feed(data):
-                if not self._hung_up:
-                    self._receive(report)
-        except WireError as error:
-            self.kill(f"the engine's process sent {error}")
-            self.hang_up()
+            while not self._hung_up:  # a cancelled task still gets what has been read
+                length = int.from_bytes(await reader.readexactly(ipc.HEADER_BYTES), "big")
+                if length > ipc.MAX_REPORT_BYTES:
+                    raise ipc.WireError(f"a frame of {length} bytes")
+                self._receive(ipc.parse_report(await reader.readexactly(length)))
+        except ipc.WireError as error:
+            self.kill(one_line(f"the engine's process sent {error}", _MAX_REASON_CHARS))
+        except (EOFError, OSError):  # it is gone
+            pass
+        finally:
+            self._writer.transport.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Note the end."""
-        self._disconnected.set()
+    async def _read_lines(self) -> None:
+        assert self._process.stdout is not None
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), self._process.stdout
+        )
+        part = b""
+        try:
+            while data := await reader.read(_READ_BYTES):
+                *lines, part = (part + data).split(b"\n")
+                part = part[-8 * _MAX_REASON_CHARS :]
+                for line in lines:
+                    self._note_line(line)
+            self._note_line(part)
+        finally:
+            transport.close()
 
-
-class _Lines(asyncio.Protocol):
-    """The lines that a process writes; only the last one is kept.
-
-    Attributes:
-        last: the last line with anything on it, fit to be printed.
-        closed: set when there will be no more.
-    """
-
-    def __init__(self, log: Callable[[str], object] | None) -> None:
-        self._log = log
-        self._transport: asyncio.BaseTransport | None = None
-        self._part = b""
-        self.last = ""
-        self.closed = asyncio.Event()
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        *lines, part = (self._part + data).split(b"\n")
-        self._part = part[-8 * _MAX_REASON_CHARS :]
-        for line in lines:
-            self._take(line)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._take(self._part)
-        self.closed.set()
-
-    def _take(self, line: bytes) -> None:
-        text = line.decode("utf-8", "replace").strip()
-        text = "".join(character for character in text if character.isprintable())
+    def _note_line(self, line: bytes) -> None:
+        decoded = line.decode("utf-8", "replace")
+        text = "".join(character for character in decoded if character.isprintable()).strip()
         if text:
-            self.last = text
+            self._last_line = text[:_MAX_REASON_CHARS]
             if self._log is not None:
                 self._log(text)
 

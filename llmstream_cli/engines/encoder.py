@@ -84,16 +84,20 @@ class _Encoder(LoadedModel):
         _limit(self._job.seconds, PROMPT_BYTES)
         outcome = self._outcome()
         _end_with(connection, False)
-        if isinstance(outcome, LLMStreamError):
-            connection.send(outcome)
-            return
-        connection.send(replace(outcome, constraint=None))
-        if self._constraint is not None:
-            _follow(connection, self._constraint)
+        connection.send(outcome)
+        while self._constraint is not None:
+            _limit(MASK_SECONDS, COMPILE_BYTES)
+            try:
+                self._constraint.allowed()
+            except EngineError as error:
+                connection.send(error)
+                return
+            connection.send(self._constraint.bits())
+            self._constraint.accept(connection.recv())
 
     def _outcome(self) -> EncodedRequest | LLMStreamError:
         try:
-            return self.encode(self._job.request)
+            return replace(self.encode(self._job.request), constraint=None)
         except LLMStreamError as error:
             return error
         except MemoryError:
@@ -108,17 +112,7 @@ class _Encoder(LoadedModel):
         return self._constraint
 
 
-def _follow(connection: Connection, constraint: "Constraint") -> None:
-    """Send what may come next, and take the token that does, until nobody asks any more."""
-    while True:
-        _limit(MASK_SECONDS, COMPILE_BYTES)
-        try:
-            constraint.allowed()
-        except EngineError as error:
-            connection.send(error)
-            return
-        connection.send(constraint.bits())
-        constraint.accept(connection.recv())
+_base_bytes = 0  # of data, when the process was forked
 
 
 def _limit(seconds: float, growth_bytes: int) -> None:
@@ -138,9 +132,6 @@ def _data_bytes() -> int:
     return int(pages) * resource.getpagesize()
 
 
-_base_bytes = 0
-
-
 def _end_with(connection: Connection, armed: bool) -> None:
     """Have the kernel end this process when the other side closes the connection, or not.
 
@@ -150,14 +141,6 @@ def _end_with(connection: Connection, armed: bool) -> None:
     flags = fcntl.fcntl(connection, fcntl.F_GETFL)
     flags = flags | fcntl.FASYNC if armed else flags & ~fcntl.FASYNC
     fcntl.fcntl(connection, fcntl.F_SETFL, flags)
-
-
-def _receive(control: socket.socket) -> tuple[bytes, int]:
-    """Return the byte and the file descriptor of the next request; leave if there is none."""
-    data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
-    if not data:
-        os._exit(0)
-    return data, descriptors[0]
 
 
 def die_with_parent() -> None:
@@ -173,25 +156,26 @@ def die_with_parent() -> None:
 
 def main() -> NoReturn:
     """Run the process."""
+    global _base_bytes  # noqa: PLW0603  (of this process, for those that it forks)
     die_with_parent()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the children need not be waited for
     control = socket.socket(fileno=0)
     config: EngineConfig = Connection(os.dup(0)).recv()
     encoder = _Encoder(config, vocab_only=True)
     encoder.prepare()
-    global _base_bytes  # noqa: PLW0603  (of this process, for those that it forks)
     while True:
-        kind, descriptor = _receive(control)
+        kind, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        if not kind:
+            os._exit(0)
         if kind == CONSTRAINED:
             encoder.prepare_grammars()
         gc.freeze()
         _base_bytes = _data_bytes()
-        connection = Connection(descriptor)
-        with contextlib.suppress(OSError):  # no more processes: the connection's end tells
+        with Connection(descriptors[0]) as connection, contextlib.suppress(OSError):
+            # Where there are no more processes, the end of the connection tells.
             if os.fork() == 0:
                 control.close()
                 _serve(encoder, connection)
-        connection.close()
 
 
 def _serve(encoder: _Encoder, connection: Connection) -> NoReturn:

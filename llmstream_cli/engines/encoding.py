@@ -15,8 +15,6 @@ import contextlib
 import os
 import select
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -28,6 +26,7 @@ from typing import TYPE_CHECKING
 from llmstream_cli.api import EngineConfig, GenerationRequest, ModelInfo
 from llmstream_cli.core.model import EncodedRequest
 from llmstream_cli.engines import encoder
+from llmstream_cli.engines.ipc import spawn
 from llmstream_cli.errors import (
     EngineClosedError,
     EngineError,
@@ -55,7 +54,7 @@ class Lane:
     seconds: float  # CPU time for each
     low_priority: bool = False  # see `encoder.Job`
     waiting: "deque[_Job]" = field(default_factory=deque)
-    running: "list[_Job]" = field(default_factory=list)
+    running: "dict[Connection, _Job]" = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +62,6 @@ class _Job:
     request_id: int
     request: GenerationRequest
     info: ModelInfo
-    connection: Connection | None = None
     deadline: float = 0.0
     compiling: bool = False
 
@@ -95,21 +93,14 @@ class EncodingPool:
 
     def _start(self) -> None:
         """Start the process that is forked for each request; it gets ready meanwhile."""
-        self._control, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-P", "-m", ENCODER_MODULE],
-                stdin=theirs.fileno(),
-                process_group=0,  # a terminal's Ctrl-C is not for it
-            )
+        self._process, self._control = spawn(ENCODER_MODULE)
         with Connection(os.dup(self._control.fileno())) as control, contextlib.suppress(OSError):
             control.send(self._config)
 
     @property
     def connections(self) -> list[Connection]:
         """Those that may become readable, upon which `receive` has something to do."""
-        jobs = [*self._quick.running, *self._slow.running]
-        return [job.connection for job in jobs if job.connection is not None]
+        return [*self._quick.running, *self._slow.running]
 
     def submit(self, request_id: int, request: GenerationRequest, info: ModelInfo) -> None:
         """Encode a request as soon as there is a place."""
@@ -119,24 +110,22 @@ class EncodingPool:
     def cancel(self, request_id: int) -> None:
         """Forget a request; it is not delivered any more."""
         for lane in (self._quick, self._slow):
-            for jobs in (lane.waiting, lane.running):
-                for job in [job for job in jobs if job.request_id == request_id]:
-                    jobs.remove(job)
-                    if job.connection is not None:
-                        job.connection.close()
+            lane.waiting = deque(job for job in lane.waiting if job.request_id != request_id)
+            for connection, job in [*lane.running.items()]:
+                if job.request_id == request_id:
+                    del lane.running[connection]
+                    connection.close()
             self._fill(lane)
 
     def receive(self, ready: Sequence[object]) -> None:
         """Take what has come; also, end what takes too long. Call it every second or so."""
         now = time.monotonic()
         for lane in (self._quick, self._slow):
-            for job in [*lane.running]:
-                assert job.connection is not None
-                if job.connection in ready:
-                    self._take(lane, job)
+            for connection, job in [*lane.running.items()]:
+                if connection in ready:
+                    self._take(lane, connection, job)
                 elif job.deadline < now:
-                    job.connection.close()
-                    self._end_or_slow(lane, job)
+                    self._end_or_slow(lane, connection, job)
             self._fill(lane)
 
     def close(self) -> None:
@@ -149,17 +138,17 @@ class EncodingPool:
     def _fill(self, lane: Lane) -> None:
         while lane.waiting and len(lane.running) < lane.places:
             job = lane.waiting.popleft()
-            job.connection = self._fork(job)
-            job.connection.send(
+            connection = self._fork(job)
+            connection.send(
                 encoder.Job(job.request, job.info.ctx_size, lane.seconds, lane.low_priority)
             )
             job.deadline = time.monotonic() + _WALL_SECONDS
-            lane.running.append(job)
+            lane.running[connection] = job
 
     def _fork(self, job: _Job) -> Connection:
-        ours, theirs = socket.socketpair()
         constrained = job.request.sampling.is_constrained
         kind = encoder.CONSTRAINED if constrained else encoder.PLAIN
+        ours, theirs = socket.socketpair()
         with theirs:
             try:
                 socket.send_fds(self._control, [kind], [theirs.fileno()])
@@ -170,27 +159,26 @@ class EncodingPool:
                 socket.send_fds(self._control, [kind], [theirs.fileno()])
         return Connection(ours.detach())
 
-    def _take(self, lane: Lane, job: _Job) -> None:
-        assert job.connection is not None
+    def _take(self, lane: Lane, connection: Connection, job: _Job) -> None:
         try:
-            message = job.connection.recv()
+            message = connection.recv()
         except (EOFError, OSError):
-            self._end_or_slow(lane, job)
+            self._end_or_slow(lane, connection, job)
             return
         if message == encoder.COMPILING:
             job.compiling = True
             return
-        lane.running.remove(job)
+        del lane.running[connection]
         if isinstance(message, EncodedRequest) and job.request.sampling.is_constrained:
-            constraint = RemoteConstraint(job.connection, job.info.vocab_size)
-            message = replace(message, constraint=constraint)
+            message = replace(message, constraint=RemoteConstraint(connection, job.info.vocab_size))
         else:
-            job.connection.close()
+            connection.close()
         self._deliver(job.request_id, job.request, message)
 
-    def _end_or_slow(self, lane: Lane, job: _Job) -> None:
-        """Book a process that has ended without a result."""
-        lane.running.remove(job)
+    def _end_or_slow(self, lane: Lane, connection: Connection, job: _Job) -> None:
+        """Go on after a process that has made nothing within its limits."""
+        connection.close()
+        del lane.running[connection]
         if lane is self._slow:
             self._deliver(job.request_id, job.request, _too_expensive(job, lane))
         elif len(self._slow.waiting) >= _MAX_SLOW:
@@ -214,10 +202,13 @@ class LongPrompts:
     """Encodes long prompts one after another, for an engine that encodes others in its process."""
 
     def __init__(self, config: EngineConfig) -> None:
-        self._config = config
-        self._pool: EncodingPool | None = None
-        self._lock = threading.Lock()
         self._outcomes: list[EncodedRequest | LLMStreamError] = []
+        self._pool = EncodingPool(
+            config,
+            lambda _, __, outcome: self._outcomes.append(outcome),
+            slow=Lane(places=1, seconds=5.0),
+        )
+        self._lock = threading.Lock()
 
     def encode(
         self, request: GenerationRequest, info: ModelInfo, given_up: threading.Event
@@ -225,12 +216,6 @@ class LongPrompts:
         """Encode a request; see `LoadedModel.encode`. Blocks until `given_up` at the latest."""
         with self._lock:
             self._outcomes.clear()
-            if self._pool is None:
-                self._pool = EncodingPool(
-                    self._config,
-                    lambda _, __, outcome: self._outcomes.append(outcome),
-                    slow=Lane(places=1, seconds=5.0),
-                )
             self._pool.submit(0, request, info)
             while not self._outcomes and not given_up.is_set():
                 self._pool.receive(wait(self._pool.connections, 0.1))
@@ -243,8 +228,7 @@ class LongPrompts:
     def close(self) -> None:
         """End the processes."""
         with self._lock:
-            if self._pool is not None:
-                self._pool.close()
+            self._pool.close()
 
 
 class RemoteConstraint:

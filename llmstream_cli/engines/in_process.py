@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmstream_cli.api import (
@@ -35,26 +35,15 @@ _LONG_CHARS = 8_000
 _NO_LIMIT = 2**31  # tokens; nothing is computed of them
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Subscriber:
-    """Where the results of one request go: a queue that only `loop` may touch."""
-
-    loop: "asyncio.AbstractEventLoop"
-    queue: "asyncio.Queue[Result]"
-
-
 class InProcessEngine:
-    """Generates with a model in this process; implements `api.Engine`.
-
-    Args:
-        config: the model and the sizes.
-    """
+    """Generates with a model in this process, for one event loop at a time."""
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self._steps = StepLoop(config, self._deliver)
         self._request_ids = itertools.count()
-        self._subscribers: dict[int, _Subscriber] = {}
+        self._queues: dict[int, asyncio.Queue[Result]] = {}  # of the loop alone
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
         self._long_prompts: LongPrompts | None = None
         # A daemon: a load cannot be interrupted, and must not keep the process from leaving.
@@ -63,13 +52,7 @@ class InProcessEngine:
         )
 
     @property
-    def running(self) -> bool:
-        """Whether the engine's thread is alive, possibly inside llama.cpp."""
-        return self._thread.is_alive()
-
-    @property
     def status(self) -> EngineStatus:
-        """The state now; see `Engine.status`."""
         end = self._steps.end
         if self._closed or isinstance(end, EngineClosedError):
             return EngineStatus(EngineState.CLOSED, str(EngineClosedError()))
@@ -148,7 +131,7 @@ class InProcessEngine:
     async def aclose(self) -> None:
         """Stop the running step and the thread, and release the model.
 
-        A model that is still loading cannot be stopped; it is left to its thread, see `running`.
+        A model that is still loading cannot be stopped; it is left to its thread.
         """
         import asyncio
 
@@ -158,6 +141,13 @@ class InProcessEngine:
             await asyncio.to_thread(self._long_prompts.close)
         if not self._steps.loading:
             await asyncio.to_thread(self._thread.join)
+
+    async def _loaded(self) -> "LoadedModel":
+        await self.ready()
+        loaded = self._steps.loaded
+        if loaded is None:  # closed while the answer was on its way
+            raise EngineClosedError
+        return loaded
 
     async def _encode_apart(self, request: GenerationRequest, info: ModelInfo) -> "EncodedRequest":
         """Encode in a process that the kernel limits; see `engines.encoding`."""
@@ -172,39 +162,29 @@ class InProcessEngine:
         finally:
             given_up.set()
 
-    async def _loaded(self) -> "LoadedModel":
-        await self.ready()
-        loaded = self._steps.loaded
-        if loaded is None:  # closed while the answer was on its way
-            raise EngineClosedError
-        return loaded
-
     @contextlib.contextmanager
     def _subscribe(self) -> "Iterator[tuple[int, asyncio.Queue[Result]]]":
         """Name a request, and listen to its results."""
         import asyncio
 
+        self._loop = asyncio.get_running_loop()
         request_id = next(self._request_ids)
-        subscriber = _Subscriber(asyncio.get_running_loop(), asyncio.Queue())
-        self._subscribers[request_id] = subscriber
+        queue = self._queues[request_id] = asyncio.Queue()
         try:
-            yield request_id, subscriber.queue
+            yield request_id, queue
         finally:
-            del self._subscribers[request_id]
+            del self._queues[request_id]
 
     def _deliver(self, results: Sequence[tuple[int, Result]]) -> None:
-        """Put results into their queues, with one message to each event loop (there is but one).
-
-        Runs on the engine's thread.
-        """
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Subscriber, Result]]] = {}
-        for request_id, result in results:
-            subscriber = self._subscribers.get(request_id)
-            if subscriber is not None:  # else nobody waits for it any more
-                by_loop.setdefault(subscriber.loop, []).append((subscriber, result))
-        for loop, batch in by_loop.items():
+        """Send what a step produced to the loop, in one message; on the engine's thread."""
+        if results and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(_put, batch)
+                self._loop.call_soon_threadsafe(self._put, results)
+
+    def _put(self, results: Sequence[tuple[int, Result]]) -> None:
+        for request_id, result in results:
+            if request_id in self._queues:  # else nobody waits for it any more
+                self._queues[request_id].put_nowait(result)
 
 
 def _is_long(request: GenerationRequest) -> bool:
@@ -212,8 +192,3 @@ def _is_long(request: GenerationRequest) -> bool:
     if prompt is None:
         return sum(len(message.content) for message in request.messages) > _LONG_CHARS
     return isinstance(prompt, str) and len(prompt) > _LONG_CHARS
-
-
-def _put(batch: list[tuple[_Subscriber, Result]]) -> None:
-    for subscriber, result in batch:
-        subscriber.queue.put_nowait(result)

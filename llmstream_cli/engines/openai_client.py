@@ -1,7 +1,5 @@
 """Requests to another server that speaks OpenAI's API, and what it answers.
 
-https://platform.openai.com/docs/api-reference/chat/streaming
-
 They go to the given URL: a redirect is an error, so that neither key nor conversation ends up
 elsewhere, and no proxy is asked for what is on this machine. Certificates are verified. What a
 server sends is checked like any other input, bounded, and shown as one line without control
@@ -15,7 +13,7 @@ import json
 import os
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -26,7 +24,6 @@ from llmstream_cli.engines.openai_format import EventStream
 from llmstream_cli.errors import (
     EngineNotReadyError,
     InvalidValueError,
-    LLMStreamError,
     ModelNotFoundError,
     PromptError,
     QueueFullError,
@@ -39,7 +36,7 @@ CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 300.0  # a long queue in front of a slow model is no reason to give up
 
 _MAX_BODY_BYTES = 8 << 20  # a list of all models that a large service has
-MAX_LINE_CHARS = 300  # of what somebody else wrote
+_MAX_LINE_CHARS = 300  # of what somebody else wrote
 
 # What errors call themselves, for programs: by a code for OpenAI and this project, by a type for
 # llama-server, by the parameter at fault for vLLM.
@@ -75,14 +72,13 @@ class Upstream:
         """Return what the server has at a path; None where that is nothing, or no JSON.
 
         Raises:
-            UpstreamError: the server cannot be reached or fails; further errors as `events` has.
+            LLMStreamError: as `events`.
         """
-        with self._explained():
-            async with self._client.stream("GET", self.url + path) as response:
-                if response.status_code == HTTPStatus.NOT_FOUND:
-                    return None
-                await self._check(response)
-                return _parse_json(await _read(response))
+        async with self._response("GET", path) as response:
+            if response.status_code == HTTPStatus.NOT_FOUND:
+                return None
+            await self._check(response)
+            return _parse_json(await _read(response))
 
     async def events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         """Post a request whose answer is streamed; yield the answer's events up to `[DONE]`.
@@ -98,96 +94,91 @@ class Upstream:
         """
         content = json.dumps(body, allow_nan=False).encode()  # ASCII: any text can be sent
         headers = {"Content-Type": "application/json"}
-        with self._explained():
-            async with self._client.stream(
-                "POST", self.url + path, content=content, headers=headers
-            ) as response:
-                await self._check(response)
-                self._check_type(response)
-                stream = EventStream()
-                async for chunk in response.aiter_raw():
-                    for data in filter(bytes.strip, stream.feed(chunk)):
-                        if data.strip() == b"[DONE]":
-                            return
-                        yield self._event(data)
+        async with self._response("POST", path, content=content, headers=headers) as response:
+            await self._check(response)
+            content_type = response.headers.get("content-type", "nothing")
+            if "text/event-stream" not in content_type:
+                raise self._error(f"the answer is {content_type}, not an event stream")
+            encoding = response.headers.get("content-encoding", "identity")
+            if encoding != "identity":
+                raise self._error(f"the answer is compressed ({encoding}) unasked")
+            stream = EventStream()
+            async for chunk in response.aiter_raw():
+                for data in filter(bytes.strip, stream.feed(chunk)):
+                    if data.strip() == b"[DONE]":
+                        return
+                    yield self._event(data)
         raise UpstreamError("the stream ended without [DONE]")
 
     async def aclose(self) -> None:
         """Close all connections; who reads from one gets an `UpstreamError`."""
         await self._client.aclose()
 
-    def line(self, text: str) -> str:
+    def _line(self, text: str) -> str:
         """Make one short line of what a server sent; some of them send the key back."""
         if self._api_key:
             text = text.replace(self._api_key, "***")
-        return one_line(text, MAX_LINE_CHARS)
+        return one_line(text, _MAX_LINE_CHARS)
+
+    def _error(self, text: str) -> UpstreamError:
+        return UpstreamError(self._line(text))
 
     def _event(self, data: bytes) -> dict[str, Any]:
-        event = _parse_json(data)
+        event, text = _parse_json(data), data.decode("utf-8", "replace")
         if not isinstance(event, dict):
-            text = data.decode("utf-8", "replace")
-            raise UpstreamError(
-                self.line(f"the stream has an event that is no JSON object: {text}")
-            )
+            raise self._error(f"the stream has an event that is no JSON object: {text}")
         if event.get("error") is not None or event.get("object") == "error":
-            message = _error_message(event) or data.decode("utf-8", "replace")
-            raise UpstreamError(self.line(f"the server failed: {message}"))
+            raise self._error(f"the server failed: {_error_message(event) or text}")
         return event
 
     async def _check(self, response: httpx2.Response) -> None:
         """Raise the error that the server's own words make, unless it has said yes."""
-        if response.status_code != HTTPStatus.OK:
-            body = await _read(response)
-            raise self._refusal(response, body.decode("utf-8", "replace"), _parse_json(body))
-
-    def _check_type(self, response: httpx2.Response) -> None:
-        content_type = response.headers.get("content-type", "nothing")
-        if "text/event-stream" not in content_type:
-            raise UpstreamError(self.line(f"the answer is {content_type}, not an event stream"))
-        encoding = response.headers.get("content-encoding", "identity")
-        if encoding != "identity":
-            raise UpstreamError(self.line(f"the answer is compressed ({encoding}) unasked"))
-
-    def _refusal(self, response: httpx2.Response, text: str, body: object) -> LLMStreamError:
-        status = response.status_code
-        message = _error_message(body) or text
-        said = self.line(f"HTTP {status}: {message}")
+        if response.status_code == HTTPStatus.OK:
+            return
+        data = await _read(response)
+        body = _parse_json(data)
+        message = _error_message(body) or data.decode("utf-8", "replace")
+        said = self._line(f"HTTP {response.status_code}: {message}")
         if response.has_redirect_location:
             location = response.headers["location"]
-            return UpstreamError(self.line(f"HTTP {status}: the server has moved to {location}"))
+            raise self._error(f"HTTP {response.status_code}: the server has moved to {location}")
         names = _error_names(body)
         if names & _TOO_LONG:
-            return PromptError(self.line(message))
+            raise PromptError(self._line(message))
         if names & _NO_MODEL:
-            return ModelNotFoundError(self.line(message))
-        retry = _retry(response)
-        match status:
+            raise ModelNotFoundError(self._line(message))
+        seconds = response.headers.get("retry-after", "")
+        retry = f"; try again in {seconds} s" if seconds.isdecimal() and len(seconds) < 6 else ""  # noqa: PLR2004
+        match response.status_code:
             case HTTPStatus.TOO_MANY_REQUESTS:
-                return QueueFullError(f"the server has too much to do{retry} ({said})")
+                raise QueueFullError(f"the server has too much to do{retry} ({said})")
             case HTTPStatus.SERVICE_UNAVAILABLE:
-                return EngineNotReadyError(f"the server is not ready{retry} ({said})")
+                raise EngineNotReadyError(f"the server is not ready{retry} ({said})")
             case HTTPStatus.UNAUTHORIZED:
                 problem = "does not take this API key" if self._api_key else "wants an API key"
             case HTTPStatus.FORBIDDEN:
                 problem = "does not let this request in"
             case _:
                 problem = "refused the request" if response.is_client_error else "failed"
-        return UpstreamError(f"the server {problem} ({said})")
+        raise UpstreamError(f"the server {problem} ({said})")
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn what goes wrong on the network into an error that a person can act on."""
+    @contextlib.asynccontextmanager
+    async def _response(
+        self, method: str, path: str, **content: Any
+    ) -> AsyncGenerator[httpx2.Response]:
+        """Send a request; turn what goes wrong into an error that a person can act on."""
         try:
-            yield
+            async with self._client.stream(method, self.url + path, **content) as response:
+                yield response
         except httpx2.ReadTimeout as error:
             raise UpstreamError(f"{self.url} sent nothing for {self._idle_seconds:g} s") from error
         except httpx2.ConnectTimeout as error:
             raise UpstreamError(f"{self.url} did not answer in {CONNECT_SECONDS:g} s") from error
         except httpx2.ConnectError as error:
-            raise UpstreamError(self.line(self._unconnected(error))) from error
+            raise self._error(self._unconnected(error)) from error
         except httpx2.HTTPError as error:
             message = str(error) or type(error).__name__
-            raise UpstreamError(self.line(f"the connection failed: {message}")) from error
+            raise self._error(f"the connection failed: {message}") from error
 
     def _unconnected(self, error: Exception) -> str:
         cause = _first_cause(error)
@@ -237,33 +228,26 @@ def _headers(api_key: str | None) -> dict[str, str]:
 
 def _client(url: str, headers: Mapping[str, str], idle_seconds: float) -> httpx2.AsyncClient:
     local = is_loopback(httpx2.URL(url).host)
-    context = _trust_nobody() if local and url.startswith("http:") else _trust_the_system()
     try:
+        if local and url.startswith("http:"):  # no TLS; to read the system's certificates is slow
+            certificates = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        else:
+            certificates = httpx2.create_ssl_context()
         return httpx2.AsyncClient(
             headers=headers,
-            verify=context,
+            verify=certificates,
             timeout=httpx2.Timeout(idle_seconds, connect=CONNECT_SECONDS, pool=None),
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0),
             follow_redirects=False,
             trust_env=not local,
         )
-    except (ImportError, ValueError, httpx2.InvalidURL) as error:
-        raise InvalidValueError(
-            one_line(f"the proxy that the environment names cannot be used: {error}")
-        ) from error
-
-
-def _trust_nobody() -> ssl.SSLContext:
-    """Return what suits a connection without TLS: to read the system's certificates takes long."""
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-def _trust_the_system() -> ssl.SSLContext:
-    try:
-        return httpx2.create_ssl_context()
     except OSError as error:
         raise InvalidValueError(
             one_line(f"cannot read the certificates that SSL_CERT_FILE names: {error}")
+        ) from error
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:
+        raise InvalidValueError(
+            one_line(f"the proxy that the environment names cannot be used: {error}")
         ) from error
 
 
@@ -301,17 +285,15 @@ def _error_message(body: object) -> str:
 
 def _error_names(body: object) -> set[str]:
     """Return the words of an error that are meant for programs."""
-    keys = ("code", "type", "param")
     match body:
         case {"error": {**fields}}:
-            return {name for key in keys if isinstance(name := fields.get(key), str)}
+            return {
+                name
+                for key in ("code", "type", "param")
+                if isinstance(name := fields.get(key), str)
+            }
         case _:
             return set()
-
-
-def _retry(response: httpx2.Response) -> str:
-    seconds = response.headers.get("retry-after", "")
-    return f"; try again in {int(seconds)} s" if seconds.isdecimal() and len(seconds) < 6 else ""  # noqa: PLR2004
 
 
 def _system_reason(cause: BaseException) -> str | None:

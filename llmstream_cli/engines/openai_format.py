@@ -1,4 +1,4 @@
-"""OpenAI's API as servers speak it: a request's body, the stream of events, an answer's chunks.
+"""OpenAI's API as servers speak it: their models, a request's body, the events of an answer.
 
 https://platform.openai.com/docs/api-reference/chat/streaming
 
@@ -8,10 +8,6 @@ without a word. Here it goes out only where the server says, by the owner of its
 one that takes it; else the request is refused. What nobody asked for is not sent: the server has
 its own defaults.
 
-**Events.** The format is that of WHATWG HTML, section "Server-sent events", "Interpreting an event
-stream". What stands behind the last empty line when the stream ends is no event: it may be half of
-one. The data stay bytes, because a UTF-8 character may not be checked before it is whole.
-
 **Answers.** What servers do, beyond what OpenAI's page says:
 
 1. The first event may bear a role and no text, long before the first token.
@@ -20,44 +16,114 @@ one. The data stay bytes, because a UTF-8 character may not be checked before it
 3. The reason to finish may come with the last text or alone; what the answer cost comes after it,
    with no choices, or not at all.
 4. Half of a character may come as a lone surrogate, its other half in the next event.
-5. Thoughts are called `reasoning_content` (DeepSeek, llama-server, SGLang) or `reasoning` (vLLM).
+5. Reasoning is called `reasoning_content` (DeepSeek, llama-server, SGLang) or `reasoning` (vLLM).
+
+**Events.** The format is that of WHATWG HTML, section "Server-sent events", "Interpreting an event
+stream". What stands behind the last empty line when the stream ends is no event: it may be half of
+one. The data stay bytes, because a UTF-8 character may not be checked before it is whole.
 
 Pure: no I/O, clock, thread, or model.
 """
 
 import codecs
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, Usage
+from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, ModelInfo, Usage
 from llmstream_cli.errors import InvalidValueError, UpstreamError
-from llmstream_cli.sampling import PARAMETERS, Parameter
-
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
+from llmstream_cli.sampling import PARAMETERS
 
 # APIs by what a server's models are `owned_by`; whatever else answers speaks OpenAI's.
 # https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
 # https://docs.vllm.ai/en/stable/serving/openai_compatible_server.html
 # https://docs.sglang.ai/basic_usage/sampling_params.html
-_APIS = {"llmstream": "llamacpp", "llamacpp": "llamacpp", "vllm": "vllm", "sglang": "sglang"}
+_OURS = "llmstream"
+_APIS = {_OURS: "llamacpp", "llamacpp": "llamacpp", "vllm": "vllm", "sglang": "sglang"}
 
 MAX_EVENT_BYTES = 1 << 20
 
 _BOM = b"\xef\xbb\xbf"
-_LINE_ENDS = (b"\n", b"\r")
-
-_MAX_TOKENS = 2**40  # beyond that it is no count
+_MAX_COUNT = 2**53
+_MAX_MODELS_SHOWN = 5
 _REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
-# ---- requests ---------------------------------------------------------------------------------
+# ---- models ---------------------------------------------------------------------------------
 
 
-def request_path(request: GenerationRequest) -> str:
-    """Return the route that takes such a request."""
-    return CHAT if request.messages else COMPLETIONS
+@dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """A model of another server."""
+
+    name: str  # what requests call it
+    owner: str  # whom the server calls its owner, which tells what server it is; "" if it does not
+    info: ModelInfo  # what else the server tells of it
+
+
+def parse_models(body: object) -> list[RemoteModel]:
+    """Return the models of a list as the server sent it, in its order; none of what is no list.
+
+    https://platform.openai.com/docs/api-reference/models/list, and what llama-server (`meta`), vLLM
+    and SGLang (`max_model_len`) add to it.
+    """
+    match body:
+        case {"data": [*entries]}:
+            return [remote_model(entry["id"], entry) for entry in entries if _is_model(entry)]
+        case _:
+            return []
+
+
+def only_model(models: Sequence[RemoteModel]) -> RemoteModel:
+    """Return the model that is meant where none was named.
+
+    It is the only one. This project's own server lists its default first.
+
+    Raises:
+        UpstreamError: there is none.
+        InvalidValueError: there are several.
+    """
+    if not models:
+        raise UpstreamError("the server does not say what model it has; name it")
+    if len(models) > 1 and models[0].owner != _OURS:
+        raise InvalidValueError(f"the server has several models; name one: {model_names(models)}")
+    return models[0]
+
+
+def _is_model(entry: object) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("id"), str) and entry["id"] != ""
+
+
+def model_names(models: Sequence[RemoteModel]) -> str:
+    names = [model.name for model in models[:_MAX_MODELS_SHOWN]]
+    return ", ".join([*names, "…"] if len(models) > len(names) else names)
+
+
+def remote_model(name: str, entry: Mapping[Any, Any]) -> RemoteModel:
+    owner, meta = entry.get("owned_by"), entry.get("meta")
+    owner = owner if isinstance(owner, str) else ""
+    meta = meta if isinstance(meta, dict) else {}
+    info = ModelInfo(
+        name=name,
+        description=f"a model of a server ({owner})" if owner else "a model of a server",
+        ctx_size=_count(entry.get("max_model_len")) or _count(meta.get("n_ctx")),
+        load_seconds=0.0,
+        cpu_features={},
+        ctx_train=_count(meta.get("n_ctx_train")),
+        vocab_size=_count(meta.get("n_vocab")),
+        num_parameters=_count(meta.get("n_params")),
+        size_bytes=_count(meta.get("size")),
+    )
+    return RemoteModel(name, owner, info)
+
+
+def _count(value: object) -> int:
+    """Return a number as it was sent, if it can be one of what is counted; else 0."""
+    return value if type(value) is int and 0 <= value <= _MAX_COUNT else 0
+
+
+# ---- requests -------------------------------------------------------------------------------
 
 
 def request_body(request: GenerationRequest, model: str, owner: str) -> dict[str, Any]:
@@ -66,7 +132,7 @@ def request_body(request: GenerationRequest, model: str, owner: str) -> dict[str
     Args:
         request: what to generate.
         model: the server's name for the model.
-        owner: whom the server calls the model's owner, which tells what server it is.
+        owner: whom the server calls the model's owner.
 
     Raises:
         InvalidValueError: the server has no such parameter.
@@ -80,18 +146,20 @@ def request_body(request: GenerationRequest, model: str, owner: str) -> dict[str
         body["messages"] = [
             {"role": message.role, "content": message.content} for message in request.messages
         ]
-        body |= _thinking(request.thinking, owner)
+        if request.thinking is not None:
+            body |= _thinking(request.thinking, owner)
     else:
         body["prompt"] = request.prompt
-    for name, value in _asked_for(request).items():
-        body |= _written(owner, PARAMETERS[name], value)
+    for name in PARAMETERS:
+        value = getattr(request.sampling, name)
+        # Neither what nobody set, nor a value that asks for nothing.
+        if name not in request.unset and value is not None and value is not False and value != ():
+            body |= _parameter(name, value, owner)
     return body
 
 
-def _thinking(thinking: bool | None, owner: str) -> Mapping[str, Any]:
+def _thinking(thinking: bool, owner: str) -> Mapping[str, Any]:
     """Return how a server is told whether to reason; OpenAI's own can only be told not to."""
-    if thinking is None:
-        return {}
     if owner in _APIS:
         return {"chat_template_kwargs": {"enable_thinking": thinking}}
     if thinking:
@@ -101,30 +169,20 @@ def _thinking(thinking: bool | None, owner: str) -> Mapping[str, Any]:
     return {"reasoning_effort": "none"}
 
 
-def _asked_for(request: GenerationRequest) -> dict[str, Any]:
-    """Return the parameters that somebody set, without those whose value asks for nothing."""
-    values = {name: getattr(request.sampling, name) for name in PARAMETERS}
-    return {
-        name: value
-        for name, value in values.items()
-        if name not in request.unset and value is not None and value is not False and value != ()
-    }
-
-
-def _written(owner: str, parameter: Parameter, value: Any) -> dict[str, Any]:
+def _parameter(parameter: str, value: Any, owner: str) -> dict[str, Any]:
     """Return a parameter as a part of a request's body."""
     api = _APIS.get(owner, "openai")
-    name = parameter.name_in(api)
+    name = PARAMETERS[parameter].name_in(api)
     if name is None:
         of = owner if owner in _APIS else "OpenAI"
         raise InvalidValueError(
-            f"{parameter.name} cannot be asked of this server: its API is {of}'s", parameter.name
+            f"{parameter} cannot be asked of this server: its API is {of}'s", parameter
         )
-    if parameter.name == "json_schema":
+    if parameter == "json_schema":
         value = _parse_schema(value)
-    if parameter.name == "logit_bias":
+    if parameter == "logit_bias":
         value = {str(token): bias for token, bias in value}
-    if parameter.name == "top_k" and api in {"vllm", "sglang"}:
+    if parameter == "top_k" and api in {"vllm", "sglang"}:
         value = value or -1  # their word for all tokens
     if name == "response_format":
         value = {"type": "json_schema", "json_schema": {"name": "answer", "schema": value}}
@@ -139,18 +197,128 @@ def _parse_schema(schema: str) -> object:
         raise InvalidValueError(f"json_schema is no JSON: {error}", "json_schema") from error
 
 
-# ---- events -----------------------------------------------------------------------------------
+# ---- answers --------------------------------------------------------------------------------
+
+
+class RemoteAnswer:
+    """Takes the events of one answer, in order; gives its chunks."""
+
+    def __init__(self) -> None:
+        # A lone half of a character waits for the other, and is replaced if that does not come.
+        self._text, self._reasoning = (
+            codecs.getincrementaldecoder("utf-16-le")("replace") for _ in range(2)
+        )
+        self._finish_reason: FinishReason | None = None
+        self._tokens: tuple[int, int, int] | None = None  # of prompt and answer, and cached ones
+        self._first_seconds: float | None = None
+        self._last_seconds = 0.0
+
+    def push(self, event: Mapping[str, Any], seconds: float) -> Chunk | None:
+        """Take an event, so many seconds after the request; return its chunk, if it has text.
+
+        Raises:
+            UpstreamError: the answer has ended in a way that is no good end.
+        """
+        self._tokens = _reported_tokens(event) or self._tokens
+        match event.get("choices"):
+            case [{**choice}, *_]:
+                pass
+            case _:  # the event is not about the answer
+                return None
+        text = self._text.decode(_utf16(_answer_text(choice)))
+        reasoning = self._reasoning.decode(_utf16(_reasoning_text(choice)))
+        if (reason := choice.get("finish_reason")) is not None:
+            self._finish_reason = _REASONS.get(reason) if isinstance(reason, str) else None
+            if self._finish_reason is None:
+                raise UpstreamError(f"the server broke the answer off: {str(reason)[:50]!r}")
+        if not (text or reasoning):
+            return None
+        self._last_seconds = seconds
+        if self._first_seconds is None:
+            self._first_seconds = self._last_seconds
+        return Chunk(text, reasoning=reasoning)
+
+    def end(self) -> Chunk:
+        """Return the last chunk.
+
+        Raises:
+            UpstreamError: the server has not said that the answer is complete.
+        """
+        if self._finish_reason is None:
+            raise UpstreamError("the stream ended without a reason to finish")
+        usage = None
+        if self._tokens is not None:
+            prompt_tokens, completion_tokens, cached_tokens = self._tokens
+            first_seconds = self._first_seconds or 0.0
+            usage = Usage(
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+                prompt_seconds=first_seconds,
+                completion_seconds=self._last_seconds - first_seconds,
+                cached_tokens=cached_tokens,
+            )
+        return Chunk(
+            self._text.decode(b"", final=True),
+            finish_reason=self._finish_reason,
+            usage=usage,
+            reasoning=self._reasoning.decode(b"", final=True),
+        )
+
+
+def _utf16(text: str) -> bytes:
+    return text.encode("utf-16-le", "surrogatepass")
+
+
+def _answer_text(choice: Mapping[Any, Any]) -> str:
+    """Return the new text of a chat or of a completion."""
+    match choice:
+        case {"delta": {"content": str(text)}} | {"text": str(text)}:
+            return text
+        case {"delta": {"content": content}} if content is not None:
+            raise UpstreamError("the answer has a part that is no text")
+        case _:
+            return ""
+
+
+def _reasoning_text(choice: Mapping[Any, Any]) -> str:
+    match choice:
+        case {"delta": {"reasoning_content": str(text)}} | {"delta": {"reasoning": str(text)}}:
+            return text
+        case _:
+            return ""
+
+
+def _reported_tokens(event: Mapping[str, Any]) -> tuple[int, int, int] | None:
+    """Return the tokens of prompt and answer, and those of the prompt that were cached.
+
+    None where the event does not say, or what it says cannot be true.
+    """
+    match event.get("usage"):
+        case {"prompt_tokens": int(prompt), "completion_tokens": int(completion), **details}:
+            pass
+        case _:
+            return None
+    match details:
+        case {"prompt_tokens_details": {"cached_tokens": int(cached)}}:
+            pass
+        case _:
+            cached = 0
+    possible = all(0 <= count <= _MAX_COUNT for count in (prompt, completion, cached))
+    return (prompt, completion, cached) if possible else None
+
+
+# ---- events ---------------------------------------------------------------------------------
 
 
 class EventStream:
     """Takes the bytes of an event stream as they come; gives the data of its events."""
 
     def __init__(self) -> None:
-        self._line = bytearray()  # as far as it has come
-        self._data: list[bytes] = []  # lines of the event that has begun
-        self._num_data_bytes = 0
-        self._at_start = True
+        self._buffer = (
+            bytearray()
+        )  # from the end of the last event on, with lines that end with \n alone
         self._after_cr = False
+        self._at_start = True
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the data of the events that `chunk` completes.
@@ -163,175 +331,21 @@ class EventStream:
         if self._after_cr:
             chunk = chunk.removeprefix(b"\n")
         self._after_cr = chunk.endswith(b"\r")
+        start = max(0, len(self._buffer) - 1)
+        self._buffer += chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         events = []
-        for part in chunk.splitlines(keepends=True):
-            self._line += part
-            if len(self._line) + self._num_data_bytes > MAX_EVENT_BYTES:
-                raise UpstreamError(f"the stream has an event over {MAX_EVENT_BYTES >> 20} MiB")
-            if part.endswith(_LINE_ENDS):
-                event = self._end_line()
-                if event is not None:
-                    events.append(event)
-        return events
+        while (end := self._buffer.find(b"\n\n", start)) >= 0:
+            events.append(bytes(self._buffer[:end]))
+            del self._buffer[: end + 2]
+            start = 0
+        if max(map(len, (*events, self._buffer))) > MAX_EVENT_BYTES:
+            raise UpstreamError(f"the stream has an event over {MAX_EVENT_BYTES >> 20} MiB")
+        return [data for event in events if (data := self._data(event)) is not None]
 
-    def _end_line(self) -> bytes | None:
-        """Take the line that is complete; return the event that it ends."""
-        line = bytes(self._line).rstrip(b"\r\n")
-        self._line.clear()
+    def _data(self, event: bytes) -> bytes | None:
         if self._at_start:
-            line = line.removeprefix(_BOM)
+            event = event.removeprefix(_BOM)
             self._at_start = False
-        if not line:
-            return self._end_event()
-        field, _, value = line.partition(b":")
-        if field == b"data":
-            self._data.append(value.removeprefix(b" "))
-            self._num_data_bytes += len(value) + 1
-        return None
-
-    def _end_event(self) -> bytes | None:
-        if not self._data:
-            return None
-        event = b"\n".join(self._data)
-        self._data.clear()
-        self._num_data_bytes = 0
-        return event
-
-
-# ---- answers ----------------------------------------------------------------------------------
-
-
-class RemoteAnswer:
-    """Takes the events of one answer, in order; gives its chunks."""
-
-    def __init__(self) -> None:
-        self._text = _SurrogateJoiner()
-        self._reasoning = _SurrogateJoiner()
-        self._finish_reason: FinishReason | None = None
-        self._tokens: tuple[int, int, int | None] | None = None
-        self._first_seconds: float | None = None
-        self._last_seconds = 0.0
-
-    def push(self, event: Mapping[str, Any], seconds: float) -> Chunk | None:
-        """Take an event; return the chunk that it makes, if it has text.
-
-        Args:
-            event: as the server sent it.
-            seconds: since the request was made.
-
-        Raises:
-            UpstreamError: the answer has ended in a way that is no good end.
-        """
-        self._tokens = reported_tokens(event) or self._tokens
-        choice = _choice(event)
-        text = self._text.push(_text(choice))
-        reasoning = self._reasoning.push(_reasoning(choice))
-        if (reason := choice.get("finish_reason")) is not None:
-            self._finish_reason = _finish_reason(reason)
-        if not (text or reasoning):
-            return None
-        if self._first_seconds is None:
-            self._first_seconds = seconds
-        self._last_seconds = seconds
-        return Chunk(text, reasoning=reasoning)
-
-    def end(self) -> Chunk:
-        """Return the last chunk.
-
-        Raises:
-            UpstreamError: the server has not said that the answer is complete.
-        """
-        if self._finish_reason is None:
-            raise UpstreamError("the stream ended without a reason to finish")
-        return Chunk(
-            self._text.end(),
-            finish_reason=self._finish_reason,
-            usage=self._usage(),
-            reasoning=self._reasoning.end(),
-        )
-
-    def _usage(self) -> Usage | None:
-        if self._tokens is None:
-            return None
-        prompt_tokens, completion_tokens, cached_tokens = self._tokens
-        first_seconds = self._first_seconds or 0.0
-        return Usage(
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            prompt_seconds=first_seconds,
-            completion_seconds=self._last_seconds - first_seconds,
-            cached_tokens=cached_tokens or 0,
-        )
-
-
-class _SurrogateJoiner:
-    """Joins halves of characters that came apart, and replaces those that are alone."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-16-le")("replace")
-
-    def push(self, text: str) -> str:
-        """Return the text that is complete."""
-        return self._decoder.decode(text.encode("utf-16-le", "surrogatepass"))
-
-    def end(self) -> str:
-        """Return what waits for its other half."""
-        return self._decoder.decode(b"", final=True)
-
-
-def _choice(event: Mapping[str, Any]) -> Mapping[Any, Any]:
-    """Return the only answer that was asked for; nothing where the event is not about it."""
-    match event.get("choices"):
-        case [{**choice}, *_]:
-            return choice
-        case _:
-            return {}
-
-
-def _text(choice: Mapping[Any, Any]) -> str:
-    """Return the new text of a chat or of a completion."""
-    match choice:
-        case {"delta": {"content": str(text)}} | {"text": str(text)}:
-            return text
-        case {"delta": {"content": content}} if content is not None:
-            raise UpstreamError("the answer has a part that is no text")
-        case _:
-            return ""
-
-
-def _reasoning(choice: Mapping[Any, Any]) -> str:
-    match choice:
-        case {"delta": {"reasoning_content": str(text)}} | {"delta": {"reasoning": str(text)}}:
-            return text
-        case _:
-            return ""
-
-
-def _finish_reason(reason: object) -> FinishReason:
-    known = _REASONS.get(reason) if isinstance(reason, str) else None
-    if known is None:
-        raise UpstreamError(f"the server broke the answer off: {str(reason)[:50]!r}")
-    return known
-
-
-def reported_tokens(event: Mapping[str, Any]) -> tuple[int, int, int | None] | None:
-    """Return what an event says of the answer's cost; None where it says nothing that can be true.
-
-    The numbers are tokens of the prompt, tokens of the answer, and those of the prompt that were
-    not computed again; the last is None where it is not reported.
-    """
-    match event.get("usage"):
-        case {"prompt_tokens": int(prompt), "completion_tokens": int(completion), **details}:
-            cached = _cached_tokens(details)
-        case _:
-            return None
-    possible = all(0 <= count <= _MAX_TOKENS for count in (prompt, completion, cached or 0))
-    return (prompt, completion, cached) if possible else None
-
-
-def _cached_tokens(details: Mapping[Any, Any]) -> int | None:
-    match details:
-        case {"prompt_tokens_details": {"cached_tokens": int(cached)}}:
-            return cached
-        case _:
-            return None
+        fields = (line.partition(b":") for line in event.split(b"\n"))
+        lines = [value.removeprefix(b" ") for field, _, value in fields if field == b"data"]
+        return b"\n".join(lines) if lines else None

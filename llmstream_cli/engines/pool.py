@@ -19,14 +19,11 @@ the books balanced whoever calls it.
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llmstream_cli.api import Engine
 from llmstream_cli.engines.pooled_engine import Phase, PooledEngine
-from llmstream_cli.errors import LLMStreamError, NoRoomError, copy_error
-
-_GIGABYTE = 1e9
+from llmstream_cli.errors import LLMStreamError, copy_error
 
 
 @dataclass(slots=True, eq=False)
@@ -38,64 +35,19 @@ class _Ticket:
 
 
 class EnginePool:
-    """Engines that share a memory.
-
-    Args:
-        max_bytes: what all loaded models may take together.
-    """
+    """The memory that engines share; `max_bytes` is what all loaded models may take together."""
 
     def __init__(self, max_bytes: float = math.inf) -> None:
         self.max_bytes = max_bytes
-        self._members: list[PooledEngine] = []
+        self.members: list[PooledEngine] = []
         self._tickets: list[_Ticket] = []  # in the order in which they came
         self._giving_way: frozenset[PooledEngine] = frozenset()
 
-    def add(
-        self,
-        name: str,
-        factory: Callable[[], Engine],
-        *,
-        needed_bytes: int = 0,
-        keep_alive: float = math.inf,
-        max_requests: float = math.inf,
-    ) -> PooledEngine:
-        """Add a model; nothing is loaded yet.
-
-        Args:
-            name: for the log.
-            factory: makes an engine, which the pool starts and closes; once for each load.
-            needed_bytes: what it will take, as far as that is known.
-            keep_alive: seconds until it is unloaded if nobody asks; infinite is for good.
-            max_requests: that it may answer at once and that may wait for it, together.
-        """
-        member = PooledEngine(
-            self,
-            name,
-            factory,
-            needed_bytes=needed_bytes,
-            keep_alive=keep_alive,
-            max_requests=max_requests,
-        )
-        self._members.append(member)
-        return member
-
     async def aclose(self) -> None:
         """Close all engines; see `Engine.aclose`."""
-        await asyncio.gather(*(member.aclose() for member in self._members))
+        await asyncio.gather(*(member.aclose() for member in self.members))
 
     # ---- what the engines ask ---------------------------------------------------------------
-
-    def check_room(self, name: str, needed_bytes: int) -> None:
-        """Check that a model fits once all others are unloaded.
-
-        Raises:
-            NoRoomError: it does not.
-        """
-        if needed_bytes > self.max_bytes:
-            raise NoRoomError(
-                f"{name} needs {needed_bytes / _GIGABYTE:.2f} GB of memory, and all models "
-                f"together may take {self.max_bytes / _GIGABYTE:.2f} GB"
-            )
 
     def waiting(self, member: PooledEngine) -> int:
         """Return how many requests wait for a model to be loaded."""
@@ -150,7 +102,7 @@ class EnginePool:
             return True
         leaving = self._bytes_of(Phase.UNLOADING)
         if missing > leaving:
-            loaded = [one for one in self._members if one.phase is Phase.LOADED]
+            loaded = [one for one in self.members if one.phase is Phase.LOADED]
             victims = _choose_victims(loaded, missing - leaving)
             self._giving_way = frozenset(victims)
             for victim in victims:
@@ -160,17 +112,17 @@ class EnginePool:
 
     def _trim(self) -> None:
         """Unload what nobody uses where models took more than they were thought to need."""
-        for member in sorted(self._members, key=lambda one: one.last_used):
+        for member in sorted(self.members, key=lambda one: one.last_used):
             if self._free_bytes() + self._bytes_of(Phase.UNLOADING) >= 0:
                 return
             if member.phase is Phase.LOADED and not member.leases and not self.waiting(member):
                 member.begin_unloading("memory ran short")
 
     def _free_bytes(self) -> float:
-        return self.max_bytes - sum(member.memory_bytes for member in self._members)
+        return self.max_bytes - sum(member.memory_bytes for member in self.members)
 
     def _bytes_of(self, phase: Phase) -> int:
-        return sum(member.memory_bytes for member in self._members if member.phase is phase)
+        return sum(member.memory_bytes for member in self.members if member.phase is phase)
 
     # ---- tickets ----------------------------------------------------------------------------
 
@@ -196,11 +148,7 @@ class EnginePool:
 
 
 def _choose_victims(loaded: Iterable[PooledEngine], missing: float) -> Sequence[PooledEngine]:
-    """Choose whom to unload for so many bytes: none that is not needed for it.
-
-    Returns:
-        Nothing if all of them together do not have as many.
-    """
+    """Choose whom to unload for so many bytes, no more than needed; none if all have too little."""
     victims: list[PooledEngine] = []
     for member in sorted(loaded, key=lambda one: (one.leases > 0, one.last_used)):
         if missing <= 0:

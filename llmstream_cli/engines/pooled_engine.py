@@ -1,11 +1,4 @@
-"""One engine of a pool: it loads when a request comes, and unloads when none has come for a while.
-
-    ABSENT ──▶ LOADING ──▶ LOADED ──▶ UNLOADING ──▶ ABSENT
-                  └────── failed, given up ──▲
-
-A request holds a lease from before its engine is asked until its generator is closed, and an engine
-with a lease is never unloaded. The pool says when to load, and when to unload for another's sake.
-"""
+"""One engine of a pool: a request loads it, and it is unloaded when none has come for a while."""
 
 import asyncio
 import contextlib
@@ -15,7 +8,7 @@ import math
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import replace
 from enum import Enum, auto
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from llmstream_cli.api import (
     Chunk,
@@ -26,7 +19,6 @@ from llmstream_cli.api import (
     GenerationRequest,
     ModelInfo,
 )
-from llmstream_cli.engines.wishes import Wishes
 from llmstream_cli.errors import (
     EngineClosedError,
     EngineError,
@@ -34,13 +26,16 @@ from llmstream_cli.errors import (
     InvalidValueError,
     LLMStreamError,
     ModelError,
+    NoRoomError,
     QueueFullError,
     copy_error,
 )
 
 _log = logging.getLogger(__name__)
 
+_GIGABYTE = 1e9
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds until a model that failed is tried again
+_MAX_CLIENTS = 1024  # whose keep-alive is remembered
 
 _uses = itertools.count(1)  # a clock that ticks with each use
 
@@ -50,18 +45,28 @@ def _now() -> float:
 
 
 class Phase(Enum):
-    """Where an engine is in its life."""
-
     ABSENT = auto()
     LOADING = auto()
     LOADED = auto()
     UNLOADING = auto()
 
 
+class _Wish(NamedTuple):
+    """A client wants the model to stay so many seconds since it was answered last."""
+
+    keep_alive: float
+    since: float  # by the loop's clock
+
+    @property
+    def expiry(self) -> float:
+        return self.since + self.keep_alive
+
+
 class _Pool(Protocol):
     """What an engine asks of its pool; see `pool.EnginePool`."""
 
-    def check_room(self, name: str, needed_bytes: int) -> None: ...
+    max_bytes: float
+    members: "list[PooledEngine]"
 
     def waiting(self, member: "PooledEngine") -> int: ...
 
@@ -75,15 +80,18 @@ class _Pool(Protocol):
 class PooledEngine:
     """An engine that is there when it is asked; implements `api.Engine` and `Residency`.
 
+        ABSENT ──▶ LOADING ──▶ LOADED ──▶ UNLOADING ──▶ ABSENT
+                      └────── failed, given up ──▲
+
     While the model is being loaded for a request, requests wait. While it is being launched, that
-    is loaded because `start` was called, they are refused with `EngineNotReadyError`.
+    is loaded because `start` was called, they are refused with `EngineNotReadyError`. A request
+    holds a lease from before its engine is asked until its generator is closed, and an engine with
+    a lease is never unloaded.
 
     Args:
-        pool: that this belongs to; it makes these objects.
-        name: for the log.
-        factory: makes the engine, once for each load.
+        factory: makes the engine, which this starts and closes, once for each load.
         needed_bytes: what it will take, as far as that is known.
-        keep_alive: seconds until it is unloaded if nobody asks.
+        keep_alive: seconds until it is unloaded if nobody asks; infinite is for good.
         max_requests: that it may answer at once and that may wait for it, together.
     """
 
@@ -93,10 +101,11 @@ class PooledEngine:
         name: str,
         factory: Callable[[], Engine],
         *,
-        needed_bytes: int,
-        keep_alive: float,
-        max_requests: float,
+        needed_bytes: int = 0,
+        keep_alive: float = math.inf,
+        max_requests: float = math.inf,
     ) -> None:
+        pool.members.append(self)
         self.name = name
         self.phase = Phase.ABSENT
         self.leases = 0  # requests that it answers
@@ -109,7 +118,9 @@ class PooledEngine:
         self._pool = pool
         self._factory = factory
         self._estimated_bytes = needed_bytes
-        self._wishes = Wishes(keep_alive)
+        self._keep_alive = keep_alive
+        self._loaded_at = 0.0  # by the loop's clock
+        self._wishes: dict[str, _Wish] = {}  # the latest of each client, the oldest first
         self._max_requests = max_requests
         self._engine: Engine | None = None
         self._info: ModelInfo | None = None
@@ -122,11 +133,8 @@ class PooledEngine:
         self._pause = _FIRST_PAUSE
         self._past = EngineMetrics()  # counters of the engines before
 
-    # ---- Engine -----------------------------------------------------------------------------
-
     @property
     def status(self) -> EngineStatus:
-        """The state now; see `Engine.status`. `IDLE` takes requests."""
         if self._closed:
             return EngineStatus(EngineState.CLOSED, str(EngineClosedError()))
         match self.phase:
@@ -142,18 +150,13 @@ class PooledEngine:
 
     @property
     def metrics(self) -> EngineMetrics:
-        """State and counters after the last step; counters go on over loads."""
         present = EngineMetrics() if self._engine is None else self._engine.metrics
         waiting = present.waiting + self._pool.waiting(self)
         return replace(present.after(self._past), waiting=waiting)
 
     def start(self) -> None:
-        """Begin to load the model and return at once; an event loop has to run.
-
-        Raises:
-            NoRoomError: it needs more memory than there is for models.
-        """
-        self._pool.check_room(self.name, self._estimated_bytes)
+        """Launch the model; an event loop has to run. A `NoRoomError` is raised at once."""
+        self._check_room()
         self._launching = True
         self.begin_loading()
 
@@ -166,10 +169,7 @@ class PooledEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk]:
         """Stream the answer, once the model is loaded; see `Engine.generate`.
 
-        Raises:
-            EngineNotReadyError: the model is being launched, or its process started again.
-            NoRoomError: it needs more memory than there is for models.
-            ModelError: it cannot be loaded; for a while after a failure, nobody tries.
+        For a while after a load that failed, nobody tries again, and its error is raised.
         """
         if self._launching:
             raise EngineNotReadyError(f"{self.status.reason}; try again later")
@@ -204,24 +204,20 @@ class PooledEngine:
 
     @property
     def info(self) -> ModelInfo | None:
-        """The model, if it is loaded; see `Residency.info`."""
         return self._info if self.phase is Phase.LOADED else None
 
     @property
     def memory_bytes(self) -> int:
-        """What the model takes; it does until its process has gone."""
-        return 0 if self.phase is Phase.ABSENT else self.needed_bytes
+        return 0 if self.phase is Phase.ABSENT else self.needed_bytes  # until its process has gone
 
     @property
     def expires_seconds(self) -> float:
-        """Seconds until it is unloaded; see `Residency.expires_seconds`."""
         if self.phase is not Phase.LOADED:
             return 0.0
-        wish = self._wishes.longest()
+        wish = self._longest_wish()
         return wish.keep_alive if self.leases else max(0.0, wish.expiry - _now())
 
     async def load(self, keep_alive: float | None = None, client: str | None = "") -> ModelInfo:
-        """Wait until the model is loaded; see `Residency.load`."""
         await self._enter(keep_alive, client)
         try:
             return await self._loaded_engine().ready()
@@ -231,39 +227,34 @@ class PooledEngine:
     def unload(self, client: str = "") -> bool:
         """Unload the model as soon as it answers no request; see `Residency.unload`."""
         if self.phase is Phase.LOADED:
-            self._wishes.note(client, 0.0, _now())
+            self._note_wish(client, 0.0)
             self._rest()
         return not self.expires_seconds
 
     # ---- for the pool -----------------------------------------------------------------------
 
     def lease(self) -> None:
-        """Count a request that the engine answers."""
-        assert self.phase is Phase.LOADED
         self._stop_timer()
         self.leases += 1
         self.last_used = next(_uses)
 
     def release(self, client: str | None = None) -> None:
-        """Count one less."""
         assert self.leases
         self.leases -= 1
         self.last_used = next(_uses)
-        if client is not None:
-            self._wishes.note_answered(client, _now())
+        if client in self._wishes:  # its time begins anew
+            self._wishes[client] = self._wishes[client]._replace(since=_now())
         if self.phase is Phase.LOADED:
             self._measure()
             self._rest()
         self._pool.reschedule()
 
     def begin_loading(self) -> None:
-        """Begin to load the model."""
         assert self.phase is Phase.ABSENT
         self._failure = None
         self._change(Phase.LOADING, self._load())
 
     def begin_unloading(self, why: str) -> None:
-        """Begin to unload the model; a request that it still answers ends with an error."""
         if not self._closed:
             _log.info("unloading %s: %s", self.name, why)
         self._stop_timer()
@@ -276,13 +267,11 @@ class PooledEngine:
             _log.info("gave up loading %s: nobody waits for it any more", self.name)
             self._abandon()
 
-    # ---- requests ---------------------------------------------------------------------------
-
     async def _enter(self, keep_alive: float | None, client: str | None) -> None:
         """Wait for a lease, which has to be released; refuse a request that could only fail."""
         if self._closed:
             raise EngineClosedError
-        self._pool.check_room(self.name, self._estimated_bytes)
+        self._check_room()
         if self._failure is not None and _now() < self._retry_at:
             raise copy_error(self._failure)
         present = self.leases + self._pool.waiting(self)
@@ -292,12 +281,31 @@ class PooledEngine:
             )
         await self._pool.enter(self)
         if client is not None:
-            self._wishes.note(client, keep_alive, _now())
+            self._note_wish(client, keep_alive)
+
+    def _check_room(self) -> None:
+        if self._estimated_bytes > self._pool.max_bytes:
+            raise NoRoomError(
+                f"{self.name} needs {self._estimated_bytes / _GIGABYTE:.2f} GB of memory, and all "
+                f"models together may take {self._pool.max_bytes / _GIGABYTE:.2f} GB"
+            )
 
     def _loaded_engine(self) -> Engine:
         if self._engine is None:
             raise EngineClosedError  # since the lease was taken; nothing else unloads it then
         return self._engine
+
+    def _note_wish(self, client: str, keep_alive: float | None) -> None:
+        """Take a client's wish in place of its former one; nobody's counts for another."""
+        self._wishes.pop(client, None)
+        seconds = self._keep_alive if keep_alive is None else keep_alive
+        self._wishes[client] = _Wish(seconds, _now())
+        if len(self._wishes) > _MAX_CLIENTS:
+            del self._wishes[next(iter(self._wishes))]
+
+    def _longest_wish(self) -> "_Wish":
+        unasked = _Wish(self._keep_alive, self._loaded_at)
+        return max(self._wishes.values() or [unasked], key=lambda wish: wish.expiry)
 
     # ---- loading and unloading --------------------------------------------------------------
 
@@ -306,7 +314,7 @@ class PooledEngine:
         self._task = asyncio.create_task(work)
 
     async def _load(self) -> None:
-        self._tell("loading %s", self.name)
+        self._log(logging.INFO, "loading %s", self.name)
         started = _now()
         try:
             self._engine = self._factory()
@@ -318,34 +326,32 @@ class PooledEngine:
             _log.exception("a bug kept %s from being loaded", self.name)
             self._fail(EngineError(f"{self.name} could not be loaded: {error!r}"))
         else:
-            seconds = _now() - started
-            self._tell("loaded %s in %.3f seconds", self.name, seconds)
-            self._begin(info, seconds)
+            self._info = info
+            self.phase = Phase.LOADED
+            self._wishes.clear()
+            self._loaded_at = _now()
+            self.loads += 1
+            self.load_seconds += self._loaded_at - started
+            self.last_used = next(_uses)
+            self._log(
+                logging.INFO, "loaded %s in %.3f seconds", self.name, self._loaded_at - started
+            )
+            self._launching = False
+            self._pause = _FIRST_PAUSE
+            self._measure()
+            self._pool.reschedule()
+            self._rest()
 
-    def _tell(self, message: str, *values: object, level: int = logging.INFO) -> None:
+    def _log(self, level: int, message: str, *values: object) -> None:
         """Log what comes of a load, unless it is a launch, of which whoever launched it tells."""
         if not self._launching:
             _log.log(level, message, *values)
-
-    def _begin(self, info: ModelInfo, seconds: float) -> None:
-        """Take requests."""
-        self._info = info
-        self.phase = Phase.LOADED
-        self._wishes.begin(_now())
-        self.loads += 1
-        self.load_seconds += seconds
-        self.last_used = next(_uses)
-        self._launching = False
-        self._pause = _FIRST_PAUSE
-        self._measure()
-        self._pool.reschedule()
-        self._rest()
 
     def _fail(self, error: LLMStreamError) -> None:
         """Note why the model cannot be used, for all who wait and who will ask soon."""
         if isinstance(error, InvalidValueError) and not self._launching:
             error = ModelError(f"cannot load {self.name}: {error}")  # no value of the request's
-        self._tell("%s cannot be used: %s", self.name, error, level=logging.WARNING)
+        self._log(logging.WARNING, "%s cannot be used: %s", self.name, error)
         self._failure = error
         self._retry_at = _now() + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
@@ -354,7 +360,6 @@ class PooledEngine:
         self._change(Phase.UNLOADING, self._close_engine())
 
     def _abandon(self) -> None:
-        """Stop loading."""
         assert self._task is not None
         self._task.cancel()
         self._change(Phase.UNLOADING, self._close_engine())
@@ -379,11 +384,10 @@ class PooledEngine:
         self._stop_timer()
         if self.phase is not Phase.LOADED or self.leases:
             return
-        status = self._loaded_engine().status
-        if status.state is EngineState.FAILED:
-            self._fail(EngineError(status.reason))
+        if self.status.state is EngineState.FAILED:
+            self._fail(EngineError(self.status.reason))
             return
-        wish = self._wishes.longest()
+        wish = self._longest_wish()
         if wish.expiry <= _now():
             self.begin_unloading("it is not to be kept")
         elif math.isfinite(wish.expiry):

@@ -1,11 +1,11 @@
 """The engine of another server that speaks OpenAI's API: `llmstream serve`, llama-server, vLLM.
 
-`openai_client` talks to it, `remote_models` finds the model, `openai_format` knows the API's words.
+`openai_client` talks to it, `openai_format` knows the API's words.
 """
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
 from urllib.parse import quote
 
@@ -16,17 +16,16 @@ from llmstream_cli.api import (
     EngineStatus,
     GenerationRequest,
     ModelInfo,
-    Usage,
 )
 from llmstream_cli.engines.openai_client import IDLE_SECONDS, Upstream
-from llmstream_cli.engines.openai_format import RemoteAnswer, request_body, request_path
-from llmstream_cli.engines.remote_models import (
+from llmstream_cli.engines.openai_format import (
+    RemoteAnswer,
     RemoteModel,
+    model_names,
     only_model,
-    parse_model,
     parse_models,
-    unknown_model,
-    unlisted_model,
+    remote_model,
+    request_body,
 )
 from llmstream_cli.errors import (
     EngineClosedError,
@@ -34,9 +33,10 @@ from llmstream_cli.errors import (
     InvalidValueError,
     ModelNotFoundError,
     UpstreamError,
+    did_you_mean,
 )
 
-_MODELS = "/v1/models"
+CHAT, COMPLETIONS, _MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
 
 
 class RemoteEngine:
@@ -66,7 +66,8 @@ class RemoteEngine:
         self._model: RemoteModel | None = None
         self._trouble = ""  # that the last request met
         self._closed = False
-        self._metrics = EngineMetrics()
+        # What this engine asked of the server; what others ask of it is not in the numbers.
+        self.metrics = EngineMetrics()
 
     @property
     def url(self) -> str:
@@ -83,11 +84,6 @@ class RemoteEngine:
         if self._model is None:
             return EngineStatus(EngineState.LOADING, f"{self.url} has not been asked yet")
         return EngineStatus(EngineState.READY)
-
-    @property
-    def metrics(self) -> EngineMetrics:
-        """What this engine asked of the server; what others ask of it is not in the numbers."""
-        return self._metrics
 
     def start(self) -> None:
         """Do nothing: loading the model is the server's affair."""
@@ -108,28 +104,28 @@ class RemoteEngine:
 
         Raises:
             InvalidValueError: the server does not take one of the parameters.
-            PromptError: the prompt is longer than the context.
-            ModelNotFoundError: the server does not have the model.
-            QueueFullError: the server has too much to do.
-            EngineError: it cannot be reached, or fails; the chunks before it are good.
+            LLMStreamError: as `Upstream.events`; the chunks before it are good.
         """
         if request.sampling.logprobs is not None:
             raise InvalidValueError("logprobs cannot be had from another server")
-        with self._watched(), self._counted_as_running():
+        with self._watched():
             model = await self._find_model()
             body = request_body(request, model.name, model.owner)
-            answer = RemoteAnswer()
-            started = time.perf_counter()
-            async with contextlib.aclosing(
-                self._upstream.events(request_path(request), body)
-            ) as events:
+            answer, began = RemoteAnswer(), time.perf_counter()
+            path = CHAT if request.messages else COMPLETIONS
+            async with contextlib.aclosing(self._upstream.events(path, body)) as events:
                 async for event in events:
-                    chunk = answer.push(event, time.perf_counter() - started)
+                    chunk = answer.push(event, time.perf_counter() - began)
                     if chunk is not None:
                         yield chunk
             last = answer.end()
         if last.usage is not None:
-            self._count(last.usage)
+            self.metrics = replace(
+                self.metrics,
+                prompt_tokens=self.metrics.prompt_tokens + last.usage.prompt_tokens,
+                cached_tokens=self.metrics.cached_tokens + last.usage.cached_tokens,
+                generated_tokens=self.metrics.generated_tokens + last.usage.completion_tokens,
+            )
         yield last
 
     async def aclose(self) -> None:
@@ -140,29 +136,31 @@ class RemoteEngine:
     async def _find_model(self) -> RemoteModel:
         if self._model is None:
             models = parse_models(await self._upstream.get_json(_MODELS))
-            self._model = await self._choose_model(models)
+            if self._wanted is None:
+                self._model = only_model(models)
+            else:
+                self._model = await self._named_model(self._wanted, models)
         return self._model
 
-    async def _choose_model(self, models: list[RemoteModel]) -> RemoteModel:
-        if self._wanted is None:
-            return only_model(models)
+    async def _named_model(self, name: str, models: Sequence[RemoteModel]) -> RemoteModel:
         for model in models:
-            if model.name == self._wanted:
+            if model.name == name:
                 return model
-        if not models:
-            return unlisted_model(self._wanted)
+        if not models:  # a server that has no list
+            return remote_model(name, {})
         # A server may know a model by more names than it lists.
-        entry = await self._upstream.get_json(f"{_MODELS}/{quote(self._wanted)}")
-        found = parse_model(entry)
-        if found is None:
-            raise unknown_model(self._wanted, models)
-        return found
+        entry = await self._upstream.get_json(f"{_MODELS}/{quote(name)}")
+        for model in parse_models({"data": [entry]}):
+            return model
+        hint = did_you_mean(name, (one.name for one in models), f"it has {model_names(models)}")
+        raise ModelNotFoundError(f"the server has no model {name!r}; {hint}")
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
-        """Note how a request ends. One under which the engine is closed says so."""
+        """Count a request, and note how it ends. One under which the engine is closed says so."""
         if self._closed:
             raise EngineClosedError
+        self.metrics = replace(self.metrics, running=self.metrics.running + 1)
         try:
             yield
         except ModelNotFoundError:
@@ -174,21 +172,6 @@ class RemoteEngine:
             self._model = None  # when the server is back, it may have another
             self._trouble = str(error)
             raise
-        self._trouble = ""
-
-    @contextlib.contextmanager
-    def _counted_as_running(self) -> Iterator[None]:
-        self._metrics = replace(self._metrics, running=self._metrics.running + 1)
-        try:
-            yield
         finally:
-            self._metrics = replace(self._metrics, running=self._metrics.running - 1)
-
-    def _count(self, usage: Usage) -> None:
-        past = self._metrics
-        self._metrics = replace(
-            past,
-            prompt_tokens=past.prompt_tokens + usage.prompt_tokens,
-            cached_tokens=past.cached_tokens + usage.cached_tokens,
-            generated_tokens=past.generated_tokens + usage.completion_tokens,
-        )
+            self.metrics = replace(self.metrics, running=self.metrics.running - 1)
+        self._trouble = ""

@@ -13,8 +13,8 @@ the purpose can do worse. Here that costs the requests that were being answered,
 5. A process that answers no ping, with or without work, is killed, and so is one whose load makes
    no progress.
 
-Everything here runs in one event loop, the one in which the engine is first used, and nothing waits
-for a consumer: one that serves slow readers bounds what it keeps for them, as it bounds the queue.
+Everything here runs in one event loop, and nothing waits for a consumer: one that serves slow
+readers bounds what it keeps for them, as it bounds the queue.
 """
 
 import asyncio
@@ -34,8 +34,8 @@ from llmstream_cli.api import (
     GenerationRequest,
     ModelInfo,
 )
+from llmstream_cli.engines import ipc
 from llmstream_cli.engines.child import Child
-from llmstream_cli.engines.ipc import Cancel, Ended, Loaded, Ping, Pong, Report, Results, Submit
 from llmstream_cli.errors import (
     EngineClosedError,
     EngineDiedError,
@@ -97,8 +97,7 @@ class SupervisedEngine:
         self._ready_since: float | None = None  # by the loop's clock, for the current process
         self._failed_loads = 0
         self._pause = _FIRST_PAUSE
-        self._unanswered = 0
-        self._stalled = 0
+        self._quiet_ticks = 0  # without an answer to a ping, or without progress of the load
         self._activity: object = None  # of the process, when it was looked at last
         self._calls: dict[int, _Call] = {}
         self._request_ids = itertools.count()
@@ -107,14 +106,11 @@ class SupervisedEngine:
 
     @property
     def status(self) -> EngineStatus:
-        """The state now; see `Engine.status`."""
-        self._attach()
         return self._status
 
     @property
     def metrics(self) -> EngineMetrics:
         """State and counters after the last step; counters go on over restarts."""
-        self._attach()
         return replace(
             self._present.after(self._past),
             waiting=max(0, len(self._calls) - self._present.running),
@@ -124,18 +120,16 @@ class SupervisedEngine:
     def start(self) -> None:
         """Start the process, which begins to load the model, and return at once.
 
-        On Linux it dies with the calling thread: call it where the event loop runs, or will run.
+        Call it in the event loop.
 
         Raises:
             EngineError: no process can be started.
         """
-        assert self._child is None
         self._child = Child(self._config, self._receive, self._log)
-        self._attach()
+        self._supervisor = asyncio.create_task(self._supervise(self._child))
 
     async def ready(self) -> ModelInfo:
         """Wait until the model is loaded, for the first time or again; see `Engine.ready`."""
-        self._attach()
         while self._status.state is not EngineState.READY:
             await self._settled.wait()
             if self._failure is not None:
@@ -151,10 +145,13 @@ class SupervisedEngine:
                 process had died before anything was generated.
             EngineDiedError: the process died; the chunks before it are good.
         """
-        self._attach()
-        child = self._ready_child()
+        if self._failure is not None:
+            raise copy_error(self._failure)
+        if self._status.state is not EngineState.READY:
+            raise EngineNotReadyError(f"{self._status.reason}; try again later")
+        assert self._child is not None
         request_id, call = next(self._request_ids), _Call(request)
-        child.send(Submit(request_id, request))
+        self._child.send(ipc.Submit(request_id, request))
         self._calls[request_id] = call
         try:
             while True:
@@ -167,11 +164,10 @@ class SupervisedEngine:
         finally:
             # Synchronous, as clean-up in a generator has to be.
             if self._calls.pop(request_id, None) is not None and self._child is not None:
-                self._child.send(Cancel(request_id))
+                self._child.send(ipc.Cancel(request_id))
 
     async def aclose(self) -> None:
         """End all requests, and the process, by force if it does not leave within a second."""
-        self._attach()
         self._closing.set()
         if self._status.state is not EngineState.CLOSED:
             self._fail(EngineState.CLOSED, EngineClosedError())
@@ -180,56 +176,29 @@ class SupervisedEngine:
         if self._supervisor is not None:
             await asyncio.wait([self._supervisor])
 
-    def _ready_child(self) -> Child:
-        """Return the process that takes a request.
-
-        Raises:
-            EngineNotReadyError: it does not take one yet.
-            LLMStreamError: why the engine has failed.
-        """
-        if self._failure is not None:
-            raise copy_error(self._failure)
-        if self._status.state is not EngineState.READY:
-            raise EngineNotReadyError(f"{self._status.reason}; try again later")
-        assert self._child is not None
-        return self._child
-
     # ---- the processes, one after the other ---------------------------------------------------
 
-    def _attach(self) -> None:
-        """Begin to supervise in the running loop, if there is one and it is the first time."""
-        if self._supervisor is None and self._child is not None:
-            with contextlib.suppress(RuntimeError):  # no loop runs: `start` was called before
-                loop = asyncio.get_running_loop()
-                self._supervisor = loop.create_task(self._supervise(self._child))
-
-    async def _supervise(self, child: Child) -> None:
+    async def _supervise(self, child: Child | None) -> None:
         """Keep a process running until the engine is closed, or has failed for good."""
         watch = asyncio.create_task(self._watch())
         try:
-            while True:
-                await child.connect()
-                if self._closing.is_set():
-                    child.hang_up()
-                self._bury(await child.ended())
-                next_child = await self._next_child()
-                if next_child is None:
-                    return
-                child = next_child
+            while child is not None:
+                self._note_death(await child.ended())
+                child = await self._next_child()
         except Exception as error:  # noqa: BLE001  (a bug; whoever waits must hear of it)
             self._fail(EngineState.FAILED, EngineError(f"the engine failed: {error!r}"))
         finally:
             watch.cancel()
-            child.kill("the engine is not supervised any more")
+            if child is not None:
+                child.kill("the engine is not supervised any more")
 
     async def _next_child(self) -> Child | None:
         """Start a process after a pause; return None if there is to be none."""
         while self._failure is None:
             pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._closing.wait()
-                    return None
+                await asyncio.wait_for(self._closing.wait(), pause)
+                return None
             try:
                 self._child = Child(self._config, self._receive, self._log)
             except EngineError as error:  # of files or memory, say: no fault of the model
@@ -240,12 +209,12 @@ class SupervisedEngine:
                 return self._child
         return None
 
-    def _bury(self, reason: str) -> None:
-        """Settle what a process leaves behind that has died."""
+    def _note_death(self, reason: str) -> None:
+        """Decide what becomes of the engine, and of its requests, after its process has died."""
         self._past = self._present.after(self._past)
         self._present = EngineMetrics(slots=self._config.max_seqs)
         self._child = None
-        self._unanswered = self._stalled = 0
+        self._quiet_ticks = 0
         if self._failure is not None:
             return
         now = asyncio.get_running_loop().time()
@@ -278,47 +247,45 @@ class SupervisedEngine:
                 self._watch_child(self._child)
 
     def _watch_child(self, child: Child) -> None:
-        if self._status.state is not EngineState.READY:
+        if self._status.state is EngineState.READY:
+            limit, trouble = _MAX_UNANSWERED, "the engine's process gave no sign of life for"
+            stalled = True
+            child.send(ipc.Ping())
+        else:
+            limit, trouble = _MAX_STALLED, "loading the model made no progress for"
             before, self._activity = self._activity, child.activity()
             stalled = self._activity is not None and self._activity == before
-            self._stalled = self._stalled + 1 if stalled else 0
-            if self._stalled >= _MAX_STALLED:
-                seconds = f"{_MAX_STALLED * _TICK_SECONDS:g} seconds"
-                child.kill(f"loading the model made no progress for {seconds}")
-        elif self._unanswered >= _MAX_UNANSWERED:
-            seconds = f"{_MAX_UNANSWERED * _TICK_SECONDS:g} seconds"
-            child.kill(f"the engine's process gave no sign of life for {seconds}")
-        else:
-            self._unanswered += 1
-            child.send(Ping())
+        if stalled and self._quiet_ticks >= limit:
+            child.kill(f"{trouble} {limit * _TICK_SECONDS:g} seconds")
+        self._quiet_ticks = self._quiet_ticks + 1 if stalled else 0
 
     # ---- what the process says ----------------------------------------------------------------
 
-    def _receive(self, report: Report) -> None:
+    def _receive(self, report: ipc.Report) -> None:
         match report:
-            case Results(results, metrics):
+            case ipc.Results(results, metrics):
                 self._present = metrics
                 for request_id, result in results:
                     self._deliver(request_id, result)
-            case Loaded(info):
+            case ipc.Loaded(info):
                 self._begin(info)
-            case Ended(error):
-                self._note_end(error)
-            case Pong():
-                self._unanswered = 0
+            case ipc.Ended(failure):
+                self._note_end(failure.error())
+            case ipc.Pong():
+                self._quiet_ticks = 0
 
     def _begin(self, info: ModelInfo) -> None:
         """Take requests; send those again that the last process did not get to."""
         assert self._child is not None
         self._info = info
-        self._failed_loads = 0
+        self._failed_loads = self._quiet_ticks = 0
         self._ready_since = asyncio.get_running_loop().time()
         self._set_status(EngineState.READY)
         if self._past.restarts:
             _log.info("the model is loaded again")
         for request_id, call in self._calls.items():
             if call.request is not None:
-                self._child.send(Submit(request_id, call.request))
+                self._child.send(ipc.Submit(request_id, call.request))
                 call.request = call.expires = None
 
     def _note_end(self, error: LLMStreamError) -> None:
@@ -331,13 +298,16 @@ class SupervisedEngine:
         self._child.exit_reason = str(error)
         self._child.hang_up()
 
-    def _deliver(self, request_id: int, result: Chunk | LLMStreamError) -> None:
+    def _deliver(self, request_id: int, result: Chunk | ipc.Failure) -> None:
         call = self._calls.get(request_id)
         if call is None:  # nobody waits for it any more
             return
-        if isinstance(result, LLMStreamError) or result.progress is None:
+        if isinstance(result, ipc.Failure):
+            self._end(request_id, result.error())
+            return
+        if result.progress is None:
             call.request = None  # what has been told of its progress may be told again
-        if isinstance(result, LLMStreamError) or result.finish_reason is not None:
+        if result.finish_reason is not None:
             self._end(request_id, result)
         else:
             call.results.put_nowait(result)

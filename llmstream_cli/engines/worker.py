@@ -2,7 +2,8 @@
 
 Its standard input is a socket to its parent, a `SupervisedEngine`. The main thread loads the model
 and steps; one thread reads commands, and what the processes of `engines.encoding` make of them; one
-writes reports, all that have gathered meanwhile at once. Only that one waits for the parent.
+writes reports. Only that one waits for the parent, so a slow parent never stops a step; what it has
+to write is bounded by the requests that the parent has made.
 
 Only the parent decides when the process ends: by closing the socket, if only because it died. A bug
 in any thread ends it as well, and the parent starts it anew.
@@ -12,149 +13,102 @@ import contextlib
 import os
 import queue
 import signal
-import socket
 import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from multiprocessing.connection import wait
-from types import TracebackType
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
 from typing import NoReturn
 
 from llmstream_cli.api import Chunk, GenerationRequest, ModelInfo
 from llmstream_cli.core.llama import set_log_sink
 from llmstream_cli.core.model import EncodedRequest
 from llmstream_cli.core.step_loop import Result, StepLoop
+from llmstream_cli.engines import ipc
 from llmstream_cli.engines.encoder import die_with_parent
 from llmstream_cli.engines.encoding import EncodingPool
-from llmstream_cli.engines.ipc import (
-    Cancel,
-    Command,
-    Ended,
-    FrameReader,
-    Load,
-    Loaded,
-    Ping,
-    Pong,
-    Report,
-    Results,
-    Submit,
-    pack,
-)
 from llmstream_cli.errors import LLMStreamError
 
 _READY = -1  # the request id under which the model's info comes; the parent's begin with 0
 _CHECK_SECONDS = 0.5
-_RECEIVE_BYTES = 64 * 1024
-
-
-class Outbox:
-    """Sends reports on a thread of its own, so that a slow parent never stops a step.
-
-    What waits is bounded by the requests that the parent has asked for.
-    """
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._queue: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
-        self._thread.start()
-
-    def post(self, report: Report) -> None:
-        """Send a report soon; from any thread."""
-        self._queue.put(report)
-
-    def close(self) -> None:
-        """Wait until everything is sent."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            reports = [self._queue.get()]
-            while not self._queue.empty():  # only this thread takes
-                reports.append(self._queue.get())
-            self._send(reports)
-            if None in reports:
-                return
-
-    def _send(self, reports: Sequence[Report | None]) -> None:
-        frames = b"".join(pack(report) for report in reports if report is not None)
-        try:
-            self._connection.sendall(frames)
-        except OSError:  # the parent is gone
-            os._exit(0)
 
 
 class Worker:
-    """What the process does.
+    """What the process does."""
 
-    Args:
-        connection: to the parent.
-    """
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._outbox = Outbox(connection)
+    def __init__(self, parent: Connection) -> None:
+        self._parent = parent
         self._info: ModelInfo | None = None
+        self._outbox: queue.SimpleQueue[ipc.Report] = queue.SimpleQueue()
+        threading.Thread(target=self._write_reports, name="outbox", daemon=True).start()
 
     def run(self) -> NoReturn:
         """Serve the parent until it hangs up, or until the engine fails."""
-        reader = FrameReader(Command)
-        first: list[Command] = []
-        while not first:
-            first = list(reader.feed(self._receive()))
-        (load,) = first  # the parent sends no more before the model is loaded
-        assert isinstance(load, Load)
+        load = self._receive()
+        assert isinstance(load, ipc.Load)
         if load.log:
             set_log_sink(sys.stderr.write)
         self._encodings = EncodingPool(load.config, self._submit)
         self._steps = StepLoop(load.config, self._report)
         self._steps.tell_ready(_READY)
-        threading.Thread(target=self._obey, args=(reader,), name="inbox", daemon=True).start()
+        threading.Thread(target=self._read_commands, name="inbox", daemon=True).start()
         self._steps.run()
         assert self._steps.end is not None
-        self._outbox.post(Ended(self._steps.end))
-        self._outbox.close()
-        os._exit(1)
+        self._outbox.put(ipc.Ended(ipc.Failure.of(self._steps.end)))
+        while True:
+            signal.pause()  # the thread that writes it ends the process
+
+    def _write_reports(self) -> None:
+        import pydantic_core  # noqa: F401  (now, while the model is being loaded)
+
+        with contextlib.suppress(OSError):  # the parent is gone
+            while True:
+                report = self._outbox.get()
+                self._parent.send_bytes(ipc.dump_report(report))
+                if isinstance(report, ipc.Ended):
+                    os._exit(1)
+        os._exit(0)
 
     def _report(self, results: Sequence[tuple[int, Result]]) -> None:
         """Send what a step produced; on the main thread."""
-        answers: list[tuple[int, Chunk | LLMStreamError]] = []
+        answers: list[tuple[int, Chunk | ipc.Failure]] = []
         for request_id, result in results:
             if isinstance(result, ModelInfo):
-                self._info = result
-                self._outbox.post(Loaded(result))
-            elif request_id != _READY:  # a load that failed is told with `Ended`
+                self._info = replace(result, name=ipc.encodable(result.name))
+                self._outbox.put(ipc.Loaded(self._info))
+            elif isinstance(result, Chunk):
                 answers.append((request_id, result))
-        self._outbox.post(Results(tuple(answers), self._steps.metrics))
+            elif request_id != _READY:  # a load that failed is told with `Ended`
+                answers.append((request_id, ipc.Failure.of(result)))
+        self._outbox.put(ipc.Results(tuple(answers), self._steps.metrics))
 
-    def _obey(self, reader: FrameReader) -> None:
+    def _read_commands(self) -> None:
         while True:
             encodings = self._encodings.connections
-            ready = wait([self._connection, *encodings], _CHECK_SECONDS if encodings else None)
-            if self._connection in ready:
-                for command in reader.feed(self._receive()):
-                    self._execute(command)
+            ready = wait([self._parent, *encodings], _CHECK_SECONDS if encodings else None)
+            if self._parent in ready:
+                self._execute(self._receive())
             self._encodings.receive(ready)
 
-    def _receive(self) -> bytes:
-        data = self._connection.recv(_RECEIVE_BYTES)
-        if not data:
+    def _receive(self) -> ipc.Command:
+        try:
+            command: ipc.Command = self._parent.recv()
+        except (EOFError, OSError):  # the parent is gone
             os._exit(0)
-        return data
+        return command
 
-    def _execute(self, command: Command) -> None:
+    def _execute(self, command: ipc.Command) -> None:
         match command:
-            case Submit(request_id, request):
+            case ipc.Submit(request_id, request):
                 assert self._info is not None  # else the parent would not have sent it
                 self._encodings.submit(request_id, request, self._info)
-            case Cancel(request_id):
+            case ipc.Cancel(request_id):
                 self._encodings.cancel(request_id)
                 with contextlib.suppress(LLMStreamError):  # the engine has just failed
                     self._steps.cancel(request_id)
-            case Ping():
-                self._outbox.post(Pong())
+            case ipc.Ping():
+                self._outbox.put(ipc.Pong())
 
     def _submit(
         self, request_id: int, request: GenerationRequest, outcome: EncodedRequest | LLMStreamError
@@ -163,28 +117,27 @@ class Worker:
             with contextlib.suppress(LLMStreamError):  # the engine has just failed
                 self._steps.submit(request_id, outcome, request.sampling)
         else:
-            self._outbox.post(Results(((request_id, outcome),), self._steps.metrics))
+            failure = ipc.Failure.of(outcome)
+            self._outbox.put(ipc.Results(((request_id, failure),), self._steps.metrics))
 
 
-def _leave_on_bug(
-    kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
-) -> None:
-    if not issubclass(kind, SystemExit):  # which ends a single thread
-        traceback.print_exception(kind, error, trace)
+def _leave_on_bug(error: BaseException | None) -> None:
+    if not isinstance(error, SystemExit):  # which ends a single thread
+        traceback.print_exception(error)
         os._exit(1)
 
 
 def main() -> NoReturn:
     """Run the process."""
     die_with_parent()
-    sys.excepthook = _leave_on_bug
-    threading.excepthook = lambda bug: _leave_on_bug(*bug[:3])
+    sys.excepthook = lambda _, error, __: _leave_on_bug(error)
+    threading.excepthook = lambda bug: _leave_on_bug(bug.exc_value)
     # A service manager may signal every process of a service: the parent still has to drain.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # The thread that steps wants the GIL after each call into llama.cpp.
     sys.setswitchinterval(0.001)
-    Worker(socket.socket(fileno=0)).run()
+    Worker(Connection(os.dup(0))).run()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import itertools
 import os
 import sys
 import time
+from multiprocessing.connection import Connection
 from typing import Any
 
 from llmstream_cli.api import ModelInfo
@@ -16,7 +17,7 @@ from llmstream_cli.core.llama.bindings import C
 from llmstream_cli.core.step_loop import StepLoop
 from llmstream_cli.engines import worker
 from llmstream_cli.engines.encoding import EncodingPool, Lane
-from llmstream_cli.engines.ipc import Ended, Loaded, pack
+from llmstream_cli.engines.ipc import Ended, Failure, Loaded, dump_report
 from llmstream_cli.errors import EngineError, ModelError
 
 
@@ -84,7 +85,8 @@ match os.environ.get("LLAMA_FAULT", "").split():
         time.sleep(600)
     case ["contradiction"]:
         info = ModelInfo("model", "", 0, 0.0, {})
-        os.write(0, pack(Ended(ModelError("no such model"))) + pack(Loaded(info)))
+        for report in (Ended(Failure.of(ModelError("no such model"))), Loaded(info)):
+            Connection(os.dup(0)).send_bytes(dump_report(report))
         time.sleep(600)
     case ["deaf"]:
         time.sleep(600)

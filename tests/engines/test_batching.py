@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmstream_cli.api import Chunk, GenerationRequest, SamplingParams, Usage
 from llmstream_cli.core.llama import Context
-from llmstream_cli.engines import in_process
 from llmstream_cli.engines.in_process import InProcessEngine
 from llmstream_cli.errors import StepRefusedError
 from llmstream_cli.prompts.messages import Message
@@ -91,7 +91,7 @@ async def test_the_same_question_again_computes_one_token(engine: InProcessEngin
 async def test_a_cancelled_leader_leaves_nobody_waiting(engine: InProcessEngine) -> None:
     await engine.ready()
     tasks = [asyncio.ensure_future(collect(engine.generate(shared(s)))) for s in SUBJECTS[:4]]
-    while not any(engine._subscribers):  # noqa: ASYNC110  (the engine has its own thread)
+    while not any(engine._queues):  # noqa: ASYNC110  (the engine has its own thread)
         await asyncio.sleep(0.001)
     await asyncio.sleep(0.3)  # somewhere in the common prefix
     tasks[0].cancel()
@@ -130,7 +130,7 @@ async def test_the_books_balance_after_random_traffic(engine: InProcessEngine) -
     await asyncio.gather(*(one(number) for number in range(40)))
     # A request that is posted now is answered after all cancellations.
     await collect(engine.generate(question("Where is Paris?", replace(GREEDY, max_tokens=1))))
-    assert not engine._subscribers
+    assert not engine._queues
     assert engine._steps._runner is not None
     assert not engine._steps._runner._samplers
 
@@ -139,13 +139,13 @@ async def test_the_chunks_of_one_step_cross_in_one_message(
     engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    put = in_process._put
+    put = engine._put
 
-    def counting(batch: list[object]) -> None:
+    def counting(batch: Any) -> None:
         sizes.append(len(batch))
-        put(batch)  # type: ignore[arg-type]
+        put(batch)
 
-    monkeypatch.setattr(in_process, "_put", counting)
+    monkeypatch.setattr(engine, "_put", counting)
     requests = [question(f"Tell me about {subject}.") for subject in SUBJECTS]
     answers = await asyncio.gather(*(collect(engine.generate(request)) for request in requests))
     assert max(sizes) == len(SUBJECTS)

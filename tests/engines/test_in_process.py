@@ -25,7 +25,6 @@ from llmstream_cli.api import (
 from llmstream_cli.core.llama import Model
 from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.step_loop import StepLoop
-from llmstream_cli.engines import in_process
 from llmstream_cli.engines.in_process import InProcessEngine
 from llmstream_cli.errors import (
     ContextLengthError,
@@ -74,7 +73,7 @@ async def running(path: Path, **settings: Any) -> AsyncGenerator[InProcessEngine
         yield engine
     finally:
         await engine.aclose()
-        assert not engine.running
+        assert not engine._thread.is_alive()
 
 
 @pytest.fixture
@@ -565,7 +564,7 @@ async def test_closing_ends_a_running_answer_and_a_waiting_one(model_path: Path)
     waiting = asyncio.ensure_future(collect(engine.generate(question(PROMPTS[0]))))
     await asyncio.sleep(0)
     await engine.aclose()
-    assert not engine.running
+    assert not engine._thread.is_alive()
     with pytest.raises(EngineClosedError):
         await collect(chunks)
     with pytest.raises(EngineClosedError):
@@ -656,7 +655,7 @@ async def test_closing_does_not_wait_for_a_load(
     waiting = asyncio.ensure_future(engine.ready())
     await asyncio.sleep(0)
     await engine.aclose()
-    assert engine.running
+    assert engine._thread.is_alive()
     go_on.set()
     await waiting  # it was asked for before the engine was closed
     await asyncio.to_thread(engine._thread.join)
@@ -666,6 +665,6 @@ async def test_a_loop_that_has_gone_does_not_stop_the_engine(engine: InProcessEn
     await engine.ready()
     loop = asyncio.new_event_loop()
     loop.close()
-    engine._subscribers[-1] = in_process._Subscriber(loop, asyncio.Queue())
+    engine._loop = loop
     engine._steps.tell_ready(-1)
     assert text(await collect(engine.generate(question(PROMPTS[0]))))

@@ -48,7 +48,8 @@ class Models:
         self.pool = EnginePool(room * 1e9)
         self.factories = [Factory(automatic) for _ in range(number)]
         self.members = [
-            self.pool.add(
+            PooledEngine(
+                self.pool,
                 name,
                 factory,
                 needed_bytes=10**9,
@@ -418,7 +419,9 @@ async def test_no_more_are_unloaded_than_have_to_be() -> None:
     pool = EnginePool(10)
     sizes = (2, 6, 2, 5)
     factories = [Factory() for _ in sizes]
-    members = [pool.add("m", f, needed_bytes=n) for f, n in zip(factories, sizes, strict=True)]
+    members = [
+        PooledEngine(pool, "m", f, needed_bytes=n) for f, n in zip(factories, sizes, strict=True)
+    ]
     for member in members:
         await answered(member)
     # For the last, the first two of 2 and 6 had to be considered, and 6 was enough.
@@ -496,7 +499,7 @@ async def test_small_models_do_not_overtake_a_large_one() -> None:
     pool = EnginePool(3)
     factories = [Factory(automatic=False) for _ in range(3)]
     running, large, small = (
-        pool.add("m", factory, needed_bytes=size)
+        PooledEngine(pool, "m", factory, needed_bytes=size)
         for factory, size in zip(factories, (2, 3, 1), strict=True)
     )
     askers = [Asker(running)]
@@ -547,7 +550,7 @@ async def test_who_no_longer_needs_memory_frees_who_gave_way() -> None:
 @timeless
 async def test_a_model_that_cannot_fit_is_refused_with_both_numbers() -> None:
     pool = EnginePool(2e9)
-    member = pool.add("large", Factory(), needed_bytes=4_370_000_000)
+    member = PooledEngine(pool, "large", Factory(), needed_bytes=4_370_000_000)
     with pytest.raises(NoRoomError, match=r"large needs 4\.37 GB .* may take 2\.00 GB"):
         member.start()
     assert isinstance((await answered(member)).error, NoRoomError)

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from llmstream_cli.api import EngineState
 from llmstream_cli.engines.pool import EnginePool
-from llmstream_cli.engines.pooled_engine import Phase
+from llmstream_cli.engines.pooled_engine import Phase, PooledEngine
 from llmstream_cli.errors import EngineError, ModelError
 from tests.engines.pool_fakes import Asker, Factory, PoolEngine, jumping_runner, turns
 
@@ -51,7 +51,9 @@ class PoolMachine(RuleBasedStateMachine):
     async def _set_up(self) -> None:
         self.pool = EnginePool(BOUND)
         self.members = [
-            self.pool.add(str(size), factory, needed_bytes=size, keep_alive=KEEP, max_requests=6)
+            PooledEngine(
+                self.pool, str(size), factory, needed_bytes=size, keep_alive=KEEP, max_requests=6
+            )
             for size, factory in zip(SIZES, self.factories, strict=True)
         ]
 
@@ -177,7 +179,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert (member._timer is not None) == (
                 member.phase is Phase.LOADED
                 and not member.leases
-                and all(wish.keep_alive < math.inf for wish in member._wishes._by_client.values())
+                and all(wish.keep_alive < math.inf for wish in member._wishes.values())
             )
 
     # ---- the end ------------------------------------------------------------------------------

@@ -134,19 +134,6 @@ async def test_state_from_loading_to_closed(tiny_path: Path) -> None:
         await engine.ready()
 
 
-def test_it_may_be_started_before_the_loop_runs(tiny_path: Path) -> None:
-    engine = SupervisedEngine(EngineConfig(model_path=str(tiny_path), **ONE_THREAD))
-    engine.start()
-    assert engine.status.state is EngineState.LOADING
-
-    async def use() -> None:
-        await until(lambda: engine.status.state is EngineState.READY)
-        assert await collect(engine.generate(question("the of", SHORT)))
-        await engine.aclose()
-
-    asyncio.run(use())
-
-
 async def test_reasoning_goes_the_same_way(tmp_path: Path) -> None:
     path = write_qwen3(tmp_path / "r1.gguf", ALWAYS_THINKING_TEMPLATE)
     (closing,) = Model(str(path)).tokenize("</think>", special=True)

@@ -2,12 +2,12 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,6 @@ from llmstream_cli.engines import child as child_module
 from llmstream_cli.engines.ipc import (
     Cancel,
     Ended,
-    FrameReader,
     Load,
     Loaded,
     Ping,
@@ -25,9 +24,9 @@ from llmstream_cli.engines.ipc import (
     Report,
     Results,
     Submit,
-    pack,
+    parse_report,
+    spawn,
 )
-from llmstream_cli.engines.worker import Outbox
 from llmstream_cli.errors import ModelError
 from tests.engines.processes import ENDLESS, SHORT, Reader, is_alive, pid, running, until
 from tests.engines.test_in_process import collect, question
@@ -39,20 +38,15 @@ class Process:
     """A worker whose parent is this test."""
 
     def __init__(self, config: EngineConfig) -> None:
-        self.connection, theirs = socket.socketpair()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "llmstream_cli.engines.worker"],
-                stdin=theirs.fileno(),
-                stderr=subprocess.PIPE,
-            )
+        self.process, ours = spawn("llmstream_cli.engines.worker", stderr=subprocess.PIPE)
+        self.connection = Connection(ours.detach())
         self.reports = self._reports()
-        self.connection.sendall(pack(Load(config, log=False)))
+        self.connection.send(Load(config, log=False))
 
     def _reports(self) -> Iterator[Report]:
-        reader = FrameReader(Report)
-        while data := self.connection.recv(65536):
-            yield from reader.feed(data)
+        with suppress(EOFError):
+            while True:
+                yield parse_report(self.connection.recv_bytes())
 
     def close(self) -> None:
         self.connection.close()
@@ -76,7 +70,7 @@ def chunks_of(report: Report) -> list[Chunk]:
 
 def test_it_loads_answers_and_leaves(process: Process) -> None:
     assert isinstance(next(process.reports), Loaded)
-    process.connection.sendall(pack(Submit(7, question("the of", SHORT))))
+    process.connection.send(Submit(7, question("the of", SHORT)))
     chunks: list[Chunk] = []
     while not chunks or chunks[-1].finish_reason is None:
         chunks += chunks_of(next(process.reports))
@@ -87,16 +81,17 @@ def test_it_loads_answers_and_leaves(process: Process) -> None:
 
 def test_it_answers_a_ping_while_it_steps(process: Process) -> None:
     assert isinstance(next(process.reports), Loaded)
-    process.connection.sendall(pack(Submit(7, question("the of", ENDLESS))) + pack(Ping()))
+    process.connection.send(Submit(7, question("the of", ENDLESS)))
+    process.connection.send(Ping())
     assert any(isinstance(report, Pong) for report in process.reports)
 
 
 def test_a_request_cancelled_with_its_submission_holds_no_slot(process: Process) -> None:
     assert isinstance(next(process.reports), Loaded)
     for number in range(50):
-        process.connection.sendall(pack(Submit(number, question("the of", ENDLESS))))
-        process.connection.sendall(pack(Cancel(number)))
-    process.connection.sendall(pack(Submit(50, question("the of", SHORT))))
+        process.connection.send(Submit(number, question("the of", ENDLESS)))
+        process.connection.send(Cancel(number))
+    process.connection.send(Submit(50, question("the of", SHORT)))
     last = EngineMetrics(running=1)
     for report in process.reports:
         if isinstance(report, Results):
@@ -112,36 +107,29 @@ def test_it_tells_why_a_model_cannot_be_loaded(tmp_path: Path) -> None:
     process = Process(EngineConfig(model_path=str(path)))
     *_, last = process.reports
     assert isinstance(last, Ended)
-    assert isinstance(last.error, ModelError)
+    assert isinstance(last.failure.error(), ModelError)
     process.close()
     assert process.process.returncode == 1
 
 
 def test_garbage_from_the_parent_ends_it_with_a_reason(process: Process) -> None:
     assert isinstance(next(process.reports), Loaded)
-    process.connection.sendall(b"\x00\x00\x00\x02{}")
+    process.connection.send_bytes(b"{}")
     assert not any(chunks_of(report) for report in process.reports)
     assert process.process.wait(300) == 1
     assert process.process.stderr is not None
-    assert b"WireError" in process.process.stderr.read()
+    assert b"UnpicklingError" in process.process.stderr.read()
 
 
-def test_the_outbox_never_waits_for_the_reader() -> None:
-    ours, theirs = socket.socketpair()
-    outbox = Outbox(ours)
-    sent = [Results(((n, Chunk("x" * 100)),), EngineMetrics()) for n in range(20_000)]
-    for report in sent:  # far more than the socket holds
-        outbox.post(report)
-    closing = threading.Thread(target=outbox.close)
-    closing.start()
-    reader, received = FrameReader(Report), list[Report]()
-    while len(received) < len(sent):
-        received += reader.feed(theirs.recv(65536))
-    closing.join(300)
-    assert not closing.is_alive()
-    assert received == sent
-    ours.close()
-    theirs.close()
+def test_a_parent_that_does_not_read_stops_no_step(process: Process) -> None:
+    assert isinstance(next(process.reports), Loaded)
+    for number in range(300):  # whose answers are far more than the socket holds
+        process.connection.send(Submit(number, question("the of", SHORT)))
+    ended: set[int] = set()
+    while len(ended) < 300:
+        report = next(process.reports)
+        assert isinstance(report, Results)
+        ended |= {number for number, chunk in report.results if chunk.finish_reason}  # type: ignore[union-attr]
 
 
 # ---- the process and its parent -------------------------------------------------------------

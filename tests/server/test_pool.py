@@ -72,8 +72,8 @@ class Models:
         pool = EnginePool(self.room * SIZE)
         for name in "ab":
             self.engines[name] = []
-            self.members[name] = pool.add(
-                name, self._factory(name), needed_bytes=SIZE, keep_alive=300.0, max_requests=3
+            self.members[name] = PooledEngine(
+                pool, name, self._factory(name), needed_bytes=SIZE, keep_alive=300.0, max_requests=3
             )
         describe: dict[str, Callable[[], ModelInfo]] = {"a": lambda: replace(INFO, ctx_size=77)}
         return ServedModels(

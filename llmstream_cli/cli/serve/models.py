@@ -9,6 +9,7 @@ from llmstream_cli.api import FIRST_CTX_SIZE, EngineConfig, ModelInfo
 from llmstream_cli.cli.serve.options import ServeOptions
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.engines.pool import EnginePool
+from llmstream_cli.engines.pooled_engine import PooledEngine
 from llmstream_cli.engines.supervised import SupervisedEngine
 from llmstream_cli.machine import memory
 from llmstream_cli.models.file_facts import FileFacts, read_facts
@@ -96,7 +97,8 @@ def serve_models(
         found, wanted = candidate.found, replace(candidate.config, max_bytes=max_bytes)
         log = partial(_log, f"{found.name}: " if several else "") if how.verbose else None
         usual = _KEEP_ALIVE_SECONDS if served else math.inf
-        member = pool.add(
+        member = PooledEngine(
+            pool,
             found.name,
             partial(SupervisedEngine, wanted, log=log),
             needed_bytes=candidate.needed_bytes,
