@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import math
 import selectors
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -18,9 +19,11 @@ from llmstream_cli.api import (
     ModelInfo,
     Usage,
 )
-from llmstream_cli.engines.pooled_engine import PooledEngine
+from llmstream_cli.engines.pool import EnginePool
+from llmstream_cli.engines.pooled_engine import Phase, PooledEngine
 from llmstream_cli.errors import EngineClosedError, EngineError, LLMStreamError
 
+KEEP = 300.0
 INFO = ModelInfo("fake", "a fake", 1024, 0.0, {})
 
 
@@ -201,3 +204,62 @@ def timeless(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., No
             runner.run(test(*arguments, **named))
 
     return wrapped
+
+
+class Models:
+    """A pool with models of one gigabyte each, called a, b, c, …
+
+    Args:
+        number: how many.
+        room: for how many of them there is memory.
+        automatic: they load and answer without being told.
+        keep_alive, max_requests: see `PooledEngine`.
+    """
+
+    def __init__(
+        self,
+        number: int = 2,
+        room: float = 1,
+        *,
+        automatic: bool = True,
+        keep_alive: float = KEEP,
+        max_requests: float = math.inf,
+    ) -> None:
+        self.pool = EnginePool(room * 1e9)
+        self.factories = [Factory(automatic) for _ in range(number)]
+        self.members = [
+            PooledEngine(
+                self.pool,
+                name,
+                factory,
+                needed_bytes=10**9,
+                keep_alive=keep_alive,
+                max_requests=max_requests,
+            )
+            for name, factory in zip("abcdefgh", self.factories, strict=False)
+        ]
+
+    def __getitem__(self, index: int) -> PooledEngine:
+        return self.members[index]
+
+    @property
+    def open(self) -> list[int]:
+        """Which of them have an engine."""
+        return [index for index, factory in enumerate(self.factories) if factory.is_open]
+
+    @property
+    def loaded(self) -> list[int]:
+        return [i for i, member in enumerate(self.members) if member.phase is Phase.LOADED]
+
+
+def state(member: PooledEngine) -> EngineState:
+    return member.status.state
+
+
+async def answered(
+    member: PooledEngine, keep_alive: float | None = None, client: str = ""
+) -> Asker:
+    asker = Asker(member, keep_alive, client)
+    await asker.task
+    await turns()
+    return asker

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,6 +14,8 @@ from llmstream_cli.errors import StepRefusedError
 from llmstream_cli.prompts.messages import Message
 from tests.engines.test_in_process import GREEDY, collect, question, running, text, token_ids
 from tests.gguf_files import write_gemma3, write_lfm2, write_llama, write_mamba
+
+pytestmark = pytest.mark.slow
 
 RULES = "You are a careful librarian. " + " ".join(
     f"Rule {number}: never lend the book on shelf {number * 7}." for number in range(40)
@@ -40,16 +41,6 @@ async def engine(model_path: Path) -> AsyncGenerator[InProcessEngine]:
         yield engine
 
 
-async def test_batched_answers_are_those_of_a_single_stream(
-    engine: InProcessEngine, model_path: Path
-) -> None:
-    requests = [question(f"Tell me about {subject}.") for subject in SUBJECTS]
-    async with running(model_path) as alone:
-        expected = [token_ids(await collect(alone.generate(request))) for request in requests]
-    together = await asyncio.gather(*(collect(engine.generate(request)) for request in requests))
-    assert [token_ids(chunks) for chunks in together] == expected
-
-
 async def test_one_seed_gives_one_answer_whoever_else_is_there(engine: InProcessEngine) -> None:
     drawn = SamplingParams(temperature=1.2, seed=11, max_tokens=32)
     requests = [question(f"Tell me about {subject}.", drawn) for subject in SUBJECTS]
@@ -66,12 +57,6 @@ async def test_a_shared_prefix_is_computed_once(engine: InProcessEngine) -> None
     assert sorted(usage.cached_tokens > 500 for usage in usages) == [False, True, True, True]
 
 
-async def test_a_later_request_finds_the_prefix_of_an_earlier_one(engine: InProcessEngine) -> None:
-    await collect(engine.generate(shared("rivers", replace(GREEDY, max_tokens=2))))
-    later = await collect(engine.generate(shared("stones", replace(GREEDY, max_tokens=2))))
-    assert usage_of([*later]).cached_tokens > 500
-
-
 async def test_a_conversation_computes_only_what_is_new(engine: InProcessEngine) -> None:
     turn = Message("user", "Where is Paris?")
     first = await collect(engine.generate(GenerationRequest((turn,), GREEDY)))
@@ -79,13 +64,6 @@ async def test_a_conversation_computes_only_what_is_new(engine: InProcessEngine)
     again = (turn, Message("assistant", text(first)), Message("user", "And Rome?"))
     second = usage_of([*await collect(engine.generate(GenerationRequest(again, GREEDY)))])
     assert second.cached_tokens >= cached.prompt_tokens + cached.completion_tokens - 2
-
-
-async def test_the_same_question_again_computes_one_token(engine: InProcessEngine) -> None:
-    first = await collect(engine.generate(question("Where is Paris?")))
-    again = await collect(engine.generate(question("Where is Paris?")))
-    assert token_ids(again) == token_ids(first)
-    assert usage_of([*again]).cached_tokens == usage_of([*again]).prompt_tokens - 1
 
 
 async def test_a_cancelled_leader_leaves_nobody_waiting(engine: InProcessEngine) -> None:
@@ -98,58 +76,6 @@ async def test_a_cancelled_leader_leaves_nobody_waiting(engine: InProcessEngine)
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     assert isinstance(outcomes[0], asyncio.CancelledError)
     assert all(isinstance(outcome, list) for outcome in outcomes[1:])
-
-
-async def test_neighbours_of_a_cancelled_stream_are_not_disturbed(engine: InProcessEngine) -> None:
-    expected = token_ids(await collect(engine.generate(question("Tell me about rivers."))))
-    endless = [
-        asyncio.ensure_future(
-            collect(
-                engine.generate(question(f"Tell me about {s}.", replace(GREEDY, max_tokens=900)))
-            )
-        )
-        for s in SUBJECTS[1:6]
-    ]
-    survivor = asyncio.ensure_future(collect(engine.generate(question("Tell me about rivers."))))
-    for task in endless:
-        await asyncio.sleep(0.1)
-        task.cancel()
-    assert token_ids(await survivor) == expected
-    await asyncio.gather(*endless, return_exceptions=True)
-
-
-async def test_the_books_balance_after_random_traffic(engine: InProcessEngine) -> None:
-    async def one(number: int) -> None:
-        request = shared(SUBJECTS[number % 8], replace(GREEDY, max_tokens=1 + number % 7))
-        chunks = engine.generate(request)
-        async for _ in chunks:
-            if number % 3 == 0:
-                break
-        await chunks.aclose()
-
-    await asyncio.gather(*(one(number) for number in range(40)))
-    # A request that is posted now is answered after all cancellations.
-    await collect(engine.generate(question("Where is Paris?", replace(GREEDY, max_tokens=1))))
-    assert not engine._queues
-    assert engine._steps._runner is not None
-    assert not engine._steps._runner._samplers
-
-
-async def test_the_chunks_of_one_step_cross_in_one_message(
-    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes: list[int] = []
-    put = engine._put
-
-    def counting(batch: Any) -> None:
-        sizes.append(len(batch))
-        put(batch)
-
-    monkeypatch.setattr(engine, "_put", counting)
-    requests = [question(f"Tell me about {subject}.") for subject in SUBJECTS]
-    answers = await asyncio.gather(*(collect(engine.generate(request)) for request in requests))
-    assert max(sizes) == len(SUBJECTS)
-    assert len(sizes) < sum(map(len, answers)) / 2
 
 
 async def test_a_refused_step_harms_no_later_request(

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmstream_cli.engines import openai_client, openai_format
+from llmstream_cli.engines import openai_client
 from llmstream_cli.engines.openai_client import Upstream, base_url
 from llmstream_cli.errors import (
     EngineNotReadyError,
@@ -74,16 +74,6 @@ async def error_of(reply: Reply, **settings: Any) -> LLMStreamError:
 # ---- answers --------------------------------------------------------------------------------
 
 
-async def test_the_events_of_an_answer() -> None:
-    events = await events_of(answer_events(*story()))
-    assert [event["choices"][0]["delta"] for event in events if event["choices"]] == [
-        {"role": "assistant", "content": ""},
-        *({"content": piece} for piece in ("Once", " upon", " a", " time", ".")),
-        {},
-    ]
-    assert events[-1]["usage"]["completion_tokens"] == 10
-
-
 async def test_the_request() -> None:
     async with serving(answer_events(*story())) as server:
         await post(server.url + "/v1/", "Grüße\ud83d")
@@ -93,19 +83,6 @@ async def test_the_request() -> None:
     assert request.headers["content-type"] == "application/json"
     assert request.headers["accept-encoding"] == "identity"
     assert request.body == {"body": "Grüße\ud83d"}
-
-
-async def test_no_key_is_no_header() -> None:
-    async with serving(answer_events(*story())) as server:
-        await post(server.url, key=None)
-    assert "authorization" not in server.requests[0].headers
-
-
-async def test_events_that_arrive_in_pieces() -> None:
-    stream = delta(content="Grüße 🇦🇹").replace(b"\n", b"\r\n") + DONE
-    pieces = [stream[start : start + 3] for start in range(0, len(stream), 3)]
-    (got,) = await events_of(answer_events(b": ping\r\n\r\n", *pieces))
-    assert got["choices"][0]["delta"]["content"] == "Grüße 🇦🇹"
 
 
 async def test_signs_of_life_are_no_events() -> None:
@@ -167,139 +144,85 @@ CHUNKED = (
 )
 
 
-@pytest.mark.parametrize(
-    ("reply", "complaint"),
-    [
-        (
-            answer_events(
-                ROLE, delta(content="x"), event({"error": {"message": "on\nfire"}}), DONE
-            ),
-            "the server failed: on fire",
-        ),
-        (
-            answer_events(event({"error": "out of memory"}), DONE),
-            "the server failed: out of memory",
-        ),
-        (answer_events(event({"error": {"code": 7}}), DONE), '{"error": {"code": 7}}'),
-        (
-            answer_events(event({"object": "error", "message": "no"}), DONE),
-            "the server failed: no",
-        ),
-        (
-            answer_json({"error": {"message": "bad top_k"}}, "400 Bad Request"),
-            "the server refused the request (HTTP 400: bad top_k)",
-        ),
-        (
-            answer_json({"error": None}, "500 Oops"),
-            'the server failed (HTTP 500: {"error": null})',
-        ),
-        (
-            answer("text/html", b"<h1>Bad\x1b[2J\r\ngateway</h1>", status="502 Bad Gateway"),
-            "the server failed (HTTP 502: <h1>Bad[2J gateway</h1>)",
-        ),
-        (
-            answer("text/plain", b"", status="302 Found\r\nLocation: https://else.where/x"),
-            "HTTP 302: the server has moved to https://else.where/x",
-        ),
-        (answer("text/plain", b"", status="304 Not Modified"), "the server failed (HTTP 304:)"),
-        (
-            answer_json({"detail": "Not Found"}, "404 Not Found"),
-            "refused the request (HTTP 404: Not Found)",
-        ),
-        (answer_events(ROLE, delta(content="Once")), "the stream ended without [DONE]"),
-        (answer_events(ROLE, b"data: [DONE]\n"), "the stream ended without [DONE]"),
-        (answer_events(), "the stream ended without [DONE]"),
-        (Reply((CHUNKED, b"5\r\ndata:")), "the connection failed: peer closed connection"),
-        (Reply(()), "the connection failed: Server disconnected"),
-        (Reply((b"Hello, who is this?\r\n",)), "the connection failed: "),
-        (answer_events(b"data: Once upon\n\n", DONE), "no JSON object: Once upon"),
-        (answer_events(b"data: [1]\n\n", DONE), "no JSON object: [1]"),
-        (answer_events(b"data: " + b"[" * 100_000 + b"\n\n", DONE), "no JSON object: [[[["),
-        (answer_events(b"data: \xff\xfe\n\n", DONE), "no JSON object: \N{REPLACEMENT CHARACTER}"),
-        (
-            answer_json({"choices": [{"message": {"content": "Once"}}]}),
-            "the answer is application/json, not an event stream",
-        ),
-        (
-            answer("text/event-stream\r\nContent-Encoding: gzip", b"\x1f\x8b"),
-            "the answer is compressed (gzip) unasked",
-        ),
-    ],
-)
-async def test_a_failure_is_one_line(reply: Reply, complaint: str) -> None:
-    error = await error_of(reply)
+def refusal(status: str, **error: object) -> Reply:
+    return answer_json({"error": error}, status)
+
+
+FAILED = {
+    "the server failed: on fire": answer_events(ROLE, event({"error": {"message": "on\nfire"}})),
+    "the server failed: no memory": answer_events(event({"error": "no memory"}), DONE),
+    '{"error": {"code": 7}}': answer_events(event({"error": {"code": 7}}), DONE),
+    "the server failed: no": answer_events(event({"object": "error", "message": "no"}), DONE),
+    "the server refused the request (HTTP 400: bad top_k)": refusal("400 No", message="bad top_k"),
+    'the server failed (HTTP 500: {"error": null})': answer_json({"error": None}, "500 Oops"),
+    "the server failed (HTTP 502: <h1>Bad[2J gateway</h1>)": answer(
+        "text/html", b"<h1>Bad\x1b[2J\r\ngateway</h1>", status="502 Bad Gateway"
+    ),
+    "HTTP 302: the server has moved to https://else.where/x": answer(
+        "text/plain", b"", status="302 Found\r\nLocation: https://else.where/x"
+    ),
+    "the server failed (HTTP 304:)": answer("text/plain", b"", status="304 Not Modified"),
+    "refused the request (HTTP 404: none)": answer_json({"detail": "none"}, "404 Not Found"),
+    "the stream ended without [DONE]": answer_events(ROLE, b"data: [DONE]\n"),
+    "the connection failed: peer closed connection": Reply((CHUNKED, b"5\r\ndata:")),
+    "the connection failed: Server disconnected": Reply(()),
+    "the connection failed: ": Reply((b"Hello, who is this?\r\n",)),
+    "no JSON object: Once upon": answer_events(b"data: Once upon\n\n", DONE),
+    "no JSON object: [1]": answer_events(b"data: [1]\n\n", DONE),
+    "no JSON object: [[[[": answer_events(b"data: " + b"[" * 100_000 + b"\n\n", DONE),
+    "no JSON object: \N{REPLACEMENT CHARACTER}": answer_events(b"data: \xff\xfe\n\n", DONE),
+    "the answer is application/json, not an event stream": answer_json({"choices": []}),
+    "the answer is compressed (gzip) unasked": answer(
+        "text/event-stream\r\nContent-Encoding: gzip", b"\x1f\x8b"
+    ),
+    "the server does not take this API key (HTTP 401: *** is wrong)": answer_json(
+        {"message": f"{KEY} is wrong"}, "401 Unauthorized"
+    ),
+    "the server does not let this request in (HTTP 403: no)": answer_json(
+        {"error": "no"}, "403 Forbidden"
+    ),
+}
+
+
+@pytest.mark.parametrize("complaint", FAILED)
+async def test_a_failure_is_one_line(complaint: str) -> None:
+    error = await error_of(FAILED[complaint])
     assert type(error) is UpstreamError
     assert complaint in str(error)
 
 
 @pytest.mark.parametrize(
-    ("reply", "type_", "complaint"),
+    ("reply", "expected"),
     [
         (
-            answer_json({"message": f"{KEY} is wrong"}, "401 Unauthorized"),
-            UpstreamError,
-            "the server does not take this API key (HTTP 401: *** is wrong)",
-        ),
-        (
-            answer_json({"error": "no such origin"}, "403 Forbidden"),
-            UpstreamError,
-            "the server does not let this request in (HTTP 403: no such origin)",
-        ),
-        (
             answer_json({"detail": "busy"}, "429 Too Many Requests\r\nRetry-After: 7"),
-            QueueFullError,
-            "the server has too much to do; try again in 7 s (HTTP 429: busy)",
+            QueueFullError("the server has too much to do; try again in 7 s (HTTP 429: busy)"),
         ),
         (
             answer_json({"detail": "busy"}, "429 No\r\nRetry-After: Fri, 31 Dec 1999 23:59:59 GMT"),
-            QueueFullError,
-            "the server has too much to do (HTTP 429: busy)",
+            QueueFullError("the server has too much to do (HTTP 429: busy)"),
         ),
         (
-            answer_json({"error": {"message": "loading"}}, "503 Unavailable\r\nRetry-After: 5"),
-            EngineNotReadyError,
-            "the server is not ready; try again in 5 s (HTTP 503: loading)",
+            refusal("503 Unavailable\r\nRetry-After: 5", message="loading"),
+            EngineNotReadyError("the server is not ready; try again in 5 s (HTTP 503: loading)"),
         ),
-        (
-            answer_json(
-                {"error": {"message": "9 tokens", "code": "context_length_exceeded"}}, "400 Bad"
-            ),
-            PromptError,
-            "9 tokens",
-        ),
-        (
-            answer_json(
-                {"error": {"message": "9 tokens", "type": "exceed_context_size_error"}}, "400 Bad"
-            ),
-            PromptError,
-            "9 tokens",
-        ),
-        (
-            answer_json(
-                {"error": {"message": "9 tokens", "param": "input_tokens", "code": 400}}, "400 Bad"
-            ),
-            PromptError,
-            "9 tokens",
-        ),
-        (
-            answer_json({"error": {"message": "no x", "code": "model_not_found"}}, "404 Not Found"),
-            ModelNotFoundError,
-            "no x",
-        ),
+        (refusal("400 Bad", message="9", code="context_length_exceeded"), PromptError("9")),
+        (refusal("400 Bad", message="9", type="exceed_context_size_error"), PromptError("9")),
+        (refusal("400 Bad", message="9", param="input_tokens", code=400), PromptError("9")),
+        (refusal("404 No", message="no x", code="model_not_found"), ModelNotFoundError("no x")),
     ],
 )
-async def test_a_refusal_has_the_error_that_says_it(
-    reply: Reply, type_: type[LLMStreamError], complaint: str
-) -> None:
+async def test_a_refusal_has_the_error_that_says_it(reply: Reply, expected: LLMStreamError) -> None:
     error = await error_of(reply)
-    assert type(error) is type_
-    assert str(error) == complaint
+    assert (type(error), str(error)) == (type(expected), str(expected))
 
 
-async def test_a_server_that_wants_a_key() -> None:
-    reply = answer_json({"error": {"message": "a key is needed"}}, "401 Unauthorized")
-    error = await error_of(reply, key=None)
-    assert str(error) == "the server wants an API key (HTTP 401: a key is needed)"
+async def test_without_a_key_none_is_sent_and_a_refusal_says_that_one_is_wanted() -> None:
+    async with serving(refusal("401 Unauthorized", message="a key is needed")) as server:
+        with pytest.raises(UpstreamError) as raised:
+            await post(server.url, key=None)
+    assert str(raised.value) == "the server wants an API key (HTTP 401: a key is needed)"
+    assert "authorization" not in server.requests[0].headers
 
 
 async def test_a_redirect_is_not_followed() -> None:
@@ -318,12 +241,6 @@ async def test_a_redirect_is_not_followed() -> None:
 async def test_a_silent_server_is_given_up() -> None:
     error = await error_of(answer_events(ROLE, hang=True), idle_seconds=0.05)
     assert "sent nothing for 0.05 s" in str(error)
-
-
-async def test_an_event_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_format, "MAX_EVENT_BYTES", 1 << 20)
-    error = await error_of(answer_events(*[b"data: " + b"x" * (1 << 19)] * 4))
-    assert str(error) == "the stream has an event over 1 MiB"
 
 
 async def test_a_body_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,13 +332,6 @@ def tls() -> ssl.SSLContext:
     return context
 
 
-async def test_a_trusted_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(TLS / "cert.pem"))
-    async with serving(answer_events(event({"a": 1}), DONE), tls=tls()) as server:
-        assert server.url.startswith("https:")
-        assert await post(server.url) == [{"a": 1}]
-
-
 @pytest.mark.parametrize("place", ["no/such", __file__])
 def test_certificates_that_are_none(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", place)
@@ -430,16 +340,20 @@ def test_certificates_that_are_none(monkeypatch: pytest.MonkeyPatch, place: str)
     Upstream("http://127.0.0.1")  # needs none
 
 
-async def test_a_certificate_that_nobody_vouches_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_certificate_that_is_not_trusted_until_the_environment_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    async with serving(answer_events(), tls=tls()) as server:
+    async with serving(answer_events(event({"a": 1}), DONE), tls=tls()) as server:
         with pytest.raises(UpstreamError) as raised:
             await post(server.url)
+        assert server.requests == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(TLS / "cert.pem"))
+        assert await post(server.url) == [{"a": 1}]
     assert str(raised.value) == (
         f"the certificate of {server.url} is not trusted: self-signed certificate; "
         "the variable SSL_CERT_FILE can name further ones"
     )
-    assert server.requests == []
 
 
 async def test_a_server_that_speaks_no_tls() -> None:
@@ -465,7 +379,6 @@ async def test_a_server_that_speaks_no_tls() -> None:
     ("given", "base"),
     [
         ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
-        ("http://127.0.0.1:8080/", "http://127.0.0.1:8080"),
         ("http://127.0.0.1:8080/v1", "http://127.0.0.1:8080"),
         ("https://example.org/openai/v1/", "https://example.org/openai"),
         ("http://[::1]:3030", "http://[::1]:3030"),
@@ -487,9 +400,7 @@ def test_urls(given: str, base: str) -> None:
         ("example.org", "did you mean http://example.org or https://example.org?"),
         ("localhost:port", "is none"),
         ("ftp://127.0.0.1", "must be like"),
-        ("http://", "must be like"),
         ("http://127.0.0.1:port", "is none"),
-        ("http://127.0.0.1\n", "is none"),
         ("http://me:secret@127.0.0.1", "must have no password"),
         ("http://127.0.0.1/?key=secret", "must end with the host or a path"),
         ("http://127.0.0.1/#there", "must end with the host or a path"),

@@ -28,7 +28,6 @@ from llmstream_cli.errors import (
     InvalidValueError,
     LLMStreamError,
     ModelNotFoundError,
-    PromptError,
     QueueFullError,
     UpstreamError,
 )
@@ -43,7 +42,6 @@ from tests.fake_openai import (
     answer_events,
     answer_json,
     delta,
-    event,
     serving,
     story,
 )
@@ -88,7 +86,7 @@ def text(chunks: list[Chunk]) -> str:
 
 async def test_an_answer() -> None:
     async with serving(answer_events(*story())) as server:
-        chunks = await ask(server, request(temperature=0.0))
+        chunks = await ask(server, request(temperature=0.0), api_key="sk-secret")
     assert tuple(chunk.text for chunk in chunks) == (*PIECES, "")
     last = chunks[-1]
     assert last.finish_reason is FinishReason.LENGTH
@@ -101,6 +99,8 @@ async def test_an_answer() -> None:
     assert asked.body["model"] == "tiny"
     assert asked.body["temperature"] == 0.0
     assert "top_p" not in asked.body
+    for sent in (server.gets[0], asked):
+        assert sent.headers["authorization"] == "Bearer sk-secret"
 
 
 async def test_the_model_is_asked_for_once() -> None:
@@ -128,13 +128,6 @@ async def test_a_model_that_goes_by_another_name_too() -> None:
     assert server.requests[0].body["model"] == "tiny"
 
 
-async def test_a_model_that_is_not_there() -> None:
-    async with serving(answer_events(*story())) as server:
-        with pytest.raises(ModelNotFoundError, match=r"did you mean tiny\?"):
-            await ask(server, request(), model="tiiny")
-    assert server.requests == []
-
-
 async def test_a_server_without_a_list_of_models() -> None:
     none = answer_json({"detail": "Not Found"}, "404 Not Found")
     async with serving(answer_events(*story()), pages={"/v1/models": none}) as server:
@@ -144,15 +137,10 @@ async def test_a_server_without_a_list_of_models() -> None:
     assert server.requests[0].body["model"] == "any"
 
 
-async def test_the_key_is_sent() -> None:
+async def test_what_the_server_lacks_is_not_asked_of_it() -> None:
     async with serving(answer_events(*story())) as server:
-        await ask(server, request(), api_key="sk-secret")
-    assert server.gets[0].headers["authorization"] == "Bearer sk-secret"
-    assert server.requests[0].headers["authorization"] == "Bearer sk-secret"
-
-
-async def test_a_parameter_that_the_server_lacks() -> None:
-    async with serving(answer_events(*story())) as server:
+        with pytest.raises(ModelNotFoundError, match=r"did you mean tiny\?"):
+            await ask(server, request(), model="tiiny")
         with pytest.raises(InvalidValueError, match=r"^top_k cannot be asked of this server"):
             await ask(server, request(top_k=5))
         with pytest.raises(InvalidValueError, match=r"^logprobs cannot"):
@@ -165,18 +153,7 @@ async def test_a_parameter_that_the_server_lacks() -> None:
     [
         (answer_events(*story()[:3]), UpstreamError, 2),
         (answer_events(ROLE, delta(content="Once"), DONE), UpstreamError, 1),
-        (
-            answer_events(ROLE, delta(content="Once"), event({"error": "dead"}), DONE),
-            UpstreamError,
-            1,
-        ),
-        (answer_json({"error": "busy"}, "429 Too Many Requests"), QueueFullError, 0),
         (answer_json({"error": "loading"}, "503 Unavailable"), EngineNotReadyError, 0),
-        (
-            answer_json({"error": {"code": "context_length_exceeded"}}, "400 Bad Request"),
-            PromptError,
-            0,
-        ),
     ],
 )
 async def test_a_failure_keeps_what_came_before_it(
@@ -209,8 +186,6 @@ async def test_the_status_tells_how_the_last_request_went() -> None:
             await answer_of(engine, request())
         await answer_of(engine, request())
         assert state(engine) is EngineState.READY
-        assert engine.metrics.generated_tokens == 20
-        assert engine.metrics.cached_tokens == 32
     assert len(server.gets) == 2  # who was away is asked again what model it has
 
 
@@ -240,25 +215,9 @@ async def test_closing_the_engine_ends_what_runs() -> None:
                 await use
 
 
-async def test_neighbours_do_not_mix() -> None:
-    def reply(number: int) -> Reply:
-        last = delta(content=""), event({"choices": [{"delta": {}, "finish_reason": "stop"}]})
-        return answer_events(ROLE, *[delta(content=str(number % 10))] * 50, *last, DONE)
-
-    async with serving(reply) as server, remote(server.url) as engine:
-        answers = await asyncio.gather(*(answer_of(engine, request()) for _ in range(8)))
-    assert {text(answer) for answer in answers} == {str(number) * 50 for number in range(8)}
-
-
-def test_bad_urls_are_refused_at_once() -> None:
-    with pytest.raises(InvalidValueError, match="must be like"):
-        RemoteEngine("models.example:3030")
-
-
 # ---- against the real server ----------------------------------------------------------------
 
 
-GREEDY: dict[str, Any] = {"temperature": 0.0, "repeat_penalty": 1.0, "max_tokens": 24}
 PARIS = (Message("user", "Where is Paris?"),)
 
 
@@ -271,26 +230,7 @@ async def in_process(model_path: Path, asked: GenerationRequest) -> list[Chunk]:
         await engine.aclose()
 
 
-async def test_the_answer_is_that_of_an_engine_in_process(
-    server_url: str, model_path: Path
-) -> None:
-    unset = tuple(name for name in UNSET if name not in GREEDY)
-    asked = GenerationRequest(PARIS, SamplingParams(**GREEDY), unset=unset)
-    async with remote(f"{server_url}/v1") as engine:
-        info = await engine.ready()
-        chunks = await answer_of(engine, asked)
-    own = await in_process(model_path, asked)
-    assert info.name == "smollm2"
-    assert text(chunks) == text(own)
-    assert chunks[-1].finish_reason is own[-1].finish_reason is FinishReason.LENGTH
-    usage, own_usage = chunks[-1].usage, own[-1].usage
-    assert usage is not None
-    assert own_usage is not None
-    assert usage.prompt_tokens == own_usage.prompt_tokens
-    assert usage.completion_tokens == own_usage.completion_tokens == 24
-    assert len(chunks) > 6  # it streams; a slow reader may find several tokens at once
-
-
+@pytest.mark.slow
 async def test_every_parameter_reaches_the_real_server(server_url: str, model_path: Path) -> None:
     said: dict[str, Any] = {
         "temperature": 0.7,
@@ -313,6 +253,7 @@ async def test_every_parameter_reaches_the_real_server(server_url: str, model_pa
     assert text(chunks) == text(await in_process(model_path, asked))
 
 
+@pytest.mark.slow
 async def test_a_schema_is_followed(server_url: str, model_path: Path) -> None:
     schema = '{"type":"object","properties":{"city":{"enum":["Paris"]}},"required":["city"]}'
     for asked in (
@@ -325,25 +266,7 @@ async def test_a_schema_is_followed(server_url: str, model_path: Path) -> None:
         assert json.loads(answer) == {"city": "Paris"}
 
 
-async def test_the_servers_defaults_hold(server_url: str) -> None:
-    async with remote(server_url) as engine:
-        chunks = await answer_of(engine, GenerationRequest(PARIS, unset=UNSET))
-    assert chunks[-1].finish_reason is FinishReason.STOP
-
-
-async def test_a_prompt_longer_than_the_context(server_url: str) -> None:
-    asked = GenerationRequest((Message("user", "word " * 9000),), unset=UNSET)
-    async with remote(server_url) as engine:
-        with pytest.raises(PromptError, match="maximum context length"):
-            await answer_of(engine, asked)
-
-
-async def test_an_unknown_model_of_the_real_server(server_url: str) -> None:
-    async with remote(server_url, model="smollm3") as engine:
-        with pytest.raises(ModelNotFoundError, match=r"did you mean smollm2\?"):
-            await engine.ready()
-
-
+@pytest.mark.slow
 async def test_an_answer_that_is_left_frees_its_slot(server_url: str) -> None:
     asked = GenerationRequest(PARIS, SamplingParams(max_tokens=4000, ignore_eos=True))
     async with remote(server_url) as engine:

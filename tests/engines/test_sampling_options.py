@@ -17,6 +17,8 @@ from llmstream_cli.engines.in_process import InProcessEngine
 from llmstream_cli.errors import EngineError, InvalidValueError
 from tests.engines.test_in_process import GREEDY, collect, question, running, text, token_ids
 
+pytestmark = pytest.mark.slow
+
 CITY: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -49,21 +51,6 @@ async def test_an_answer_that_stops_fulfils_its_schema(
     for chunks in answers:
         assert chunks[-1].finish_reason is FinishReason.STOP
         jsonschema.validate(json.loads(text(chunks)), CITY)
-
-
-async def test_a_stop_string_cuts_an_answer_that_has_a_form(engine: InProcessEngine) -> None:
-    sampling = replace(GREEDY, json_schema=json.dumps(CITY), max_tokens=200, stop=("}",))
-    chunks = await collect(engine.generate(question("Describe Paris.", sampling)))
-    assert chunks[-1].finish_reason is FinishReason.STOP
-    jsonschema.validate(json.loads(text(chunks) + "}"), CITY)
-
-
-async def test_an_answer_cut_short_says_so(engine: InProcessEngine) -> None:
-    sampling = replace(GREEDY, json_schema=json.dumps(CITY), max_tokens=3)
-    chunks = await collect(engine.generate(question("Describe Paris.", sampling)))
-    assert chunks[-1].finish_reason is FinishReason.LENGTH
-    with pytest.raises(json.JSONDecodeError):
-        json.loads(text(chunks))
 
 
 async def test_a_grammar_binds_one_answer_and_leaves_its_neighbours_alone(

@@ -20,6 +20,8 @@ from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.runner import Runner
 from tests.engines.test_in_process import collect, encode, question, running, text, token_ids
 
+pytestmark = pytest.mark.slow
+
 NUM_SLOTS = 4
 # Threads that wait for one another are slow where others use the processors, too.
 SETTINGS = {"ctx_size": 512, "threads": 1}
@@ -204,23 +206,3 @@ async def test_a_stop_string_ends_the_answer_wherever_it_lies(model_path: Path) 
     for stop, chunks in zip(stops, answers, strict=True):
         assert text(chunks) == whole[: whole.index(stop)]
         assert chunks[-1].finish_reason is FinishReason.STOP
-
-
-async def test_a_consumer_that_never_reads_delays_nobody_and_loses_nothing(
-    model_path: Path,
-) -> None:
-    async with running(model_path, max_seqs=2, **SETTINGS) as engine:
-        request = question(QUESTIONS[0], PLAIN_GREEDY)
-        expected = await collect(engine.generate(request))
-        sleeper = engine.generate(request)
-        first = await anext(sleeper)
-        others = [await collect(engine.generate(request)) for _ in range(3)]
-        rest = [chunk async for chunk in sleeper]
-        assert token_ids([first, *rest]) == token_ids(expected)
-        assert all(token_ids(chunks) == token_ids(expected) for chunks in others)
-        abandoned = engine.generate(request)
-        await anext(abandoned)
-        await collect(engine.generate(request))
-        await abandoned.aclose()
-        await collect(engine.generate(request))
-        assert engine.metrics.running == 0

@@ -1,15 +1,9 @@
 """The engine in a process of its own, on real processes: what it answers, and how it dies."""
 
 import asyncio
-import errno
-import json
 import os
-import random
 import signal
-import socket
-import subprocess
 import sys
-import threading
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +17,6 @@ from llmstream_cli.api import (
     FinishReason,
     GenerationRequest,
 )
-from llmstream_cli.core.llama import Model
 from llmstream_cli.engines import supervised as supervised_module
 from llmstream_cli.engines.supervised import SupervisedEngine
 from llmstream_cli.errors import (
@@ -42,23 +35,22 @@ from tests.engines.processes import (
     ONE_THREAD,
     SHORT,
     Reader,
-    is_alive,
     pid,
     running,
     state,
     until,
 )
 from tests.engines.test_in_process import (
-    GREEDY,
     PROMPTS,
     collect,
-    progress_of,
     question,
     text,
     token_ids,
 )
 from tests.engines.test_in_process import running as running_in_process
-from tests.gguf_files import ALWAYS_THINKING_TEMPLATE, write_llama, write_qwen3
+from tests.gguf_files import write_llama
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -109,7 +101,9 @@ async def test_a_prompt_format_and_its_stop_reach_the_process(
 
 
 async def test_state_from_loading_to_closed(tiny_path: Path) -> None:
-    engine: Engine = SupervisedEngine(EngineConfig(model_path=str(tiny_path), **ONE_THREAD))
+    lines: list[str] = []
+    config = EngineConfig(model_path=str(tiny_path), **ONE_THREAD)
+    engine: Engine = SupervisedEngine(config, log=lines.append)
     engine.start()
     assert state(engine) is EngineState.LOADING
     with pytest.raises(EngineNotReadyError, match="the model is being loaded"):
@@ -119,6 +113,7 @@ async def test_state_from_loading_to_closed(tiny_path: Path) -> None:
     assert state(engine) is EngineState.READY
     assert not engine.status.reason
     await collect(engine.generate(question("the of", SHORT)))
+    assert any("mamba" in line for line in lines)  # llama.cpp's log
     metrics = engine.metrics
     assert (metrics.running, metrics.waiting, metrics.slots) == (0, 0, 1)
     assert metrics.generated_tokens == 8
@@ -134,45 +129,6 @@ async def test_state_from_loading_to_closed(tiny_path: Path) -> None:
         await engine.ready()
 
 
-async def test_reasoning_goes_the_same_way(tmp_path: Path) -> None:
-    path = write_qwen3(tmp_path / "r1.gguf", ALWAYS_THINKING_TEMPLATE)
-    (closing,) = Model(str(path)).tokenize("</think>", special=True)
-    thinking = question("the of", SHORT)
-    # Its first token closes the block; the others are text of the answer.
-    answering = question("the of", replace(SHORT, logit_bias=((closing, 100.0),)))
-    async with running_in_process(path) as one, running(path) as other:
-        assert (await other.ready()).thinks
-        for request in (thinking, answering):
-            expected = await collect(one.generate(request))
-            answer = await collect(other.generate(request))
-            assert [chunk.reasoning for chunk in answer] == [chunk.reasoning for chunk in expected]
-            assert text(answer) == text(expected)
-            assert bool(text(answer)) == (request is answering)
-            usage = answer[-1].usage
-            assert usage is not None
-            expected_tokens = 1 if request is answering else usage.completion_tokens
-            assert usage.reasoning_tokens == expected_tokens
-
-
-async def test_progress_comes_from_the_other_process(engine: SupervisedEngine) -> None:
-    request = replace(question("word " * 200, SHORT), report_progress=True)
-    chunks = await collect(engine.generate(request))
-    assert len(progress_of(chunks)) >= 3
-    assert chunks[0].progress is not None
-    assert progress_of(await collect(engine.generate(question("a " * 200, SHORT)))) == []
-
-
-async def test_raw_prompts_go_the_same_way(engine: SupervisedEngine) -> None:
-    chat = await collect(engine.generate(question(PROMPTS[0], SHORT)))
-    system = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-    raw = (
-        f"<|im_start|>system\n{system}<|im_end|>\n"
-        f"<|im_start|>user\n{PROMPTS[0]}<|im_end|>\n<|im_start|>assistant\n"
-    )
-    answer = await collect(engine.generate(GenerationRequest(prompt=raw, sampling=SHORT)))
-    assert token_ids(answer) == token_ids(chat)
-
-
 async def test_errors_cross_as_what_they_are(engine: SupervisedEngine) -> None:
     with pytest.raises(ContextLengthError) as caught:
         await collect(engine.generate(question("word " * 3000)))
@@ -183,24 +139,6 @@ async def test_errors_cross_as_what_they_are(engine: SupervisedEngine) -> None:
     with pytest.raises(PromptError, match="the prompt is empty"):
         await collect(engine.generate(GenerationRequest(prompt="")))
     assert text(await collect(engine.generate(question(PROMPTS[0], SHORT))))
-
-
-def test_the_parent_never_loads_llama_cpp() -> None:
-    script = (
-        "import sys, llmstream_cli.engines.supervised\n"
-        "assert not {'llama_cpp', 'llama_cpp.llama_cpp', 'numpy', 'jinja2'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)
-
-
-async def test_llama_cpps_log_goes_where_it_is_wanted(tiny_path: Path) -> None:
-    lines: list[str] = []
-    config = EngineConfig(model_path=str(tiny_path), **ONE_THREAD)
-    engine = SupervisedEngine(config, log=lines.append)
-    engine.start()
-    await engine.ready()
-    await until(lambda: any("mamba" in line for line in lines))
-    await engine.aclose()
 
 
 # ---- models that cannot be used -------------------------------------------------------------
@@ -220,13 +158,6 @@ async def test_a_file_that_cannot_be_loaded_is_not_tried_again(tmp_path: Path) -
             await collect(engine.generate(question(PROMPTS[0])))
         await until(lambda: engine._child is None)
         assert engine.metrics.restarts == 0
-
-
-async def test_a_context_larger_than_the_models_is_refused(model_path: Path) -> None:
-    async with running(model_path, ctx_size=8193) as engine:
-        with pytest.raises(InvalidValueError, match=r"8193.*8192"):
-            await engine.ready()
-        assert engine.status.state is EngineState.FAILED
 
 
 async def test_a_process_that_contradicts_itself_is_not_heard_any_more(
@@ -336,20 +267,6 @@ async def test_a_request_without_output_is_sent_again_once(
             assert token_ids(reader.chunks) == expected
 
 
-async def test_a_request_that_kills_the_process_does_so_twice_and_no_more(
-    tmp_path: Path, fault: Callable[[str], None]
-) -> None:
-    fault("abort-in-step 1")
-    async with running(write_llama(tmp_path / "m.gguf"), ctx_size=256) as engine:
-        await engine.ready()
-        with pytest.raises(EngineDiedError, match=r"SIGABRT.*GGML_ASSERT"):
-            await collect(engine.generate(question("the of")))
-        assert engine.metrics.restarts == 1
-        fault("")
-        await engine.ready()
-        assert await collect(engine.generate(question("the of", SHORT)))
-
-
 async def test_a_native_abort_in_mid_stream_tells_its_assertion(
     tmp_path: Path, fault: Callable[[str], None]
 ) -> None:
@@ -357,18 +274,21 @@ async def test_a_native_abort_in_mid_stream_tells_its_assertion(
     async with running(path, ctx_size=256) as engine:
         await engine.ready()
         undisturbed = token_ids(await collect(engine.generate(question("the of"))))
-    fault("abort-in-step 5")
-    async with running(path, ctx_size=256) as engine:
-        await engine.ready()
-        reader = Reader(engine, question("the of"))
-        await reader.task
-        assert isinstance(reader.error, EngineDiedError)
-        assert "ended by SIGABRT" in str(reader.error)
-        assert "GGML_ASSERT" in str(reader.error)
-        assert len(str(reader.error).splitlines()) == 1
-        came = token_ids(reader.chunks)  # what has not left the process dies with it
-        assert len(came) <= 4
-        assert came == undisturbed[: len(came)]
+    # In the first step nothing has come yet: the request is sent again, and kills once more.
+    for step, restarts in ((5, 0), (1, 1)):
+        fault(f"abort-in-step {step}")
+        async with running(path, ctx_size=256) as engine:
+            await engine.ready()
+            reader = Reader(engine, question("the of"))
+            await reader.task
+            assert isinstance(reader.error, EngineDiedError)
+            assert "ended by SIGABRT" in str(reader.error)
+            assert "GGML_ASSERT" in str(reader.error)
+            assert len(str(reader.error).splitlines()) == 1
+            came = token_ids(reader.chunks)  # what has not left the process dies with it
+            assert len(came) < step
+            assert came == undisturbed[: len(came)]
+            assert engine.metrics.restarts == restarts
 
 
 async def test_an_engine_that_fails_is_started_again(
@@ -424,7 +344,7 @@ async def test_pauses_grow_from_death_to_death_until_it_runs_well(
         assert engine._pause == 0.2
 
 
-async def test_a_process_without_a_sign_of_life_is_killed(
+async def test_a_process_without_a_sign_of_life_is_killed_with_and_without_work(
     tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervised_module, "_TICK_SECONDS", 0.05)
@@ -437,20 +357,13 @@ async def test_a_process_without_a_sign_of_life_is_killed(
         assert isinstance(reader.error, EngineDiedError)
         assert "no sign of life for 0.5 seconds" in str(reader.error)
         await engine.ready()
-
-
-async def test_a_process_that_stops_without_work_costs_no_request(
-    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervised_module, "_TICK_SECONDS", 0.05)
-    async with running(tiny_path) as engine:
-        await engine.ready()
         stopped = pid(engine)
         os.kill(stopped, signal.SIGSTOP)
         await until(lambda: engine.status.state is EngineState.RESTARTING)
         await engine.ready()
         assert pid(engine) != stopped
-        assert await collect(engine.generate(question("the of", SHORT)))
+        os.kill(pid(engine), signal.SIGSTOP)
+        await engine.aclose()  # which kills it, or `running` complains
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="progress is read from /proc")
@@ -463,251 +376,3 @@ async def test_a_load_without_progress_is_given_up(
     async with running(tiny_path) as engine:
         with pytest.raises(ModelError, match="made no progress"):
             await engine.ready()
-
-
-async def test_a_model_that_was_ready_is_tried_again_until_it_loads(
-    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The file is gone for a while: nobody has to ask for the engine to come back."""
-    monkeypatch.setattr(supervised_module, "_LONGEST_PAUSE", 0.1)
-    async with running(tiny_path) as engine:
-        await engine.ready()
-        away = tiny_path.rename(tiny_path.with_suffix(".away"))  # noqa: ASYNC240
-        os.kill(pid(engine), signal.SIGKILL)
-        await until(lambda: engine.metrics.restarts >= 6)
-        assert engine.status.state is EngineState.RESTARTING
-        assert str(tiny_path.parent) not in engine.status.reason
-        away.rename(tiny_path)
-        await engine.ready()
-        assert await collect(engine.generate(question("the of", SHORT)))
-
-
-# ---- hostile templates ----------------------------------------------------------------------
-
-BURNING = """\
-{%- if messages[0]['content'] == 'burn' -%}
-    {%- set items = range(2000) | list -%}
-    {%- for a in items -%}{%- for b in items -%}{%- for c in items -%}
-    {%- endfor -%}{%- endfor -%}{%- endfor -%}
-{%- elif messages[0]['content'] == 'hang' -%}
-    {%- set n = namespace(text='x') -%}
-    {%- for _ in range(23) -%}{%- set n.text = n.text ~ n.text -%}{%- endfor -%}
-    {%- if n.text ~ 'a' in [n.text ~ 'b'] * 90000 -%}{%- endif -%}
-{%- endif -%}
-{{- messages[0]['content'] -}}
-"""
-
-
-async def test_a_template_that_burns_time_costs_its_own_request_alone(
-    tmp_path: Path, fault: Callable[[str], None]
-) -> None:
-    fault("impatient")
-    async with running(write_llama(tmp_path / "m.gguf", BURNING), ctx_size=256) as engine:
-        await engine.ready()
-        process = pid(engine)
-        burning = Reader(engine, question("burn"))
-        await until(lambda: bool(engine._calls))
-        assert await collect(engine.generate(question("the of", SHORT)))
-        await burning.task
-        assert type(burning.error) is PromptError
-        assert "no prompt within 0.5 seconds" in str(burning.error)
-        assert await collect(engine.generate(question("the of", SHORT)))
-        assert pid(engine) == process
-
-
-async def test_a_template_that_keeps_the_gil_is_ended_as_well(
-    tmp_path: Path, fault: Callable[[str], None]
-) -> None:
-    """Long texts compared in one call of Python's: no thread in that process can do anything."""
-    fault("impatient")
-    async with running(write_llama(tmp_path / "m.gguf", BURNING), ctx_size=256) as engine:
-        await engine.ready()
-        with pytest.raises(PromptError, match=r"no prompt within|a number without end"):
-            await collect(engine.generate(question("hang")))
-        assert engine.metrics.restarts == 0
-        assert await collect(engine.generate(question("the of", SHORT)))
-
-
-async def test_expensive_schemas_cost_no_running_answer(model_path: Path) -> None:
-    """One is held by who sent it, the others were sent and left."""
-    properties = {f"^a{n}b*$": {"type": "integer"} for n in range(600)}
-    expensive = replace(SHORT, json_schema=json.dumps({"patternProperties": properties}))
-    async with running(model_path, max_seqs=3) as engine:
-        await engine.ready()
-        process = pid(engine)
-        reader = Reader(engine, question(PROMPTS[0], ENDLESS))
-        left = [Reader(engine, question("the of", expensive)) for _ in range(5)]
-        held = Reader(engine, question("the of", expensive))
-        await until(lambda: bool(reader.chunks))
-        for other in left:
-            other.task.cancel()
-        await held.task
-        assert isinstance(held.error, InvalidValueError)
-        assert "JSON schema" in str(held.error)
-        assert reader.error is None
-        assert pid(engine) == process
-        reader.task.cancel()
-
-
-# ---- consumers that leave, or do not read ---------------------------------------------------
-
-
-async def test_a_cancelled_task_frees_its_slot(engine: SupervisedEngine) -> None:
-    reader = Reader(engine, question(PROMPTS[1], ENDLESS))
-    await until(lambda: bool(reader.chunks))
-    reader.task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await reader.task
-    assert not engine._calls
-    await until(lambda: engine.metrics.running == 0)
-    assert engine.metrics.generated_tokens < 1000
-
-
-async def test_many_generators_closed_at_random_points_leave_nothing(tiny_path: Path) -> None:
-    chance = random.Random(7)
-    async with running(tiny_path, max_seqs=4) as engine:
-        await engine.ready()
-
-        async def one(number: int) -> None:
-            chunks = engine.generate(question(f"the of and {number}", ENDLESS))
-            if number % 10 == 0:
-                await chunks.aclose()  # before its first item
-                return
-            task = asyncio.ensure_future(anext(chunks))
-            if number % 10 == 1:
-                await asyncio.sleep(chance.random() / 100)
-                task.cancel()  # while it waits, is encoded, or computed
-                await asyncio.gather(task, return_exceptions=True)
-                return
-            await task
-            for _ in range(chance.randrange(12)):
-                await anext(chunks)
-            await chunks.aclose()
-
-        await asyncio.gather(*(one(number) for number in range(200)))
-        assert not engine._calls
-        # A request that is sent now is answered after all cancellations.
-        await collect(engine.generate(question("and to", replace(GREEDY, max_tokens=1))))
-        await until(lambda: (engine.metrics.running, engine.metrics.waiting) == (0, 0))
-
-
-async def test_one_that_does_not_read_stops_no_other(engine: SupervisedEngine) -> None:
-    request = question("Tell a long story about rain.", replace(GREEDY, max_tokens=160))
-    slow = engine.generate(request)
-    await anext(slow)
-    readers = [Reader(engine, request) for _ in range(2)]
-    await asyncio.gather(*(reader.task for reader in readers))
-    for reader in readers:
-        assert reader.error is None
-        assert len(token_ids(reader.chunks)) == 160
-    assert len(await collect(slow)) == 159
-    await until(lambda: engine.metrics.running == 0)
-
-
-# ---- closing --------------------------------------------------------------------------------
-
-
-def descriptors() -> int:
-    return len(list(Path("/dev/fd").iterdir()))
-
-
-async def test_closing_leaves_no_process_descriptor_or_thread(tiny_path: Path) -> None:
-    async with running(tiny_path):
-        pass  # what the event loop opens for itself, it opens now
-    before = descriptors(), threading.active_count()
-    for when in ("loading", "streaming", "dead"):
-        async with running(tiny_path) as engine:
-            if when == "loading":
-                continue
-            await engine.ready()
-            reader = Reader(engine, question("the of", ENDLESS))
-            await until(lambda reader=reader: bool(reader.chunks))  # type: ignore[misc]
-            if when == "dead":
-                os.kill(pid(engine), signal.SIGKILL)
-        await reader.task
-        assert isinstance(reader.error, EngineClosedError | EngineDiedError)
-    await asyncio.sleep(0)
-    assert (descriptors(), threading.active_count()) == before
-
-
-@pytest.mark.parametrize("name", ["", "slow-load", "deaf"])
-async def test_closing_does_not_wait_for_a_load(
-    tiny_path: Path, fault: Callable[[str], None], name: str
-) -> None:
-    fault(name)
-    async with running(tiny_path) as engine:
-        waiting = asyncio.ensure_future(engine.ready())
-        await asyncio.sleep(0)
-        await asyncio.gather(engine.aclose(), engine.aclose())
-        with pytest.raises(EngineClosedError):
-            await waiting
-
-
-async def test_closing_while_it_pauses_before_a_restart(
-    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervised_module, "_FIRST_PAUSE", 600.0)
-    async with running(tiny_path) as engine:
-        await engine.ready()
-        os.kill(pid(engine), signal.SIGKILL)
-        await until(lambda: engine.status.state is EngineState.RESTARTING)
-        waiting = asyncio.ensure_future(engine.ready())
-        await asyncio.sleep(0)
-        await engine.aclose()
-        with pytest.raises(EngineClosedError):
-            await waiting
-        assert engine.metrics.restarts == 0
-
-
-async def test_closing_kills_a_process_that_does_not_leave(tiny_path: Path) -> None:
-    async with running(tiny_path) as engine:
-        await engine.ready()
-        process = pid(engine)
-        os.kill(process, signal.SIGSTOP)
-        await engine.aclose()
-        assert not is_alive(process)
-
-
-async def test_a_closed_engine_that_was_never_started_is_closed(tiny_path: Path) -> None:
-    engine = SupervisedEngine(EngineConfig(model_path=str(tiny_path)))
-    await engine.aclose()
-    with pytest.raises(EngineClosedError):
-        await engine.ready()
-
-
-async def test_a_process_that_cannot_be_started_is_an_error(
-    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    engine = SupervisedEngine(EngineConfig(model_path=str(tiny_path)))
-    before = descriptors()
-    with pytest.raises(EngineError, match="cannot start the engine's process"):
-        engine.start()
-    assert descriptors() == before
-    await engine.aclose()
-
-
-@pytest.mark.parametrize("lack", ["python", "files"])
-async def test_a_restart_that_fails_to_start_is_tried_until_it_succeeds(
-    lack: str, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However often that is: the model is not to blame."""
-    monkeypatch.setattr(supervised_module, "_LONGEST_PAUSE", 0.1)
-    tried = 0
-
-    def fail(*_: object, **__: object) -> None:
-        nonlocal tried
-        tried += 1
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    async with running(tiny_path) as engine:
-        await engine.ready()
-        with monkeypatch.context() as patch:
-            patch.setattr(
-                *((socket, "socketpair") if lack == "files" else (subprocess, "Popen")), fail
-            )
-            os.kill(pid(engine), signal.SIGKILL)
-            await until(lambda: tried > 2 * supervised_module._MAX_LOADS)
-            assert "cannot start the engine's process" in engine.status.reason
-        await engine.ready()
-        assert engine.metrics.restarts == 1

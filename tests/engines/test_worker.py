@@ -19,8 +19,6 @@ from llmstream_cli.engines.ipc import (
     Ended,
     Load,
     Loaded,
-    Ping,
-    Pong,
     Report,
     Results,
     Submit,
@@ -30,6 +28,8 @@ from llmstream_cli.engines.ipc import (
 from llmstream_cli.errors import ModelError
 from tests.engines.processes import ENDLESS, SHORT, Reader, is_alive, pid, running, until
 from tests.engines.test_in_process import collect, question
+
+pytestmark = pytest.mark.slow
 
 # ---- the process alone ----------------------------------------------------------------------
 
@@ -77,13 +77,6 @@ def test_it_loads_answers_and_leaves(process: Process) -> None:
     assert sum(len(chunk.token_ids) for chunk in chunks) == 8
     process.close()
     assert process.process.returncode == 0
-
-
-def test_it_answers_a_ping_while_it_steps(process: Process) -> None:
-    assert isinstance(next(process.reports), Loaded)
-    process.connection.send(Submit(7, question("the of", ENDLESS)))
-    process.connection.send(Ping())
-    assert any(isinstance(report, Pong) for report in process.reports)
 
 
 def test_a_request_cancelled_with_its_submission_holds_no_slot(process: Process) -> None:
