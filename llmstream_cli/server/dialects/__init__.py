@@ -1,6 +1,6 @@
 """Wire formats, one a file: what may be asked, how answers are written, the routes.
 
-A module here that has a `DIALECT` is served: to add a wire format is to add a file.
+To add one is to add a file, with a `DIALECT` or with routes of another file's. All are served.
 """
 
 from collections.abc import Callable

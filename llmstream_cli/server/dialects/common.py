@@ -45,19 +45,19 @@ class Dialect:
 
     def route(
         self,
-        method: Literal["get", "post"],
         path: str,
         summary: str,
         description: str = "",
         *,
         request: type[FieldTable] | None = None,
-        reply: Reply = Reply(200, "The answer."),  # noqa: B008  (it is frozen)
+        **reply: Any,
     ) -> Callable[[_Handler], _Handler]:
-        """Return a decorator that adds a route.
+        """Return a decorator that adds a route, a POST with a body where there is a `request`.
 
-        The handler gets the body, as `request`, or the parameters of the path. Errors that it
-        raises name fields as the client does.
+        The handler gets the body, or the parameters of the path; errors that it raises name fields
+        as the client does. `reply` describes its response, as fields of `pages.Reply`.
         """
+        method: Literal["get", "post"] = "get" if request is None else "post"
 
         def add(handler: _Handler) -> _Handler:
             async def handle_body() -> Response:
@@ -66,8 +66,9 @@ class Dialect:
                 with fields_as_given([*body.given(), (body.thinking_field, "thinking", None)]):
                     return await handler(body)
 
+            answer = Reply(200, "The answer.", **reply)
             self.operations.append(
-                Operation(method, path, summary, description, request, (reply,), self.error)
+                Operation(method, path, summary, description, request, (answer,), self.error)
             )
             self._handlers.append(handler if request is None else handle_body)
             return handler

@@ -4,11 +4,13 @@ import codecs
 import json
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
 
 from llmstream_cli.api import DrawnLogprob, TokenLogprob
 from llmstream_cli.errors import InvalidValueError
-from llmstream_cli.server.dialects.fields import Given
+from llmstream_cli.server.dialects.fields import FieldTable, Given
 
 MAX_TOP_LOGPROBS = 20
 
@@ -99,14 +101,20 @@ def token_fields(token: TokenLogprob) -> dict[str, Any]:
     }
 
 
-def top_logprobs_given(logprobs: bool | None, top_logprobs: int | None) -> list[Given]:
-    """Return the parameter of the two fields that OpenAI's chats and Ollama's routes have for it.
+class WithTopLogprobs(FieldTable):
+    """The fields that OpenAI's chats and Ollama's routes have for log probabilities."""
 
-    Raises:
-        InvalidValueError: the second is without the first.
-    """
-    if logprobs:
-        return [("top_logprobs", "logprobs", top_logprobs or 0)]
-    if top_logprobs:
-        raise InvalidValueError("top_logprobs needs logprobs to be true", "top_logprobs")
-    return []
+    logprobs: bool | None = Field(
+        None, description="report [log probabilities](openai.md#log-probabilities)"
+    )
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
+        None, description="and those of so many most likely tokens at each place; needs `logprobs`"
+    )
+
+    def given(self, prefix: str = "") -> list[Given]:
+        given = super().given(prefix)
+        if self.logprobs:
+            given.append(("top_logprobs", "logprobs", self.top_logprobs or 0))
+        elif self.top_logprobs:
+            raise InvalidValueError("top_logprobs needs logprobs to be true", "top_logprobs")
+        return given

@@ -22,20 +22,14 @@ from llmstream_cli.server.context import server_context
 from llmstream_cli.server.dialects import common, fields, ollama_models
 from llmstream_cli.server.dialects.fields import FieldTable, Given, refused, with_fields
 from llmstream_cli.server.dialects.logprobs import (
-    MAX_TOP_LOGPROBS,
     AlignedLogprobs,
     LocatedLogprob,
+    WithTopLogprobs,
     token_fields,
-    top_logprobs_given,
 )
 from llmstream_cli.server.http.exchange import current_exchange
-from llmstream_cli.server.pages import Reply
 from llmstream_cli.server.respond import Answer, Encoder, collect, stream
 from llmstream_cli.server.served import ServedModel, keep_alive_seconds
-
-DIALECT = common.Dialect(
-    "/api/", ollama_models.ollama_error, ollama_models.OllamaError, any_content_type=True
-)
 
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 _LOADING = "how models are loaded is decided when the server starts"
@@ -59,7 +53,7 @@ class OllamaOptions(FieldTable):
     """How to draw; `null` is the server's default."""
 
 
-class _GenerationFields(FieldTable):
+class _GenerationFields(WithTopLogprobs):
     """What both routes take."""
 
     thinking_field = "think"
@@ -87,12 +81,6 @@ class _GenerationFields(FieldTable):
         description="how long the model stays loaded for this client after its answers: seconds, "
         '`"5m"`, `"1h30m"`; 0 lets it go, -1 keeps it. Without it, as `--keep-alive` says',
     )
-    logprobs: bool | None = Field(
-        None, description="report log probabilities, see [openai.md](openai.md#log-probabilities)"
-    )
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
-        None, description="and those of so many most likely tokens at each place; needs `logprobs`"
-    )
 
     @property
     def keep_alive_seconds(self) -> float | None:
@@ -108,8 +96,9 @@ class _GenerationFields(FieldTable):
         return None if self.think is None else bool(self.think)  # a level counts as yes
 
     def given(self, prefix: str = "") -> list[Given]:
-        given = self.options.given("options.") if self.options is not None else []
-        given += top_logprobs_given(self.logprobs, self.top_logprobs)
+        given = super().given(prefix)
+        if self.options is not None:
+            given += self.options.given("options.")
         if self.format == "json":
             given.append(("format", "json_schema", common.JSON_OBJECT))
         elif isinstance(self.format, dict):
@@ -313,25 +302,23 @@ async def _load_or_unload(
     return "load"
 
 
-@DIALECT.route(
-    "post",
+@ollama_models.DIALECT.route(
     "/api/chat",
     "Answer a conversation, as Ollama's API does",
     "Comes as lines of JSON unless `stream` is false.",
     request=ChatRequest,
-    reply=Reply(200, "The answer.", streamed=OllamaEncoder.content_type),
+    streamed=OllamaEncoder.content_type,
 )
 async def chat(body: ChatRequest) -> Response:
     return await _answer(body)
 
 
-@DIALECT.route(
-    "post",
+@ollama_models.DIALECT.route(
     "/api/generate",
     "Answer or continue a prompt, as Ollama's API does",
     "Comes as lines of JSON unless `stream` is false.",
     request=GenerateRequest,
-    reply=Reply(200, "The answer.", streamed=OllamaEncoder.content_type),
+    streamed=OllamaEncoder.content_type,
 )
 async def generate(body: GenerateRequest) -> Response:
     return await _answer(body)

@@ -17,7 +17,6 @@ from llmstream_cli.sampling import SamplingParams
 from llmstream_cli.server.context import server_context
 from llmstream_cli.server.dialects.common import MAX_NAME_CHARS, Dialect, json_response
 from llmstream_cli.server.dialects.fields import FieldTable
-from llmstream_cli.server.pages import Reply
 from llmstream_cli.server.served import ServedModel
 
 # Clients compare it to know what they may send: log probabilities came with this version of
@@ -106,7 +105,7 @@ def _quantization_level(description: str) -> str:
     return "_".join(filter(None, found.groups())) if found else "unknown"
 
 
-@DIALECT.route("get", "/api/tags", "List the models", reply=Reply(200, "The models."))
+@DIALECT.route("/api/tags", "List the models")
 async def tags() -> Response:
     found = [
         {**_entry(served, await _known(served)), "modified_at": _modified_at(served)}
@@ -115,7 +114,7 @@ async def tags() -> Response:
     return json_response({"models": found})
 
 
-@DIALECT.route("get", "/api/ps", "List the loaded models", reply=Reply(200, "The models."))
+@DIALECT.route("/api/ps", "List the loaded models")
 async def ps() -> Response:
     infos = [(served, await served.loaded()) for served in server_context().models.models]
     return json_response({"models": [_process(served, info) for served, info in infos if info]})
@@ -144,13 +143,7 @@ class ShowRequest(FieldTable):
     ] = None
 
 
-@DIALECT.route(
-    "post",
-    "/api/show",
-    "Describe a model",
-    request=ShowRequest,
-    reply=Reply(200, "The model."),
-)
+@DIALECT.route("/api/show", "Describe a model", request=ShowRequest)
 async def show(body: ShowRequest) -> Response:
     served = server_context().models.find(body.model)
     info = await _known(served)
@@ -205,8 +198,6 @@ def _value(key: str, text: str) -> str | int | float | bool:
     return json.loads(text) if _JSON_SCALAR.fullmatch(text) else text
 
 
-@DIALECT.route(
-    "get", "/api/version", "The version of Ollama's API", reply=Reply(200, "The version.")
-)
+@DIALECT.route("/api/version", "The version of Ollama's API")
 async def version() -> Response:
     return json_response({"version": API_VERSION})

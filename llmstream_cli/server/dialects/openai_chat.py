@@ -14,20 +14,12 @@ from llmstream_cli.server.dialects import common, openai_common
 from llmstream_cli.server.dialects.fields import (
     ClosedFields,
     FieldTable,
-    Given,
     refused,
     with_fields,
 )
-from llmstream_cli.server.dialects.logprobs import (
-    MAX_TOP_LOGPROBS,
-    LocatedLogprob,
-    token_fields,
-    top_logprobs_given,
-)
-from llmstream_cli.server.pages import Reply
+from llmstream_cli.server.dialects.logprobs import LocatedLogprob, WithTopLogprobs, token_fields
 from llmstream_cli.server.respond import Answer
 
-DIALECT = common.Dialect()
 MAX_TEXT_PARTS = 1024
 
 _ROLES: dict[str, Role] = {
@@ -99,7 +91,7 @@ class ChatTemplateKwargs(ClosedFields):
 
 
 @with_fields(openai_common.PARAMETERS, _REFUSED, _IGNORED)
-class ChatCompletionRequest(openai_common.OpenAIRequest):
+class ChatCompletionRequest(openai_common.OpenAIRequest, WithTopLogprobs):
     """Body of `POST /v1/chat/completions`."""
 
     messages: Annotated[
@@ -112,10 +104,6 @@ class ChatCompletionRequest(openai_common.OpenAIRequest):
             "line breaks",
         ),
     ]
-    logprobs: bool | None = Field(None, description="report log probabilities")
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
-        None, description="and those of so many most likely tokens at each place; needs `logprobs`"
-    )
     chat_template_kwargs: ChatTemplateKwargs | None = Field(
         None,
         description="`enable_thinking`, or `thinking`: whether a model that can reasons before it "
@@ -148,9 +136,6 @@ class ChatCompletionRequest(openai_common.OpenAIRequest):
         if told is not None and told.thinking is not None:
             return told.thinking
         return False if self.reasoning_effort == "none" else None  # of others, not how much
-
-    def given(self, prefix: str = "") -> list[Given]:
-        return super().given(prefix) + top_logprobs_given(self.logprobs, self.top_logprobs)
 
     def generation_requests(self, defaults: SamplingParams) -> list[GenerationRequest]:
         for name, choice in (("tools", "tool_choice"), ("functions", "function_call")):
@@ -227,13 +212,12 @@ class ChatEncoder(openai_common.OpenAIEncoder):
         return {"content": {**token_fields(located.logprob.drawn), "top_logprobs": top}}
 
 
-@DIALECT.route(
-    "post",
+@openai_common.DIALECT.route(
     "/v1/chat/completions",
     "Answer a conversation, as OpenAI's API does",
     "With `stream`, the answer comes as server-sent events and ends in `[DONE]`.",
     request=ChatCompletionRequest,
-    reply=Reply(200, "The answer.", streamed=ChatEncoder.content_type),
+    streamed=ChatEncoder.content_type,
 )
 async def chat_completions(body: ChatCompletionRequest) -> Response:
     return await openai_common.answer(body, ChatEncoder)

@@ -26,7 +26,6 @@ from llmstream_cli.server.dialects import common, fields
 from llmstream_cli.server.dialects.fields import ClosedFields, FieldTable, Given, refused
 from llmstream_cli.server.dialects.logprobs import AlignedLogprobs, LocatedLogprob
 from llmstream_cli.server.http.failure import error_body
-from llmstream_cli.server.pages import Reply
 from llmstream_cli.server.respond import Answer, Encoder, collect, stream
 from llmstream_cli.server.served import ServedModel
 
@@ -116,23 +115,21 @@ class ResponseFormat(ClosedFields):
             if not isinstance(text, str) or not text:
                 raise InvalidValueError(f"{prefix}.{self.type} must be a string", prefix)
             return [(prefix, self.type, text)]
-        where, schema = self._schema()
-        if schema is not None:
-            return [(f"{prefix}.{where}", "json_schema", fields.schema_text(schema))]
+        value = self.value if isinstance(self.value, dict) else {}
+        places = {
+            "json_schema.schema": self.json_schema and self.json_schema.schema_,
+            "schema": self.schema_,
+            "value.schema": value.get("schema"),  # Hugging Face's servers take it under a name
+            "value": self.value,
+        }
+        for place, schema in places.items():
+            if isinstance(schema, dict):
+                return [(f"{prefix}.{place}", "json_schema", fields.schema_text(schema))]
         if self.type == "json_schema":
             raise InvalidValueError(
                 f"{prefix}.json_schema.schema is missing, which is the schema to follow", prefix
             )
         return [(prefix, "json_schema", common.JSON_OBJECT)]
-
-    def _schema(self) -> tuple[str, dict[str, Any] | None]:
-        """Return where the schema stands, and the schema."""
-        if self.json_schema is not None and self.json_schema.schema_ is not None:
-            return "json_schema.schema", self.json_schema.schema_
-        if self.schema_ is not None or not isinstance(self.value, dict):
-            return "schema", self.schema_
-        named = self.value.get("schema")  # Hugging Face's servers take it with a name around it
-        return ("value.schema", named) if isinstance(named, dict) else ("value", self.value)
 
 
 class StructuredOutputs(ClosedFields):
@@ -364,12 +361,12 @@ def _model(served: ServedModel) -> dict[str, Any]:
     }
 
 
-@DIALECT.route("get", "/v1/models", "List the models", reply=Reply(200, "The models."))
+@DIALECT.route("/v1/models", "List the models")
 async def list_models() -> Response:
     data = [_model(served) for served in server_context().models.models]
     return common.json_response({"object": "list", "data": data})
 
 
-@DIALECT.route("get", "/v1/models/{name}", "Describe a model", reply=Reply(200, "The model."))
+@DIALECT.route("/v1/models/{name}", "Describe a model")
 async def retrieve_model(name: str) -> Response:
     return common.json_response(_model(server_context().models.find(name)))

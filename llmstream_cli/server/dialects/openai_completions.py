@@ -9,13 +9,10 @@ from llmstream_cli.api import Chunk, GenerationRequest, TokenLogprob
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.sampling import SamplingParams
 from llmstream_cli.server.dialects import openai_common
-from llmstream_cli.server.dialects.common import Dialect
 from llmstream_cli.server.dialects.fields import Given, refused, with_fields
 from llmstream_cli.server.dialects.logprobs import MAX_TOP_LOGPROBS, LocatedLogprob, finite_logprob
-from llmstream_cli.server.pages import Reply
 from llmstream_cli.server.respond import Answer
 
-DIALECT = Dialect()
 MAX_PROMPTS = 32
 MAX_ANSWERS = 32
 
@@ -128,13 +125,12 @@ def _token_text(token: TokenLogprob) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.piece)
 
 
-@DIALECT.route(
-    "post",
+@openai_common.DIALECT.route(
     "/v1/completions",
     "Continue prompts, as OpenAI's API does",
     "With `stream`, the answer comes as server-sent events and ends in `[DONE]`.",
     request=CompletionRequest,
-    reply=Reply(200, "The answer.", streamed=CompletionEncoder.content_type),
+    streamed=CompletionEncoder.content_type,
 )
 async def completions(body: CompletionRequest) -> Response:
     return await openai_common.answer(body, CompletionEncoder)

@@ -20,7 +20,6 @@ from llmstream_cli.server.dialects.common import (
     sampling_params,
 )
 from llmstream_cli.server.dialects.fields import ClosedFields, with_fields
-from llmstream_cli.server.pages import Reply
 from llmstream_cli.server.respond import Encoder, stream
 
 DIALECT = Dialect()
@@ -142,13 +141,12 @@ class PlainText(Encoder):
 
 
 @DIALECT.route(
-    "post",
     "/token_stream",
     "Stream the answer to a question as plain text",
     "The body of the response is the answer, in chunks as they are generated, and nothing "
     "else. If the answer fails on its way, the connection closes without the final chunk.",
     request=TokenStreamRequest,
-    reply=Reply(200, "The answer.", _CONTENT_TYPE),
+    content_type=_CONTENT_TYPE,
 )
 async def token_stream(body: TokenStreamRequest) -> Response:
     context = server_context()
@@ -167,10 +165,9 @@ class Contexts(BaseModel):
 
 
 @DIALECT.route(
-    "get",
     "/contexts",
     "List the named contexts of /token_stream",
-    reply=Reply(200, "Their names.", model=Contexts),
+    model=Contexts,
 )
 async def contexts() -> Response:
     return json_response({"contexts": [*server_context().contexts]})
