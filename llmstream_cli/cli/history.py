@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmstream_cli.cli import options
-from llmstream_cli.cli.terminal import AnswerWriter, complain, without_controls
+from llmstream_cli.cli.terminal import AnswerWriter, complain, print_json, without_controls
 from llmstream_cli.config import history_path, load_config, why_no_history
 from llmstream_cli.errors import HistoryError, InvalidValueError, SessionNotFoundError
 from llmstream_cli.files import exists
@@ -79,7 +79,7 @@ def show(
         session = _find(history, name)
         turns = [] if history is None else history.turns(session.id)
     if json:
-        _print_json({**as_json(session), "turns": [as_json(turn) for turn in turns]})
+        print_json({**as_json(session), "turns": [as_json(turn) for turn in turns]})
     else:
         AnswerWriter(sys.stdout).write(as_markdown(session, turns))
 
@@ -211,15 +211,8 @@ def _print(
     from llmstream_cli.history.records import as_json
 
     if json:
-        _print_json([as_json(record) for record in records])
+        print_json([as_json(record) for record in records])
     elif rows:
         print_table(headings, rows)
     else:
         complain(f"{nothing}\n")
-
-
-def _print_json(content: object) -> None:
-    import json
-
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    AnswerWriter(sys.stdout).write(text + "\n")

@@ -4,24 +4,22 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pexpect
 import pytest
 
-from llmstream_cli.cli import app
 from llmstream_cli.cli.history import parse_age
 from llmstream_cli.config import HISTORY_VARIABLE
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.history.records import Turn
 from llmstream_cli.history.store import History
 from tests.cli.ask.test_ask import COMMAND, TIMEOUT
+from tests.cli.conftest import Cli
 
 EVIL = "In \x1b]0;title\x07France\x1b[2J."
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -43,14 +41,8 @@ def talks(path: Path) -> Path:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process, into pipes; return its exit code and both outputs."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = app.run(["history", *arguments])
-        return code, *capsys.readouterr()
-
-    return run
+def run(cli: Cli) -> Cli:
+    return partial(cli, "history")
 
 
 def names(path: Path) -> list[str | None]:
@@ -62,7 +54,7 @@ def names(path: Path) -> list[str | None]:
 
 
 @pytest.mark.usefixtures("talks")
-def test_the_list(run: Run) -> None:
+def test_the_list(run: Cli) -> None:
     code, output, complaints = run("list")
     assert (code, complaints) == (0, "")
     headings, *rows = [line.split(maxsplit=5) for line in output.splitlines()]
@@ -79,7 +71,7 @@ def test_the_list(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("talks")
-def test_a_conversation_is_shown(run: Run) -> None:
+def test_a_conversation_is_shown(run: Cli) -> None:
     for name in ("trip", "TRIP", "1"):
         assert run("show", name) == (
             0,
@@ -93,7 +85,7 @@ def test_a_conversation_is_shown(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("talks")
-def test_search(run: Run) -> None:
+def test_search(run: Cli) -> None:
     code, output, complaints = run("search", "where", "PAR")
     assert (code, complaints) == (0, "")
     headings, row = [line.split(maxsplit=4) for line in output.splitlines()]
@@ -117,6 +109,7 @@ def spawn(*arguments: str, columns: int = 80, term: str = "dumb") -> "pexpect.sp
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("talks")
 def test_a_terminal_gets_a_table_that_fits() -> None:
     shown = spawn("list", columns=60, term="xterm").read()
@@ -127,6 +120,7 @@ def test_a_terminal_gets_a_table_that_fits() -> None:
     assert all(len(line) <= 60 for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("talks")
 @pytest.mark.parametrize("command", [("show", "trip"), ("search", "france")])
 def test_what_is_kept_cannot_control_the_terminal(command: tuple[str, ...]) -> None:
@@ -135,7 +129,7 @@ def test_what_is_kept_cannot_control_the_terminal(command: tuple[str, ...]) -> N
     assert "]0;titleFrance[2J." in shown
 
 
-def test_no_history_is_an_empty_one_and_stays_none(path: Path, run: Run) -> None:
+def test_no_history_is_an_empty_one_and_stays_none(path: Path, run: Cli) -> None:
     assert run("list") == (0, "", f"no conversations are kept in {path}\n")
     assert run("list", "--json") == (0, "[]\n", "")
     assert run("search", "x") == (0, "", "nothing is found\n")
@@ -148,7 +142,7 @@ def test_no_history_is_an_empty_one_and_stays_none(path: Path, run: Run) -> None
 # ---- delete ---------------------------------------------------------------------------------
 
 
-def test_delete(talks: Path, run: Run) -> None:
+def test_delete(talks: Path, run: Cli) -> None:
     code, _, complaints = run("delete", "--all")
     assert (code, names(talks)) == (2, [None, "trip"])
     assert "give --yes" in complaints  # nobody can be asked
@@ -158,7 +152,7 @@ def test_delete(talks: Path, run: Run) -> None:
     assert names(talks) == []
 
 
-def test_delete_what_is_old(talks: Path, run: Run) -> None:
+def test_delete_what_is_old(talks: Path, run: Cli) -> None:
     assert run("delete", "--older-than", "1d", "--yes") == (0, "", "there is nothing to delete\n")
     with History(talks) as history:
         history._query("UPDATE session SET updated = updated - 90000 WHERE id = 1")
@@ -166,6 +160,7 @@ def test_delete_what_is_old(talks: Path, run: Run) -> None:
     assert names(talks) == [None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answer", "code", "left"), [("Yes\n", 0, 0), ("\n", 1, 2), ("\x03", 130, 2)]
 )
@@ -194,7 +189,7 @@ def test_a_terminal_is_asked(talks: Path, answer: str, code: int, left: int) -> 
 )
 @pytest.mark.usefixtures("talks")
 def test_bad_input_is_one_line(
-    arguments: tuple[str, ...], code: int, complaint: str, run: Run
+    arguments: tuple[str, ...], code: int, complaint: str, run: Cli
 ) -> None:
     got, output, complaints = run(*arguments)
     assert (got, output) == (code, "")
@@ -204,7 +199,7 @@ def test_bad_input_is_one_line(
 
 
 def test_a_history_that_cannot_be_used_is_one_line(
-    path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+    path: Path, monkeypatch: pytest.MonkeyPatch, run: Cli
 ) -> None:
     path.write_bytes(b"x" * 5000)
     code, output, complaints = run("list")

@@ -10,6 +10,8 @@ import pexpect
 import pyte
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 120  # seconds; the machines that run this are slow at times
 
 

@@ -7,7 +7,7 @@ import sys
 import pexpect
 import pytest
 
-from llmstream_cli.cli.progress import LineProgress, make_progress
+from llmstream_cli.cli.progress import LineProgress
 
 TIMEOUT = 120
 
@@ -27,7 +27,14 @@ progress.end()
 """
 
 
-def lines_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
+def lines_of(
+    capsys: pytest.CaptureFixture[str], total_bytes: int, *steps: int, done_bytes: int = 0
+) -> list[str]:
+    progress = LineProgress()
+    progress.begin("m.gguf", total_bytes, done_bytes)
+    for step in steps:
+        progress.advance(step)
+    progress.end()
     output, errors = capsys.readouterr()
     assert output == ""
     return errors.splitlines()
@@ -37,46 +44,22 @@ def lines_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def test_lines_tell_beginning_tenths_and_end(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = LineProgress()
-    progress.begin("downloading m.gguf", 1000)
-    for _ in range(1000):
-        progress.advance(1)
-    progress.end()
-    first, *tenths, last = lines_of(capsys)
-    assert first == "downloading m.gguf: 1 kB"
-    assert [line.split()[2] for line in tenths] == [str(tenth) for tenth in range(10, 100, 10)]
-    assert last.startswith("downloading m.gguf: done, ")
-
-
-def test_large_steps_are_not_told_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = LineProgress()
-    progress.begin("downloading m.gguf", 1000)
-    progress.advance(556)
-    progress.advance(3)
-    progress.advance(441)
-    progress.end()
-    assert [line.split()[2] for line in lines_of(capsys)] == ["1", "50", "done,"]
+    first, *tenths, last = lines_of(capsys, 1000, *[1] * 1000)
+    assert first == "m.gguf: 1 kB"
+    assert [line.split()[1] for line in tenths] == [str(tenth) for tenth in range(10, 100, 10)]
+    assert last.startswith("m.gguf: done, ")
+    told = lines_of(capsys, 1000, 556, 3, 441)  # large steps are not told one by one
+    assert [line.split()[1] for line in told] == ["1", "50", "done,"]
+    assert lines_of(capsys, 0)[-1].startswith("m.gguf: done")
 
 
 def test_what_was_there_before_is_told_and_not_counted_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    progress = LineProgress()
-    progress.begin("downloading m.gguf", 1000, 450)
-    progress.advance(30)
-    progress.advance(30)
-    progress.end()
-    first, half, last = lines_of(capsys)
-    assert first == "downloading m.gguf: 1 kB, 450 B of them are here"
-    assert half.startswith("downloading m.gguf: 50 %, ")
-    assert last == "downloading m.gguf: stopped at 51 %"
-
-
-def test_nothing_to_do_is_done(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = LineProgress()
-    progress.begin("downloading empty", 0)
-    progress.end()
-    assert lines_of(capsys)[-1].startswith("downloading empty: done")
+    first, half, last = lines_of(capsys, 1000, 30, 30, done_bytes=450)
+    assert first == "m.gguf: 1 kB, 450 B of them are here"
+    assert half.startswith("m.gguf: 50 %, ")
+    assert last == "m.gguf: stopped at 51 %"
 
 
 def test_a_line_is_a_line_and_moves_no_cursor(capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,24 +67,17 @@ def test_a_line_is_a_line_and_moves_no_cursor(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == "a[2Jb c\n"
 
 
-def test_a_pipe_gets_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    assert isinstance(make_progress(), LineProgress)
+@pytest.mark.slow
+def test_a_pipe_gets_lines_and_a_closed_standard_error_stops_no_work() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, timeout=TIMEOUT, check=True
     )
     assert done.stdout == b""
-    assert b"\x1b" not in done.stderr
-    assert b"\r" not in done.stderr
+    assert not {b"\x1b", b"\r"} & {done.stderr[i : i + 1] for i in range(len(done.stderr))}
     assert done.stderr.startswith(b"the disk has room\ndownloading [31mred[/bold].gguf: 2.0 MB\n")
     assert done.stderr.endswith(b"repacking: stopped at 50 %\n")
-
-
-def test_a_closed_standard_error_stops_no_work() -> None:
-    subprocess.run(
-        ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", SCRIPT],
-        timeout=TIMEOUT,
-        check=True,
-    )
+    command = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", SCRIPT]
+    subprocess.run(command, timeout=TIMEOUT, check=True)
 
 
 # ---- a terminal -----------------------------------------------------------------------------
@@ -111,7 +87,7 @@ def on_a_terminal(columns: int = 100, **environment: str) -> str:
     child = pexpect.spawn(
         sys.executable,
         ["-c", SCRIPT],
-        env={**os.environ, **environment},
+        env={**os.environ, "TERM": "xterm-256color", **environment},
         dimensions=(24, columns),
         timeout=TIMEOUT,
         encoding="utf-8",
@@ -122,41 +98,27 @@ def on_a_terminal(columns: int = 100, **environment: str) -> str:
     return str(shown)
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar() -> None:
-    shown = on_a_terminal(TERM="xterm-256color")
-    assert "━━━" in shown
-    assert "2.0/2.0 MB" in shown
-    assert "half of it is here\r\n" in shown
-    assert "0.5/1.0 kB" in shown  # a bar of its own for the second piece of work
+    shown = on_a_terminal()
+    for part in ("━━━", "2.0/2.0 MB", "half of it is here\r\n", "0.5/1.0 kB"):
+        assert part in shown
+    assert "[31mred[/bold].gguf" in shown.replace("\x1b", "")
+    assert "\x1b[31mred" not in shown  # a name cannot style the bar
+    assert "\x1b[3" in shown.replace("[31mred", "")
+    assert "\x1b[?25l" not in shown  # Ctrl-C leaves without a clean-up that shows the cursor again
 
 
-def test_a_narrow_terminal_gets_whole_figures() -> None:
-    shown = on_a_terminal(60, TERM="xterm-256color")
+@pytest.mark.slow
+def test_a_narrow_terminal_without_colours_gets_whole_figures() -> None:
+    shown = on_a_terminal(60, NO_COLOR="1")
     assert "downloading" in shown
     assert "2.0/2.0 MB" in shown
+    assert "\x1b[3" not in shown.replace("[31mred", "")
 
 
-def test_a_name_cannot_style_the_bar() -> None:
-    shown = on_a_terminal(TERM="xterm-256color")
-    assert "[31mred[/bold].gguf" in shown.replace("\x1b", "")
-    assert "\x1b[31mred" not in shown
-
-
-def test_the_cursor_is_never_hidden() -> None:
-    """Ctrl-C leaves without a clean-up that would show it again."""
-    assert "\x1b[?25l" not in on_a_terminal(TERM="xterm-256color")
-
-
-def test_no_color_is_honoured() -> None:
-    coloured = on_a_terminal(TERM="xterm-256color")
-    plain = on_a_terminal(TERM="xterm-256color", NO_COLOR="1")
-    assert "\x1b[3" in coloured.replace("[31mred", "")
-    assert "\x1b[3" not in plain.replace("[31mred", "")
-    assert "━━━" in plain
-
-
+@pytest.mark.slow
 def test_a_dumb_terminal_gets_lines() -> None:
     shown = on_a_terminal(TERM="dumb")
-    assert "\x1b" not in shown
-    assert "━" not in shown
+    assert not {"\x1b", "━"} & set(shown)
     assert "repacking: stopped at 50 %\r\n" in shown

@@ -1,11 +1,9 @@
 """`--template`, `--raw` and `--context`, as a user gives them."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -15,38 +13,28 @@ from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.models.presets import PRESETS
 from llmstream_cli.prompts.contexts import CONTEXTS
 from llmstream_cli.prompts.formats import ChatFormat, find_format
+from tests.cli.conftest import Cli
 from tests.cli.serve.test_serve import running
 from tests.gguf_files import write_phi2
 
 TIMEOUT = 300  # seconds; the machines that run this are slow at times
 QUESTION = "Where is Paris?"
+WAYS_OUT = (
+    "phi2 has no chat template: name one with --template, or send it text to continue as it is "
+    "(ask --raw, /v1/completions, /api/generate with raw)"
+)
 
 
-def ask(
-    *arguments: str, stdin: bytes = b"", config: Path | None = None
-) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "llmstream_cli", "ask", "-t", "0", "-n", "12"]
-    return subprocess.run(
-        [*command, "--threads", "1", *arguments],
-        input=stdin,
-        capture_output=True,
-        timeout=TIMEOUT,
-        check=False,
-        env=os.environ if config is None else {**os.environ, "LLMSTREAM_CONFIG": str(config)},
-    )
+@pytest.fixture
+def answer(cli: Cli) -> Callable[..., str]:
+    """Ask, see that nothing is complained of, and return the answer."""
 
+    def answer(*arguments: str, **options: Any) -> str:
+        code, told, complaints = cli("ask", "-t", "0", "-n", "12", *arguments, **options)
+        assert (code, complaints) == (0, "")
+        return told
 
-def answer(*arguments: str, stdin: bytes = b"", config: Path | None = None) -> bytes:
-    done = ask(*arguments, stdin=stdin, config=config)
-    assert (done.returncode, done.stderr) == (0, b"")
-    return done.stdout
-
-
-def refusal(*arguments: str, code: int = 2, config: Path | None = None) -> str:
-    done = ask(*arguments, config=config)
-    assert (done.returncode, done.stdout) == (code, b"")
-    (line,) = done.stderr.decode().splitlines()
-    return line.removeprefix("llmstream: ")
+    return answer
 
 
 @pytest.fixture
@@ -58,7 +46,7 @@ def phi2(tmp_path: Path) -> str:
 # ---- --template -----------------------------------------------------------------------------
 
 
-def test_a_template_is_a_format_by_its_name(
+def test_a_template_is_a_format_by_its_name_or_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -67,17 +55,10 @@ def test_a_template_is_a_format_by_its_name(
     assert read_template("./chatml") == ChatFormat("chatml", "the name wins over the file")
 
 
-def test_a_template_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "my.jinja").write_bytes(b"\xef\xbb\xbf{{ messages[0].content }}")
-    expected = ChatFormat("my.jinja", "{{ messages[0].content }}")
-    assert read_template(str(tmp_path / "my.jinja")) == expected
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"{% if %}", "the chat template is invalid: Expected an expression"),
-        (b"{{ \xff }}", "is not UTF-8 text: byte 3"),
         (b"x" * (600 * 1024), "the chat template has 614400 characters; too many to run"),
         (b"x" * (1024 * 1024 + 1), "is longer than 1 MiB"),
     ],
@@ -115,68 +96,62 @@ def test_every_format_that_a_preset_names_is_there() -> None:
     assert preset_format(None) is None
 
 
-def test_the_model_sees_what_the_template_writes(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_model_sees_what_the_template_writes(
+    answer: Callable[..., str], tmp_path: Path, phi2: str
+) -> None:
     path = tmp_path / "my.jinja"
     path.write_text("{{ messages[-1].content }} is in")
     expected = answer("--raw", "Paris is in")
     assert answer("Paris", "--template", str(path)) == expected
     assert answer("Paris") != expected
-
-
-def test_a_model_without_a_template_answers_in_a_format(phi2: str) -> None:
     expected = answer("--model", phi2, "--raw", "Instruct: the of\nOutput:")
     assert answer("--model", phi2, "--template", "instruct", "the of") == expected
 
 
-def test_a_mistaken_template_shows_before_the_model_is_looked_for(tmp_path: Path) -> None:
+def test_a_mistaken_template_shows_before_the_model_is_looked_for(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "my.jinja"
     path.write_text("{% if %}")
-    message = refusal("?", "--template", str(path), "--model", "none.gguf")
-    assert message.startswith(f"--template {path}: the chat template is invalid")
-    message = refusal("?", "--template", "chatlm", "--model", "none.gguf")
-    assert message.startswith("no prompt format is called 'chatlm'; did you mean chatml?")
+    code, told, complaint = cli("ask", "?", "--template", str(path), "--model", "none.gguf")
+    assert (code, told, complaint.count("\n")) == (2, "", 1)
+    assert complaint.startswith(f"llmstream: --template {path}: the chat template is invalid")
 
 
-def test_a_model_without_a_template_tells_the_ways_out(phi2: str) -> None:
-    assert refusal("?", "--model", phi2, code=1) == (
-        "phi2 has no chat template: name one with --template, or send it text to continue as it is "
-        "(ask --raw, /v1/completions, /api/generate with raw)"
-    )
+@pytest.mark.slow
+def test_a_model_without_a_template_tells_the_ways_out(cli: Cli, phi2: str) -> None:
+    assert cli("ask", "?", "--model", phi2) == (1, "", f"llmstream: {WAYS_OUT}\n")
 
 
-# ---- --raw ----------------------------------------------------------------------------------
+# ---- --raw and --context --------------------------------------------------------------------
 
 
-def test_raw_text_is_continued_as_it_is() -> None:
+@pytest.mark.slow
+def test_raw_text_is_continued_as_it_is(cli: Cli, answer: Callable[..., str]) -> None:
     chat = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
     assert answer("--raw", stdin=chat.encode()) == answer("--template", "chatml", QUESTION)
-
-
-def test_raw_text_keeps_its_white_space() -> None:
     text = b"1. one\n2. two\n"
     assert answer("--raw", stdin=text) == answer("--raw", text.decode())
     assert answer("--raw", stdin=text) != answer("--raw", stdin=text.strip())
+    complaint = "llmstream: there is no question; give one or pipe it to standard input\n"
+    assert cli("ask", "--raw") == (2, "", complaint)
 
 
-@pytest.mark.parametrize(
-    "option", [("--system", "x"), ("--context", "sql"), ("--template", "chatml")]
-)
-def test_raw_text_has_no_place_for_anything_else(option: tuple[str, str]) -> None:
-    assert refusal("x", "--raw", *option) == (
-        "--raw leaves no place for --system, --context or --template; write the prompt out"
-    )
-
-
-def test_raw_text_is_needed() -> None:
-    assert refusal("--raw") == "there is no question; give one or pipe it to standard input"
-
-
-# ---- --context ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", CONTEXTS)
-def test_a_context_is_the_system_message_of_its_name(name: str) -> None:
-    assert answer("--context", name, QUESTION) == answer("--system", CONTEXTS[name], QUESTION)
+@pytest.mark.slow
+def test_a_context_is_the_system_message_of_its_name(
+    cli: Cli, answer: Callable[..., str], tmp_path: Path
+) -> None:
+    path = tmp_path / "my.toml"
+    path.write_text("[contexts]\npirate = 'You are a pirate.'\nsql = 'You know SQLite.'\n")
+    own = {"LLMSTREAM_CONFIG": str(path)}
+    for name, text, environment in (
+        ("math", CONTEXTS["math"], {}),
+        ("pirate", "You are a pirate.", own),
+        ("sql", "You know SQLite.", own),  # the user's own win
+    ):
+        expected = answer("--system", text, QUESTION)
+        assert answer("--context", name, QUESTION, **environment) == expected
+    complaint = "llmstream: no context is called 'pirat'; did you mean pirate?\n"
+    assert cli("ask", "--context", "pirat", QUESTION, **own) == (2, "", complaint)
 
 
 def test_the_original_general_context_is_kept() -> None:
@@ -185,32 +160,18 @@ def test_the_original_general_context_is_kept() -> None:
     )
 
 
-def test_the_users_own_contexts_are_read_and_win(tmp_path: Path) -> None:
-    path = tmp_path / "my.toml"
-    path.write_text("[contexts]\npirate = 'You are a pirate.'\nsql = 'You know SQLite.'\n")
-    for name, text in (("pirate", "You are a pirate."), ("sql", "You know SQLite.")):
-        expected = answer("--system", text, QUESTION)
-        assert answer("--context", name, QUESTION, config=path) == expected
-    message = refusal("--context", "pirat", QUESTION, config=path)
-    assert message == "no context is called 'pirat'; did you mean pirate?"
-
-
-def test_a_context_and_a_system_message_exclude_each_other() -> None:
-    message = refusal("--context", "sql", "--system", "x", QUESTION)
-    assert message == "--system and --context both give the system message"
-
-
-def test_a_mistake_in_the_configuration_is_one_line(tmp_path: Path) -> None:
+def test_a_mistake_in_the_configuration_is_one_line(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "my.toml"
     path.write_text("[contexts]\nsql = 5\n")
+    complaint = f"llmstream: {path}, line 2: the context sql has to be text\n"
     for arguments in (("--context", "math", QUESTION), (QUESTION,)):
-        message = refusal(*arguments, config=path)
-        assert message == f"{path}, line 2: the context sql has to be text"
+        assert cli("ask", *arguments, LLMSTREAM_CONFIG=str(path)) == (2, "", complaint)
 
 
 # ---- serve ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_server_takes_both(tmp_path: Path, phi2: str) -> None:
     config, template = tmp_path / "my.toml", tmp_path / "my.jinja"
     config.write_text("[contexts]\nof = 'the of and'\n")
@@ -231,34 +192,18 @@ def test_a_server_takes_both(tmp_path: Path, phi2: str) -> None:
         assert server.stop(signal.SIGTERM) == 0
 
 
+@pytest.mark.slow
 def test_a_served_model_without_a_template_tells_the_ways_out(phi2: str) -> None:
     with running("--model", phi2) as server:
         server.wait_until_ready()
         reply = httpx2.post(f"{server.url}/token_stream", json={"query": "?"}, timeout=TIMEOUT)
-        assert reply.status_code == 400
-        assert "/v1/completions" in reply.json()["error"]["message"]
-        body = json.dumps({"model": "phi2", "prompt": "the of", "raw": True, "stream": False})
-        reply = httpx2.post(f"{server.url}/api/generate", content=body, timeout=TIMEOUT)
+        assert (reply.status_code, reply.json()["error"]["message"]) == (400, WAYS_OUT)
+        body = {"model": "phi2", "prompt": "the of", "raw": True, "stream": False}
+        reply = httpx2.post(f"{server.url}/api/generate", json=body, timeout=TIMEOUT)
         assert reply.status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("options", "environment", "reason"),
-    [
-        (("--template", "chatlm"), {}, "no prompt format is called 'chatlm'"),
-        ((), {"LLMSTREAM_CONFIG": "/none.toml"}, "LLMSTREAM_CONFIG names /none.toml"),
-    ],
-)
-def test_a_server_does_not_start_with_a_mistake(
-    options: tuple[str, ...], environment: dict[str, str], reason: str
-) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "llmstream_cli", "serve", "--port", "0", *options],
-        capture_output=True,
-        timeout=TIMEOUT,
-        check=False,
-        env={**os.environ, **environment},
-    )
-    assert done.returncode == 2
-    assert reason in done.stderr.decode()
-    assert done.stdout == b""
+def test_a_server_does_not_start_with_a_mistake(cli: Cli) -> None:
+    code, told, complaint = cli("serve", "--port", "0", "--template", "chatlm")
+    assert (code, told) == (2, "")
+    assert "no prompt format is called 'chatlm'" in complaint

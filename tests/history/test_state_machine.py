@@ -122,4 +122,4 @@ class HistoryMachine(RuleBasedStateMachine):
 
 
 TestHistory = HistoryMachine.TestCase
-TestHistory.settings = settings(max_examples=25, stateful_step_count=20)
+TestHistory.settings = settings(max_examples=8, stateful_step_count=20)

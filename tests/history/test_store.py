@@ -81,7 +81,7 @@ def test_a_conversation_is_there_when_the_file_is_opened_again(path: Path) -> No
 
 
 @given(st.text(st.characters(exclude_categories=())))
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_any_text_is_kept(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     with History(tmp_path_factory.mktemp("history") / "h.db") as history:
         session = history.begin()
@@ -308,6 +308,7 @@ def write_many(path: Path, number: int) -> None:
             history.append(session, Turn(role="user", content=f"{number} says {turn}"))
 
 
+@pytest.mark.slow
 def test_processes_may_write_at_once(path: Path) -> None:
     """Also when each of them finds no file yet."""
     context = multiprocessing.get_context("spawn")
@@ -347,6 +348,7 @@ for number in range(10**6):
 """
 
 
+@pytest.mark.slow
 def test_what_was_kept_survives_a_kill(path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True

@@ -9,7 +9,7 @@ import time
 from asyncio import CancelledError
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, Usage
 from llmstream_cli.cli.ask.engine import OpenEngine
@@ -71,25 +71,8 @@ class Answer:
         )
 
 
-class View(Protocol):
-    """Shows one answer on standard output."""
-
-    shows_reasoning: bool  # as it comes
-
-    def show(self, chunk: Chunk) -> None:
-        """Show what has just come.
-
-        Raises:
-            BrokenPipeError: the reader of the pipe has left.
-            OutputError: it cannot be written, to a full disk for one.
-        """
-
-    def end(self, answer: Answer) -> None:
-        """Show that the answer has ended, complete or by an error."""
-
-
 async def show_answer(
-    opened: OpenEngine, request: GenerationRequest, answer: Answer, view: View, *, stats: bool
+    opened: OpenEngine, request: GenerationRequest, answer: Answer, view: "View", *, stats: bool
 ) -> None:
     """Wait for the model, ask it, and show its answer as it comes.
 
@@ -134,12 +117,7 @@ async def show_answer(
     view.end(answer)
 
 
-def make_view(*, markdown: bool, reasoning: bool, how: AskOptions = _AS_TEXT) -> View:
-    """Return a view of one answer.
-
-    Raises:
-        OutputError: standard output is closed.
-    """
+def make_view(*, markdown: bool, reasoning: bool, how: AskOptions = _AS_TEXT) -> "View":
     if how.json or how.json_lines:
         return JsonView(pieces=how.json_lines)
     return TextView(markdown=markdown and not how.raw, reasoning=reasoning)
@@ -220,6 +198,9 @@ class JsonView:
     def _write(self, value: dict[str, Any]) -> None:
         # As ASCII where a terminal could be controlled by it: escapes are text to everyone.
         self._writer.write(json.dumps(value, ensure_ascii=sys.stdout.isatty()) + "\n")
+
+
+View = TextView | JsonView  # whose methods raise as `write_through` does
 
 
 def _summary(answer: Answer) -> dict[str, Any]:

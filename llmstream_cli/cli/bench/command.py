@@ -70,19 +70,7 @@ def run_bench(how: BenchOptions) -> int:
         EngineError: requests failed; the report, with what was measured, is printed.
     """
     _check(how)
-    parameters = Parameters(
-        streams=parse_streams(_STREAMS if how.streams is None else how.streams),
-        prefixes=_PREFIXES[how.prefix],
-        prompt_tokens=how.prompt_tokens,
-        max_tokens=how.max_tokens,
-        repeat=how.repeat or _REPEAT,
-        seconds=how.seconds or None,
-        # A server outlives the benchmark: the prompts of the last one may still be in its cache.
-        seed=(secrets.randbelow(2**32) if how.url else 0) if how.seed is None else how.seed,
-    )
-    if how.streams is None and how.repeat is None:
-        seconds = _SECONDS if how.seconds is None else parameters.seconds
-        parameters = replace(parameters, repeat=1, seconds=seconds)
+    parameters = parameters_of(how)
     url = None
     if how.url is not None:
         url, open_engine = _remote(how, how.url)
@@ -111,6 +99,22 @@ def run_bench(how: BenchOptions) -> int:
     if failure is not None:
         raise failure
     return code
+
+
+def parameters_of(how: BenchOptions) -> Parameters:
+    """Return what is measured, as far as the options alone tell."""
+    is_open = how.streams is None and how.repeat is None
+    seconds = _SECONDS if is_open and how.seconds is None else how.seconds
+    return Parameters(
+        streams=parse_streams(_STREAMS if how.streams is None else how.streams),
+        prefixes=_PREFIXES[how.prefix],
+        prompt_tokens=how.prompt_tokens,
+        max_tokens=how.max_tokens,
+        repeat=how.repeat or (1 if is_open else _REPEAT),
+        seconds=seconds or None,
+        # A server outlives the benchmark: the prompts of the last one may still be in its cache.
+        seed=(secrets.randbelow(2**32) if how.url else 0) if how.seed is None else how.seed,
+    )
 
 
 def parse_streams(text: str) -> tuple[int, ...]:

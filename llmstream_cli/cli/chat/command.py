@@ -6,10 +6,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from llmstream_cli.cli.ask.engine import begin, check_engine
 from llmstream_cli.cli.ask.view import make_view
-from llmstream_cli.cli.chat.lines import Lines, PipedLines, without_quotes
+from llmstream_cli.cli.chat.lines import PipedLines, without_quotes
 from llmstream_cli.cli.chat.slash import run_command
 from llmstream_cli.cli.chat.talk import Talk
 from llmstream_cli.cli.options import Setup
@@ -21,6 +22,11 @@ from llmstream_cli.errors import (
     PromptError,
     one_line,
 )
+
+if TYPE_CHECKING:
+    from llmstream_cli.cli.chat.line_editor import LineEditor
+
+    Lines = PipedLines | LineEditor
 
 
 def run_chat(setup: Setup) -> int:
@@ -45,7 +51,7 @@ def run_chat(setup: Setup) -> int:
     return 0
 
 
-def open_lines(recent_questions: Callable[[], Sequence[str]]) -> tuple[Lines, bool]:
+def open_lines(recent_questions: Callable[[], Sequence[str]]) -> "tuple[Lines, bool]":
     """Return where lines come from, and whether a person types them.
 
     Raises:
@@ -63,7 +69,7 @@ def open_lines(recent_questions: Callable[[], Sequence[str]]) -> tuple[Lines, bo
     return LineEditor(screen, recent_questions()), True
 
 
-def _converse(talk: Talk, lines: Lines) -> int:
+def _converse(talk: Talk, lines: "Lines") -> int:
     """Answer each line, or do what it commands; return the exit code.
 
     An error ends a turn and never the chat, unless nothing can be written any more.

@@ -24,7 +24,7 @@ _LEAVE_HINT = "Ctrl-C once more leaves, and so does Ctrl-D; /help lists the comm
 
 
 class LineEditor:
-    """Reads lines from a terminal; implements `Lines`.
+    """Reads lines from a terminal, as `PipedLines` does from a pipe.
 
     Enter sends. Alt-Enter breaks the line, and so does Enter between triple quotes; what is pasted
     keeps its line breaks. Ctrl-C clears the line, and leaves where there is none.

@@ -3,7 +3,7 @@
 Text of several lines stands between triple quotes. What `read` returns may be that, or one line.
 """
 
-from typing import BinaryIO, Protocol, TextIO
+from typing import BinaryIO, TextIO
 
 from llmstream_cli.cli.terminal import complain
 from llmstream_cli.files import decode, notice_wait
@@ -12,18 +12,6 @@ PROMPT, CONTINUATION = ">>> ", "... "
 MAX_LINE_BYTES = 16 * 1024 * 1024
 
 _QUOTES = '"""'
-
-
-class Lines(Protocol):
-    """Gives one line after the other."""
-
-    def read(self) -> str:
-        """Return the next line, or several that are one text.
-
-        Raises:
-            EOFError: there are no more.
-            InvalidValueError: it is no text, or too long.
-        """
 
 
 class PipedLines:
@@ -40,7 +28,12 @@ class PipedLines:
         self._is_told = prompt_on is not None  # of the wait for the first line
 
     def read(self) -> str:
-        """Return the next text; quotes that are never closed end with the input."""
+        """Return the next text; quotes that are never closed end with the input.
+
+        Raises:
+            EOFError: there is no more.
+            InvalidValueError: it is no text, or too long.
+        """
         text = self._read_line(PROMPT)
         while is_open(text):
             try:

@@ -6,6 +6,8 @@ import pytest
 
 from tests.cli.terminals import CTRL_C, terminal
 
+pytestmark = pytest.mark.slow
+
 PARIS = "Paris is the capital of France and one of the most iconic cities in the world."
 ASK = ("ask", "-t", "0")
 PARIS_ASKED = (*ASK, "Where is Paris?", "-n", "17")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.cli.ask.question import MAX_FILE_BYTES, attach, read_grammar, read_schema
+from llmstream_cli.cli.ask import question
+from llmstream_cli.cli.ask.question import attach, read_grammar, read_schema
 from llmstream_cli.errors import InvalidValueError
 
 
@@ -71,9 +72,10 @@ def test_a_name_is_shown_in_a_line() -> None:
 
 
 def test_all_of_them_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    write("a", b"x" * MAX_FILE_BYTES)
+    monkeypatch.setattr(question, "MAX_ALL_BYTES", 1 << 20)
+    write("a", b"x" * (1 << 18))
     assert attach("", ["a"] * 4)
-    with pytest.raises(InvalidValueError, match="longer than 16 MiB together"):
+    with pytest.raises(InvalidValueError, match="longer than 1 MiB together"):
         attach("", ["a"] * 5)
     with pytest.raises(InvalidValueError, match="at most 64 files can be attached, not 65"):
         attach("", ["a"] * 65)

@@ -11,7 +11,7 @@ from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, Progress, 
 from llmstream_cli.cli.ask import waiting as waiting_module
 from llmstream_cli.cli.ask.engine import OpenEngine
 from llmstream_cli.cli.ask.stats import duration, print_usage
-from llmstream_cli.cli.ask.view import Answer, ReasoningWriter, make_view, show_answer
+from llmstream_cli.cli.ask.view import Answer, JsonView, ReasoningWriter, make_view, show_answer
 from llmstream_cli.cli.ask.waiting import WaitingLine
 from llmstream_cli.cli.options import AskOptions, EngineOptions
 from llmstream_cli.errors import EngineDiedError
@@ -221,9 +221,7 @@ async def test_an_engine_reports_its_progress_to_those_who_see_it(
 
 
 async def test_a_reader_that_has_left_ends_the_generation() -> None:
-    class Gone:
-        shows_reasoning = True
-
+    class Gone(JsonView):
         def show(self, chunk: Chunk) -> None:
             raise BrokenPipeError
 
@@ -234,7 +232,7 @@ async def test_a_reader_that_has_left_ends_the_generation() -> None:
     opened = OpenEngine(EngineOptions(), engine, "", "")
     request = GenerationRequest((Message("user", "hi"),))
     with pytest.raises(BrokenPipeError):
-        await show_answer(opened, request, answer, Gone(), stats=False)
+        await show_answer(opened, request, answer, Gone(pieces=True), stats=False)
     assert (answer.model, answer.text, engine.running) == ("fake", "one ", 0)
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import os
 import queue
 import signal
 import subprocess
@@ -15,12 +14,13 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from llmstream_cli.cli import app
-from llmstream_cli.cli.bench.command import parse_streams
+from llmstream_cli.cli.bench.command import parameters_of, parse_streams
+from llmstream_cli.cli.bench.options import BenchOptions
 from llmstream_cli.cli.bench.progress import Plan
 from llmstream_cli.errors import InvalidValueError
 from tests.candle_files import write_model, write_tokenizer
-from tests.cli.ask.test_ask import COMMAND, HEAVY, TIMEOUT, llmstream, modules_loaded_by
+from tests.cli.ask.test_ask import COMMAND, TIMEOUT, modules_loaded_by
+from tests.cli.conftest import Cli
 from tests.fake_openai import (
     ROLE,
     FakeServer,
@@ -65,13 +65,13 @@ def server(reply: Reply | Callable[[int], Reply]) -> Iterator[FakeServer]:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the command in this process, into pipes; return its exit code and both outputs."""
-    monkeypatch.setenv("LLMSTREAM_API_KEY", KEY)
+def run(cli: Cli) -> Run:
+    """Measure a server; return the exit code and both outputs."""
 
     def run(fake: FakeServer, *arguments: str) -> tuple[int, str, str]:
-        code = app.run(["bench", "--url", fake.url, *TINY, *arguments])
-        output, complaints = capsys.readouterr()
+        code, output, complaints = cli(
+            "bench", "--url", fake.url, *TINY, *arguments, LLMSTREAM_API_KEY=KEY
+        )
         assert KEY not in output + complaints
         return code, output, complaints
 
@@ -87,26 +87,25 @@ def rows(output: str) -> list[list[str]]:
 # ---- the engine in this process -------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_without_a_template_is_measured_with_its_preset_s_or_a_named_one(
-    own_caches: Path,
+    own_caches: Path, cli: Cli
 ) -> None:
     write_tokenizer(own_caches / "tokenizer.json")
-    run = ("--streams", "1", "--prefix", "distinct", "--json", *LOCAL, "--ctx-size", "1000")
+    bench = ("bench", *LOCAL, "--streams", "1", "--prefix", "distinct", "--ctx-size", "1000", "-m")
     puffin = write_model(own_caches / PUFFIN.file)
-    done = llmstream("bench", "-m", str(puffin), *run)
-    assert done.returncode == 0, done.stderr
-    other = puffin.rename(own_caches / "weights.gguf")
-    done = llmstream("bench", "-m", str(other), *run)
-    assert done.returncode == 1
-    assert b"name one with --template" in done.stderr
-    done = llmstream("bench", "-m", str(other), *run, "--template", "vicuna")
-    assert done.returncode == 0, done.stderr
+    assert cli(*bench, str(puffin))[0] == 0
+    other = str(puffin.rename(own_caches / "weights.gguf"))
+    code, _, complaints = cli(*bench, other)
+    assert (code, "name one with --template" in complaints) == (1, True)
+    assert cli(*bench, other, "--template", "vicuna")[0] == 0
 
 
-def test_json_of_the_real_model() -> None:
-    done = llmstream("bench", *LOCAL, "--streams", "1,2", "--json")
-    assert (done.returncode, done.stderr) == (0, b"")
-    report = json.loads(done.stdout)
+@pytest.mark.slow
+def test_json_of_the_real_model(cli: Cli) -> None:
+    code, told, complaints = cli("bench", *LOCAL, "--streams", "1,2", "--json")
+    assert (code, complaints) == (0, "")
+    report = json.loads(told)
     assert (report["program"], report["engine"], report["url"]) == ("llmstream", "in-process", None)
     assert report["model"] == "SmolLM2-135M-Instruct.Q4_1"
     assert report["parameters"] == {
@@ -122,12 +121,8 @@ def test_json_of_the_real_model() -> None:
     }
     assert (report["complete"], report["tokens_counted_by"]) == (True, "usage")
     results = report["results"]
-    assert [(result["prefix"], result["streams"]) for result in results] == [
-        ("distinct", 1),
-        ("shared", 1),
-        ("distinct", 2),
-        ("shared", 2),
-    ]
+    measured = [(result["prefix"], result["streams"]) for result in results]
+    assert measured == [(prefix, n) for n in (1, 2) for prefix in ("distinct", "shared")]
     for result in results:
         figures = result["median"]
         assert result["errors"] == 0
@@ -137,6 +132,7 @@ def test_json_of_the_real_model() -> None:
         assert unknown <= {"decode_tokens_per_second"}  # where one ends before another begins
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_table_and_progress() -> None:
     child = pexpect.spawn(
         sys.executable,
@@ -156,13 +152,7 @@ def test_a_terminal_gets_a_table_and_progress() -> None:
     assert [len(row) for row in rows(report)] == [12, 12]
 
 
-def test_a_prompt_longer_than_the_context_is_one_line() -> None:
-    done = llmstream("bench", *LOCAL, "--ctx-size", "40")
-    assert (done.returncode, done.stdout) == (1, b"")
-    assert b"context length is 40 tokens" in done.stderr
-    assert done.stderr.count(b"\n") == 1
-
-
+@pytest.mark.slow
 def test_a_closed_pipe_ends_quietly() -> None:
     with subprocess.Popen(
         [*BENCH, *LOCAL, "--streams", "1", "--prefix", "shared"],
@@ -273,14 +263,16 @@ def test_the_end_of_the_time_prints_what_was_measured(answered: int, run: Run) -
         return answer_events(*story()) if number < answered else answer_events(hang=True)
 
     with server(reply) as fake:
-        code, output, complaints = run(fake, "--seconds", "2")
+        code, output, complaints = run(fake, "--seconds", "0.5")
     if answered:
         assert (code, complaints) == (0, "")
-        assert "\nnot complete: it has 2 s; --seconds 0 takes as long as it needs\n" in output
+        assert "\nnot complete: it has 0.5 s; --seconds 0 takes as long as it needs\n" in output
         assert [row[0] for row in rows(output)] == ["1"]
     else:
         assert (code, output) == (1, "")
-        assert complaints.startswith("llmstream: nothing could be measured in 2 s; give --seconds")
+        assert complaints.startswith(
+            "llmstream: nothing could be measured in 0.5 s; give --seconds"
+        )
 
 
 def test_a_warm_up_that_leaves_no_time_for_a_run_is_told(
@@ -293,6 +285,7 @@ def test_a_warm_up_that_leaves_no_time_for_a_run_is_told(
     assert complaints.startswith("llmstream: nothing could be measured in 60 s; give --seconds")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answered", [0, 2])
 def test_ctrl_c_prints_what_was_measured(answered: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMSTREAM_API_KEY", KEY)
@@ -323,40 +316,28 @@ def test_ctrl_c_prints_what_was_measured(answered: int, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("options", "seconds", "repeat", "streams"),
+    ("how", "seconds", "repeat", "streams"),
     [
-        ((), 50.0, 1, 6),
-        (("--seconds", "9"), 9.0, 1, 6),
-        (("--seconds", "0"), None, 1, 6),
-        (("--repeat", "2"), None, 2, 6),
-        (("--streams", "1"), None, 3, 1),
-        (("--streams", "1", "--seconds", "9"), 9.0, 3, 1),
+        (BenchOptions(), 50.0, 1, 6),
+        (BenchOptions(seconds=9), 9.0, 1, 6),
+        (BenchOptions(seconds=0), None, 1, 6),
+        (BenchOptions(repeat=2), None, 2, 6),
+        (BenchOptions(streams="1"), None, 3, 1),
+        (BenchOptions(streams="1", seconds=9), 9.0, 3, 1),
     ],
 )
 def test_without_a_word_on_the_workload_there_is_a_minute(
-    options: tuple[str, ...],
-    seconds: float | None,
-    repeat: int,
-    streams: int,
-    capsys: pytest.CaptureFixture[str],
+    how: BenchOptions, seconds: float | None, repeat: int, streams: int
 ) -> None:
-    with server(answer_events(*story())) as fake:
-        assert app.run(["bench", "--url", fake.url, "--json", *options]) == 0
-    parameters = json.loads(capsys.readouterr().out)["parameters"]
-    assert (parameters["seconds"], parameters["repeat"]) == (seconds, repeat)
-    assert len(parameters["streams"]) == streams
+    parameters = parameters_of(how)
+    assert (parameters.seconds, parameters.repeat) == (seconds, repeat)
+    assert len(parameters.streams) == streams
 
 
-def test_the_key_is_no_default_that_help_shows() -> None:
-    done = subprocess.run(
-        [*BENCH, "--help"],
-        env={**os.environ, "LLMSTREAM_API_KEY": KEY},
-        capture_output=True,
-        timeout=TIMEOUT,
-        check=True,
-    )
-    assert KEY.encode() not in done.stdout
-    assert b"LLMSTREAM_API_KEY" in done.stdout
+def test_the_key_is_no_default_that_help_shows(cli: Cli) -> None:
+    _, told, _ = cli("bench", "--help", LLMSTREAM_API_KEY=KEY)
+    assert KEY not in told
+    assert "LLMSTREAM_API_KEY" in told
 
 
 # ---- bad input: one line, and nothing else --------------------------------------------------
@@ -377,6 +358,7 @@ URL = ("--url", "http://127.0.0.1:1")
         (("--threads", "0"), 2, "--threads must be between"),
         (("--ctx-size", "0"), 2, "--ctx-size must be between"),
         (("--prompt-tokens", "9000"), 2, "the model was trained with 8192"),
+        (("--ctx-size", "40", *LOCAL), 1, "context length is 40 tokens"),
         (("-f", "zzz"), 1, "known: smollm2"),
         (("-f", "smollm2", "-m", "x.gguf"), 2, "give one of them"),
         (("-f", "smollm2", *URL), 2, "name none with it"),
@@ -393,11 +375,10 @@ URL = ("--url", "http://127.0.0.1:1")
     ],
 )
 def test_bad_input_is_one_line(
-    arguments: tuple[str, ...], code: int, complaint: str, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...], code: int, complaint: str, cli: Cli
 ) -> None:
-    assert app.run(["bench", *arguments]) == code
-    output, complaints = capsys.readouterr()
-    assert (output, complaints.count("\n")) == ("", 1)
+    got, output, complaints = cli("bench", *arguments)
+    assert (got, output, complaints.count("\n")) == (code, "", 1)
     assert complaints.startswith("llmstream: ")
     assert complaint in complaints
 
@@ -419,10 +400,7 @@ def test_bad_streams(text: str) -> None:
 # ---- start-up counts ------------------------------------------------------------------------
 
 
-def test_help_loads_nothing_heavy() -> None:
-    assert not modules_loaded_by("bench", "--help") & {*HEAVY, "asyncio", "httpx2", "jinja2"}
-
-
+@pytest.mark.slow
 def test_the_engine_loads_no_http_client() -> None:
     loaded = modules_loaded_by("bench", *LOCAL, "--streams", "1", "--prefix", "shared")
     assert "llama_cpp.llama_cpp" in loaded

@@ -8,7 +8,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmstream_cli.api import Usage
@@ -32,6 +32,7 @@ numbers = st.integers(0, 2**32 - 1)
 # ---- prompts --------------------------------------------------------------------------------
 
 
+@settings(max_examples=30)
 @given(prefixes, st.integers(1, 32), sizes, numbers, numbers)
 def test_prompts_follow_from_the_arguments(
     prefix: Prefix, streams: int, prompt_tokens: int, run: int, seed: int
@@ -45,6 +46,7 @@ def test_prompts_follow_from_the_arguments(
     assert {len(prompt.split("\n\n")) for prompt in first} == {2}
 
 
+@settings(max_examples=30)
 @given(st.integers(2, 32), sizes, numbers)
 def test_shared_prompts_differ_only_in_the_question(
     streams: int, prompt_tokens: int, run: int
@@ -63,13 +65,14 @@ def common_words(one: str, other: str) -> int:
 def test_distinct_prompts_have_no_more_than_a_word_or_two_in_common() -> None:
     prompts = [
         prompt
-        for run in range(4)
-        for seed in range(4)
+        for run in range(2)
+        for seed in range(2)
         for prompt in build_prompts("distinct", streams=16, prompt_tokens=100, run=run, seed=seed)
     ]
     assert max(common_words(*pair) for pair in combinations(prompts, 2)) <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", get_args(Prefix))
 @pytest.mark.parametrize("prompt_tokens", [MIN_PROMPT_TOKENS, 100, 1000])
 def test_the_length_is_about_right(prefix: Prefix, prompt_tokens: int, model_path: Path) -> None:
@@ -180,6 +183,7 @@ answers = st.builds(
 )
 
 
+@settings(max_examples=30)
 @given(st.lists(answers, min_size=1, max_size=8))
 def test_any_times_have_sensible_figures(streams: list[Answer]) -> None:
     run = evaluate(streams)
@@ -195,6 +199,7 @@ def test_any_times_have_sensible_figures(streams: list[Answer]) -> None:
         assert all(low <= high + 1e-9 for low, high in pairwise(known))
 
 
+@settings(max_examples=30)
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1), st.integers(1, 99))
 def test_percentiles_are_those_of_numpy(values: list[float], percent: int) -> None:
     assert _percentile(values, percent) == pytest.approx(np.percentile(values, percent), abs=1e-6)

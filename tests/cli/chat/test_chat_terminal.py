@@ -8,17 +8,27 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.ask.test_ask import PARIS
 from tests.cli.terminals import ALT_ENTER, CTRL_C, CTRL_D, ENTER, Terminal, terminal
 
-PARIS = "Paris is the capital of France and one of the most iconic cities in the world."
-LONG = "Write a long story about a ship."
-ARGUMENTS = ("chat", "-t", "0")
+pytestmark = pytest.mark.slow
+
+CHAT = ("chat", "-t", "0")
+
+
+def ask_and_leave(chat: Terminal, seen: str = "in the world.") -> None:
+    chat.wait_for(">>>")
+    chat.send("Where is Paris?" + ENTER)
+    chat.wait_for(seen, 2 if seen == ">>>" else 1)
+    chat.wait_until_edited()
+    chat.send(CTRL_D)
+    assert chat.end() == 0
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Terminal]:
     """One chat for all tests that leave it as it was: with an empty line to edit."""
-    with terminal(*ARGUMENTS, "-n", "17", columns=100, lines=40) as chat:
+    with terminal(*CHAT, "-n", "17", columns=100, lines=40) as chat:
         chat.wait_for(">>>")
         yield chat
 
@@ -67,7 +77,7 @@ def test_several_lines_by_alt_enter_quotes_and_paste(chat: Terminal) -> None:
         chat.wait_for(f"[user]\n{text}\n")
 
 
-def test_ctrl_c_clears_the_line_and_then_asks(chat: Terminal) -> None:
+def test_ctrl_c_clears_the_line_and_then_tells_how_to_leave(chat: Terminal) -> None:
     chat.send("forget this")
     chat.wait_for("forget this")
     chat.send(CTRL_C)
@@ -78,30 +88,21 @@ def test_ctrl_c_clears_the_line_and_then_asks(chat: Terminal) -> None:
     chat.wait_for("model: smollm2")
 
 
-def test_mistakes_are_one_line_and_the_chat_goes_on(chat: Terminal) -> None:
-    chat.send("/hlep" + ENTER)
-    chat.wait_for("llmstream: there is no /hlep; did you mean /help?")
-    chat.wait_until_edited()
-    chat.send("/model no/such.gguf" + ENTER)
-    chat.wait_for("llmstream: there is no file no/such.gguf")
-    chat.wait_until_edited()
-    chat.send("/show model" + ENTER)
-    chat.wait_for("model: smollm2")
-
-
 def test_another_model_goes_on_with_the_conversation(chat: Terminal, model_path: Path) -> None:
     chat.send("Where is Paris?" + ENTER)
     chat.wait_for("in the world.")
-    chat.wait_until_edited()
-    chat.paste(f"/model {model_path}")
-    chat.send(ENTER)
-    chat.wait_for("model: SmolLM2-135M-Instruct")
+    for name, told in (
+        ("no/such.gguf", "llmstream: there is no file no/such.gguf"),
+        (str(model_path), "model: SmolLM2-135M-Instruct"),
+        ("smollm2", "model: smollm2"),
+    ):
+        chat.wait_until_edited()
+        chat.paste(f"/model {name}")
+        chat.send(ENTER)
+        chat.wait_for(told)
     chat.wait_until_edited()
     chat.send("/show messages" + ENTER)
     chat.wait_for(f"[assistant]\n{PARIS}")
-    chat.wait_until_edited()
-    chat.send("/model smollm2" + ENTER)
-    chat.wait_for("model: smollm2")
 
 
 def test_a_narrower_terminal_loses_nothing(chat: Terminal) -> None:
@@ -121,9 +122,9 @@ def test_a_narrower_terminal_loses_nothing(chat: Terminal) -> None:
 
 
 def test_ctrl_c_in_an_answer_keeps_what_came() -> None:
-    with terminal(*ARGUMENTS, "--stats") as chat:
+    with terminal(*CHAT, "--stats") as chat:
         chat.wait_for(">>>")
-        chat.send(LONG + ENTER)
+        chat.send("Write a long story about a ship." + ENTER)
         chat.wait_for("loaded the model")
         chat.wait_until_cooked()
         shown = len(chat.text)
@@ -141,9 +142,13 @@ def test_ctrl_c_in_an_answer_keeps_what_came() -> None:
         assert chat.end() == 0
 
 
-def test_ctrl_c_in_a_long_prompt_ends_the_turn_and_not_the_chat() -> None:
-    with terminal(*ARGUMENTS, "-n", "17") as chat:
+def test_ctrl_c_before_the_answer_ends_the_turn_and_not_the_chat() -> None:
+    with terminal(*CHAT, "-n", "17") as chat:
         chat.wait_for(">>>")
+        chat.send("Where is Paris?" + ENTER)
+        chat.wait_until_cooked()
+        chat.send(CTRL_C)  # while the model is loaded
+        chat.wait_for(">>>", 2)
         chat.wait_until_edited()
         chat.paste("word " * 2500)
         chat.send(ENTER)
@@ -162,75 +167,50 @@ def test_ctrl_c_in_a_long_prompt_ends_the_turn_and_not_the_chat() -> None:
         assert chat.end() == 0
 
 
-def test_ctrl_c_at_the_start_waits_for_no_model() -> None:
-    with terminal(*ARGUMENTS) as chat:
-        chat.wait_for(">>>")
-        chat.send("Where is Paris?" + ENTER)
-        chat.wait_until_cooked()
-        chat.send(CTRL_C)
-        chat.wait_for(">>>", 2)
-        chat.wait_until_edited()
-        chat.send(CTRL_D)
-        assert chat.end() == 0
-
-
 # ---- terminals of all kinds -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("leave", [CTRL_D, "/exit" + ENTER, "/bye" + ENTER])
-def test_leaving_leaves_the_terminal_as_it_was(leave: str) -> None:
-    with terminal(*ARGUMENTS) as chat:
+def test_leaving_leaves_the_terminal_as_it_was() -> None:
+    with terminal(*CHAT) as chat:
         before = termios.tcgetattr(chat.child.child_fd)
         chat.wait_for(">>>")
         chat.wait_until_edited()
-        chat.send(leave)
+        chat.send("/exit" + ENTER)
         assert chat.end() == 0
         assert b"\x1b[?2004l" in chat.received  # pasting is as it was, too
     assert before[3] & termios.ICANON
 
 
-def test_ask_without_a_question_is_a_chat() -> None:
-    with terminal("ask", "-t", "0", "-n", "17") as chat:
-        chat.wait_for(">>>")
-        chat.send("Where is Paris?" + ENTER)
-        chat.wait_for("in the world.")
-        chat.wait_until_edited()
-        chat.send(CTRL_D)
-        assert chat.end() == 0
+def test_ask_without_a_question_is_a_chat_without_colours_where_none_are_wanted() -> None:
+    with terminal("ask", "-t", "0", "-n", "17", NO_COLOR="1") as chat:
+        ask_and_leave(chat)
+        sgr = re.findall(rb"\x1b\[([\d;]*)m", chat.received)
+        codes = {int(code or 0) for group in sgr for code in group.split(b";")}
+        assert not codes & {*range(30, 38), *range(40, 48), *range(90, 98), 38, 48}
 
 
-@pytest.mark.parametrize("options", [("--json",), ("--raw",), ("--count",)])
-def test_what_is_for_one_question_wants_one(options: tuple[str, ...]) -> None:
-    with terminal("ask", *options) as asking:
+@pytest.mark.parametrize("option", ["--json", "--raw", "--count"])
+def test_what_is_for_one_question_wants_one(option: str) -> None:
+    with terminal("ask", option) as asking:
         assert asking.end() == 2
         assert "there is no question" in asking.text
 
 
 def test_an_answer_to_a_file_is_bytes_and_the_prompt_is_on_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "answers"
-    with terminal(*ARGUMENTS, "-n", "17", shell=f'exec "$@" > {path}') as chat:
-        chat.wait_for(">>>")
-        chat.send("Where is Paris?" + ENTER)
-        chat.wait_for(">>>", 2)
-        chat.wait_until_edited()
-        chat.send(CTRL_D)
-        assert chat.end() == 0
+    with terminal(*CHAT, "-n", "17", shell=f'exec "$@" > {path}') as chat:
+        ask_and_leave(chat, seen=">>>")
         assert PARIS not in chat.text
     assert path.read_text().strip() == PARIS
 
 
 def test_a_chat_without_standard_error() -> None:
-    with terminal(*ARGUMENTS, "-n", "17", shell='exec "$@" 2>/dev/null') as chat:
-        chat.wait_for(">>>")
-        chat.send("Where is Paris?" + ENTER)
-        chat.wait_for("in the world.")
-        chat.wait_until_edited()
-        chat.send(CTRL_D)
-        assert chat.end() == 0
+    with terminal(*CHAT, "-n", "17", shell='exec "$@" 2>/dev/null') as chat:
+        ask_and_leave(chat)
 
 
 def test_a_dumb_terminal_gets_no_control_sequences() -> None:
-    with terminal(*ARGUMENTS, "-n", "17", TERM="dumb") as chat:
+    with terminal(*CHAT, "-n", "17", TERM="dumb") as chat:
         chat.wait_for(">>>")
         chat.send("Where is Paris?\n")
         chat.wait_for("in the world.")
@@ -246,16 +226,3 @@ def test_a_dumb_terminal_gets_no_control_sequences() -> None:
         chat.send(CTRL_D)
         assert chat.end() == 0
         assert b"\x1b" not in chat.received
-
-
-def test_no_color_means_no_color() -> None:
-    with terminal(*ARGUMENTS, "-n", "17", NO_COLOR="1") as chat:
-        chat.wait_for(">>>")
-        chat.send("Where is Paris?" + ENTER)
-        chat.wait_for("in the world.")
-        chat.wait_until_edited()
-        chat.send(CTRL_D)
-        assert chat.end() == 0
-        sgr = re.findall(rb"\x1b\[([\d;]*)m", chat.received)
-        codes = {int(code or 0) for group in sgr for code in group.split(b";")}
-        assert not codes & {*range(30, 38), *range(40, 48), *range(90, 98), 38, 48}

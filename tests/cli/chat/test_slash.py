@@ -50,6 +50,8 @@ def test_commands_that_leave(command: str) -> None:
         ("/set top_k 1.5", "top_k has to be a whole number, not '1.5'"),
         ("/set temperature nan", "temperature must be between"),
         ("/set max-tokens 0", "max_tokens must be between"),
+        ("/undo", "nothing has been said"),
+        ("/retry", "no question has been asked"),
         ("/show weights", "/show knows model, system, sampling, usage, messages"),
     ],
 )
@@ -58,14 +60,6 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(command: str, complaint
         with pytest.raises(InvalidValueError, match=complaint.replace("?", r"\?")):
             run_command(talk, command)
         assert (talk.setup.sampling, talk.conversation.system) == (SamplingOptions(), None)
-
-
-def test_nothing_can_be_undone_at_the_beginning() -> None:
-    with (
-        talking(FakeEngine()) as talk,
-        pytest.raises(InvalidValueError, match="nothing has been said"),
-    ):
-        run_command(talk, "/undo")
 
 
 @pytest.mark.parametrize(
@@ -105,11 +99,8 @@ def test_the_system_message_is_shown_set_and_taken_back(
     assert answers(capfd, "/system") == "system: be brief\n"
     assert answers(capfd, "/system be  long", "/system") == "system: be  long\n"
     assert answers(capfd, "/system off", "/show system").startswith("system: none but")
-    assert answers(capfd, "/context sql", "/show system") == f"system: {CONTEXTS['sql']}\n"
-
-
-def test_contexts_are_listed(capfd: pytest.CaptureFixture[str]) -> None:
     assert answers(capfd, "/context") == "".join(f"{n}: {t}\n" for n, t in CONTEXTS.items())
+    assert answers(capfd, "/context sql", "/show system") == f"system: {CONTEXTS['sql']}\n"
 
 
 def test_show_tells_all_but_the_messages(capfd: pytest.CaptureFixture[str]) -> None:
@@ -128,17 +119,13 @@ def test_messages_are_shown_without_controls(capfd: pytest.CaptureFixture[str]) 
     assert capfd.readouterr().err == "[user]\nfirst\n\n[assistant]\na[2Jb\n\n"
 
 
-def test_the_cost_is_unknown_before_an_answer(capfd: pytest.CaptureFixture[str]) -> None:
-    assert answers(capfd, "/clear", "/show usage").endswith(
-        "tokens: unknown before an answer that came to its end\n"
-    )
-
-
-def test_undo_tells_what_it_took_back(capfd: pytest.CaptureFixture[str]) -> None:
-    assert answers(capfd, "/undo", "/show messages") == "took back: first\n[system]\nbe brief\n\n"
-
-
-def test_retry_answers_again(capfd: pytest.CaptureFixture[str]) -> None:
+def test_turns_are_taken_back_answered_again_and_left_behind(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    told = answers(capfd, "/undo", "/show messages")
+    assert told == "took back: first\n[system]\nbe brief\n\n"
+    told = answers(capfd, "/clear", "/show usage")
+    assert told.endswith("tokens: unknown before an answer that came to its end\n")
     with talking(FakeEngine()) as talk:
         talk.ask("first")
         run_command(talk, "/retry")

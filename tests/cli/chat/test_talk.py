@@ -12,7 +12,6 @@ from llmstream_cli.cli.chat.talk import Talk
 from llmstream_cli.cli.options import EngineOptions
 from llmstream_cli.errors import (
     EngineDiedError,
-    InvalidValueError,
     ModelError,
     ModelNotFoundError,
 )
@@ -59,13 +58,6 @@ def test_answers_to_lines_of_a_pipe_end_in_a_line_break(capfd: pytest.CaptureFix
     assert capfd.readouterr().out == f"{ANSWER}\n{ANSWER}\n"
 
 
-def test_what_came_before_a_failure_is_a_turn() -> None:
-    with talking(FakeEngine(error=EngineDiedError("gone"))) as talk:
-        with pytest.raises(EngineDiedError):
-            talk.ask("first")
-        assert said(talk) == [("user", "first"), ("assistant", ANSWER)]
-
-
 def test_a_question_of_which_nothing_came_is_asked_again() -> None:
     engine = FakeEngine(pieces=(), error=EngineDiedError("gone"))
     with talking(engine) as talk:
@@ -97,13 +89,6 @@ def test_the_old_answer_stays_if_retry_fails() -> None:
         with pytest.raises(EngineDiedError):
             talk.retry()
         assert (said(talk), talk.last) == (before, last)
-
-
-def test_without_a_question_there_is_nothing_to_retry_or_undo() -> None:
-    with talking(FakeEngine()) as talk:
-        with pytest.raises(InvalidValueError, match="no question has been asked"):
-            talk.retry()
-        assert talk.undo() is None
 
 
 def test_a_new_conversation_keeps_the_system_message() -> None:
