@@ -20,13 +20,14 @@ import time
 from collections.abc import Callable
 
 from llmstream_cli.api import Chunk, EngineConfig, GenerationRequest, SamplingParams
-from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.llama import Model
+from llmstream_cli.core.model import EncodedRequest
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.scheduler import Scheduler
 from llmstream_cli.engines.in_process import InProcessEngine
+from llmstream_cli.machine import default_threads
 from llmstream_cli.models.resolve import resolve
 
 PROMPT, TOKENS, CTX_SIZE = 4, 192, 256  # short prompts: sixteen of them fit into one step
@@ -64,7 +65,7 @@ def core_speed(path: str, streams: int, params: SamplingParams) -> float:
     cache = PrefixCache(streams, min_copy_tokens=16)
     core = EngineCore(runner, Scheduler(cache, **sizes), model.piece)
     for number, prompt in enumerate(prompts(streams)):
-        core.add(number, list(prompt), params)
+        core.add(number, EncodedRequest(list(prompt)), params)
     times = []
     while core.has_work:
         results = core.step()

@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from llmstream_cli.api import SamplingParams
-from llmstream_cli.core.llama import Batch, Context, Model
-from llmstream_cli.core.sampler import Sampler
+from llmstream_cli.core.llama import Batch, Context, Model, Sampler
 from llmstream_cli.models.resolve import resolve
 from tests.core.test_sampler import whole_vocabulary
 

@@ -20,12 +20,12 @@ import time
 from pathlib import Path
 
 from llmstream_cli.api import EngineConfig, GenerationRequest, SamplingParams
-from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.model import LoadedModel
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.scheduler import Scheduler
+from llmstream_cli.machine import default_threads
 from llmstream_cli.models.resolve import resolve
 from llmstream_cli.prompts.messages import Message
 
@@ -59,7 +59,7 @@ def core_speed(path: str, streams: int, salt: int) -> float:
         started = time.perf_counter()
         for number, text in enumerate(texts):
             request = GenerationRequest((Message("user", text),), params)
-            core.add(number, loaded.encode(request).prompt, params)
+            core.add(number, loaded.encode(request), params)
         while core.has_work:
             core.step()
         return streams * TOKENS / (time.perf_counter() - started)

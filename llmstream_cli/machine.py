@@ -1,4 +1,4 @@
-"""What this machine has: memory, how fast it is read, and room on the disk."""
+"""What this machine has: memory, how fast it is read, processors, and room on the disk."""
 
 import os
 import shutil
@@ -11,6 +11,9 @@ from llmstream_cli.files import nearest_existing
 _PROC = Path("/proc/self/cgroup")
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+_CGROUP_QUOTA = _CGROUP / "cpu.max"
+_TOPOLOGY = Path("/sys/devices/system/cpu")
+_LOAD = Path("/proc/loadavg")
 
 _READ_BYTES = 128 << 20  # far beyond the caches of the processors that are meant
 _READ_COLUMNS = 4096
@@ -19,15 +22,10 @@ _READ_REPEATS = 4
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Memory for programs, in bytes.
+    """Memory for programs, in bytes."""
 
-    Attributes:
-        total: what there is, or what a container may use if that is less.
-        available: what can be taken without pushing others out.
-    """
-
-    total: int
-    available: int
+    total: int  # what there is, or what a container may use if that is less
+    available: int  # what can be taken without pushing others out
 
 
 def memory() -> Memory:
@@ -55,10 +53,6 @@ def cgroup_memory(membership: Path, mount: Path) -> list[Memory]:
 
     Version 2: https://docs.kernel.org/admin-guide/cgroup-v2.html; version 1, which has its
     memory controller in a hierarchy of its own: cgroup-v1/memory.html beside it.
-
-    Args:
-        membership: the process's `/proc/PID/cgroup`.
-        mount: where the control groups are mounted.
     """
     try:
         lines = membership.read_text().splitlines()
@@ -78,6 +72,17 @@ def cgroup_memory(membership: Path, mount: Path) -> list[Memory]:
         # In a container the path can be the host's, and then is not there: the root is.
         limits += [_limit(folder, *names) for folder in (group, *group.parents) if folder >= root]
     return [limit for limit in limits if limit is not None]
+
+
+def _limit(folder: Path, limit: str, usage: str, reclaimable: str) -> Memory | None:
+    try:
+        total = int((folder / limit).read_text())
+        used = int((folder / usage).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no such group, or `max`
+        return None
+    # Pages of files are counted as used, but are given back when memory is wanted.
+    return Memory(total, max(0, total - used + int(stat.get(reclaimable, 0))))
 
 
 def free_disk(folder: Path) -> int:
@@ -105,12 +110,47 @@ def memory_bandwidth(threads: int) -> float:
     return matrix.nbytes / min(seconds)
 
 
-def _limit(folder: Path, limit: str, usage: str, reclaimable: str) -> Memory | None:
+# ---- processors -----------------------------------------------------------------------------
+
+
+def default_threads() -> int:
+    """One thread for each physical core that this process may use, and at least one.
+
+    Matrix kernels saturate a core's vector units: a second hardware thread on it only takes turns
+    with the first. A container's CPU quota (cgroup v2) counts as fewer cores.
+    """
+    return max(1, min(_physical_cores(), _quota()))
+
+
+def _physical_cores() -> int:
+    usable = usable_cpus()
+    siblings = set()
+    for cpu in usable:
+        try:
+            path = _TOPOLOGY / f"cpu{cpu}" / "topology" / "thread_siblings_list"
+            siblings.add(path.read_text(encoding="ascii"))
+        except OSError:  # not Linux, or a sandbox that hides it
+            return len(usable)
+    return len(siblings)
+
+
+def usable_cpus() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _quota() -> int:
     try:
-        total = int((folder / limit).read_text())
-        used = int((folder / usage).read_text())
-        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):  # no such group, or `max`
-        return None
-    # Pages of files are counted as used, but are given back when memory is wanted.
-    return Memory(total, max(0, total - used + int(stat.get(reclaimable, 0))))
+        quota, period = _CGROUP_QUOTA.read_text(encoding="ascii").split()
+        return max(1, int(quota) // int(period))
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return 2**16
+
+
+def others_running() -> int:
+    """Return how many threads of other processes run or wait for a CPU at this moment."""
+    try:
+        return int(_LOAD.read_text(encoding="ascii").split()[3].split("/")[0]) - 1
+    except (OSError, ValueError, IndexError):  # not Linux
+        return 0

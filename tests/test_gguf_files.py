@@ -217,8 +217,8 @@ def test_greedy_output_is_varied_text_with_few_near_ties(
 
     def generate() -> tuple[list[int], list[float]]:
         context = Context(model, ctx_size=256, max_seqs=1, max_batch_tokens=64, threads=1)
-        chain, batch, drawn, gaps = SamplerChain(model), Batch(64), list[int](), list[float]()
-        chain.add_greedy()
+        chain = SamplerChain(iter([C.llama_sampler_init_greedy()]))
+        batch, drawn, gaps = Batch(64), list[int](), list[float]()
         prompt = model.tokenize("The time of which she said no.", special=False)
         for position, token in enumerate(prompt):
             row = batch.add(token, position, 0, output=position == len(prompt) - 1)

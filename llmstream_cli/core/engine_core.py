@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from llmstream_cli.api import (
     Chunk,
@@ -14,30 +14,27 @@ from llmstream_cli.api import (
     SamplingParams,
     Usage,
 )
-from llmstream_cli.core.output import Delta, OutputStream, Phase, Splitter
+from llmstream_cli.core.llama import TokenConstraint
+from llmstream_cli.core.model import EncodedRequest
+from llmstream_cli.core.output import OutputStream, Phase
 from llmstream_cli.core.prefix_cache import MIN_COPY_TOKENS
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
 from llmstream_cli.errors import ContextMemoryError, EngineError, StepRefusedError
 
-if TYPE_CHECKING:
-    from llmstream_cli.core.sampler import TokenConstraint
-
-
 _HELD_SECONDS = 0.005  # until it is looked again whether a grammar is ready, where all wait for one
+
+_Produced = tuple[int, Chunk | EngineError]  # by one step, for the request of that id
 
 
 class StepRunner(Protocol):
-    """What the core needs of a runner; see `core.runner.Runner` for each member."""
+    """What the core needs of a runner; see `runner.Runner` for each member."""
 
     @property
     def ctx_size(self) -> int: ...
     def make_room(self, num_tokens: int, *, wait: bool) -> bool: ...
     def add(
-        self,
-        sequence: Sequence,
-        params: SamplingParams,
-        constraint: "TokenConstraint | None" = None,
+        self, sequence: Sequence, params: SamplingParams, constraint: TokenConstraint | None = None
     ) -> None: ...
     def remove(self, sequence: Sequence) -> None: ...
     def held(self) -> Set[Sequence]: ...
@@ -60,32 +57,30 @@ class _Answer:
         """Return those of the tokens that prove to belong to the answer, not its reasoning."""
         if logprob is not None:
             self.early_logprobs.append(logprob)
-        match self.output.phase:
-            case Phase.OPENING:
-                return ()
-            case Phase.ANSWER:
-                logprobs = tuple(self.early_logprobs)
-            case _:
-                logprobs = ()
+        if self.output.phase is Phase.OPENING:
+            return ()
+        logprobs = tuple(self.early_logprobs) if self.output.phase is Phase.ANSWER else ()
         self.early_logprobs.clear()
         return logprobs
 
-
-_Result = tuple[int, Chunk | EngineError]
-
-
-def _num_tokens(sequence: Sequence) -> int:
-    return len(sequence.token_ids)
+    def usage(self, now: float) -> Usage:
+        started = now if self.started is None else self.started
+        first = now if self.first_token is None else self.first_token
+        last = first if self.last_token is None else self.last_token
+        return Usage(
+            prompt_tokens=self.sequence.num_prompt_tokens,
+            completion_tokens=self.sequence.num_output_tokens,
+            prompt_seconds=first - started,
+            completion_seconds=last - first,
+            cached_tokens=self.sequence.num_cached_tokens,
+            reasoning_tokens=self.output.num_reasoning_tokens,
+        )
 
 
 class EngineCore:
     """Scheduler, runner and outputs together. Not thread-safe: one thread drives it.
 
-    Args:
-        runner: computes the steps.
-        scheduler: plans them.
-        piece: gives a token's bytes.
-        clock: seconds, for `Usage`.
+    `piece` gives a token's bytes, `clock` the seconds of `Usage`.
     """
 
     def __init__(
@@ -107,47 +102,43 @@ class EngineCore:
 
     @property
     def has_work(self) -> bool:
-        """Whether `step` has anything to do."""
         return self._scheduler.has_work
 
-    def add(
-        self,
-        request_id: int,
-        prompt: list[int],
-        params: SamplingParams,
-        constraint: "TokenConstraint | None" = None,
-        turn_ends: tuple[str, ...] = (),
-        splitter: Splitter | None = None,
-        *,
-        report_progress: bool = False,
-        cache_scope: str = "",
-    ) -> None:
-        """Queue a request.
+    def metrics(self) -> EngineMetrics:
+        scheduler, cache = self._scheduler, self._scheduler.cache
+        return EngineMetrics(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            slots=cache.num_slots,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            generated_tokens=self._generated_tokens,
+            steps=self._steps,
+            step_seconds=self._step_seconds,
+            cache_tokens=cache.num_cached_tokens,
+            cache_capacity=cache.num_slots * scheduler.ctx_size,
+        )
 
-        Args:
-            request_id: names the request; not in use by another.
-            prompt: token ids, fewer than the context holds.
-            params: how to sample and when to stop.
-            constraint: the grammar of `params`, compiled; None without one.
-            turn_ends: texts that end the answer, besides the stop strings of `params`.
-            splitter: tells the reasoning from the answer; None if there is none.
-            report_progress: let `step` tell how far the request is until it has a token.
-            cache_scope: whose prefixes it may take over; see `GenerationRequest`.
+    def add(self, request_id: int, encoded: EncodedRequest, params: SamplingParams) -> None:
+        """Queue a request, under an id that no other has.
 
         Raises:
             EngineError: there is not enough memory for it; nothing else is harmed.
         """
         assert request_id not in self._by_id
-        sequence = Sequence(prompt, max_tokens=params.max_tokens, cache_scope=cache_scope)
+        sequence = Sequence(
+            encoded.prompt, max_tokens=params.max_tokens, cache_scope=encoded.cache_scope
+        )
         self._scheduler.add(sequence)
         try:
-            self._runner.add(sequence, params, constraint)
+            self._runner.add(sequence, params, encoded.constraint)
         except Exception:  # whatever it is, the request must leave nothing behind
             self._scheduler.finish(sequence, FinishReason.CANCELLED)
             raise
-        answer = _Answer(request_id, sequence, OutputStream((*params.stop, *turn_ends), splitter))
+        output = OutputStream((*params.stop, *encoded.turn_ends), encoded.splitter)
+        answer = _Answer(request_id, sequence, output)
         self._by_id[request_id] = self._by_sequence[sequence] = answer
-        if report_progress:
+        if encoded.report_progress:
             self._reporting[sequence] = None
 
     def cancel(self, request_id: int) -> Chunk | None:
@@ -158,7 +149,7 @@ class EngineCore:
         self._scheduler.finish(answer.sequence, FinishReason.CANCELLED)
         return self._close(answer)
 
-    def step(self) -> list[_Result]:
+    def step(self) -> list[_Produced]:
         """Compute one step; return the chunks of the requests that it drew a token for.
 
         So have those that have no token yet, report their progress, and have made some.
@@ -197,14 +188,14 @@ class EngineCore:
         results += self._report() if self._reporting else ()
         return results
 
-    def _make_room(self) -> tuple[list[_Result], set[Sequence]]:
+    def _make_room(self) -> tuple[list[_Produced], set[Sequence]]:
         """Let the context grow to what the running sequences need, the longest first.
 
         Returns:
             What ended for want of memory: with an error, or where an answer has begun, as one that
             has filled the context. And who has to wait, while others go on, until it has grown.
         """
-        ended: list[_Result] = []
+        ended: list[_Produced] = []
         held: set[Sequence] = set()
         scheduler, wait, settled = self._scheduler, False, False
         while not settled:
@@ -222,28 +213,12 @@ class EngineCore:
         scheduler.cache.min_copy_tokens = max(MIN_COPY_TOKENS, self._runner.ctx_size // 256)
         return ended, held
 
-    def _end_without_memory(self, sequence: Sequence, error: ContextMemoryError) -> _Result:
+    def _end_without_memory(self, sequence: Sequence, error: ContextMemoryError) -> _Produced:
         if not sequence.num_output_tokens:
             return self._fail(sequence), error
         answer = self._by_sequence[sequence]
         self._scheduler.finish(sequence, FinishReason.LENGTH)
         return answer.request_id, self._close(answer)
-
-    def metrics(self) -> EngineMetrics:
-        """Return the state and the counters."""
-        scheduler, cache = self._scheduler, self._scheduler.cache
-        return EngineMetrics(
-            running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
-            slots=cache.num_slots,
-            prompt_tokens=self._prompt_tokens,
-            cached_tokens=self._cached_tokens,
-            generated_tokens=self._generated_tokens,
-            steps=self._steps,
-            step_seconds=self._step_seconds,
-            cache_tokens=cache.num_cached_tokens,
-            cache_capacity=cache.num_slots * scheduler.ctx_size,
-        )
 
     def _fail(self, sequence: Sequence) -> int:
         """Forget a request that cannot go on; return its id."""
@@ -275,56 +250,36 @@ class EngineCore:
             if answer.first_token is None:
                 answer.first_token = now
                 self._reporting.pop(sequence, None)
-            if not token.ends_turn:
+            if token.ends_turn:
+                chunk = Chunk("")
+            else:
                 answer.last_token = now
                 self._generated_tokens += 1
-            token_ids = () if token.ends_turn else (token.token_id,)
-            delta = Delta()
-            if not token.ends_turn:
-                delta = answer.output.push(self._piece(token.token_id), token.token_id)
-            logprobs = answer.answer_logprobs(None if token.ends_turn else token.logprob)
+                text, reasoning = answer.output.push(self._piece(token.token_id), token.token_id)
+                logprobs = answer.answer_logprobs(token.logprob)
+                chunk = Chunk(text, (token.token_id,), logprobs=logprobs, reasoning=reasoning)
             if answer.output.stopped:
                 self._scheduler.finish(sequence, FinishReason.STOP)
             if sequence.status is SequenceStatus.FINISHED:
-                yield answer.request_id, self._close(answer, delta, token_ids, logprobs)
-            else:
-                text, reasoning = delta
-                chunk = Chunk(text, token_ids, logprobs=logprobs, reasoning=reasoning)
-                yield answer.request_id, chunk
+                chunk = self._close(answer, chunk)
+            yield answer.request_id, chunk
 
-    def _close(
-        self,
-        answer: _Answer,
-        delta: Delta = Delta(),  # noqa: B008  (immutable)
-        token_ids: tuple[int, ...] = (),
-        logprobs: tuple[DrawnLogprob, ...] = (),
-    ) -> Chunk:
-        """Forget a finished request; make its last chunk."""
-        sequence, output = answer.sequence, answer.output
-        self._forget(sequence)
-        rest = output.flush()
-        reason = sequence.finish_reason
-        if output.stopped and reason is FinishReason.LENGTH:
+    def _close(self, answer: _Answer, last: Chunk = Chunk("")) -> Chunk:  # noqa: B008  (immutable)
+        """Forget a finished request; complete its last chunk."""
+        self._forget(answer.sequence)
+        rest = answer.output.flush()
+        reason = answer.sequence.finish_reason
+        if answer.output.stopped and reason is FinishReason.LENGTH:
             reason = FinishReason.STOP  # the last allowed token completed a stop string
-        return Chunk(
-            delta.text + rest.text,
-            token_ids,
-            reason,
-            self._usage(answer),
-            (*logprobs, *answer.early_logprobs),
-            delta.reasoning + rest.reasoning,
+        return replace(
+            last,
+            text=last.text + rest.text,
+            reasoning=last.reasoning + rest.reasoning,
+            logprobs=(*last.logprobs, *answer.early_logprobs),
+            finish_reason=reason,
+            usage=answer.usage(self._clock()),
         )
 
-    def _usage(self, answer: _Answer) -> Usage:
-        sequence = answer.sequence
-        started = self._clock() if answer.started is None else answer.started
-        first = self._clock() if answer.first_token is None else answer.first_token
-        last = first if answer.last_token is None else answer.last_token
-        return Usage(
-            prompt_tokens=sequence.num_prompt_tokens,
-            completion_tokens=sequence.num_output_tokens,
-            prompt_seconds=first - started,
-            completion_seconds=last - first,
-            cached_tokens=sequence.num_cached_tokens,
-            reasoning_tokens=answer.output.num_reasoning_tokens,
-        )
+
+def _num_tokens(sequence: Sequence) -> int:
+    return len(sequence.token_ids)

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llmstream_cli.api import EngineConfig, GenerationRequest, ModelInfo, SamplingParams
-from llmstream_cli.core import reasoning
-from llmstream_cli.core.llama import Model, cpu_features
-from llmstream_cli.core.output import Splitter
-from llmstream_cli.core.reasoning import ReasoningTags
+from llmstream_cli.core import output
+from llmstream_cli.core.llama import Model, TokenConstraint, cpu_features
+from llmstream_cli.core.output import HarmonySplitter, ReasoningSplitter, ReasoningTags, Splitter
 from llmstream_cli.errors import InvalidValueError, PromptError
 
 if TYPE_CHECKING:
     from llmstream_cli.core.grammar.constraint import Constraint, GrammarCompiler
-    from llmstream_cli.core.sampler import TokenConstraint
     from llmstream_cli.prompts.template import ChatTemplate
 
 _NO_LIMIT = 2**31  # tokens; nothing is computed of them
@@ -29,8 +27,7 @@ class EncodedRequest:
     """A request in the model's own terms."""
 
     prompt: list[int]  # token ids, fewer than the context holds
-    # Its grammar or JSON schema, compiled; None without one.
-    constraint: "TokenConstraint | None" = None
+    constraint: TokenConstraint | None = None  # its grammar or JSON schema, compiled
     turn_ends: tuple[str, ...] = ()  # texts that end the answer, besides its own stop strings
     # Tells its reasoning from the answer; None if all that comes is answer, as where a constraint
     # holds for the whole of it.
@@ -41,10 +38,6 @@ class EncodedRequest:
 
 class LoadedModel:
     """A loaded model. Every method may be called from any thread.
-
-    Attributes:
-        model: the handle over llama.cpp.
-        info: what the skins know of it.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -84,14 +77,19 @@ class LoadedModel:
     def _template(self) -> "ChatTemplate":
         from llmstream_cli.prompts.template import ChatTemplate
 
-        if self._format is not None:
-            return ChatTemplate(self._format.template)
-        if self.model.chat_template is None:
+        source = self.model.chat_template if self._format is None else self._format.template
+        if source is None:
             raise PromptError(
                 f"{self.info.name} has no chat template: name one with --template, or send it text "
                 "to continue as it is (ask --raw, /v1/completions, /api/generate with raw)"
             )
-        return ChatTemplate(self.model.chat_template)
+        return ChatTemplate(source)
+
+    @cached_property
+    def _grammars(self) -> "GrammarCompiler":
+        from llmstream_cli.core.grammar.constraint import GrammarCompiler
+
+        return GrammarCompiler(self.model)
 
     def encode(self, request: GenerationRequest) -> EncodedRequest:
         """Encode a request. The first one with a grammar also reads the vocabulary: 0.2 s or so.
@@ -111,15 +109,14 @@ class LoadedModel:
             request = replace(request, thinking=False)
         prompt = self._encode_prompt(request, ctx_size=self.info.ctx_size)
         prompt, splitter = self._begin_answer(request, prompt)
-        constraint = self._compile(sampling) if sampling.is_constrained else None
-        return EncodedRequest(
+        encoded = EncodedRequest(
             prompt,
-            constraint,
-            turn_ends=() if sampling.is_constrained else self._turn_ends(request),
-            splitter=None if sampling.is_constrained else splitter,
             report_progress=request.report_progress,
             cache_scope=request.cache_scope,
         )
+        if sampling.is_constrained:
+            return replace(encoded, constraint=self._compile(sampling))
+        return replace(encoded, turn_ends=self._turn_ends(request), splitter=splitter)
 
     def _compile(self, sampling: SamplingParams) -> "Constraint":
         with self._lock:
@@ -139,12 +136,6 @@ class LoadedModel:
         if self._format is None or request.prompt is not None or request.sampling.ignore_eos:
             return ()
         return self._format.stop
-
-    @cached_property
-    def _grammars(self) -> "GrammarCompiler":
-        from llmstream_cli.core.grammar.constraint import GrammarCompiler
-
-        return GrammarCompiler(self.model)
 
     def _encode_prompt(self, request: GenerationRequest, *, ctx_size: int) -> list[int]:
         from llmstream_cli.prompts import encode
@@ -203,25 +194,18 @@ class Begun(NamedTuple):
 
 
 class ModelReasoning:
-    """The reasoning of one model.
-
-    Args:
-        model: the model.
-        template: source of its chat template, if it has one.
-    """
+    """How one model writes its reasoning; false where it has none."""
 
     def __init__(self, model: Model, template: str | None) -> None:
         self._model = model
         self._marks: Mapping[int, bytes]
         self._tags: ReasoningTags | None = None
-        self._is_harmony = all(map(self._token, reasoning.REQUIRED))
+        self._is_harmony = all(map(self._token, output.REQUIRED_MARKERS))
         if self._is_harmony:
-            marks = {self._token(text): mark.encode() for text, mark in reasoning.MARKERS.items()}
+            marks = {self._token(text): mark.encode() for text, mark in output.MARKERS.items()}
             self._marks = {token: mark for token, mark in marks.items() if token is not None}
         else:
-            self._tags = next(
-                (t for t in reasoning.KNOWN_TAGS if self._has_tags(t, template)), None
-            )
+            self._tags = next((t for t in output.KNOWN_TAGS if self._has_tags(t, template)), None)
             self._marks = dict(self._control_tags())
 
     def __bool__(self) -> bool:
@@ -240,26 +224,25 @@ class ModelReasoning:
         if self._tags is None:
             return Begun(None)
         if continued is not None:
-            splitter = reasoning.ReasoningSplitter(self._tags, marks=self._marks)
+            splitter = ReasoningSplitter(self._tags, marks=self._marks)
             splitter.skip(continued)
             return Begun(splitter)
         inside = self._text(prompt[-_TAIL_TOKENS:]).rstrip().endswith(self._tags.opening)
         closing = f"\n{self._tags.closing}\n\n" if inside and closes else ""
         inside = inside and not closes
         return Begun(
-            reasoning.ReasoningSplitter(self._tags, begins_inside=inside, marks=self._marks),
-            closing,
+            ReasoningSplitter(self._tags, begins_inside=inside, marks=self._marks), closing
         )
 
     def _begin_harmony(self, prompt: list[int], *, closes: bool) -> Begun:
-        splitter = reasoning.HarmonySplitter(self._marks)
+        splitter = HarmonySplitter(self._marks)
         start = self._token("<|start|>")
         if start in prompt:
             turn = len(prompt) - prompt[::-1].index(start) - 1
             splitter.skip(self._text(prompt[turn:]))
         if closes and splitter.awaits_channel:
-            splitter.skip(reasoning.CHANNEL + "final" + reasoning.MESSAGE)
-            return Begun(splitter, reasoning.OPENS_ANSWER)
+            splitter.skip(output.CHANNEL + "final" + output.MESSAGE)
+            return Begun(splitter, output.OPENS_ANSWER)
         return Begun(splitter)
 
     def _text(self, tokens: list[int]) -> str:

@@ -41,12 +41,10 @@ class StepBudget:
     tokens: int  # how many more the batch holds
     seconds: float  # how much more time they may take
     _costs: "PrefillBudget"
-
     _fresh: bool = True
 
     @property
     def is_spent(self) -> bool:
-        """Whether nothing more may be taken."""
         return self.tokens <= 0 or self.seconds <= 0
 
     def take_copy(self) -> bool:
@@ -74,33 +72,23 @@ class StepBudget:
 
 
 class PrefillBudget:
-    """A running estimate of what a step costs.
-
-    Args:
-        max_tokens: never more than so many tokens in a step, decoding ones included.
-
-    Attributes:
-        copy_seconds: of the copy of a KV stream.
-    """
+    """A running estimate of what a step costs, which has at most `max_tokens` tokens."""
 
     def __init__(self, max_tokens: int) -> None:
         self._max_tokens = max_tokens
         self._decode_seconds: dict[int, float] = {}  # of a step, by how many streams decode in it
         self._line: tuple[float, float] | None = None  # of a token: at the start, more per position
-        self.copy_seconds = _FIRST_COPY_SECONDS
+        self.copy_seconds = _FIRST_COPY_SECONDS  # of a KV stream
         self._deviation = _FIRST_DEVIATION  # mean, of steps with prompts from their estimate
         self._num_mixed = 0  # steps with prompts and decoding since one that only decoded
 
     def step_budget(self, num_decoding: int) -> StepBudget:
-        """Return what a step has for prompts beside `num_decoding` streams.
-
-        None at all in a step that is to measure the decoding.
-        """
+        """Return what a step has for prompts beside `num_decoding` streams."""
         left = self._max_tokens - num_decoding
         if not num_decoding:
             return StepBudget(left, float("inf"), self)
         if self._num_mixed >= _PROBE_STEPS:
-            return StepBudget(left, 0.0, self)
+            return StepBudget(left, 0.0, self)  # it is to measure the decoding
         decode = self._decode(num_decoding)
         target = max(TARGET_SECONDS, 2 * decode)
         aim = target * min(_HIGHEST_AIM, 1 / (1 + _DEVIATIONS * self._deviation))
@@ -121,14 +109,7 @@ class PrefillBudget:
         *,
         num_copies: int = 0,
     ) -> None:
-        """Learn from a step.
-
-        Args:
-            num_decoding: streams that decoded in it.
-            prefill: start and end of each part of a prompt in it.
-            seconds: how long it took.
-            num_copies: KV streams that were copied before it.
-        """
+        """Learn from a step with such parts of prompts, from start to end, after such copies."""
         if not prefill:
             self._num_mixed = 0
             known = self._decode_seconds.get(num_decoding, seconds)

@@ -38,26 +38,19 @@ class Reuse:
 
     @property
     def is_copy(self) -> bool:
-        """Whether a stream is copied, which takes time."""
         return self.source != self.slot
 
 
 class PrefixCache:
     """The slots, who owns them, and what they hold.
 
-    Args:
-        num_slots: how many there are.
-        min_copy_tokens: copying a stream is worth it from so many saved tokens.
-        partial: whether the model can forget the tail of a stream.
-
-    Attributes:
-        min_copy_tokens: may be changed at any time.
+    `partial` tells whether the model can forget the tail of a stream.
     """
 
     def __init__(
         self, num_slots: int, *, min_copy_tokens: int = MIN_COPY_TOKENS, partial: bool = True
     ) -> None:
-        self.min_copy_tokens = min_copy_tokens
+        self.min_copy_tokens = min_copy_tokens  # may be changed at any time
         self._partial = partial
         # The sequence whose first `num_computed_tokens` tokens are in the slot, finished or not.
         self._holds: list[Sequence | None] = [None] * num_slots
@@ -67,12 +60,10 @@ class PrefixCache:
 
     @property
     def num_slots(self) -> int:
-        """All slots, idle or not."""
         return len(self._holds)
 
     @property
     def num_idle(self) -> int:
-        """Slots without an owner."""
         return len(self._idle)
 
     @property
@@ -132,7 +123,6 @@ class PrefixCache:
         self._awaited.pop(sequence, None)
 
     def is_placed(self, sequence: Sequence) -> bool:
-        """Tell whether the sequence's slot holds its own tokens."""
         return sequence.slot is not None and self._holds[sequence.slot] is sequence
 
     def release(self, sequence: Sequence) -> None:

@@ -2,31 +2,33 @@
 
 import math
 import time
+from functools import partial
 
 from llmstream_cli.api import SamplingParams
-from llmstream_cli.core.cpu import LostTime, default_threads, others_running, usable_cpus
-from llmstream_cli.core.llama import Batch, Model, SpinSwitch
-from llmstream_cli.core.llama.growing_context import GrowingContext
-from llmstream_cli.core.sampler import Sampler, TokenConstraint
+from llmstream_cli.core.llama import (
+    Batch,
+    Context,
+    GrowingContext,
+    Model,
+    Sampler,
+    SpinSwitch,
+    TokenConstraint,
+)
 from llmstream_cli.core.scheduler import DrawnToken, Step
 from llmstream_cli.core.sequence import Sequence
-from llmstream_cli.core.thread_control import ThreadControl, modes
+from llmstream_cli.core.threads import LostTime, ThreadControl, modes
 from llmstream_cli.errors import EngineError
+from llmstream_cli.machine import default_threads, others_running, usable_cpus
 
 _PAUSE = 1.0  # seconds without a step, after which the machine may be another
 _GRAMMAR_SECONDS = 0.005  # that a step waits for grammars, most of which need 0.1 ms
 
 
 class Runner:
-    """Owns the context, which grows.
+    """Owns the context, which grows up to `ctx_size` tokens a sequence, and the samplers.
 
-    Args:
-        model: what to run.
-        max_seqs: how many slots there are.
-        max_batch_tokens: the most tokens of one step.
-        ctx_size: the most tokens of one sequence.
-        threads: CPU threads; None is one for each physical core, and fewer while others use them.
-        max_bytes: see `GrowingContext`.
+    Without a number of `threads` it takes one for each physical core, and fewer while others use
+    them. For `max_bytes` see `GrowingContext`.
     """
 
     def __init__(
@@ -42,16 +44,20 @@ class Runner:
         self._model = model
         self._threads = threads or default_threads()
         self._batch = Batch(max_batch_tokens)
-        self._contexts = GrowingContext(
+        make = partial(
+            Context,
             model,
-            ctx_size=ctx_size,
             max_seqs=max_seqs,
             max_batch_tokens=max_batch_tokens,
             threads=self._threads,
+        )
+        self.contexts = GrowingContext(
+            lambda size: make(ctx_size=size),
+            ctx_size=ctx_size,
+            model_bytes=model.size_bytes,
             max_bytes=max_bytes,
         )
         self._samplers: dict[Sequence, Sampler] = {}
-        self._reproducible: set[Sequence] = set()  # those that draw the same answer each time
         self._spin = SpinSwitch()
         self._control = ThreadControl(
             modes(self._threads, fixed=threads is not None, can_sleep=self._spin.works)
@@ -61,30 +67,27 @@ class Runner:
     @property
     def ctx_size(self) -> int:
         """Tokens that a sequence has room for now."""
-        return self._contexts.current.ctx_size
-
-    def limit_to_memory(self) -> int:
-        """Bound sequences to what memory allows; return the most tokens of one."""
-        self._contexts.limit_to_memory()
-        return self._contexts.max_ctx_size
+        return self.contexts.current.ctx_size
 
     def make_room(self, num_tokens: int, *, wait: bool) -> bool:
         """See `GrowingContext.make_room`."""
-        return self._contexts.make_room(num_tokens, wait=wait)
+        return self.contexts.make_room(num_tokens, wait=wait)
 
     def add(
         self, sequence: Sequence, params: SamplingParams, constraint: TokenConstraint | None = None
     ) -> None:
         """Prepare to sample for a sequence, within a constraint where there is one."""
-        if params.seed is not None or params.temperature == 0:
-            self._reproducible.add(sequence)
         self._samplers[sequence] = Sampler(
             self._model,
             params,
             prompt=sequence.token_ids,
-            ctx_size=self._contexts.max_ctx_size,
+            ctx_size=self.contexts.max_ctx_size,
             constraint=constraint,
         )
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget how to sample for a sequence."""
+        del self._samplers[sequence]
 
     def held(self) -> frozenset[Sequence]:
         """Return the sequences whose grammars cannot tell yet which token may come next.
@@ -99,11 +102,6 @@ class Runner:
             and not sampler.constraint.is_ready(max(0.0, deadline - time.monotonic()))
         )
 
-    def remove(self, sequence: Sequence) -> None:
-        """Forget how to sample for a sequence."""
-        del self._samplers[sequence]
-        self._reproducible.discard(sequence)
-
     def run(self, step: Step) -> dict[Sequence, DrawnToken | EngineError]:
         """Compute a step; draw a token for each part that reaches its sequence's end.
 
@@ -114,40 +112,19 @@ class Runner:
             StepRefusedError: llama.cpp refused the step; what the slots held before it is good.
             EngineError: llama.cpp failed; no sequence can go on.
         """
+        context = self.contexts.current
         for reuse in step.reuses:
             if reuse.is_copy:
-                self._contexts.current.copy_sequence(reuse.source, reuse.slot)
-            self._contexts.current.truncate_sequence(reuse.slot, reuse.num_tokens)
+                context.copy_sequence(reuse.source, reuse.slot)
+            context.truncate_sequence(reuse.slot, reuse.num_tokens)
         rows = self._fill(step)
-        self._decode(self._batch.struct.n_tokens, step)
-        return {sequence: self._draw(sequence, row) for sequence, row in rows.items()}
-
-    def abort(self) -> None:
-        """End the running step early, for good; from any thread."""
-        self._contexts.abort()
+        self._decode(context, step)
+        return {sequence: self._draw(sequence, context, row) for sequence, row in rows.items()}
 
     def close(self) -> None:
         """Release the KV cache."""
-        self._contexts.close()
+        self.contexts.close()
         self._spin.set(spin=True)
-
-    def _decode(self, num_tokens: int, step: Step) -> None:
-        """Compute the batch with as many threads as the machine has cores for now.
-
-        Attention over a single new token splits the keys among the threads, and so rounds otherwise
-        with another number of them. An answer that is to be the same each time keeps the number.
-        """
-        if time.perf_counter() - self._last_step > _PAUSE:
-            wanted = self._threads + others_running()
-            self._control.restart(contended=wanted > len(usable_cpus()))
-        fixed = num_tokens == 1 and step.parts[0].sequence in self._reproducible
-        mode = self._control.choose(num_tokens, all_threads=fixed)
-        self._contexts.current.set_threads(mode.threads)
-        self._spin.set(spin=mode.spin)
-        lost_time = LostTime(mode.threads, spin=mode.spin and self._spin.works)
-        self._contexts.current.decode(self._batch)
-        self._control.observe(num_tokens, *lost_time.stop())
-        self._last_step = time.perf_counter()
 
     def _fill(self, step: Step) -> dict[Sequence, int]:
         self._batch.clear()
@@ -167,9 +144,28 @@ class Runner:
                 rows[sequence] = row
         return rows
 
-    def _draw(self, sequence: Sequence, row: int) -> DrawnToken | EngineError:
+    def _decode(self, context: Context, step: Step) -> None:
+        """Compute the batch with as many threads as the machine has cores for now.
+
+        Attention over a single new token splits the keys among the threads, and so rounds otherwise
+        with another number of them. An answer that is to be the same each time keeps the number.
+        """
+        if time.perf_counter() - self._last_step > _PAUSE:
+            wanted = self._threads + others_running()
+            self._control.restart(contended=wanted > len(usable_cpus()))
+        num_tokens = self._batch.struct.n_tokens
+        fixed = num_tokens == 1 and self._samplers[step.parts[0].sequence].is_reproducible
+        mode = self._control.choose(num_tokens, all_threads=fixed)
+        context.set_threads(mode.threads)
+        self._spin.set(spin=mode.spin)
+        lost_time = LostTime(mode.threads, spin=mode.spin and self._spin.works)
+        context.decode(self._batch)
+        self._control.observe(num_tokens, *lost_time.stop())
+        self._last_step = time.perf_counter()
+
+    def _draw(self, sequence: Sequence, context: Context, row: int) -> DrawnToken | EngineError:
         try:
-            token, logprob = self._samplers[sequence].sample(self._contexts.current, row)
+            token, logprob = self._samplers[sequence].sample(context, row)
         except EngineError as error:
             return error
         except Exception as error:  # noqa: BLE001  (a bug; its request must hear of it, no other)

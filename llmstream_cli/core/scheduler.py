@@ -38,7 +38,7 @@ MAX_PART_TOKENS = 63
 class ScheduledTokens:
     """A sequence's part of a step."""
 
-    sequence: Sequence  # whose tokens
+    sequence: Sequence
     start: int  # compute `token_ids[start:end]`
     end: int
     samples: bool  # whether that reaches the last token, after which the next one is drawn
@@ -64,13 +64,7 @@ class DrawnToken:
 
 
 class Scheduler:
-    """The waiting and the running sequences.
-
-    Args:
-        cache: the slots, and so how many sequences run at once.
-        max_batch_tokens: the most tokens of one step, at least one for each slot.
-        ctx_size: the most tokens of one sequence.
-    """
+    """The waiting and the running sequences."""
 
     def __init__(self, cache: PrefixCache, *, max_batch_tokens: int, ctx_size: int) -> None:
         assert cache.num_slots <= max_batch_tokens
@@ -82,7 +76,6 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether `schedule` has anything to plan."""
         return bool(self.waiting or self.running)
 
     def add(self, sequence: Sequence) -> None:
@@ -99,11 +92,7 @@ class Scheduler:
             self.running.append(sequence)
 
     def schedule(self, held: Set[Sequence] = frozenset()) -> Step:
-        """Plan the next step, after `admit`.
-
-        Args:
-            held: running sequences that have no part in it, for they wait for room or a grammar.
-        """
+        """Plan the next step, without those `held`, which wait for room or a grammar."""
         self.admit()
         running = [sequence for sequence in self.running if sequence not in held]
         decoding = [s for s in running if s.num_uncomputed_tokens == 1]
@@ -139,13 +128,9 @@ class Scheduler:
         step.parts.append(ScheduledTokens(sequence, start, start + count, count == missing))
 
     def update(self, step: Step, drawn: Mapping[Sequence, DrawnToken], seconds: float) -> None:
-        """Book a computed step.
+        """Book a computed step, and the token drawn for each sequence whose part `samples`.
 
-        Args:
-            step: what was computed.
-            drawn: the token drawn for each sequence whose part of the step `samples`; one for which
-                none could be drawn is missing, and has to be finished.
-            seconds: how long it took.
+        One for which none could be drawn is missing, and has to be finished.
         """
         self._budget.observe(
             step.num_decoding,

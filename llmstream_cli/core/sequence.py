@@ -5,6 +5,8 @@ from enum import IntEnum
 
 from llmstream_cli.api import FinishReason
 
+_TOKEN_BYTES = array("i").itemsize
+
 
 class SequenceStatus(IntEnum):
     """Where a sequence is in its life; it only ever moves up."""
@@ -14,46 +16,31 @@ class SequenceStatus(IntEnum):
     FINISHED = 2  # holds nothing and never runs again
 
 
-_TOKEN_BYTES = array("i").itemsize
-
-
 class Sequence:
     """The tokens of one request.
 
     There are no phases: a step computes some of the tokens that are not computed yet. As long as
     these are tokens of the prompt that is called prefill; when only the last drawn token is left,
     decode.
-
-    Attributes:
-        token_ids: the prompt, then what was drawn.
-        num_prompt_tokens: length of the prompt; constant.
-        num_computed_tokens: tokens, from the first, whose keys and values are in the KV cache.
-        num_cached_tokens: how many of these were taken over instead of computed.
-        max_tokens: draw at most so many; None is without a limit.
-        cache_scope: it shares prefixes with sequences of the same scope only.
-        slot: the KV stream it owns while it runs.
-        status: see `SequenceStatus`.
-        finish_reason: set when it is finished.
     """
 
     def __init__(
         self, prompt: list[int], *, max_tokens: int | None = None, cache_scope: str = ""
     ) -> None:
         assert prompt
-        self.token_ids = list(prompt)
+        self.token_ids = list(prompt)  # then what is drawn
         self.num_prompt_tokens = len(prompt)
-        self.num_computed_tokens = 0
-        self.num_cached_tokens = 0
-        self.max_tokens = max_tokens
-        self.cache_scope = cache_scope
-        self.slot: int | None = None
+        self.num_computed_tokens = 0  # from the first on, whose keys and values are in the KV cache
+        self.num_cached_tokens = 0  # of these, taken over instead of computed
+        self.max_tokens = max_tokens  # to draw; None is without a limit
+        self.cache_scope = cache_scope  # it shares prefixes with sequences of the same scope only
+        self.slot: int | None = None  # the KV stream that it owns while it runs
         self.status = SequenceStatus.WAITING
         self.finish_reason: FinishReason | None = None
         self._packed = bytearray()
 
     @property
     def num_output_tokens(self) -> int:
-        """Tokens drawn so far."""
         return len(self.token_ids) - self.num_prompt_tokens
 
     @property

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from llmstream_cli.core import cpu
+from llmstream_cli import machine as cpu
+from llmstream_cli.core import threads as steps
 
 
 def machine(
@@ -77,9 +78,9 @@ class Times:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tasks: Path) -> None:
         self.wall = self.cpu = 0.0
         self._tasks = tasks
-        monkeypatch.setattr("llmstream_cli.core.cpu.time.perf_counter", lambda: self.wall)
-        monkeypatch.setattr("llmstream_cli.core.cpu.time.process_time", lambda: self.cpu)
-        monkeypatch.setattr(cpu, "_TASKS", tasks)
+        monkeypatch.setattr("llmstream_cli.core.threads.time.perf_counter", lambda: self.wall)
+        monkeypatch.setattr("llmstream_cli.core.threads.time.process_time", lambda: self.cpu)
+        monkeypatch.setattr(steps, "_TASKS", tasks)
 
     def delay(self, task: int, seconds: float) -> None:
         (self._tasks / str(task)).mkdir(parents=True, exist_ok=True)
@@ -90,7 +91,7 @@ class Times:
 def test_lost_time_of_threads_that_spin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     times = Times(monkeypatch, tmp_path)
     times.delay(1, 1)
-    step = cpu.LostTime(4, spin=True)
+    step = steps.LostTime(4, spin=True)
     times.wall, times.cpu = 2.0, 5.0
     times.delay(1, 2)
     assert step.stop() == (2.0, 3.0)
@@ -103,7 +104,7 @@ def test_lost_time_of_threads_that_sleep(monkeypatch: pytest.MonkeyPatch, tmp_pa
     times.delay(1, 5.0)
     times.delay(2, 1.0)
     (tmp_path / "3").mkdir()  # a thread that has just ended
-    step = cpu.LostTime(2, spin=False)
+    step = steps.LostTime(2, spin=False)
     times.wall, times.cpu = 2.0, 1.0
     times.delay(1, 5.5)
     times.delay(2, 1.25)
@@ -118,6 +119,6 @@ def test_lost_time_without_the_kernels_count(
     if content is not None:
         (tmp_path / "task" / "1").mkdir(parents=True)
         (tmp_path / "task" / "1" / "schedstat").write_text(content)
-    step = cpu.LostTime(2, spin=False)
+    step = steps.LostTime(2, spin=False)
     times.wall, times.cpu = 2.0, 1.0
     assert step.stop() == (2.0, 3.0)

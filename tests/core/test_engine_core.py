@@ -18,8 +18,9 @@ from llmstream_cli.api import (
     Usage,
 )
 from llmstream_cli.core.engine_core import EngineCore
+from llmstream_cli.core.model import EncodedRequest
+from llmstream_cli.core.output import KNOWN_TAGS, ReasoningSplitter
 from llmstream_cli.core.prefix_cache import PrefixCache
-from llmstream_cli.core.reasoning import KNOWN_TAGS, ReasoningSplitter
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence
 from llmstream_cli.errors import ContextMemoryError, EngineError, StepRefusedError
@@ -58,13 +59,10 @@ class Bench:
         *,
         report_progress: bool = False,
     ) -> None:
-        self.core.add(
-            request,
-            prompt(request, num_tokens),
-            params or SamplingParams(),
-            splitter=splitter,
-            report_progress=report_progress,
+        encoded = EncodedRequest(
+            prompt(request, num_tokens), splitter=splitter, report_progress=report_progress
         )
+        self.core.add(request, encoded, params or SamplingParams())
 
     def steps(self, number: int) -> None:
         for _ in range(number):
@@ -278,9 +276,8 @@ def test_a_stop_string_ends_the_answer_before_it() -> None:
 def test_a_text_that_ends_the_turn_is_a_stop_string_beside_the_requests_own() -> None:
     bench = Bench({1: "one, two", 2: "one, two", 3: "one, two"})
     for request, stop in ((1, ()), (2, (", t",)), (3, ("n",))):
-        bench.core.add(
-            request, prompt(request, 1), SamplingParams(stop=stop), turn_ends=(", tw", "wo")
-        )
+        encoded = EncodedRequest(prompt(request, 1), turn_ends=(", tw", "wo"))
+        bench.core.add(request, encoded, SamplingParams(stop=stop))
     bench.run()
     assert [bench.text(request) for request in (1, 2, 3)] == ["one", "one", "o"]
     assert bench.reason(1) is bench.reason(2) is bench.reason(3) is FinishReason.STOP

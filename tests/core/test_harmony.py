@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.output import Delta, Phase
-from llmstream_cli.core.reasoning import MARKERS, HarmonySplitter
+from llmstream_cli.core.output import MARKERS, Delta, HarmonySplitter, Phase
 
 ANSWER = (
     "<|channel|>analysis<|message|>Hm: é<|end|><|start|>assistant<|channel|>final<|message|>Yes."

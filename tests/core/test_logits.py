@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.sampler import describe, rule_out, view
+from llmstream_cli.core.llama.sampler import describe, rule_out, view
 
 ROWS = st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=30)
 

@@ -7,8 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.output import Delta, OutputStream, Phase, StopMatcher
-from llmstream_cli.core.reasoning import ReasoningSplitter, ReasoningTags
+from llmstream_cli.core.output import (
+    Delta,
+    OutputStream,
+    Phase,
+    ReasoningSplitter,
+    ReasoningTags,
+    StopMatcher,
+)
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 

@@ -4,11 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.output import Delta, Phase, suffix_that_begins
-from llmstream_cli.core.reasoning import (
+from llmstream_cli.core.output import (
     KNOWN_TAGS,
+    Delta,
+    Phase,
     ReasoningSplitter,
     ReasoningTags,
+    suffix_that_begins,
 )
 
 TAGS = ReasoningTags("<t>", "</t>")

@@ -4,6 +4,7 @@ import math
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,7 @@ from llama_cpp import llama_cpp as C  # noqa: N812
 
 from llmstream_cli.api import SamplingParams
 from llmstream_cli.core.grammar.constraint import Constraint
-from llmstream_cli.core.llama import Batch, Context, Model, SamplerChain
-from llmstream_cli.core.sampler import Sampler
+from llmstream_cli.core.llama import Batch, Context, Model, Sampler, SamplerChain
 
 TEXT = (
     "Paris is the capital of France. 12 * 12 = 144, def f(x): return x. Größe, 日本語, 🇦🇹! The end."
@@ -61,30 +61,35 @@ def random_params(rng: random.Random) -> SamplingParams:
     )
 
 
+def bias(model: Model, biases: dict[int, float]) -> Any:
+    array = (C.llama_logit_bias * len(biases))(*(C.llama_logit_bias(*b) for b in biases.items()))
+    return C.llama_sampler_init_logit_bias(model.vocab_size, len(biases), array)
+
+
 def whole_vocabulary(model: Model, params: SamplingParams, prompt: list[int]) -> SamplerChain:
     """The samplers in llama.cpp's order, with nothing to make them faster."""
-    chain = SamplerChain(model)
     biases = {**dict(params.logit_bias)}
     if params.ignore_eos:
-        biases |= dict.fromkeys(model.end_tokens(), -math.inf)
-    chain.add_logit_bias(list(biases.items()))
-    chain.add_penalties(
-        params.repeat_last_n,
-        repeat=params.repeat_penalty,
-        frequency=params.frequency_penalty,
-        presence=params.presence_penalty,
-    )
+        biases |= dict.fromkeys(model.end_tokens, -math.inf)
+    penalties = (params.repeat_penalty, params.frequency_penalty, params.presence_penalty)
+    samplers = [
+        bias(model, biases),
+        C.llama_sampler_init_penalties(model.vocab_size, params.repeat_last_n, *penalties),
+    ]
+    if params.temperature == 0.0:
+        samplers.append(C.llama_sampler_init_greedy())
+    else:
+        assert params.seed is not None
+        samplers += [
+            C.llama_sampler_init_top_k(params.top_k),
+            C.llama_sampler_init_top_p(params.top_p, 1),
+            C.llama_sampler_init_min_p(params.min_p, 1),
+            C.llama_sampler_init_temp(params.temperature),
+            C.llama_sampler_init_dist(params.seed),
+        ]
+    chain = SamplerChain(iter(samplers))
     for token in prompt:
         chain.accept(token)
-    if params.temperature == 0.0:
-        chain.add_greedy()
-        return chain
-    chain.add_top_k(params.top_k)
-    chain.add_top_p(params.top_p)
-    chain.add_min_p(params.min_p)
-    chain.add_temperature(params.temperature)
-    assert params.seed is not None
-    chain.add_draw(params.seed)
     return chain
 
 
@@ -129,8 +134,13 @@ def test_a_penalty_window_is_never_longer_than_the_context(
     model: Model, monkeypatch: pytest.MonkeyPatch, repeat_last_n: int, window: int
 ) -> None:
     """llama.cpp takes four bytes for each token of it, and every waiting request has one."""
-    windows = []
-    monkeypatch.setattr(SamplerChain, "add_penalties", lambda _, size, **__: windows.append(size))
+    windows, init = [], C.llama_sampler_init_penalties
+
+    def noted(size: int, window: int, *penalties: float) -> Any:
+        windows.append(window)
+        return init(size, window, *penalties)
+
+    monkeypatch.setattr(C, "llama_sampler_init_penalties", noted)
     Sampler(model, SamplingParams(repeat_last_n=repeat_last_n), prompt=[1], ctx_size=256)
     assert windows == [window]
 
@@ -186,11 +196,11 @@ def test_a_bias_forces_and_forbids_tokens(
 
 def test_the_end_of_the_turn_can_be_ruled_out(model: Model, decoded: tuple[Context, int]) -> None:
     end = model.tokenize("<|im_end|>", special=True)[0]
-    assert end in model.end_tokens()
+    assert end in model.end_tokens
     params = SamplingParams(temperature=0.0, logit_bias=((end, 100.0),), repeat_penalty=1.0)
     assert set(draws(model, decoded, params)) == {end}
     ignoring = replace(params, ignore_eos=True)
-    assert not set(draws(model, decoded, ignoring)) & set(model.end_tokens())
+    assert not set(draws(model, decoded, ignoring)) & set(model.end_tokens)
 
 
 @pytest.mark.parametrize("top_k", [0, 40, 300])  # from 129 on llama.cpp sorts by buckets
@@ -208,15 +218,17 @@ def test_a_constraint_leaves_the_allowed_tokens_with_their_proportions(
     assert constraint.accepted == drawn
     # The same as ruling everything else out of the whole vocabulary.
     barred = [token for token in range(model.vocab_size) if token not in allowed]
-    chain = SamplerChain(model)
-    chain.add_logit_bias([(token, -math.inf) for token in barred])
+    samplers = [bias(model, dict.fromkeys(barred, -math.inf))]
     if repeat_penalty != 1.0:
-        chain.add_penalties(64, repeat=repeat_penalty, frequency=0.0, presence=0.0)
-        chain.accept(1)
+        samplers.append(
+            C.llama_sampler_init_penalties(model.vocab_size, 64, repeat_penalty, 0.0, 0.0)
+        )
     if top_k:
-        chain.add_top_k(top_k)
-    chain.add_temperature(5.0)
-    chain.add_draw(1)
+        samplers.append(C.llama_sampler_init_top_k(top_k))
+    samplers += [C.llama_sampler_init_temp(5.0), C.llama_sampler_init_dist(1)]
+    chain = SamplerChain(iter(samplers))
+    if repeat_penalty != 1.0:
+        chain.accept(1)
     assert [chain.sample(*decoded) for _ in drawn] == drawn
 
 

@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 
 from llmstream_cli.api import Chunk, FinishReason, SamplingParams
 from llmstream_cli.core.engine_core import EngineCore
+from llmstream_cli.core.model import EncodedRequest
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.scheduler import MAX_PART_TOKENS, DrawnToken, Scheduler
 from llmstream_cli.core.sequence import SequenceStatus
@@ -158,7 +159,7 @@ class Traffic(RuleBasedStateMachine):
     @rule(prompt=prompts, params=params, slow=st.booleans())
     def submit(self, prompt: list[int], params: SamplingParams, slow: bool) -> None:
         request = Request(len(self.requests), prompt, params, slow)
-        self.core.add(request.number, prompt, params)
+        self.core.add(request.number, EncodedRequest(prompt), params)
         self.requests.append(request)
         self.live[request.number] = request
 
@@ -174,7 +175,7 @@ class Traffic(RuleBasedStateMachine):
     def submit_what_the_runner_refuses(self, prompt: list[int]) -> None:
         self.runner.add_error = EngineError("no memory")
         with pytest.raises(EngineError, match="no memory"):
-            self.core.add(len(self.requests), prompt, SamplingParams())
+            self.core.add(len(self.requests), EncodedRequest(prompt), SamplingParams())
         assert self.core.cancel(len(self.requests)) is None
 
     @rule(data=st.data())

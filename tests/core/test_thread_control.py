@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.thread_control import Mode, ThreadControl, modes
+from llmstream_cli.core.threads import Mode, ThreadControl, modes
 
 ALL, SLEEPING, ONE = modes(2, fixed=False, can_sleep=True)
 Machine = Callable[[Mode, int], tuple[float, float]]  # a step's seconds, and those that it loses

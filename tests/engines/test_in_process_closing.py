@@ -138,7 +138,7 @@ async def test_closing_interrupts_a_step(model_path: Path) -> None:
     decoding = threading.Event()
     await engine.ready()
     assert engine._steps._runner is not None
-    decode = engine._steps._runner._contexts.current.decode
+    decode = engine._steps._runner.contexts.current.decode
 
     finished: list[bool] = []
 
@@ -147,7 +147,7 @@ async def test_closing_interrupts_a_step(model_path: Path) -> None:
         decode(batch)
         finished.append(True)
 
-    contexts = engine._steps._runner._contexts
+    contexts = engine._steps._runner.contexts
     assert contexts.make_room(8192, wait=True)
     decode = contexts.current.decode
     contexts.current.decode = watched  # type: ignore[method-assign]

@@ -83,7 +83,7 @@ class Books:
         assert self.cache.num_idle == self.cache.num_slots
         assert not self.cache._awaited
         assert not self.runner._samplers
-        memory = C.llama_get_memory(self.runner._contexts.current.pointer)
+        memory = C.llama_get_memory(self.runner.contexts.current.pointer)
         for slot, held in enumerate(self.cache._holds):
             num_tokens = 0 if held is None else held.num_computed_tokens
             assert C.llama_memory_seq_pos_max(memory, slot) + 1 == num_tokens

@@ -205,7 +205,7 @@ def test_one_token_begins_and_ends_a_text_and_none_is_put_first(
     (end,) = tokenizer.encode("<|endoftext|>").ids
     assert model.bos_token == model.eos_token == "<|endoftext|>"
     assert model.is_end_of_generation(end)
-    assert model.end_tokens() == (end,)
+    assert model.end_tokens == (end,)
     assert [token.id for token in model.control_tokens()] == [end]
     assert model.leading_token is None
     assert model.tokenize("<|endoftext|>", special=True) == [end]

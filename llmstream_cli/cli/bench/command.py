@@ -24,8 +24,8 @@ from llmstream_cli.cli.process import INTERRUPTED
 from llmstream_cli.cli.progress import make_progress
 from llmstream_cli.cli.prompt import preset_format, read_template
 from llmstream_cli.cli.terminal import AnswerWriter, discard_output
-from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.errors import EngineError, InvalidValueError, LLMStreamError, one_line
+from llmstream_cli.machine import default_threads
 from llmstream_cli.models.resolve import ModelChoice, resolve
 from llmstream_cli.prompts.messages import Message
 from llmstream_cli.sampling import PARAMETERS, SamplingParams

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from llmstream_cli.cli.terminal import print_json, without_controls
-from llmstream_cli.core.cpu import default_threads
 from llmstream_cli.errors import one_line
-from llmstream_cli.machine import Memory, free_disk, memory, memory_bandwidth
+from llmstream_cli.machine import Memory, default_threads, free_disk, memory, memory_bandwidth
 from llmstream_cli.models.file_facts import read_facts
 from llmstream_cli.models.hub_cache import CachedModel, hub_folder, list_cached
 from llmstream_cli.models.presets import (

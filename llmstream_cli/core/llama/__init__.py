@@ -13,19 +13,27 @@ catches. The rules that keep the process alive:
 Nothing else imports `llama_cpp`, and here only `bindings` does.
 """
 
-from llmstream_cli.core.llama.bindings import cpu_features, set_log_sink, supports_gpu, system_info
-from llmstream_cli.core.llama.context import Batch, Context, DecodeAbortedError
+from llmstream_cli.core.llama.bindings import (
+    SpinSwitch,
+    cpu_features,
+    set_log_sink,
+    supports_gpu,
+    system_info,
+)
+from llmstream_cli.core.llama.context import Batch, Context, DecodeAbortedError, GrowingContext
 from llmstream_cli.core.llama.model import Model
-from llmstream_cli.core.llama.samplers import SamplerChain
-from llmstream_cli.core.llama.spin import SpinSwitch
+from llmstream_cli.core.llama.sampler import Sampler, SamplerChain, TokenConstraint
 
 __all__ = [
     "Batch",
     "Context",
     "DecodeAbortedError",
+    "GrowingContext",
     "Model",
+    "Sampler",
     "SamplerChain",
     "SpinSwitch",
+    "TokenConstraint",
     "cpu_features",
     "set_log_sink",
     "supports_gpu",

@@ -1,4 +1,4 @@
-"""The C functions of llama.cpp, and its log."""
+"""The C functions of llama.cpp, its log, and how its threads wait."""
 
 import contextlib
 import ctypes
@@ -7,24 +7,16 @@ import importlib.util
 import os
 import re
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from llmstream_cli.errors import ModelError
+from llmstream_cli.machine import usable_cpus
 
-__all__ = [
-    "C",
-    "cpu_features",
-    "kv_buffers",
-    "listen_to_log",
-    "recent_errors",
-    "run_openmp_team",
-    "set_log_sink",
-    "supports_gpu",
-    "system_info",
-]
+__all__ = ["C"]  # an alias only to type checkers
 
 # A failed assertion in ggml otherwise starts a debugger to print its stack.
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")
@@ -79,7 +71,7 @@ else:
 # Runs a function in a team of OpenMP threads. dlsym finds it in the libgomp that llama.cpp was
 # linked to, whatever that file is called; None without libgomp, or where the user has said how its
 # threads shall wait.
-run_openmp_team = None if _openmp_is_users else getattr(C._lib, "GOMP_parallel", None)  # noqa: SLF001
+_run_openmp_team = None if _openmp_is_users else getattr(C._lib, "GOMP_parallel", None)  # noqa: SLF001
 
 _LOG_LEVEL_DEBUG, _LOG_LEVEL_ERROR, _LOG_LEVEL_CONTINUED = 1, 4, 5
 
@@ -137,12 +129,43 @@ def cpu_features() -> dict[str, bool]:
     The original service printed these four; `llama_print_system_info` names only those in use.
     """
     compiled = system_info()
-    return {
-        name: f"{key} = 1" in compiled
-        for name, key in (
-            ("avx", "AVX"),
-            ("neon", "NEON"),
-            ("simd128", "WASM_SIMD"),
-            ("f16c", "F16C"),
-        )
-    }
+    keys = {"avx": "AVX", "neon": "NEON", "simd128": "WASM_SIMD", "f16c": "F16C"}
+    return {name: f"{key} = 1" in compiled for name, key in keys.items()}
+
+
+class SpinSwitch:
+    """Lets libgomp's threads sleep while they wait at llama.cpp's barriers, and spin again.
+
+    While a process has more OpenMP threads than CPUs, libgomp spins for at most 100 rounds, a
+    microsecond or two, before it sleeps, whatever spin count it was loaded with. Threads that do
+    nothing, in a team of their own, are thus a switch for all others.
+    """
+
+    works = _run_openmp_team is not None
+
+    def __init__(self) -> None:
+        self._team: tuple[threading.Thread, threading.Event] | None = None
+
+    def set(self, *, spin: bool) -> None:
+        if spin and self._team is not None:
+            thread, release = self._team
+            release.set()
+            thread.join()
+            self._team = None
+        elif not spin and self._team is None and self.works:
+            release, started = threading.Event(), threading.Event()
+            thread = threading.Thread(
+                target=_keep_team, args=(started, release), name="spin-switch", daemon=True
+            )
+            thread.start()
+            started.wait()
+            self._team = thread, release
+
+
+def _keep_team(started: threading.Event, release: threading.Event) -> None:
+    """Have one OpenMP thread more than there are CPUs; they end with this thread."""
+    assert _run_openmp_team is not None
+    harmless = ctypes.cast(ctypes.CDLL(None).strlen, ctypes.c_void_p)
+    _run_openmp_team(harmless, ctypes.c_char_p(b""), len(usable_cpus()) + 1, 0)
+    started.set()
+    release.wait()

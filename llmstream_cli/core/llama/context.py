@@ -1,17 +1,33 @@
-"""The KV cache, and the steps that are computed with it."""
+"""The KV cache, how it grows, and the steps that are computed with it."""
 
 import ctypes
+import math
 import sys
 import threading
 import weakref
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
+from llmstream_cli.api import FIRST_CTX_SIZE
 from llmstream_cli.core.llama.bindings import C, kv_buffers
 from llmstream_cli.core.llama.model import Model, does_not_continue
-from llmstream_cli.errors import EngineError, ModelError, StepRefusedError
+from llmstream_cli.errors import ContextMemoryError, EngineError, ModelError, StepRefusedError
+from llmstream_cli.machine import memory
 
 _KV_ALIGNMENT = 256  # llama.cpp rounds the cells of a sequence up to this
 _INITIALIZING = threading.Lock()  # one context at once, for `kv_buffers` belong to it
+_RESERVE = 10  # one part in so many of the machine's memory is left to others
+_OVERHEAD_BYTES = 200_000_000  # of the process, beside weights and KV cache
+
+# What llama_decode returns, but for 0 and the fatal errors below -1.
+_DECODE_ABORTED = 2
+_DECODE_REFUSALS = {1: "no free cell in the KV cache", -1: "an invalid batch"}
+
+# ggml asks before every operation of the graph whether to abort. A Python callback would wait for
+# the GIL each time. C's `strlen` of a two-byte buffer is 0 (go on) or 1 (abort).
+_STRLEN = ctypes.CDLL("msvcrt" if sys.platform == "win32" else None).strlen
+_ABORT_IF_SET: Any = ctypes.cast(_STRLEN, C.ggml_abort_callback)
 
 
 class DecodeAbortedError(EngineError):
@@ -27,7 +43,6 @@ class Batch:
         weakref.finalize(self, C.llama_batch_free, self.struct)
 
     def clear(self) -> None:
-        """Forget every token."""
         self.struct.n_tokens = 0
 
     def add(self, token: int, position: int, seq_id: int, *, output: bool) -> int:
@@ -51,10 +66,6 @@ class Context:
 
     Each sequence has a KV stream of its own. Use it from one thread, `abort` excepted.
 
-    Attributes:
-        ctx_size: positions that each sequence can hold, at least as many as were asked for.
-        kv_bytes: size of the KV cache: not of recurrent states, which do not grow.
-
     Raises:
         EngineError: there is not enough memory.
         ModelError: the model has none to keep a sequence in, or makes one vector of a text.
@@ -64,7 +75,6 @@ class Context:
         self, model: Model, *, ctx_size: int, max_seqs: int, max_batch_tokens: int, threads: int
     ) -> None:
         self._model = model
-        self._sizes = {"max_batch_tokens": max_batch_tokens, "threads": threads}
         self.max_seqs = max_seqs
         params = C.llama_context_default_params()
         params.n_ctx = -(-ctx_size // _KV_ALIGNMENT) * _KV_ALIGNMENT * max_seqs
@@ -79,23 +89,15 @@ class Context:
         with _INITIALIZING:
             kv_buffers.clear()
             pointer = C.llama_init_from_model(model.pointer, params)
-            self.kv_bytes = sum(kv_buffers)
+            self.kv_bytes = sum(kv_buffers)  # not of recurrent states, which do not grow
         if not pointer:
             raise EngineError(f"not enough memory for a context of {params.n_ctx} tokens")
         self.pointer = pointer
-        self._free = weakref.finalize(self, C.llama_free, pointer)
+        self.close = weakref.finalize(self, C.llama_free, pointer)
         self._memory = C.llama_get_memory(pointer)
         if not self._memory or C.llama_pooling_type(pointer) != C.LLAMA_POOLING_TYPE_NONE:
             raise ModelError(does_not_continue(model.name))
-        self.ctx_size: int = C.llama_n_ctx_seq(pointer)
-
-    def close(self) -> None:
-        """Release the memory; the context is of no use any more."""
-        self._free()
-
-    def make_larger(self, ctx_size: int) -> "Context":
-        """Make an empty context for as many sequences; from any thread."""
-        return Context(self._model, ctx_size=ctx_size, max_seqs=self.max_seqs, **self._sizes)
+        self.ctx_size: int = C.llama_n_ctx_seq(pointer)  # of each sequence
 
     def move_to(self, larger: "Context") -> None:
         """Copy all sequences to a larger context, which is empty; this one stays as it is.
@@ -118,7 +120,6 @@ class Context:
         return int(max(sizes))
 
     def set_threads(self, threads: int) -> None:
-        """Compute with so many threads from the next step on."""
         C.llama_set_n_threads(self.pointer, threads, threads)
 
     def abort(self) -> None:
@@ -134,11 +135,7 @@ class Context:
         C.llama_memory_seq_cp(self._memory, source, target, -1, -1)
 
     def truncate_sequence(self, seq_id: int, num_tokens: int) -> None:
-        """Forget what a sequence has computed beyond its first `num_tokens` positions.
-
-        Raises:
-            EngineError: the model cannot forget a part; see `Model.forgets_partially`.
-        """
+        """Forget what a sequence has computed beyond its first `num_tokens` positions."""
         assert 0 <= seq_id < self.max_seqs, seq_id
         if not C.llama_memory_seq_rm(self._memory, seq_id, num_tokens, -1):
             raise EngineError(f"llama.cpp cannot go back to the first {num_tokens} tokens")
@@ -169,20 +166,131 @@ class Context:
         raise EngineError(f"llama.cpp failed to compute a step (code {status})")
 
 
-# What llama_decode returns, but for 0 and the fatal errors below -1.
-_DECODE_ABORTED = 2
-_DECODE_REFUSALS = {1: "no free cell in the KV cache", -1: "an invalid batch"}
+class _Growth(NamedTuple):
+    num_tokens: int  # the need for which it was begun
+    context: Future[Context]
 
 
-def _abort_callback() -> Any:
-    """Return a C function that reads the abort flag without taking the GIL.
+class GrowingContext:
+    """A context that starts small and doubles when a sequence outgrows it, as memory allows.
 
-    ggml asks before every operation of the graph, thousands of times a second; a Python callback
-    would wait for the GIL each time. `strlen` has just the meaning that is needed: the length of
-    the string in a two-byte buffer is 0 (go on) or 1 (abort), and only the low byte is looked at.
+    A cache for thousands of tokens takes a tenth of a second and more to clear, and memory that a
+    short answer never uses. While the larger context is made on a thread of its own the sequences
+    go on in the old one; then all move, some milliseconds for a thousand tokens. Until they have,
+    both take memory.
+
+    Args:
+        make: a context of so many tokens for each sequence; called on any thread.
+        ctx_size: the most tokens of one sequence.
+        model_bytes: size of the weights.
+        max_bytes: what weights, context and program may take together.
     """
-    libc = ctypes.CDLL("msvcrt" if sys.platform == "win32" else None)
-    return ctypes.cast(libc.strlen, C.ggml_abort_callback)
 
+    def __init__(
+        self,
+        make: Callable[[int], Context],
+        *,
+        ctx_size: int,
+        model_bytes: int,
+        max_bytes: float = math.inf,
+    ) -> None:
+        self._make = make
+        self.max_ctx_size = ctx_size
+        self.current = make(min(ctx_size, FIRST_CTX_SIZE))  # another one after `make_room`
+        self._model_bytes = model_bytes
+        self._max_bytes = max_bytes
+        # Bytes for a token of context, which all sequences have.
+        self._token_bytes = self.current.kv_bytes / self.current.ctx_size
+        self._executor = ThreadPoolExecutor(1, "growth")
+        self._growth: _Growth | None = None
+        self._aborted = False
 
-_ABORT_IF_SET = _abort_callback()
+    def limit_to_memory(self) -> int:
+        """Lower `max_ctx_size` to what there is memory for now; return it.
+
+        At the last growth the old context, at most half as large, is still there, and a copy of
+        one of its sequences.
+        """
+        peak_bytes = self._token_bytes * (1.5 + 0.5 / self.current.max_seqs)
+        if peak_bytes:
+            most = int(max(0.0, self._free_bytes()) / peak_bytes) // _KV_ALIGNMENT * _KV_ALIGNMENT
+            self.max_ctx_size = min(self.max_ctx_size, max(most, self.current.ctx_size))
+        return self.max_ctx_size
+
+    def make_room(self, num_tokens: int, *, wait: bool) -> bool:
+        """Return whether a sequence can have so many tokens; if not yet, it grows to that.
+
+        Args:
+            num_tokens: at most `max_ctx_size`.
+            wait: until it has grown.
+
+        Raises:
+            ContextMemoryError: there is not enough memory; all sequences are as before.
+        """
+        while True:
+            growth = self._growth
+            if growth is not None and (wait or growth.context.done()):
+                self._growth = None
+                self._take(growth, num_tokens)
+            if num_tokens <= self.current.ctx_size:
+                return True
+            if self._growth is None:
+                size = self._next_size(num_tokens)
+                self._growth = _Growth(num_tokens, self._executor.submit(self._make, size))
+            if not wait:
+                return False
+
+    def abort(self) -> None:
+        """End the running step and every later one; from any thread."""
+        self._aborted = True
+        self.current.abort()
+
+    def close(self) -> None:
+        """Release the memory."""
+        self._executor.shutdown()
+        if self._growth is not None and self._growth.context.exception() is None:
+            self._growth.context.result().close()
+        self.current.close()
+
+    def _next_size(self, num_tokens: int) -> int:
+        size = self.current.ctx_size
+        while size < num_tokens:
+            size *= 2
+        if size > self.max_ctx_size / 2:  # else the last growth would have two large contexts
+            size = self.max_ctx_size
+        if self._missing_bytes(size) > 0:
+            size = min(num_tokens + _KV_ALIGNMENT, size)
+        missing = self._missing_bytes(size)
+        if missing > 0:
+            raise ContextMemoryError(
+                f"there is no memory for a context of {num_tokens} tokens: {missing / 1e9:.2f} GB "
+                "are missing; send less text, or free memory, or start with a smaller --parallel"
+            )
+        return size
+
+    def _take(self, growth: _Growth, num_tokens: int) -> None:
+        """Move all sequences to a larger context; one that failed counts for its own need alone."""
+        larger = None
+        try:
+            larger = growth.context.result()
+            self.current.move_to(larger)
+        except EngineError as error:
+            if larger is not None:
+                larger.close()
+            if growth.num_tokens == num_tokens:
+                raise ContextMemoryError(str(error)) from error
+            return
+        self.current.close()
+        self.current = larger
+        if self._aborted:
+            larger.abort()
+
+    def _missing_bytes(self, size: int) -> float:
+        """Return what a growth lacks: the context, and a copy of a sequence on its way there."""
+        return self._token_bytes * size + self.current.largest_state() - self._free_bytes()
+
+    def _free_bytes(self) -> float:
+        machine = memory()
+        allowed = self._max_bytes - _OVERHEAD_BYTES - self.current.kv_bytes
+        # Weights in memory count as available: they are read from their file again.
+        return min(machine.available - machine.total // _RESERVE, allowed) - self._model_bytes

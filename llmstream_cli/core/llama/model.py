@@ -5,6 +5,7 @@ import os
 import re
 import time
 import weakref
+from functools import cached_property
 from pathlib import Path
 
 from llmstream_cli.core.llama.bindings import C, listen_to_log, recent_errors
@@ -19,10 +20,6 @@ class Model:
     """The weights and vocabulary of one GGUF file, memory-mapped and read-only.
 
     Every method may be called from any thread.
-
-    Attributes:
-        ctx_train: tokens of context that the model was trained with; 0 without its weights.
-        load_seconds: how long loading took.
 
     Raises:
         ModelError: llama.cpp refuses the file, or it holds no model that generates text.
@@ -50,10 +47,8 @@ class Model:
         self.name = name
         self._vocab = vocab
         self.vocab_size = C.llama_vocab_n_tokens(vocab)
-        self.ctx_train = C.llama_model_n_ctx_train(pointer)
+        self.ctx_train = C.llama_model_n_ctx_train(pointer)  # 0 without its weights
         self._pieces: dict[int, bytes] = {}
-        self._control_tokens: tuple[ControlToken, ...] | None = None
-        self._end_tokens: tuple[int, ...] | None = None
         self.load_seconds = time.perf_counter() - started
 
     @property
@@ -65,12 +60,10 @@ class Model:
 
     @property
     def num_parameters(self) -> int:
-        """How many weights the model has."""
         return int(C.llama_model_n_params(self.pointer))
 
     @property
     def size_bytes(self) -> int:
-        """Size of the weights together."""
         return int(C.llama_model_size(self.pointer))
 
     def metadata(self) -> dict[str, str]:
@@ -109,14 +102,13 @@ class Model:
             or C.llama_model_n_swa(self.pointer)
         )
 
+    # Texts of the tokens that begin and end a sequence; empty where there is none.
     @property
     def bos_token(self) -> str:
-        """Text of the token that begins a sequence; empty where there is none."""
         return self._text(C.llama_vocab_bos(self._vocab))
 
     @property
     def eos_token(self) -> str:
-        """Text of the token that ends a sequence; empty where there is none."""
         return self._text(C.llama_vocab_eos(self._vocab))
 
     @property
@@ -129,9 +121,8 @@ class Model:
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Split text into tokens; nothing is added at either end.
 
-        Args:
-            text: any text. A lone surrogate becomes a question mark.
-            special: read `<|im_end|>` and the like as the control tokens that they name.
+        `special` reads `<|im_end|>` and the like as the control tokens that they name. A lone
+        surrogate becomes a question mark.
         """
         data = text.encode("utf-8", "replace")
         capacity = len(data) + 8
@@ -148,29 +139,24 @@ class Model:
 
     def piece(self, token: int) -> bytes:
         """Return a token's bytes, often a part of a character; control tokens have none."""
-        piece = self._pieces.get(token)
-        if piece is None:
-            piece = self._pieces[token] = self._read_piece(token)
-        return piece
-
-    def _read_piece(self, token: int) -> bytes:
+        if (known := self._pieces.get(token)) is not None:
+            return known
         assert 0 <= token < self.vocab_size, token
         buffer = ctypes.create_string_buffer(64)
         size = C.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
         if size < 0:  # some are longer than any buffer one would guess
             buffer = ctypes.create_string_buffer(-size)
             size = C.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
-        return buffer.raw[:size]
+        piece = self._pieces[token] = buffer.raw[:size]
+        return piece
 
     def is_end_of_generation(self, token: int) -> bool:
-        """Tell whether the model ends its turn with this token."""
         return bool(C.llama_vocab_is_eog(self._vocab, token))
 
+    @cached_property
     def end_tokens(self) -> tuple[int, ...]:
         """All tokens that end a turn. The first call reads the whole vocabulary, some 10 ms."""
-        if self._end_tokens is None:
-            self._end_tokens = tuple(filter(self.is_end_of_generation, range(self.vocab_size)))
-        return self._end_tokens
+        return tuple(filter(self.is_end_of_generation, range(self.vocab_size)))
 
     def is_control(self, token: int) -> bool:
         """Tell whether a token steers the model instead of standing for text.
@@ -184,18 +170,20 @@ class Model:
 
     def control_tokens(self) -> tuple[ControlToken, ...]:
         """All control tokens. The first call reads the whole vocabulary, some 10 to 70 ms."""
-        if self._control_tokens is None:
-            self._control_tokens = tuple(
-                ControlToken(
-                    token,
-                    self._text(token),
-                    strips_left=bool(self._attributes(token) & C.LLAMA_TOKEN_ATTR_LSTRIP),
-                    strips_right=bool(self._attributes(token) & C.LLAMA_TOKEN_ATTR_RSTRIP),
-                )
-                for token in range(self.vocab_size)
-                if self.is_control(token) and self._text(token)
-            )
         return self._control_tokens
+
+    @cached_property
+    def _control_tokens(self) -> tuple[ControlToken, ...]:
+        return tuple(
+            ControlToken(
+                token,
+                self._text(token),
+                strips_left=bool(self._attributes(token) & C.LLAMA_TOKEN_ATTR_LSTRIP),
+                strips_right=bool(self._attributes(token) & C.LLAMA_TOKEN_ATTR_RSTRIP),
+            )
+            for token in range(self.vocab_size)
+            if self.is_control(token) and self._text(token)
+        )
 
     def _attributes(self, token: int) -> int:
         return int(C.llama_vocab_get_attr(self._vocab, token))

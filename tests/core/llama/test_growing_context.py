@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmstream_cli.core.llama import Batch, Context, Model
-from llmstream_cli.core.llama.growing_context import GrowingContext
+from llmstream_cli.core.llama.context import GrowingContext
 from llmstream_cli.errors import ContextMemoryError, EngineError, ModelError
 from llmstream_cli.machine import Memory
 from tests.gguf_files import (
@@ -27,17 +27,17 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Sets how much memory is available on a machine that reserves nothing."""
 
     def set_available(num_bytes: int) -> None:
-        monkeypatch.setattr(
-            "llmstream_cli.core.llama.growing_context.memory", lambda: Memory(0, num_bytes)
-        )
+        monkeypatch.setattr("llmstream_cli.core.llama.context.memory", lambda: Memory(0, num_bytes))
 
     set_available(10**12)
     return set_available
 
 
 def growing(model: Model, ctx_size: int, **more: float) -> GrowingContext:
-    sizes = {"max_seqs": 2, "max_batch_tokens": 64, "threads": 1}
-    return GrowingContext(model, ctx_size=ctx_size, **sizes, **more)  # type: ignore[arg-type]
+    def make(size: int) -> Context:
+        return Context(model, ctx_size=size, max_seqs=2, max_batch_tokens=64, threads=1)
+
+    return GrowingContext(make, ctx_size=ctx_size, model_bytes=model.size_bytes, **more)
 
 
 def test_what_a_token_takes_is_read_off_the_log(model_path: Path) -> None:
@@ -84,22 +84,20 @@ def test_it_doubles_and_takes_what_it_may_at_the_end(tmp_path: Path, machine: Ma
     context.close()
 
 
-def test_it_is_ready_soon_where_nobody_waits(
-    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_ready_soon_where_nobody_waits(tmp_path: Path, machine: Machine) -> None:
     context = growing(Model(str(write_phi2(tmp_path / "m.gguf"))), 1024)
-    go_on, make_larger = threading.Event(), Context.make_larger
+    go_on, make = threading.Event(), context._make
 
-    def slow(self: Context, ctx_size: int) -> Context:
+    def slow(ctx_size: int) -> Context:
         go_on.wait(60)
-        return make_larger(self, ctx_size)
+        return make(ctx_size)
 
-    monkeypatch.setattr(Context, "make_larger", slow)
+    context._make = slow
     assert not context.make_room(600, wait=False)
     assert context.make_room(500, wait=False)
     assert context._growth is not None
     go_on.set()
-    context._growth.join()
+    context._growth.context.result()
     assert context.make_room(600, wait=False)
     context.close()
 
@@ -119,17 +117,17 @@ def test_too_little_memory_is_told_and_changes_nothing(tmp_path: Path, machine: 
 
 
 def test_a_growth_that_fails_counts_for_its_own_need_alone(
-    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, machine: Machine
 ) -> None:
     context = growing(Model(str(write_phi2(tmp_path / "m.gguf"))), 8192)
-    make_larger = Context.make_larger
+    make = context._make
 
-    def scarce(self: Context, ctx_size: int) -> Context:
+    def scarce(ctx_size: int) -> Context:
         if ctx_size > 1024:
             raise EngineError("not enough memory for a context")
-        return make_larger(self, ctx_size)
+        return make(ctx_size)
 
-    monkeypatch.setattr(Context, "make_larger", scarce)
+    context._make = scarce
     assert not context.make_room(2000, wait=False)
     assert context.make_room(600, wait=True)
     with pytest.raises(ContextMemoryError, match="not enough memory"):

@@ -24,9 +24,7 @@ def context(model: Model, *, ctx_size: int = 512, max_seqs: int = 1) -> Context:
 
 
 def greedy(model: Model) -> SamplerChain:
-    chain = SamplerChain(model)
-    chain.add_greedy()
-    return chain
+    return SamplerChain(iter([C.llama_sampler_init_greedy()]))
 
 
 def decode(context: Context, tokens: list[int], *, start: int = 0, seq_id: int = 0) -> int:
@@ -217,7 +215,7 @@ def test_a_grown_context_goes_on_where_the_small_one_was(model: Model) -> None:
 
     small = context(model, ctx_size=256)
     begun = generate(small, greedy(model), prompt, 12)
-    grown = small.make_larger(1024)
+    grown = context(model, ctx_size=1024)
     small.move_to(grown)
     small.close()
     assert grown.ctx_size == 1024

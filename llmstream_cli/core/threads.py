@@ -15,12 +15,17 @@ Rules:
 4. If all threads run and lose no time, the machine is quiet again. Where that proved wrong soon
    afterwards, they must lose none for longer the next time.
 
-Pure: no clock, no thread. Time is what the steps took.
+`ThreadControl` is pure: time is what the steps took, which `LostTime` measures.
 """
 
+import contextlib
 import math
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+_TASKS = Path("/proc/self/task")
 
 _INTERVAL = 0.4  # seconds; a quiet machine is to be noticed within one
 _COST_FACTOR = 32  # a trial's excess may take this part of the time
@@ -44,10 +49,7 @@ class Mode(NamedTuple):
 def modes(threads: int, *, fixed: bool, can_sleep: bool) -> list[Mode]:
     """Return the mode for a quiet machine, then those for a contended one.
 
-    Args:
-        threads: how many a quiet machine has cores for.
-        fixed: never take fewer.
-        can_sleep: threads that wait can be told to sleep.
+    A quiet machine has cores for so many `threads`; `fixed` never takes fewer.
     """
     if threads == 1:
         return [Mode(1, spin=True)]
@@ -60,14 +62,7 @@ def modes(threads: int, *, fixed: bool, can_sleep: bool) -> list[Mode]:
 
 
 class ThreadControl:
-    """Chooses a step's mode by what the steps before it took.
-
-    Args:
-        modes: as `modes` returns them.
-
-    Attributes:
-        contended: whether others use the processor.
-    """
+    """Chooses a step's mode, of those that `modes` returns, by what the steps before it took."""
 
     def __init__(self, modes: Sequence[Mode]) -> None:
         self._modes = modes
@@ -98,13 +93,7 @@ class ThreadControl:
         return self._mode
 
     def observe(self, num_tokens: int, seconds: float, lost: float) -> None:
-        """Learn from a step in the mode that was chosen for it.
-
-        Args:
-            num_tokens: in it.
-            seconds: how long it took.
-            lost: for how many seconds its threads had no CPU, all together.
-        """
+        """Learn from a step in the mode that was chosen for it; all its threads lost so much."""
         self._elapsed += seconds
         if not self.contended:
             self._lost += min(1.0, seconds / _BLIP) * (lost / seconds - self._lost)
@@ -146,3 +135,36 @@ class ThreadControl:
         due = [i for i in near if self._due[choice[i]] <= self._elapsed]
         unknown = [i for i in near if costs[i] == math.inf and i]
         return choice[min(unknown or due, default=fastest)]
+
+
+class LostTime:
+    """Measures for how long the threads of a step wanted a CPU that others had.
+
+    Threads that spin want one all the time, so what they did not get tells it. For those that may
+    sleep while they wait for each other, Linux counts how long they waited for a CPU.
+    """
+
+    def __init__(self, threads: int, *, spin: bool) -> None:
+        self._threads = threads
+        self._delay = None if spin else _run_delay()
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def stop(self) -> tuple[float, float]:
+        """Return how long the step took, and what it lost, in seconds."""
+        seconds, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        if self._delay is not None and (delay := _run_delay()) is not None:
+            return seconds, max(0.0, delay - self._delay)  # a thread takes its own with it
+        return seconds, max(0.0, self._threads * seconds - cpu)
+
+
+def _run_delay() -> float | None:
+    """Return the seconds that this process's threads have waited for a CPU; None if not known."""
+    nanoseconds = 0
+    try:
+        tasks = list(_TASKS.iterdir())
+        for task in tasks:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                nanoseconds += int((task / "schedstat").read_bytes().split()[1])
+    except (OSError, ValueError, IndexError):  # not Linux, or without statistics
+        return None
+    return nanoseconds / 1e9

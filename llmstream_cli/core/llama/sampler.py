@@ -1,4 +1,4 @@
-"""From sampling parameters to tokens.
+"""From sampling parameters to tokens, by llama.cpp's samplers.
 
 llama.cpp's penalties look up every token of the vocabulary, which takes longer than all the rest
 of a draw. Only the `k` largest logits survive top-k, and penalties that never raise a logit can
@@ -9,11 +9,15 @@ Only between tokens whose logits are equal may the choice differ: llama.cpp's so
 
 import math
 import random
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmstream_cli.api import DrawnLogprob, SamplingParams, TokenLogprob
-from llmstream_cli.core.llama import Context, Model, SamplerChain
+from llmstream_cli.core.llama.bindings import C
+from llmstream_cli.core.llama.context import Context
+from llmstream_cli.core.llama.model import Model
+from llmstream_cli.errors import EngineError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +37,32 @@ class TokenConstraint(Protocol):
     def accept(self, token: int) -> None: ...
 
 
+class SamplerChain:
+    """llama.cpp's samplers in a row, each narrowing or reweighting what the one before left.
+
+    Args:
+        samplers: what llama.cpp's constructors return; the last chooses a token.
+    """
+
+    def __init__(self, samplers: Iterator[Any]) -> None:
+        self._pointer = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
+        weakref.finalize(self, C.llama_sampler_free, self._pointer)
+        for sampler in samplers:
+            if not sampler:  # a NULL pointer is an object too, but a false one
+                raise EngineError("llama.cpp cannot make a sampler")
+            C.llama_sampler_chain_add(self._pointer, sampler)
+
+    def accept(self, token: int) -> None:
+        """Count a token that was not sampled here."""
+        C.llama_sampler_accept(self._pointer, token)
+
+    def sample(self, context: Context, row: int) -> int:
+        """Choose a token from an output row of the context's last batch, and accept it."""
+        return int(C.llama_sampler_sample(self._pointer, context.pointer, row))
+
+
 class Sampler:
-    """Draws the tokens of one sequence with llama.cpp's samplers.
+    """Draws the tokens of one sequence.
 
     Args:
         model: whose vocabulary is drawn from.
@@ -56,39 +84,11 @@ class Sampler:
         self._model = model
         self._num_top = params.logprobs
         self.constraint = constraint
-        self._chain = SamplerChain(model)
+        self.is_reproducible = params.seed is not None or params.temperature == 0
         window = _penalty_window(params, ctx_size)
-        if biases := _biases(model, params):
-            self._chain.add_logit_bias(biases)
-        if window:
-            self._add_penalties(params, window, prompt)
-        if params.temperature < _GREEDY_BELOW:
-            self._chain.add_greedy()
-        else:
-            self._add_draw(params)
-
-    def _add_penalties(self, params: SamplingParams, window: int, prompt: Sequence[int]) -> None:
-        count = _num_candidates(params, window)
-        if count is not None and count <= self._model.vocab_size // _WORTH_IT:
-            self._chain.add_top_k(count)
-        self._chain.add_penalties(
-            window,
-            repeat=params.repeat_penalty,
-            frequency=params.frequency_penalty,
-            presence=params.presence_penalty,
-        )
-        for token in prompt[-window:]:
+        self._chain = SamplerChain(_samplers(model, params, window))
+        for token in prompt[-window:] if window else ():
             self._chain.accept(token)
-
-    def _add_draw(self, params: SamplingParams) -> None:
-        if params.top_k:
-            self._chain.add_top_k(params.top_k)
-        if params.top_p < 1.0:
-            self._chain.add_top_p(params.top_p)
-        if params.min_p:
-            self._chain.add_min_p(params.min_p)
-        self._chain.add_temperature(params.temperature)
-        self._chain.add_draw(random.getrandbits(31) if params.seed is None else params.seed)
 
     def sample(self, context: Context, row: int) -> tuple[int, DrawnLogprob | None]:
         """Draw a token from an output row of the last batch, and count it into the window.
@@ -113,10 +113,35 @@ class Sampler:
         return token, describe(raw, token, self._num_top, self._model.piece)
 
 
+def _samplers(model: Model, params: SamplingParams, window: int) -> Iterator[Any]:
+    """Make llama.cpp's samplers, in its order."""
+    size = model.vocab_size
+    if biases := _biases(model, params):
+        array = (C.llama_logit_bias * len(biases))(*(C.llama_logit_bias(*pair) for pair in biases))
+        yield C.llama_sampler_init_logit_bias(size, len(biases), array)
+    if window:
+        penalties = params.repeat_penalty, params.frequency_penalty, params.presence_penalty
+        count = _num_candidates(params, window)
+        if count is not None and count <= size // _WORTH_IT:
+            yield C.llama_sampler_init_top_k(count)
+        yield C.llama_sampler_init_penalties(size, window, *penalties)
+    if params.temperature < _GREEDY_BELOW:
+        yield C.llama_sampler_init_greedy()
+        return
+    if params.top_k:
+        yield C.llama_sampler_init_top_k(params.top_k)
+    if params.top_p < 1.0:
+        yield C.llama_sampler_init_top_p(params.top_p, 1)
+    if params.min_p:
+        yield C.llama_sampler_init_min_p(params.min_p, 1)
+    yield C.llama_sampler_init_temp(params.temperature)
+    yield C.llama_sampler_init_dist(random.getrandbits(31) if params.seed is None else params.seed)
+
+
 def _biases(model: Model, params: SamplingParams) -> list[tuple[int, float]]:
     if not params.ignore_eos:
         return list(params.logit_bias)
-    ends = model.end_tokens()
+    ends = model.end_tokens
     kept = [(token, bias) for token, bias in params.logit_bias if token not in ends]
     return kept + [(token, -math.inf) for token in ends]
 
@@ -160,14 +185,9 @@ def rule_out(row: "Row", allowed: "npt.NDArray[np.bool_]") -> None:
 def describe(
     row: "Row", token_id: int, num_top: int, piece: Callable[[int], bytes]
 ) -> DrawnLogprob:
-    """Return a token's log probability and the most likely tokens at its place.
+    """Return a drawn token's log probability, and those of the `num_top` most likely tokens.
 
-    Args:
-        row: logits as the model computed them.
-        token_id: the token that was drawn.
-        num_top: how many of the most likely ones to name, the likeliest first; of two that are as
-            likely the one with the smaller id.
-        piece: gives a token's bytes.
+    The likeliest comes first; of two that are as likely, the one with the smaller id.
     """
     import numpy as np
 
