@@ -22,27 +22,21 @@ class GenerationRequest:
             for where there can be none.
     """
 
-    # The conversation so far; the engine's model decides how it is written down.
-    messages: tuple[Message, ...] = ()
-    # How to draw and when to stop.
+    messages: tuple[Message, ...] = ()  # the model decides how they are written down
     sampling: SamplingParams = SamplingParams()  # noqa: RUF009  (it is frozen)
     # Continue this instead of `messages`, as it is: text, in which control tokens are read, or
     # token ids. What comes of it is all answer, and never reasoning.
     prompt: str | tuple[int, ...] | None = None
-    # How many seconds the model stays loaded for this client, where requests load it (see
-    # `Residency`); infinite is for good, None as the operator said.
+    # Seconds that the model stays loaded for this client; infinite is for good, None as the
+    # operator said.
     keep_alive: float | None = None
-    # Names of the parameters in `sampling` that nobody asked for. An engine that passes the request
-    # on leaves them to the other server; one that generates itself takes the values that stand
-    # there.
+    # Parameters in `sampling` that nobody asked for: left to the server that generates, if there is
+    # another.
     unset: tuple[str, ...] = ()
-    # Whether the model reasons before it answers, as its chat template's `enable_thinking`; None
-    # leaves it to the template. Where the answer has to follow a grammar or a schema it does not.
+    # Whether the model reasons before it answers; None leaves that to its chat template.
     thinking: bool | None = None
-    # Send chunks that tell how far the request is before its first token.
-    report_progress: bool = False
-    # Who asks, where that is known: the model stays loaded for each as long as it wants.
-    client: str = ""
+    report_progress: bool = False  # before the first token, by chunks of their own
+    client: str = ""  # who asks, where that is known; see `Residency`
     cache_scope: str = ""  # prefixes are shared among requests of one scope only
     # How the prompt ends; None leaves the assistant's message open where it is the last and has a
     # text, so that the answer goes on with it, and opens a turn after any other.
@@ -50,23 +44,18 @@ class GenerationRequest:
 
     @property
     def continues_message(self) -> bool:
-        """Whether the answer goes on with the last message."""
         return self.prompt_ending == "message"
 
     @property
     def prompt_ending(self) -> Ending:
-        """How the prompt of messages ends."""
         if self.ending is not None or not self.messages:
             return self.ending or "turn"
         last = self.messages[-1]
         return "message" if last.role == "assistant" and last.content else "turn"
 
     def __post_init__(self) -> None:
-        if (
-            self.ending == "message"
-            and self.messages[-1:]
-            and (self.messages[-1].role != "assistant")
-        ):
+        role = self.messages[-1].role if self.messages else "assistant"
+        if self.ending == "message" and role != "assistant":
             raise InvalidValueError("only a last message of the assistant's can be continued")
         if bool(self.messages) == (self.prompt is not None):
             raise InvalidValueError("a request has either messages or a prompt")
@@ -124,19 +113,15 @@ class DrawnLogprob:
     """A drawn token and the most likely ones at its place."""
 
     drawn: TokenLogprob
-    # The most likely tokens, in order; as many as were asked for.
-    top: tuple[TokenLogprob, ...] = ()
+    top: tuple[TokenLogprob, ...] = ()  # in order; as many as were asked for
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a request is that has no token yet."""
 
-    queue_position: (
-        int | None
-    )  # requests in the queue that get a slot before it; None once it has one
-    # Tokens of the prompt that are computed, or taken from the prefix cache.
-    num_computed_tokens: int
+    queue_position: int | None  # requests that get a slot before it; None once it has one
+    num_computed_tokens: int  # of the prompt, or taken from the prefix cache
     num_prompt_tokens: int
 
 
@@ -145,21 +130,15 @@ class Chunk:
     """What one step added to an answer."""
 
     text: str  # new text; empty while a character or a possible stop string is incomplete
-    # The tokens drawn, in order; their text may come in a later chunk. Another server does not tell
-    # them.
+    # Drawn, in order; their text may come in a later chunk. Another server does not tell them.
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None  # set on the last chunk and only there
-    # Set on the last chunk and only there; None where another server does not tell.
-    usage: Usage | None = None
-    # Where they were asked for, one for each token of the answer: those of its reasoning have none.
-    # They come with their tokens, or later where it was not certain that these belong to the
-    # answer.
+    usage: Usage | None = None  # on the last chunk; None where another server does not tell
+    # Where they were asked for, one for each token of the answer, not of its reasoning. They come
+    # later than the tokens where it was not certain yet that these belong to the answer.
     logprobs: tuple[DrawnLogprob, ...] = ()
-    # New text of what the model thinks before its answer; all of it comes before the first of
-    # `text`, and never in it.
-    reasoning: str = ""
-    # Where that was asked for; such a chunk has nothing else, and comes before all that have.
-    progress: Progress | None = None
+    reasoning: str = ""  # new text of what the model thinks; all of it comes before `text`
+    progress: Progress | None = None  # where that was asked for; the chunk has nothing else
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,17 +149,14 @@ class ModelInfo:
     description: str  # architecture, size and quantization, as llama.cpp words them
     ctx_size: int  # the most tokens that prompt and answer may have together
     load_seconds: float  # how long loading took
-    # What the kernels were compiled for, such as {"avx": True, "neon": False}.
-    cpu_features: dict[str, bool]
+    cpu_features: dict[str, bool]  # of the kernels, such as {"avx": True, "neon": False}
     ctx_train: int = 0  # tokens of context that the model was trained with
     vocab_size: int = 0  # tokens in its vocabulary
     num_parameters: int = 0  # weights
     size_bytes: int = 0  # of the weights, in memory
-    # The GGUF file's own keys and values as text, arrays left out.
-    metadata: dict[str, str] = field(default_factory=dict)
-    chat_template: str | None = None  # Jinja source of the chat template in force, if there is one
-    # The name of the format that the template is from; None if it is the file's own.
-    chat_format: str | None = None
+    metadata: dict[str, str] = field(default_factory=dict)  # of the GGUF file, arrays left out
+    chat_template: str | None = None  # Jinja source of the one in force, if there is one
+    chat_format: str | None = None  # whose template that is; None if it is the file's own
     thinks: bool = False  # whether it may reason before it answers
 
 
@@ -192,23 +168,14 @@ class EngineConfig:
     # The most tokens of one prompt and answer; None is what the model was trained with, or as much
     # of that as there is memory for.
     ctx_size: int | None = None
-    # CPU threads; None is one for each physical core this process may use.
-    threads: int | None = None
-    # Layers to keep on a GPU, where llama-cpp-python was built for one; -1 is all.
-    gpu_layers: int = 0
-    # The most tokens of one step, hence how long a step can last; at least two for each of
-    # `max_seqs`, whatever is said here.
-    max_batch_tokens: int = 64
-    # Requests that generate at once; each has `ctx_size` tokens of its own. Memory is taken as the
-    # longest of them grows.
-    max_seqs: int = 1
+    threads: int | None = None  # None is one for each physical core this process may use
+    gpu_layers: int = 0  # on a GPU, where llama-cpp-python was built for one; -1 is all
+    max_batch_tokens: int = 64  # of one step; at least two for each of `max_seqs` are taken
+    max_seqs: int = 1  # requests that generate at once; each has `ctx_size` tokens of its own
     max_queue: int = 256  # requests that may wait for their turn in a pool, which refuses one more
-    # How conversations are written down, whatever the file says.
-    chat_format: ChatFormat | None = None
+    chat_format: ChatFormat | None = None  # how conversations are written, whatever the file says
     default_chat_format: ChatFormat | None = None  # how they are if the file has no chat template
-    # Memory that weights, context and program may take together; None is without a limit other than
-    # the machine's.
-    max_bytes: int | None = None
+    max_bytes: int | None = None  # of memory, for weights, context and program; None is no limit
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -273,7 +240,7 @@ class EngineState(StrEnum):
 class EngineStatus:
     """An engine's state, and in a line for a person why it is not ready."""
 
-    state: EngineState  # see `EngineState`
+    state: EngineState
     reason: str = ""  # empty while it is ready
 
 
@@ -281,12 +248,9 @@ class Engine(Protocol):
     """Something that generates: in this process, in a child process, or on another machine."""
 
     @property
-    def status(self) -> EngineStatus:
-        """The state now."""
-
+    def status(self) -> EngineStatus: ...
     @property
-    def metrics(self) -> EngineMetrics:
-        """State and counters after the last step."""
+    def metrics(self) -> EngineMetrics: ...
 
     def start(self) -> None:
         """Begin to load the model and return at once."""
@@ -322,17 +286,13 @@ class Residency(Protocol):
     def memory_bytes(self) -> int:
         """What it takes of the memory for models; 0 while it is not loaded."""
 
+    # Counters; the seconds are those of all loads together.
     @property
-    def loads(self) -> int:
-        """How often it was loaded."""
-
+    def loads(self) -> int: ...
     @property
-    def load_seconds(self) -> float:
-        """How long all its loads took together."""
-
+    def load_seconds(self) -> float: ...
     @property
-    def unloads(self) -> int:
-        """How often it was unloaded."""
+    def unloads(self) -> int: ...
 
     @property
     def expires_seconds(self) -> float:
@@ -341,17 +301,8 @@ class Residency(Protocol):
     async def load(self, keep_alive: float | None = None, client: str = "") -> ModelInfo:
         """Wait until the model is loaded; the time begins anew that it stays so for this client.
 
-        Args:
-            keep_alive: as of a `GenerationRequest`.
-            client: as of a `GenerationRequest`.
-
-        Raises:
-            LLMStreamError: as `Engine.generate`.
+        For `keep_alive` and `client` see `GenerationRequest`; raises what `Engine.generate` does.
         """
 
     def unload(self, client: str = "") -> bool:
-        """Unload the model as soon as it answers no request, unless other clients want it.
-
-        Returns:
-            Whether none of them does.
-        """
+        """Unload the model as soon as it answers no request; False if other clients want it."""

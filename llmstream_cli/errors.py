@@ -34,7 +34,7 @@
     ├── EditorError               500     1   the editor failed, or left no question
     ├── ListenError               500     1   the server cannot listen as it should
     ├── OutputError               500     1   the answer cannot be written
-    └── ConfigError               500     2   the configuration file says what it cannot say
+    └── ConfigError               500     2   the configuration is invalid
 
 The message of each is one line that a person can act on: a command prints it as it is, a server
 sends it as it is. Anything else that escapes is a bug and keeps its traceback.
@@ -47,15 +47,10 @@ from typing import ClassVar
 
 
 class LLMStreamError(Exception):
-    """Base of the tree above.
+    """Base of the tree above."""
 
-    Attributes:
-        status: the HTTP status that a server answers with.
-        exit_code: the exit code that the command ends with.
-    """
-
-    status: ClassVar[int] = 500
-    exit_code: ClassVar[int] = 1
+    status: ClassVar[int] = 500  # that a server answers with
+    exit_code: ClassVar[int] = 1  # that the command ends with
 
     def __reduce__(self) -> tuple[object, ...]:
         """Copy and pickle the message and the attributes: `__init__` may want others."""
@@ -71,18 +66,12 @@ def _rebuilt(
 
 
 class InvalidValueError(LLMStreamError):
-    """A parameter, or a field of a request, is unknown, missing, or out of its bounds.
-
-    Attributes:
-        field: which one, where it is one's alone.
-    """
-
     status = 422
     exit_code = 2
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
-        self.field = field
+        self.field = field  # which one is invalid, where it is one's alone
 
     def renamed(self, field: str) -> "InvalidValueError":
         """Return the error with another name of the field, in the message too if it begins so."""
@@ -92,19 +81,14 @@ class InvalidValueError(LLMStreamError):
         return InvalidValueError(message, field)
 
 
-class SchemaError(InvalidValueError):
-    """A JSON schema is none, or no answer can fulfil it; the message says where."""
+class SchemaError(InvalidValueError): ...
 
 
 class PromptError(LLMStreamError):
-    """The messages cannot be turned into a prompt for this model."""
-
     status = 400
 
 
 class ContextLengthError(PromptError):
-    """The prompt has more tokens than the context can hold beside one token of answer."""
-
     def __init__(self, prompt_tokens: int, ctx_size: int, *, at_least: bool = False) -> None:
         some = f"at least {prompt_tokens}" if at_least else prompt_tokens
         super().__init__(
@@ -116,41 +100,29 @@ class ContextLengthError(PromptError):
         self.ctx_size = ctx_size
 
 
-class ModelError(LLMStreamError):
-    """The model exists but cannot be loaded or cannot generate text."""
+class ModelError(LLMStreamError): ...
 
 
 class ModelNotFoundError(ModelError):
-    """No model goes by that name."""
-
     status = 404
 
 
 class DownloadError(ModelError):
-    """The model's files could not be downloaded, or not as they are meant to be."""
-
     status = 502
 
 
 class UnreachableError(DownloadError):
-    """The Hub does not answer, or only that it cannot now."""
-
     status = 503
 
 
 class NoRoomError(ModelError):
-    """The model is larger than the room for it on the disk or in memory."""
-
     status = 507
 
 
-class EngineError(LLMStreamError):
-    """The engine failed; the request that sees it got no complete answer."""
+class EngineError(LLMStreamError): ...
 
 
 class EngineClosedError(EngineError):
-    """The engine has been closed."""
-
     status = 503
 
     def __init__(self, message: str = "the engine has been closed") -> None:
@@ -158,128 +130,88 @@ class EngineClosedError(EngineError):
 
 
 class EngineNotReadyError(EngineError):
-    """The engine's model is being loaded, for the first time or again; a later request may do."""
-
     status = 503
 
 
 class EngineDiedError(EngineError):
-    """The engine's process died under the request; it is being started again."""
-
     status = 503
 
 
 class QueueFullError(EngineError):
-    """Too many requests wait already; a later one may find room."""
-
     status = 429
 
 
-class StepRefusedError(EngineError):
-    """llama.cpp refused to compute a step, and is as it was before."""
+class StepRefusedError(EngineError): ...
 
 
 class ContextMemoryError(EngineError):
-    """The context cannot grow to what the request needs; other requests go on."""
-
     status = 507
 
 
 class UpstreamError(EngineError):
-    """Another server, to which the request was passed on, refused, failed, or cannot be reached."""
-
     status = 502
 
 
 class TimeLimitError(EngineError):
-    """The answer took longer than the server lets one take."""
-
     status = 504
 
 
-class SlowReaderError(EngineError):
-    """So much of the answer waits for its reader that the server gives up."""
+class SlowReaderError(EngineError): ...
 
 
 class RequestError(LLMStreamError):
-    """A request over HTTP is malformed."""
-
     status = 400
 
 
 class UnauthorizedError(RequestError):
-    """The request bears no key, or one that the server does not know."""
-
     status = 401
 
 
 class ForbiddenError(RequestError):
-    """The server does not answer to that host name, or to pages of that origin."""
-
     status = 403
 
 
 class NotFoundError(RequestError):
-    """The server has no such route."""
-
     status = 404
 
 
 class MethodError(RequestError):
-    """The route does not have that method."""
-
     status = 405
 
 
 class SlowRequestError(RequestError):
-    """The body of the request did not arrive in time."""
-
     status = 408
 
 
 class BodyTooLargeError(RequestError):
-    """The body of the request is longer than the server takes."""
-
     status = 413
 
 
 class MediaTypeError(RequestError):
-    """The body of the request is of another type than JSON."""
-
     status = 415
 
 
 class BusyError(RequestError):
-    """The server takes no more requests, or connections, now."""
-
     status = 503
 
 
-class HistoryError(LLMStreamError):
-    """The file of kept conversations cannot be used; it is left as it is."""
+class HistoryError(LLMStreamError): ...
 
 
 class SessionNotFoundError(HistoryError):
-    """No kept conversation goes by that name or number."""
-
     status = 404
 
 
-class EditorError(LLMStreamError):
-    """The editor could not be run, failed, or left no text."""
+class EditorError(LLMStreamError): ...
 
 
-class ListenError(LLMStreamError):
-    """The server cannot listen at that address, or not with that certificate or those keys."""
+class ListenError(LLMStreamError): ...
 
 
-class OutputError(LLMStreamError):
-    """The answer cannot be written to where it should go."""
+class OutputError(LLMStreamError): ...
 
 
 class ConfigError(LLMStreamError):
-    """The configuration file cannot be read, or says what it cannot say."""
-
     exit_code = 2
 
 

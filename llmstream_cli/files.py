@@ -41,8 +41,7 @@ _XDG = {
 def set_home() -> None:
     """Make HOME an absolute path, for this process and all that it starts.
 
-    Where nobody knows the user's home it is one in which nothing can be: libraries would make a
-    folder called `~` in the working directory, or fail.
+    An unknown one becomes one in which nothing can be: libraries would make a folder called `~`.
     """
     if os.name != "posix" or Path(os.environ.get("HOME", "")).is_absolute():
         return
@@ -55,10 +54,7 @@ def set_home() -> None:
 
 
 def user_folder(kind: Literal["config", "data", "state", "cache"]) -> Path:
-    """Return the folder that the system has for the user's files of this program.
-
-    It is what platformdirs says, and need not exist: whoever writes to it makes it.
-    """
+    """Return the folder for the user's files of this program, as platformdirs; it may not exist."""
     set_home()
     if sys.platform != "linux":
         import platformdirs
@@ -71,10 +67,7 @@ def user_folder(kind: Literal["config", "data", "state", "cache"]) -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder of what can be made again: repacked models, records of downloads.
-
-    It is `LLMSTREAM_CACHE` where that is set. Downloads themselves lie in the Hugging Face cache.
-    """
+    """Return the folder of what can be made again: repacked models, records of downloads."""
     chosen = os.environ.get("LLMSTREAM_CACHE")
     return expand(os.path.expandvars(chosen)) if chosen else user_folder("cache")
 
@@ -88,17 +81,18 @@ def expand(path: str) -> Path:
         return Path(path)
 
 
+# A path that may not be looked into is as one that is not there.
+
+
 def exists(path: Path) -> bool:
-    """Whether something is there, and may be seen."""
     try:
         path.stat()
-    except (OSError, ValueError):  # it may not be looked into; a name too long, or with a NUL
+    except (OSError, ValueError):  # a name too long, or with a NUL
         return False
     return True
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there, and may be seen."""
     try:
         return path.is_file()
     except OSError:
@@ -106,7 +100,6 @@ def is_file(path: Path) -> bool:
 
 
 def glob(folder: Path, pattern: str) -> list[Path]:
-    """Return what matches a pattern in a folder; nothing of one that may not be looked into."""
     try:
         return sorted(folder.glob(pattern))
     except OSError:
@@ -129,15 +122,10 @@ def read_text(
     error: type[LLMStreamError] = InvalidValueError,
     on_wait: Callable[[], object] | None = None,
 ) -> str:
-    """Return the text of a file, its lines ended as on POSIX.
+    """Return the text of a file, its lines ended as on POSIX; `~` is the user's home.
 
-    Args:
-        name: of the file; `~` is the user's home.
-        max_bytes: how long it may be.
-        prefix: what errors begin with.
-        error: the type of errors.
-        on_wait: called when a pipe keeps its reader waiting, once. Without it pipes are refused:
-            they can be read only once.
+    Where a pipe keeps its reader waiting `on_wait` is called, once. Without it pipes are refused:
+    they can be read only once.
 
     Raises:
         LLMStreamError: of type `error`: it cannot be read, is too long, or is no text.
@@ -207,11 +195,7 @@ def beside(path: Path) -> Path:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a file, whole or not at all, and its folder if need be.
-
-    Raises:
-        OSError: it cannot be written.
-    """
+    """Write a file, whole or not at all, and its folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = beside(path)
     try:

@@ -153,11 +153,6 @@ class SamplingParams:
                 raise InvalidValueError(
                     f"{name} must be between {row.low:.12g} and {row.high:.12g}", name
                 )
-        self._check_stop()
-        self._check_logit_bias()
-        self._check_grammar()
-
-    def _check_stop(self) -> None:
         if len(self.stop) > MAX_STOP_STRINGS:
             raise InvalidValueError(
                 f"at most {MAX_STOP_STRINGS} stop strings are allowed, not {len(self.stop)}", "stop"
@@ -168,51 +163,45 @@ class SamplingParams:
                     f"a stop string must have 1 to {MAX_STOP_CHARS} characters, not {len(stop)}",
                     "stop",
                 )
+        self._check_logit_bias()
+        self._check_constraints()
 
     def _check_logit_bias(self) -> None:
+        problem = ""
         if len(self.logit_bias) > MAX_LOGIT_BIASES:
-            raise InvalidValueError(
-                f"logit_bias may name at most {MAX_LOGIT_BIASES} tokens", "logit_bias"
-            )
-        if len({token for token, _ in self.logit_bias}) < len(self.logit_bias):
-            raise InvalidValueError("logit_bias names a token twice", "logit_bias")
+            problem = f"logit_bias may name at most {MAX_LOGIT_BIASES} tokens"
+        elif len({token for token, _ in self.logit_bias}) < len(self.logit_bias):
+            problem = "logit_bias names a token twice"
         for token, bias in self.logit_bias:
             if not -MAX_BIAS <= bias <= MAX_BIAS:
+                limits = f"{-MAX_BIAS} and {MAX_BIAS}"
+                problem = problem or f"logit_bias of token {token} must be between {limits}"
+        if problem:
+            raise InvalidValueError(problem, "logit_bias")
+
+    def _check_constraints(self) -> None:
+        given = [name for name in CONSTRAINTS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InvalidValueError(f"{given[0]} and {given[1]} exclude each other", given[1])
+        for name in given:
+            if len(getattr(self, name)) > MAX_GRAMMAR_CHARS:
                 raise InvalidValueError(
-                    f"logit_bias of token {token} must be between {-MAX_BIAS} and {MAX_BIAS}",
-                    "logit_bias",
+                    f"{name} may have at most {MAX_GRAMMAR_CHARS} characters", name
                 )
+        if given and self.ignore_eos:  # nothing could end the answer
+            raise InvalidValueError(
+                "ignore_eos cannot be combined with a grammar, a JSON schema or a regex",
+                "ignore_eos",
+            )
 
     @property
     def is_constrained(self) -> bool:
         """Whether the answer has to follow a grammar, a JSON schema or a regular expression."""
         return any(getattr(self, name) is not None for name in CONSTRAINTS)
 
-    def _check_grammar(self) -> None:
-        given = [name for name in CONSTRAINTS if getattr(self, name) is not None]
-        if not given:
-            return
-        if len(given) > 1:
-            raise InvalidValueError(f"{given[0]} and {given[1]} exclude each other", given[1])
-        if len(getattr(self, given[0])) > MAX_GRAMMAR_CHARS:
-            raise InvalidValueError(
-                f"{given[0]} may have at most {MAX_GRAMMAR_CHARS} characters", given[0]
-            )
-        if self.ignore_eos:  # nothing could end the answer
-            raise InvalidValueError(
-                "ignore_eos cannot be combined with a grammar, a JSON schema or a regex",
-                "ignore_eos",
-            )
-
 
 class Parameter(NamedTuple):
-    """A row of the table.
-
-    `names` are those that the APIs of other programs have for it, by API: `openai`, `llamacpp`
-    (llama-server), `vllm`, `sglang`, `ollama`; an API that is missing has no such parameter. Empty
-    is the parameter's own name; one with a dot is a field in an object. `flags` are of its option
-    in the command line, if it has one, and `unset` tells what it means that nothing is said.
-    """
+    """A row of the table."""
 
     name: str
     type: Any
@@ -220,9 +209,12 @@ class Parameter(NamedTuple):
     help: str
     low: float | None
     high: float | None
+    # What APIs of other programs call it, by API: `openai`, `llamacpp` (llama-server), `vllm`,
+    # `sglang`, `ollama`. Empty is the parameter's own name; one with a dot is a field in an object.
+    # An API that is missing has no such parameter.
     names: Mapping[str, str]
-    flags: Sequence[str]
-    unset: str
+    flags: Sequence[str]  # of its option in the command line, if it has one
+    unset: str  # what it means that nothing is said
 
     @property
     def kind(self) -> Callable[[str], Any]:
@@ -230,7 +222,6 @@ class Parameter(NamedTuple):
         return next(iter(get_args(self.type)), self.type)  # type: ignore[no-any-return]
 
     def name_in(self, api: str) -> str | None:
-        """Return what an API calls it; None if it has no such parameter."""
         name = self.names.get(api)
         return self.name if name == "" else name
 

@@ -19,36 +19,21 @@ class StrictJSONError(ValueError):
 
 
 def without_strings(data: bytes, most: int = 0) -> tuple[bytes, int]:
-    """Return a JSON text with a quotation mark for each string, and how many there are.
-
-    Args:
-        data: JSON, or not.
-        most: strings that are replaced and counted; 0 for all.
-    """
+    """Return a text with a quotation mark for each of `most` strings (0 is all), and how many."""
     return _STRING.subn(b'"', data, count=most)
 
 
 def check_depth(outside: bytes, max_depth: int) -> None:
-    """Check how deeply a text is nested, before a parser does and runs out of stack.
-
-    Args:
-        outside: the text without its strings.
-        max_depth: levels of brackets.
-
-    Raises:
-        StrictJSONError: they are more.
-    """
+    """Refuse a text, given without its strings, that a parser would run out of stack for."""
     depths = accumulate(map(_DEPTHS.__getitem__, outside.translate(None, _NO_BRACKETS)))
     if max(depths, default=0) > max_depth:
         raise StrictJSONError(f"is nested deeper than {max_depth} levels")
 
 
 def parse(text: str, *, fold_whole: bool = False) -> Any:
-    """Return the value of a JSON text.
+    """Return the value of a JSON text, whose depth has been checked.
 
-    Args:
-        text: whose depth has been checked.
-        fold_whole: read 1.0 as the integer 1; JSON and JavaScript have one kind of number.
+    `fold_whole` reads 1.0 as the integer 1: JSON and JavaScript have one kind of number.
 
     Raises:
         StrictJSONError: it is no JSON, names a field twice, or has text that is no Unicode or a

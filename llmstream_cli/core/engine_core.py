@@ -1,9 +1,8 @@
 """The synchronous heart of an engine: requests in, chunks out, one step at a time."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from llmstream_cli.api import (
     Chunk,
@@ -14,31 +13,17 @@ from llmstream_cli.api import (
     SamplingParams,
     Usage,
 )
-from llmstream_cli.core.llama import TokenConstraint
 from llmstream_cli.core.model import EncodedRequest
 from llmstream_cli.core.output import OutputStream, Phase
 from llmstream_cli.core.prefix_cache import MIN_COPY_TOKENS
-from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
+from llmstream_cli.core.runner import Runner
+from llmstream_cli.core.scheduler import DrawnToken, Scheduler
 from llmstream_cli.core.sequence import Sequence, SequenceStatus
 from llmstream_cli.errors import ContextMemoryError, EngineError, StepRefusedError
 
 _HELD_SECONDS = 0.005  # until it is looked again whether a grammar is ready, where all wait for one
 
 _Produced = tuple[int, Chunk | EngineError]  # by one step, for the request of that id
-
-
-class StepRunner(Protocol):
-    """What the core needs of a runner; see `runner.Runner` for each member."""
-
-    @property
-    def ctx_size(self) -> int: ...
-    def make_room(self, num_tokens: int, *, wait: bool) -> bool: ...
-    def add(
-        self, sequence: Sequence, params: SamplingParams, constraint: TokenConstraint | None = None
-    ) -> None: ...
-    def remove(self, sequence: Sequence) -> None: ...
-    def held(self) -> Set[Sequence]: ...
-    def run(self, step: Step) -> Mapping[Sequence, DrawnToken | EngineError]: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -85,7 +70,7 @@ class EngineCore:
 
     def __init__(
         self,
-        runner: StepRunner,
+        runner: Runner,
         scheduler: Scheduler,
         piece: Callable[[int], bytes],
         clock: Callable[[], float] = time.perf_counter,
@@ -120,11 +105,7 @@ class EngineCore:
         )
 
     def add(self, request_id: int, encoded: EncodedRequest, params: SamplingParams) -> None:
-        """Queue a request, under an id that no other has.
-
-        Raises:
-            EngineError: there is not enough memory for it; nothing else is harmed.
-        """
+        """Queue a request, under an id that no other has; what it raises harms nothing else."""
         assert request_id not in self._by_id
         sequence = Sequence(
             encoded.prompt, max_tokens=params.max_tokens, cache_scope=encoded.cache_scope
@@ -150,12 +131,10 @@ class EngineCore:
         return self._close(answer)
 
     def step(self) -> list[_Produced]:
-        """Compute one step; return the chunks of the requests that it drew a token for.
+        """Compute one step; return a chunk for each token drawn, and the progress of who tells it.
 
-        So have those that have no token yet, report their progress, and have made some.
         Where llama.cpp refuses the step, its requests end, each with an error instead of a chunk;
-        so does one for which no token can be drawn, or for whose prompt there is no memory. The
-        others go on.
+        so does one for which no token can be drawn, or for whose prompt there is no memory.
 
         Raises:
             EngineError: the runner failed; no request can go on.
@@ -191,9 +170,8 @@ class EngineCore:
     def _make_room(self) -> tuple[list[_Produced], set[Sequence]]:
         """Let the context grow to what the running sequences need, the longest first.
 
-        Returns:
-            What ended for want of memory: with an error, or where an answer has begun, as one that
-            has filled the context. And who has to wait, while others go on, until it has grown.
+        Returns what ended for want of memory, an answer that has begun as one that has filled the
+        context; and who has to wait, while others go on, until it has grown.
         """
         ended: list[_Produced] = []
         held: set[Sequence] = set()
@@ -233,7 +211,6 @@ class EngineCore:
         self._runner.remove(sequence)
 
     def _report(self) -> Iterator[tuple[int, Chunk]]:
-        """Tell the progress of those that report it, where it is another than before."""
         before = {sequence: index for index, sequence in enumerate(self._scheduler.waiting)}
         for sequence, told in self._reporting.items():
             progress = Progress(

@@ -37,12 +37,7 @@ class EncodedRequest:
 
 
 class LoadedModel:
-    """A loaded model. Every method may be called from any thread.
-
-    Raises:
-        ModelError: it cannot be loaded.
-        InvalidValueError: the configured context is larger than the model's.
-    """
+    """A loaded model. Every method may be called from any thread."""
 
     def __init__(self, config: EngineConfig, *, vocab_only: bool = False) -> None:
         self._lock = threading.Lock()  # around `_grammars`; `cached_property` itself has none
@@ -95,9 +90,8 @@ class LoadedModel:
         """Encode a request. The first one with a grammar also reads the vocabulary: 0.2 s or so.
 
         Raises:
-            PromptError: there can be no prompt; see `prompts.encode`.
-            InvalidValueError: the prompt or the logit bias has a token that is not in the
-                vocabulary, or the grammar cannot be compiled; see `core.grammar.constraint`.
+            PromptError: there can be no prompt.
+            InvalidValueError: a token is not in the vocabulary, or the grammar cannot be compiled.
         """
         sampling = request.sampling
         self._check_vocabulary((token for token, _ in sampling.logit_bias), "logit_bias")
@@ -124,12 +118,7 @@ class LoadedModel:
         return grammars.compile_grammar(sampling)
 
     def count_tokens(self, request: GenerationRequest) -> int:
-        """Return how many tokens the request's prompt has, be it more than the context holds.
-
-        Raises:
-            PromptError: there can be no prompt.
-            InvalidValueError: the prompt has a token that is not in the vocabulary.
-        """
+        """Return how many tokens the request's prompt has, be it more than the context holds."""
         return len(self._encode_prompt(request, ctx_size=_NO_LIMIT))
 
     def _turn_ends(self, request: GenerationRequest) -> tuple[str, ...]:
@@ -159,11 +148,7 @@ class LoadedModel:
     def _begin_answer(
         self, request: GenerationRequest, prompt: list[int]
     ) -> tuple[list[int], Splitter | None]:
-        """Return the prompt, and what splits the answer to it.
-
-        Where there shall be no thinking, and the template opens the block nevertheless, it is
-        closed at once.
-        """
+        """Return the prompt, in which unwanted reasoning is closed, and what splits the answer."""
         if request.prompt is not None:
             return prompt, None
         continued = request.messages[-1].content if request.continues_message else None
@@ -187,8 +172,6 @@ class LoadedModel:
 
 
 class Begun(NamedTuple):
-    """How an answer begins."""
-
     splitter: Splitter | None  # tells its reasoning from the answer; None where there can be none
     closing: str = ""  # what the prompt has to go on with, so that there is no reasoning
 
@@ -212,12 +195,9 @@ class ModelReasoning:
         return self._is_harmony or self._tags is not None
 
     def begin(self, prompt: list[int], *, closes: bool, continued: str | None = None) -> Begun:
-        """Tell how the answer to a prompt begins.
+        """Tell how the answer to a prompt begins, which may continue a message.
 
-        Args:
-            prompt: token ids.
-            closes: whether there shall be no reasoning.
-            continued: the message that the answer goes on with, if it does.
+        With `closes` there shall be no reasoning.
         """
         if self._is_harmony:
             return self._begin_harmony(prompt, closes=closes and continued is None)

@@ -61,14 +61,10 @@ class Splitter(Protocol):
 
 
 class OutputStream:
-    """Token bytes in, certain text out.
+    """Token bytes in, certain text out; stop strings mean nothing in the reasoning.
 
     The bytes of a part of a character wait until it is complete. Bytes that are no UTF-8 become
     U+FFFD, as everywhere in Python's codecs; so does an incomplete character at the end.
-
-    Args:
-        stops: strings that end the answer; in its reasoning they mean nothing.
-        splitter: tells the reasoning from the answer; None where there is no reasoning.
     """
 
     def __init__(self, stops: Sequence[str], splitter: Splitter | None = None) -> None:
@@ -89,7 +85,6 @@ class OutputStream:
         return Phase.ANSWER if self._splitter is None else self._splitter.phase
 
     def push(self, piece: bytes, token_id: int = -1) -> Delta:
-        """Add a token's bytes; return the text that is certain."""
         if self._splitter is None:
             return Delta(self._matcher.push(self._decoder.decode(piece)))
         self._num_tokens += 1
@@ -101,7 +96,6 @@ class OutputStream:
         return Delta(self._matcher.push(text), reasoning)
 
     def flush(self) -> Delta:
-        """End the answer; return what was still held back."""
         text, reasoning = self._decoder.decode(b"", final=True), ""
         if self._splitter is not None:
             (text, reasoning), rest = self._splitter.push(text), self._splitter.flush()
@@ -123,7 +117,6 @@ class StopMatcher:
         self.stopped = False
 
     def push(self, text: str) -> str:
-        """Add text; return what is certain to belong to the answer."""
         if self.stopped:
             return ""
         if not self._stops:
@@ -141,7 +134,6 @@ class StopMatcher:
         return text[: len(text) - keep]
 
     def flush(self) -> str:
-        """End the stream; return what was held back for a stop string that never came."""
         held, self._held = self._held, ""
         return held
 
@@ -155,8 +147,6 @@ def suffix_that_begins(stop: str, text: str) -> int:
 
 
 class ReasoningTags(NamedTuple):
-    """What a block of reasoning stands between."""
-
     opening: str
     closing: str
 
@@ -175,13 +165,7 @@ KNOWN_TAGS = (
 
 
 class ReasoningSplitter:
-    """Splits by tags.
-
-    Args:
-        tags: of the model.
-        begins_inside: whether the prompt has opened the block.
-        marks: the text of tags that are control tokens.
-    """
+    """Splits by tags; `marks` is the text of those that are control tokens."""
 
     def __init__(
         self,
@@ -205,7 +189,6 @@ class ReasoningSplitter:
             self.phase = Phase.ANSWER
 
     def push(self, text: str) -> Delta:
-        """Add text; return what is certain."""
         text, self._held = self._held + text, ""
         reasoning = ""
         if self.phase is Phase.OPENING:
@@ -219,7 +202,6 @@ class ReasoningSplitter:
         return Delta(text, reasoning)
 
     def flush(self) -> Delta:
-        """End the stream; return what was held back for a tag that never came."""
         held, self._held = self._held, ""
         if self.phase is Phase.REASONING:
             return Delta(reasoning=held.rstrip(_WHITE_SPACE))
@@ -286,7 +268,6 @@ class HarmonySplitter:
 
     @property
     def awaits_channel(self) -> bool:
-        """Whether the next message has no channel yet."""
         return self._header is not None and CHANNEL not in self._header
 
     def skip(self, text: str) -> None:
@@ -296,7 +277,6 @@ class HarmonySplitter:
         self._separate = False
 
     def push(self, text: str) -> Delta:
-        """Add text; return what is certain."""
         answer = reasoning = ""
         for part in re.split(f"([{START}-{CONSTRAIN}])", text):
             if START <= part <= CONSTRAIN:

@@ -68,7 +68,6 @@ class PrefixCache:
 
     @property
     def num_cached_tokens(self) -> int:
-        """Tokens in all slots together."""
         return sum(held.num_computed_tokens for held in self._holds if held is not None)
 
     def acquire(self, sequence: Sequence) -> None:

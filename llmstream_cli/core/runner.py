@@ -70,13 +70,11 @@ class Runner:
         return self.contexts.current.ctx_size
 
     def make_room(self, num_tokens: int, *, wait: bool) -> bool:
-        """See `GrowingContext.make_room`."""
         return self.contexts.make_room(num_tokens, wait=wait)
 
     def add(
         self, sequence: Sequence, params: SamplingParams, constraint: TokenConstraint | None = None
     ) -> None:
-        """Prepare to sample for a sequence, within a constraint where there is one."""
         self._samplers[sequence] = Sampler(
             self._model,
             params,
@@ -86,14 +84,10 @@ class Runner:
         )
 
     def remove(self, sequence: Sequence) -> None:
-        """Forget how to sample for a sequence."""
         del self._samplers[sequence]
 
     def held(self) -> frozenset[Sequence]:
-        """Return the sequences whose grammars cannot tell yet which token may come next.
-
-        Waits a moment for those that could in time before.
-        """
+        """Return whose grammars cannot tell the next tokens yet, after a moment's wait for them."""
         deadline = time.monotonic() + _GRAMMAR_SECONDS
         return frozenset(
             sequence
@@ -103,10 +97,7 @@ class Runner:
         )
 
     def run(self, step: Step) -> dict[Sequence, DrawnToken | EngineError]:
-        """Compute a step; draw a token for each part that reaches its sequence's end.
-
-        Returns:
-            The token of each such sequence, or why none can be drawn for it.
+        """Compute a step; draw a token, or tell why not, where a part reaches its sequence's end.
 
         Raises:
             StepRefusedError: llama.cpp refused the step; what the slots held before it is good.
@@ -122,7 +113,6 @@ class Runner:
         return {sequence: self._draw(sequence, context, row) for sequence, row in rows.items()}
 
     def close(self) -> None:
-        """Release the KV cache."""
         self.contexts.close()
         self._spin.set(spin=True)
 

@@ -36,18 +36,16 @@ MAX_PART_TOKENS = 63
 
 @dataclass(frozen=True, slots=True)
 class ScheduledTokens:
-    """A sequence's part of a step."""
+    """A sequence's part of a step: `token_ids[start:end]`."""
 
     sequence: Sequence
-    start: int  # compute `token_ids[start:end]`
+    start: int
     end: int
     samples: bool  # whether that reaches the last token, after which the next one is drawn
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What to compute."""
-
     # How to prepare the slots of sequences that begin; in this order, before all parts.
     reuses: list[Reuse] = field(default_factory=list)
     parts: list[ScheduledTokens] = field(default_factory=list)

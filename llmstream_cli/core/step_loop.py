@@ -126,7 +126,6 @@ class StepLoop:
         return EngineCore(self._runner, scheduler, loaded.model.piece)
 
     def _serve(self, core: EngineCore) -> None:
-        """Obey and step in turn until told to close."""
         while True:
             try:
                 command = self._inbox.get(block=not core.has_work)
@@ -146,11 +145,9 @@ class StepLoop:
     ) -> None:
         try:
             core.add(request_id, encoded, params)
-        except EngineError as error:
-            self._send(core, [(request_id, error)])
-        except Exception as error:  # noqa: BLE001  (a bug; no other request has to do with it)
+        except Exception as error:  # noqa: BLE001  (even a bug harms no other request)
             failure = EngineError(f"the request cannot be computed: {error!r}")
-            self._send(core, [(request_id, failure)])
+            self._send(core, [(request_id, error if isinstance(error, EngineError) else failure)])
 
     def _cancel(self, core: EngineCore, request_id: int) -> None:
         chunk = core.cancel(request_id)

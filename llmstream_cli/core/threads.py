@@ -40,8 +40,6 @@ _BLIP = 0.03  # seconds; what is shorter counts for less
 
 
 class Mode(NamedTuple):
-    """How a step is computed."""
-
     threads: int  # how many
     spin: bool  # whether they spin while they wait for each other; else they sleep
 

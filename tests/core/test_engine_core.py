@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.model import EncodedRequest
 from llmstream_cli.core.output import KNOWN_TAGS, ReasoningSplitter
 from llmstream_cli.core.prefix_cache import PrefixCache
+from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence
 from llmstream_cli.errors import ContextMemoryError, EngineError, StepRefusedError
@@ -47,7 +49,7 @@ class Bench:
             max_batch_tokens=max_batch_tokens,
             ctx_size=ctx_size,
         )
-        self.core = EngineCore(self.runner, self.scheduler, piece, self.clock)
+        self.core = EngineCore(cast(Runner, self.runner), self.scheduler, piece, self.clock)
         self.chunks: dict[int, list[Chunk]] = {}
 
     def add(

@@ -8,6 +8,7 @@ import zlib
 from array import array
 from collections import deque
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 from hypothesis import settings
@@ -24,6 +25,7 @@ from llmstream_cli.api import Chunk, FinishReason, SamplingParams
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.model import EncodedRequest
 from llmstream_cli.core.prefix_cache import PrefixCache
+from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.scheduler import MAX_PART_TOKENS, DrawnToken, Scheduler
 from llmstream_cli.core.sequence import SequenceStatus
 from llmstream_cli.errors import EngineError, StepRefusedError
@@ -152,7 +154,7 @@ class Traffic(RuleBasedStateMachine):
             max_batch_tokens=self.max_batch_tokens,
             ctx_size=CTX_SIZE,
         )
-        self.core = EngineCore(self.runner, self.scheduler, piece, self.clock)
+        self.core = EngineCore(cast(Runner, self.runner), self.scheduler, piece, self.clock)
         self.live: dict[int, Request] = {}  # in the order of their arrival
         self.prompts_waited = 0  # steps in a row without a token of the prompts that wait
 

@@ -119,15 +119,11 @@ def system_info() -> str:
 
 
 def supports_gpu() -> bool:
-    """Whether llama.cpp was built for a GPU of some kind."""
     return bool(C.llama_supports_gpu_offload())
 
 
 def cpu_features() -> dict[str, bool]:
-    """Tell which vector extensions the kernels were compiled for.
-
-    The original service printed these four; `llama_print_system_info` names only those in use.
-    """
+    """Tell which vector extensions the kernels were compiled for."""
     compiled = system_info()
     keys = {"avx": "AVX", "neon": "NEON", "simd128": "WASM_SIMD", "f16c": "F16C"}
     return {name: f"{key} = 1" in compiled for name, key in keys.items()}

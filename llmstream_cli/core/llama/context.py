@@ -100,11 +100,7 @@ class Context:
         self.ctx_size: int = C.llama_n_ctx_seq(pointer)  # of each sequence
 
     def move_to(self, larger: "Context") -> None:
-        """Copy all sequences to a larger context, which is empty; this one stays as it is.
-
-        Raises:
-            EngineError: there is not enough memory.
-        """
+        """Copy all sequences to a larger context, which is empty; this one stays as it is."""
         try:
             state = (ctypes.c_uint8 * self.largest_state())()
         except MemoryError as error:
@@ -115,7 +111,6 @@ class Context:
                 raise EngineError(f"cannot move a sequence to a context of {larger.ctx_size}")
 
     def largest_state(self) -> int:
-        """Return the bytes of the sequence that has the most."""
         sizes = (C.llama_state_seq_get_size(self.pointer, i) for i in range(self.max_seqs))
         return int(max(sizes))
 
@@ -177,13 +172,7 @@ class GrowingContext:
     A cache for thousands of tokens takes a tenth of a second and more to clear, and memory that a
     short answer never uses. While the larger context is made on a thread of its own the sequences
     go on in the old one; then all move, some milliseconds for a thousand tokens. Until they have,
-    both take memory.
-
-    Args:
-        make: a context of so many tokens for each sequence; called on any thread.
-        ctx_size: the most tokens of one sequence.
-        model_bytes: size of the weights.
-        max_bytes: what weights, context and program may take together.
+    both take memory. Weights, context and program together take at most `max_bytes`.
     """
 
     def __init__(
@@ -220,10 +209,6 @@ class GrowingContext:
     def make_room(self, num_tokens: int, *, wait: bool) -> bool:
         """Return whether a sequence can have so many tokens; if not yet, it grows to that.
 
-        Args:
-            num_tokens: at most `max_ctx_size`.
-            wait: until it has grown.
-
         Raises:
             ContextMemoryError: there is not enough memory; all sequences are as before.
         """
@@ -241,12 +226,10 @@ class GrowingContext:
                 return False
 
     def abort(self) -> None:
-        """End the running step and every later one; from any thread."""
         self._aborted = True
         self.current.abort()
 
     def close(self) -> None:
-        """Release the memory."""
         self._executor.shutdown()
         if self._growth is not None and self._growth.context.exception() is None:
             self._growth.context.result().close()

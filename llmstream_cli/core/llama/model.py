@@ -20,9 +20,6 @@ class Model:
     """The weights and vocabulary of one GGUF file, memory-mapped and read-only.
 
     Every method may be called from any thread.
-
-    Raises:
-        ModelError: llama.cpp refuses the file, or it holds no model that generates text.
     """
 
     def __init__(self, path: str, *, gpu_layers: int = 0, vocab_only: bool = False) -> None:
@@ -67,10 +64,7 @@ class Model:
         return int(C.llama_model_size(self.pointer))
 
     def metadata(self) -> dict[str, str]:
-        """Return the file's keys and values as text: not the arrays, nor more than 1,024 keys.
-
-        Of a key or a value with more than 1,023 bytes only so many are returned.
-        """
+        """Return at most 1,024 keys and values of the file as text, no arrays, cut at so many bytes."""
         count = min(C.llama_model_meta_count(self.pointer), _MAX_METADATA)
         buffer = ctypes.create_string_buffer(_MAX_METADATA)
         read = (C.llama_model_meta_key_by_index, C.llama_model_meta_val_str_by_index)
@@ -86,7 +80,6 @@ class Model:
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja source of the file's own chat template."""
         source = C.llama_model_chat_template(self.pointer, None)
         return source.decode("utf-8", "replace") if source else None
 

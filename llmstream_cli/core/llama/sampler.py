@@ -38,11 +38,7 @@ class TokenConstraint(Protocol):
 
 
 class SamplerChain:
-    """llama.cpp's samplers in a row, each narrowing or reweighting what the one before left.
-
-    Args:
-        samplers: what llama.cpp's constructors return; the last chooses a token.
-    """
+    """llama.cpp's samplers in a row; the last chooses a token."""
 
     def __init__(self, samplers: Iterator[Any]) -> None:
         self._pointer = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
@@ -53,7 +49,6 @@ class SamplerChain:
             C.llama_sampler_chain_add(self._pointer, sampler)
 
     def accept(self, token: int) -> None:
-        """Count a token that was not sampled here."""
         C.llama_sampler_accept(self._pointer, token)
 
     def sample(self, context: Context, row: int) -> int:
@@ -62,14 +57,10 @@ class SamplerChain:
 
 
 class Sampler:
-    """Draws the tokens of one sequence.
+    """Draws the tokens of one sequence, of those that the constraint allows.
 
-    Args:
-        model: whose vocabulary is drawn from.
-        params: how to draw; without a seed a fresh one is taken.
-        prompt: counts into the penalty window, as the answer will.
-        ctx_size: the longest penalty window, and the one that `repeat_last_n` of -1 means.
-        constraint: which tokens the grammar of `params` allows; None without one.
+    The prompt counts into the penalty window, as the answer will; the window is at most the
+    context. Without a seed a fresh one is taken.
     """
 
     def __init__(
@@ -91,14 +82,7 @@ class Sampler:
             self._chain.accept(token)
 
     def sample(self, context: Context, row: int) -> tuple[int, DrawnLogprob | None]:
-        """Draw a token from an output row of the last batch, and count it into the window.
-
-        Returns:
-            The token and, where the parameters ask for it, how likely it was.
-
-        Raises:
-            EngineError: the grammar cannot tell which tokens may come next.
-        """
+        """Draw a token, count it into the window, and tell how likely it was if asked."""
         if self.constraint is None and self._num_top is None:
             return self._chain.sample(context, row), None
         values = view(context.logits(row))
@@ -114,7 +98,6 @@ class Sampler:
 
 
 def _samplers(model: Model, params: SamplingParams, window: int) -> Iterator[Any]:
-    """Make llama.cpp's samplers, in its order."""
     size = model.vocab_size
     if biases := _biases(model, params):
         array = (C.llama_logit_bias * len(biases))(*(C.llama_logit_bias(*pair) for pair in biases))
