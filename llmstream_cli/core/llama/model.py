@@ -64,7 +64,7 @@ class Model:
         return int(C.llama_model_size(self.pointer))
 
     def metadata(self) -> dict[str, str]:
-        """Return at most 1,024 keys and values of the file as text, no arrays, cut at so many bytes."""
+        """Return at most 1,024 keys and values of the file as text, each cut at so many bytes."""
         count = min(C.llama_model_meta_count(self.pointer), _MAX_METADATA)
         buffer = ctypes.create_string_buffer(_MAX_METADATA)
         read = (C.llama_model_meta_key_by_index, C.llama_model_meta_val_str_by_index)
