@@ -1,5 +1,6 @@
 """What the machine has, also in containers."""
 
+import os
 from pathlib import Path
 
 import psutil
@@ -69,6 +70,59 @@ def test_memory_is_the_systems_or_the_containers(
 
 def test_free_disk_of_a_folder_that_is_not_there_yet(tmp_path: Path) -> None:
     assert free_disk(tmp_path / "not" / "yet") > 0
+
+
+# ---- processors -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("siblings", "quota", "threads"),
+    [
+        ({0: "0", 1: "1"}, None, 2),
+        ({0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}, None, 2),  # two cores of two threads
+        ({0: "0-1", 1: "0-1"}, None, 1),
+        ({0: "0", 1: "1", 2: "2", 3: "3"}, "200000 100000", 2),
+        ({0: "0", 1: "1", 2: "2", 3: "3"}, "50000 100000", 1),
+        ({0: "0", 1: "1"}, "max 100000", 2),
+        ({5: "5,37"}, None, 1),  # pinned to one thread
+        ({0: None, 1: None, 2: None}, None, 3),  # without a topology every CPU counts
+    ],
+)
+def test_physical_cores_that_may_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    siblings: dict[int, str | None],
+    quota: str | None,
+    threads: int,
+) -> None:
+    for number, text in siblings.items():
+        if text is not None:
+            group(tmp_path / f"cpu{number}" / "topology", {"thread_siblings_list": f"{text}\n"})
+    if quota is not None:
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+    monkeypatch.setattr(machine, "_TOPOLOGY", tmp_path)
+    monkeypatch.setattr(machine, "_CGROUP_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(siblings))
+    assert machine.default_threads() == threads
+
+
+def test_without_affinity_the_machine_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(machine, "_TOPOLOGY", tmp_path)
+    monkeypatch.setattr(machine, "_CGROUP_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert machine.default_threads() == 6
+
+
+def test_others_running_leaves_out_the_reader(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(machine, "_LOAD", tmp_path / "loadavg")
+    assert machine.others_running() == 0  # not Linux
+    (tmp_path / "loadavg").write_text("0.20 0.18 0.12 4/807 11206\n")
+    assert machine.others_running() == 3
 
 
 @pytest.mark.parametrize(

@@ -28,25 +28,6 @@ class FakeRunner:
 
     What it draws depends on nothing but the cache: a slot that two sequences share, or a token
     that was left out, spoils the answers as it would on a real model.
-
-    Args:
-        model: draws the token after those in the cache.
-        clock: what a step's seconds are added to.
-        partial: whether the tail of a slot can be forgotten, and a slot be copied.
-
-    Attributes:
-        cache: the tokens computed in each slot.
-        params: those of every sequence that was added and not yet removed.
-        removed: the sequences that were removed, in order.
-        add_error: raised by the next `add`, once.
-        run_error: raised by the next `run`, once, when the slots are prepared.
-        draw_errors: what the next token of a sequence is drawn as, once.
-        step_seconds: what a step takes.
-        step: the last one that was asked for.
-        ctx_size: tokens that a sequence has room for; it grows to what is asked for.
-        memory_tokens: as far as that.
-        growth_steps: so many steps after it was first asked for, unless that is waited for.
-        waiting_for_grammar: the sequences that are to be left out.
     """
 
     def __init__(
@@ -55,14 +36,15 @@ class FakeRunner:
         self._model = model
         self._clock = clock
         self._partial = partial
-        self.cache: dict[int, list[int]] = {}
-        self.params: dict[Sequence, SamplingParams] = {}
+        self.cache: dict[int, list[int]] = {}  # the tokens computed in each slot
+        self.params: dict[Sequence, SamplingParams] = {}  # of those added and not yet removed
         self.removed: list[Sequence] = []
-        self.add_error: Exception | None = None
-        self.run_error: Exception | None = None
-        self.draw_errors: dict[Sequence, EngineError] = {}
+        self.add_error: Exception | None = None  # raised by the next `add`, once
+        self.run_error: Exception | None = None  # raised by the next `run`, once
+        self.draw_errors: dict[Sequence, EngineError] = {}  # in place of its next token, once
         self.step_seconds = 1.0
-        self.step = Step()
+        self.step = Step()  # the last one
+        # It grows as far as memory goes, some steps after it was first asked for unless waited for.
         self.ctx_size = self.memory_tokens = 1_000_000
         self.growth_steps = self._asked = 0
         self.waiting_for_grammar: set[Sequence] = set()

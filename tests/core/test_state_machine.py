@@ -134,8 +134,19 @@ class Traffic(RuleBasedStateMachine):
         more_tokens=st.sampled_from([0, 1, 4, 15, 40, 90]),
         min_copy_tokens=st.integers(1, 20),
         partial=st.booleans(),
+        first_ctx_size=st.sampled_from([1, 60, CTX_SIZE]),
+        growth_steps=st.integers(0, 3),
     )
-    def start(self, max_seqs: int, more_tokens: int, min_copy_tokens: int, partial: bool) -> None:
+    def start(
+        self,
+        max_seqs: int,
+        more_tokens: int,
+        min_copy_tokens: int,
+        partial: bool,
+        first_ctx_size: int,
+        growth_steps: int,
+    ) -> None:
+        self.first_ctx_size, self.growth_steps = first_ctx_size, growth_steps
         self.max_seqs = max_seqs
         self.max_batch_tokens = max_seqs + more_tokens
         self.min_copy_tokens = min_copy_tokens
@@ -146,6 +157,8 @@ class Traffic(RuleBasedStateMachine):
     def start_core(self) -> None:
         self.clock = FakeClock()
         self.runner = FakeRunner(draw, self.clock, partial=self.partial)
+        self.runner.ctx_size = self.first_ctx_size
+        self.runner.growth_steps = self.growth_steps
         self.cache = PrefixCache(
             self.max_seqs, min_copy_tokens=self.min_copy_tokens, partial=self.partial
         )
@@ -211,23 +224,30 @@ class Traffic(RuleBasedStateMachine):
 
     def step_once(self) -> None:
         decoding = {number for number, request in self.live.items() if request.has_begun}
+        self.scheduler.admit()
+        lengths = [len(sequence.token_ids) for sequence in self.scheduler.running]
+        grows = max(lengths) > self.runner.ctx_size
         results = self.core.step()
         assert len({number for number, _ in results}) == len(results)
-        assert decoding <= {number for number, _ in results}  # however slow their consumers
+        if not grows:  # else those who need more room wait
+            assert decoding <= {number for number, _ in results}  # however slow their consumers
         for number, result in results:
             assert isinstance(result, Chunk)
             self.live[number].receive(result)
             if result.finish_reason is not None:
                 del self.live[number]
-        self.check_step()
+        self.check_step(grows)
 
-    def check_step(self) -> None:
+    def check_step(self, grows: bool) -> None:
         step = self.runner.step
         sizes = [part.end - part.start for part in step.parts]
         assert sum(sizes) <= self.max_batch_tokens
         assert all(0 < size <= MAX_PART_TOKENS for size in sizes)
+        assert sizes[: step.num_decoding] == [1] * step.num_decoding
         assert len({part.sequence for part in step.parts}) == len(sizes)
         # Prompts may pause for a step that measures the decoding, and for no longer.
+        if grows:
+            return
         prefill = step.parts[step.num_decoding :]
         wait = any(s.num_uncomputed_tokens > 1 for s in self.scheduler.running)
         self.prompts_waited = 0 if prefill or not wait else self.prompts_waited + 1
@@ -258,6 +278,8 @@ class Traffic(RuleBasedStateMachine):
     def nobody_overtakes(self) -> None:
         """Slots are given in the order of arrival, to all who have not ended."""
         order = list(self.runner.params)  # the sequences of `live`
+        if self.scheduler.waiting:
+            assert len(self.scheduler.running) + self.cache.num_idle == self.max_seqs
         assert [*self.scheduler.running, *self.scheduler.waiting] == order
         assert [sequence.num_prompt_tokens for sequence in order] == [
             len(request.prompt) for request in self.live.values()

@@ -1,12 +1,15 @@
-"""With how many threads a step runs, on simulated machines."""
+"""With how many threads a step runs, on simulated machines, and what a step lost to others."""
 
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.threads import Mode, ThreadControl, modes
+from llmstream_cli.core import threads
+from llmstream_cli.core.threads import LostTime, Mode, ThreadControl, modes
 
 ALL, SLEEPING, ONE = modes(2, fixed=False, can_sleep=True)
 Machine = Callable[[Mode, int], tuple[float, float]]  # a step's seconds, and those that it loses
@@ -31,6 +34,12 @@ def one_loop(mode: Mode, num_tokens: int) -> tuple[float, float]:
     return seconds, {ALL: 1.0, SLEEPING: 0.8, ONE: 0.0}[mode] * seconds
 
 
+def controlled(choice: list[Mode] | None = None, *, contended: bool = False) -> ThreadControl:
+    control = ThreadControl(choice or [ALL, SLEEPING, ONE])
+    control.restart(contended=contended)
+    return control
+
+
 def run(
     control: ThreadControl, machine: Machine, seconds: float, num_tokens: int = 1
 ) -> list[tuple[Mode, float]]:
@@ -50,39 +59,34 @@ def efficiency(steps: list[tuple[Mode, float]], fastest: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("threads", "fixed", "can_sleep", "expected"),
+    ("num_threads", "fixed", "can_sleep", "expected"),
     [
         (1, False, True, ["1 spin"]),
         (2, False, True, ["2 spin", "2", "1"]),
         (2, True, True, ["2 spin", "2"]),
         (2, False, False, ["2 spin", "1 spin"]),
         (2, True, False, ["2 spin"]),
-        (3, False, True, ["3 spin", "3", "2", "1"]),
         (12, False, True, ["12 spin", "12", "11", "6", "3", "1"]),
         (64, False, False, [f"{n} spin" for n in (64, 63, 32, 16, 8, 4, 2, 1)]),
     ],
 )
-def test_modes(threads: int, fixed: bool, can_sleep: bool, expected: list[str]) -> None:
-    found = modes(threads, fixed=fixed, can_sleep=can_sleep)
+def test_modes(num_threads: int, fixed: bool, can_sleep: bool, expected: list[str]) -> None:
+    found = modes(num_threads, fixed=fixed, can_sleep=can_sleep)
     assert [f"{mode.threads}{' spin' * mode.spin}" for mode in found] == expected
 
 
-def test_a_quiet_machine_has_all_threads_spinning() -> None:
-    assert {mode for mode, _ in run(ThreadControl([ALL, SLEEPING, ONE]), quiet, 10)} == {ALL}
-
-
-def test_a_short_disturbance_changes_nothing() -> None:
-    control = ThreadControl([ALL, SLEEPING, ONE])
+def test_a_quiet_machine_has_all_threads_spinning_whatever_disturbs_it_shortly() -> None:
+    control = controlled()
     for _ in range(100):
         control.observe(1, 0.011, 0.005)
-        run(control, quiet, 0.1)
-        assert not control.contended
+        assert {mode for mode, _ in run(control, quiet, 0.1)} == {ALL}
+    assert not control.contended
 
 
 @pytest.mark.parametrize("machine", [one_loop, two_loops])
 @pytest.mark.parametrize("num_tokens", [1, 8, 64])
 def test_a_contended_machine_gets_its_fastest_mode(machine: Machine, num_tokens: int) -> None:
-    control = ThreadControl([ALL, SLEEPING, ONE])
+    control = controlled()
     run(control, quiet, 1, num_tokens)
     steps = run(control, machine, 20, num_tokens)
     assert [mode for mode, _ in steps].count(ALL) <= 3  # the step that noticed it, and trials
@@ -92,7 +96,7 @@ def test_a_contended_machine_gets_its_fastest_mode(machine: Machine, num_tokens:
 @pytest.mark.parametrize("machine", [one_loop, two_loops])
 @pytest.mark.parametrize("num_tokens", [1, 8])
 def test_all_threads_spin_again_within_a_second_of_quiet(machine: Machine, num_tokens: int) -> None:
-    control = ThreadControl([ALL, SLEEPING, ONE])
+    control = controlled()
     for _ in range(20):  # however often they come and go
         run(control, machine, 2, num_tokens)
         assert control.contended
@@ -109,10 +113,10 @@ def test_all_threads_spin_again_within_a_second_of_quiet(machine: Machine, num_t
     ),
 )
 def test_whatever_steps_take_the_mode_is_one_of_those(
-    threads: int, fixed: bool, can_sleep: bool, steps: list[tuple[int, float, float]]
+    num_threads: int, fixed: bool, can_sleep: bool, steps: list[tuple[int, float, float]]
 ) -> None:
-    choice = modes(threads, fixed=fixed, can_sleep=can_sleep)
-    control = ThreadControl(choice)
+    choice = modes(num_threads, fixed=fixed, can_sleep=can_sleep)
+    control = controlled(choice)
     for num_tokens, seconds, lost in steps:
         mode = control.choose(num_tokens)
         assert mode in choice
@@ -126,25 +130,19 @@ def test_what_trials_cost_is_bounded(ratio: float) -> None:
     choice = modes(4, fixed=False, can_sleep=True)
     costs = {mode: 0.02 * ratio**index for index, mode in enumerate(choice[1:])}
     costs[choice[0]] = 0.5
-    control = ThreadControl(choice)
-    control.restart(contended=True)
-    steps = run(control, lambda mode, _: (costs[mode], costs[mode]), 40)
+    steps = run(controlled(choice, contended=True), lambda mode, _: (costs[mode], costs[mode]), 40)
     assert efficiency(steps, min(costs.values())) > 0.85
 
 
 def test_threads_that_spin_run_where_they_lose_less_than_others() -> None:
     """As beside processes of low priority: whoever sleeps has to wait to be woken, no other."""
-    control = ThreadControl([ALL, SLEEPING, ONE])
-    control.restart(contended=True)
     costs = {ALL: (0.010, 0.001), SLEEPING: (0.02, 0.016), ONE: (0.013, 0.0)}
-    steps = run(control, lambda mode, _: costs[mode], 30)
+    steps = run(controlled(contended=True), lambda mode, _: costs[mode], 30)
     assert {mode for mode, _ in steps[-500:]} == {ALL}
 
 
 def test_far_fewer_threads_are_tried_only_where_fewer_are_faster() -> None:
-    choice = modes(64, fixed=False, can_sleep=True)
-    control = ThreadControl(choice)
-    control.restart(contended=True)
+    control = controlled(modes(64, fixed=False, can_sleep=True), contended=True)
     steps = run(control, lambda mode, _: (1.3 / mode.threads, 0.6), 20)
     assert {mode.threads for mode, _ in steps} == {64, 63}
     control.restart(contended=True)
@@ -153,8 +151,7 @@ def test_far_fewer_threads_are_tried_only_where_fewer_are_faster() -> None:
 
 
 def test_where_threads_cannot_sleep_fewer_run() -> None:
-    choice = modes(2, fixed=False, can_sleep=False)
-    control = ThreadControl(choice)
+    control = controlled(modes(2, fixed=False, can_sleep=False))
     steps = run(control, lambda m, _: (0.4, 0.4) if m.threads == 2 else (0.02, 0.0), 30)
     assert efficiency(steps, 0.02) > 0.7
     run(control, lambda m, _: (0.01, 0.0) if m.threads == 2 else (0.02, 0.0), 10)
@@ -162,18 +159,16 @@ def test_where_threads_cannot_sleep_fewer_run() -> None:
 
 
 def test_a_fixed_number_of_threads_can_still_sleep() -> None:
-    control = ThreadControl(modes(2, fixed=True, can_sleep=True))
+    control = controlled(modes(2, fixed=True, can_sleep=True))
     assert {mode for mode, _ in run(control, two_loops, 5)[1:]} == {SLEEPING}
     assert {mode for mode, _ in run(control, quiet, 2)[-50:]} == {ALL}
-    nothing_to_choose = ThreadControl(modes(2, fixed=True, can_sleep=False))
+    nothing_to_choose = controlled(modes(2, fixed=True, can_sleep=False))
     assert {mode for mode, _ in run(nothing_to_choose, two_loops, 5)} == {ALL}
 
 
 @pytest.mark.parametrize("machine", [one_loop, two_loops])
 def test_a_step_may_need_all_threads(machine: Machine) -> None:
-    control = ThreadControl([ALL, SLEEPING, ONE])
-    control.restart(contended=True)
-    found = set()
+    control, found = controlled(contended=True), set()
     for number in range(2000):
         only = number % 3 == 0 or number > 1000
         mode = control.choose(1, all_threads=only)
@@ -184,11 +179,50 @@ def test_a_step_may_need_all_threads(machine: Machine) -> None:
 
 
 def test_after_a_pause_it_begins_as_it_is_told() -> None:
-    control = ThreadControl([ALL, SLEEPING, ONE])
-    control.restart(contended=True)
+    control = controlled(contended=True)
     assert control.choose(34) == SLEEPING
     control.restart(contended=False)
     assert control.choose(34) == ALL
-    single = ThreadControl([ALL])
-    single.restart(contended=True)
-    assert single.choose(1) == ALL
+    assert controlled([ALL], contended=True).choose(1) == ALL
+
+
+# ---- lost time ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("num_threads", "spin", "cpu", "schedstat", "lost"),
+    [
+        (4, True, 5.0, ("0 1000000000 0", "0 2000000000 0"), 3.0),
+        (4, True, 9.0, ("0 1000000000 0", "0 2000000000 0"), 0.0),  # other threads ran as well
+        (2, False, 1.0, ("123 5000000000 7", "123 5750000000 9"), 0.75),
+        (2, False, 1.0, (None, None), 3.0),
+        (2, False, 1.0, ("", ""), 3.0),
+        (2, False, 1.0, ("no statistics", "no statistics"), 3.0),
+    ],
+    ids=["spin", "others", "sleep", "not Linux", "empty", "no statistics"],
+)
+def test_lost_time(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    num_threads: int,
+    spin: bool,
+    cpu: float,
+    schedstat: tuple[str | None, str | None],
+    lost: float,
+) -> None:
+    clocks = {"perf_counter": 0.0, "process_time": 0.0}
+    for name in ("perf_counter", "process_time"):
+        monkeypatch.setattr(time, name, lambda name=name: clocks[name])
+    monkeypatch.setattr(threads, "_TASKS", tmp_path / "task")
+    (tmp_path / ("task" if schedstat[0] is not None else "other") / "2").mkdir(parents=True)
+
+    def account(text: str | None) -> None:
+        if text is not None:
+            (tmp_path / "task" / "1").mkdir(exist_ok=True)  # 2 is a thread that has just ended
+            (tmp_path / "task" / "1" / "schedstat").write_text(text)
+
+    account(schedstat[0])
+    step = LostTime(num_threads, spin=spin)
+    clocks |= {"perf_counter": 2.0, "process_time": cpu}
+    account(schedstat[1])
+    assert step.stop() == (2.0, lost)
