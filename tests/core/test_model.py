@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -34,10 +35,8 @@ def loaded(model_path: Path) -> LoadedModel:
     return LoadedModel(EngineConfig(model_path=str(model_path), ctx_size=64))
 
 
-@pytest.fixture
-def with_leading_token(tmp_path: Path) -> LoadedModel:
-    """Its vocabulary wants `<s>`, token 1, before each prompt."""
-    return LoadedModel(EngineConfig(model_path=str(write_llama(tmp_path / "llama.gguf"))))
+def load(path: Path, **config: Any) -> LoadedModel:
+    return LoadedModel(EngineConfig(model_path=str(path), **config))
 
 
 def test_the_info_is_that_of_the_file(loaded: LoadedModel) -> None:
@@ -53,21 +52,21 @@ def test_the_info_is_that_of_the_file(loaded: LoadedModel) -> None:
     assert "<|im_start|>" in info.chat_template
 
 
-def test_long_metadata_is_cut_between_characters(tmp_path: Path) -> None:
-    template = "{# " + "é" * 5000 + " #}"
-    path = write_llama(tmp_path / "llama.gguf", template)
-    info = LoadedModel(EngineConfig(model_path=str(path))).info
-    assert info.metadata["tokenizer.chat_template"] == template[:513]  # of 1,023 bytes
-    assert info.chat_template == template
-
-
-def test_a_template_too_long_to_render_is_not_shown(tmp_path: Path) -> None:
-    path = write_llama(tmp_path / "llama.gguf", "x" * 600_000)
-    assert LoadedModel(EngineConfig(model_path=str(path))).info.chat_template is None
+@pytest.mark.parametrize(
+    ("template", "shown"), [("{# " + "é" * 5000 + " #}", True), ("x" * 600_000, False)]
+)
+def test_long_metadata_is_cut_and_a_template_too_long_to_render_not_shown(
+    tmp_path: Path, template: str, shown: bool
+) -> None:
+    info = load(write_llama(tmp_path / "llama.gguf", template)).info
+    metadata = info.metadata["tokenizer.chat_template"]
+    assert template.startswith(metadata)
+    assert 1022 <= len(metadata.encode()) <= 1023  # cut between characters
+    assert info.chat_template == (template if shown else None)
 
 
 def test_a_model_without_a_template_takes_raw_prompts_alone(tmp_path: Path) -> None:
-    loaded = LoadedModel(EngineConfig(model_path=str(write_phi2(tmp_path / "phi2.gguf"))))
+    loaded = load(write_phi2(tmp_path / "phi2.gguf"))
     assert loaded.info.chat_template is None
     assert loaded.encode(GenerationRequest(prompt="the of and")).prompt
     with pytest.raises(PromptError, match="phi2 has no chat template: name one with --template"):
@@ -78,36 +77,40 @@ def test_a_model_without_a_template_takes_raw_prompts_alone(tmp_path: Path) -> N
 
 SHOUT = ChatFormat("shout", "SAY {{ messages[0].content }}!", stop=("!", "?"))
 OTHER = ChatFormat("other", "{{ messages[0].content }}")
+LLAMA2 = ChatFormat("the file's own", LLAMA2_TEMPLATE)
 QUESTION = GenerationRequest((Message("user", "the of"),))
 
 
-def written(loaded: LoadedModel, request: GenerationRequest = QUESTION) -> str:
-    return b"".join(map(loaded.model.piece, loaded.encode(request).prompt)).decode()
-
-
-def test_a_default_format_stands_in_where_the_file_has_no_template(tmp_path: Path) -> None:
-    path = str(write_phi2(tmp_path / "phi2.gguf"))
-    loaded = LoadedModel(EngineConfig(model_path=path, default_chat_format=SHOUT))
-    assert written(loaded) == "SAY the of!"
-    assert loaded.encode(QUESTION).turn_ends == ("!", "?")
-    assert (loaded.info.chat_template, loaded.info.chat_format) == (SHOUT.template, "shout")
-
-
-def test_a_default_format_gives_way_to_the_files_template(tmp_path: Path) -> None:
-    path = str(write_llama(tmp_path / "llama.gguf"))
-    loaded = LoadedModel(EngineConfig(model_path=path, default_chat_format=SHOUT))
-    assert written(loaded) == " [INST] the of [/INST]"
-    assert loaded.encode(QUESTION).turn_ends == ()
-    assert (loaded.info.chat_template, loaded.info.chat_format) == (LLAMA2_TEMPLATE, None)
-
-
-def test_a_format_that_is_asked_for_wins_over_both(tmp_path: Path) -> None:
-    path = str(write_llama(tmp_path / "llama.gguf"))
-    loaded = LoadedModel(
-        EngineConfig(model_path=path, chat_format=SHOUT, default_chat_format=OTHER)
-    )
-    assert written(loaded) == " SAY the of!"
-    assert (loaded.info.chat_template, loaded.info.chat_format) == (SHOUT.template, "shout")
+@pytest.mark.parametrize(
+    ("write", "formats", "prompt", "turn_ends", "template", "name"),
+    [
+        (write_phi2, {"default_chat_format": SHOUT}, "SAY the of!", SHOUT.stop, SHOUT, "shout"),
+        (write_llama, {"default_chat_format": SHOUT}, " [INST] the of [/INST]", (), LLAMA2, None),
+        (
+            write_llama,
+            {"chat_format": SHOUT, "default_chat_format": OTHER},
+            " SAY the of!",
+            SHOUT.stop,
+            SHOUT,
+            "shout",
+        ),
+    ],
+    ids=["no template", "the file's template", "asked for"],
+)
+def test_a_format_that_is_asked_for_wins_and_a_default_one_gives_way(
+    tmp_path: Path,
+    write: Callable[[Path], Path],
+    formats: dict[str, Any],
+    prompt: str,
+    turn_ends: tuple[str, ...],
+    template: ChatFormat,
+    name: str | None,
+) -> None:
+    loaded = load(write(tmp_path / "m.gguf"), **formats)
+    encoded = loaded.encode(QUESTION)
+    assert b"".join(map(loaded.model.piece, encoded.prompt)).decode() == prompt
+    assert encoded.turn_ends == turn_ends
+    assert (loaded.info.chat_template, loaded.info.chat_format) == (template.template, name)
 
 
 @pytest.mark.parametrize(
@@ -122,15 +125,12 @@ def test_a_format_that_is_asked_for_wins_over_both(tmp_path: Path) -> None:
     ids=["raw", "tokens", "schema", "grammar", "ignore_eos"],
 )
 def test_a_formats_stop_ends_turns_alone(tmp_path: Path, request_: GenerationRequest) -> None:
-    path = str(write_phi2(tmp_path / "phi2.gguf"))
-    loaded = LoadedModel(EngineConfig(model_path=path, chat_format=SHOUT))
+    loaded = load(write_phi2(tmp_path / "phi2.gguf"), chat_format=SHOUT)
     assert loaded.encode(request_).turn_ends == ()
 
 
 def test_a_format_that_is_no_template_costs_only_the_chat(tmp_path: Path) -> None:
-    path = str(write_phi2(tmp_path / "phi2.gguf"))
-    broken = ChatFormat("broken", "{% if %}")
-    loaded = LoadedModel(EngineConfig(model_path=path, chat_format=broken))
+    loaded = load(write_phi2(tmp_path / "phi2.gguf"), chat_format=ChatFormat("b", "{% if %}"))
     assert loaded.encode(GenerationRequest(prompt="the of")).prompt
     with pytest.raises(PromptError, match="the chat template is invalid"):
         loaded.encode(QUESTION)
@@ -146,29 +146,29 @@ def test_control_tokens_are_read_in_a_raw_prompt(loaded: LoadedModel) -> None:
     assert len(tokens) == 5
 
 
-def test_the_leading_token_comes_once(with_leading_token: LoadedModel) -> None:
-    plain = with_leading_token.encode(GenerationRequest(prompt="the of")).prompt
-    explicit = with_leading_token.encode(GenerationRequest(prompt="<s>the of")).prompt
+def test_the_leading_token_comes_once_and_token_ids_are_taken_as_they_are(tmp_path: Path) -> None:
+    loaded = load(write_llama(tmp_path / "llama.gguf"))  # whose vocabulary wants `<s>`, token 1
+    plain = loaded.encode(GenerationRequest(prompt="the of")).prompt
+    explicit = loaded.encode(GenerationRequest(prompt="<s>the of")).prompt
     assert plain[0] == explicit[0] == 1
-    assert plain[1] != 1
-    assert explicit[1] != 1
-    assert with_leading_token.encode(GenerationRequest(prompt="")).prompt == [1]
-
-
-def test_token_ids_are_taken_as_they_are(with_leading_token: LoadedModel) -> None:
-    assert with_leading_token.encode(GenerationRequest(prompt=(300, 301, 302))).prompt == [
-        300,
-        301,
-        302,
-    ]
+    assert 1 not in plain[1:] + explicit[1:]
+    assert loaded.encode(GenerationRequest(prompt="")).prompt == [1]
+    assert loaded.encode(GenerationRequest(prompt=(300, 301, 302))).prompt == [300, 301, 302]
 
 
 @pytest.mark.parametrize("token", [-1, 49152, 2**40])
-def test_a_token_outside_the_vocabulary_is_refused(loaded: LoadedModel, token: int) -> None:
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_token_outside_the_vocabulary_is_refused(
+    loaded: LoadedModel, token: int, biased: bool
+) -> None:
+    request = GenerationRequest(prompt=(5, token, 7))
+    if biased:
+        bias = SamplingParams(logit_bias=((5, 1.0), (token, 1.0)))
+        request = GenerationRequest(prompt="the of", sampling=bias)
     with pytest.raises(
         InvalidValueError, match=f"token {token}, which is not in the vocabulary of 49152"
     ):
-        loaded.encode(GenerationRequest(prompt=(5, token, 7)))
+        loaded.encode(request)
 
 
 @pytest.mark.parametrize("prompt", ["", ()])
@@ -185,17 +185,6 @@ def test_a_prompt_longer_than_the_context_is_refused(
         loaded.encode(GenerationRequest(prompt=prompt))
     assert caught.value.prompt_tokens >= caught.value.ctx_size == 64
     assert len(loaded.encode(GenerationRequest(prompt=(5,) * 63)).prompt) == 63
-
-
-@pytest.mark.parametrize("token", [-1, 49152, 2**40])
-def test_a_bias_for_a_token_outside_the_vocabulary_is_refused(
-    loaded: LoadedModel, token: int
-) -> None:
-    sampling = SamplingParams(logit_bias=((5, 1.0), (token, 1.0)))
-    with pytest.raises(
-        InvalidValueError, match=f"token {token}, which is not in the vocabulary of 49152"
-    ):
-        loaded.encode(GenerationRequest(prompt="the of", sampling=sampling))
 
 
 def test_a_grammar_is_compiled_with_the_request(loaded: LoadedModel) -> None:
@@ -222,7 +211,7 @@ def test_all_grammars_are_compiled_by_one_compiler(
             made.append(self)
 
     monkeypatch.setattr("llmstream_cli.core.grammar.constraint.GrammarCompiler", Slow)
-    loaded = LoadedModel(EngineConfig(model_path=str(write_phi2(tmp_path / "phi2.gguf"))))
+    loaded = load(write_phi2(tmp_path / "phi2.gguf"))
 
     def encode(_: int) -> object:
         barrier.wait(60)
@@ -238,10 +227,6 @@ def test_all_grammars_are_compiled_by_one_compiler(
 
 HELLO = (Message("user", "Hello"),)
 EMPTY_BLOCK = "<think>\n\n</think>\n\n"
-
-
-def load(path: Path) -> LoadedModel:
-    return LoadedModel(EngineConfig(model_path=str(path)))
 
 
 def rendered(loaded: LoadedModel, **request: Any) -> str:
@@ -260,33 +245,25 @@ def test_a_model_without_tags_does_not_think(loaded: LoadedModel) -> None:
         loaded.encode(GenerationRequest(HELLO, thinking=True))
 
 
-def test_the_template_is_told_whether_to_think(tmp_path: Path) -> None:
-    loaded = load(write_qwen3(tmp_path / "qwen3.gguf"))
+@pytest.mark.parametrize(
+    ("template", "free", "closed", "phase"),
+    [
+        (THINKING_TEMPLATE, "", EMPTY_BLOCK, Phase.OPENING),
+        (ALWAYS_THINKING_TEMPLATE, "<think>\n", EMPTY_BLOCK, Phase.REASONING),
+        (CHATML_TEMPLATE, "", "", Phase.OPENING),  # the vocabulary alone has the tags
+    ],
+)
+def test_a_block_is_opened_by_the_template_and_closed_where_it_shall_not_be(
+    tmp_path: Path, template: str, free: str, closed: str, phase: Phase
+) -> None:
+    loaded = load(write_qwen3(tmp_path / "qwen3.gguf", template))
     assert loaded.info.thinks
-    assert rendered(loaded) == rendered(loaded, thinking=True) == ""
-    assert rendered(loaded, thinking=False) == EMPTY_BLOCK
-
-
-def test_the_vocabulary_alone_may_have_the_tags(tmp_path: Path) -> None:
-    assert load(write_qwen3(tmp_path / "qwen3.gguf", CHATML_TEMPLATE)).info.thinks
-
-
-def test_an_answer_begins_inside_a_block_that_the_prompt_opens(tmp_path: Path) -> None:
-    asked = load(write_qwen3(tmp_path / "qwen3.gguf"))
-    always = load(write_qwen3(tmp_path / "r1.gguf", ALWAYS_THINKING_TEMPLATE))
-    for loaded, phase in ((asked, Phase.OPENING), (always, Phase.REASONING)):
-        splitter = loaded.encode(GenerationRequest(HELLO)).splitter
+    assert rendered(loaded) == rendered(loaded, thinking=True) == free
+    assert rendered(loaded, thinking=False) == closed
+    for thinking, expected in ((None, phase), (False, Phase.OPENING)):
+        splitter = loaded.encode(GenerationRequest(HELLO, thinking=thinking)).splitter
         assert splitter is not None
-        assert splitter.phase is phase
-
-
-def test_a_block_is_closed_that_shall_not_be_and_that_the_template_opens(tmp_path: Path) -> None:
-    loaded = load(write_qwen3(tmp_path / "r1.gguf", ALWAYS_THINKING_TEMPLATE))
-    assert rendered(loaded) == "<think>\n"
-    assert rendered(loaded, thinking=False) == EMPTY_BLOCK
-    splitter = loaded.encode(GenerationRequest(HELLO, thinking=False)).splitter
-    assert splitter is not None
-    assert splitter.phase is Phase.OPENING
+        assert splitter.phase is expected
 
 
 @pytest.mark.parametrize("template", [THINKING_TEMPLATE, ALWAYS_THINKING_TEMPLATE])
@@ -303,7 +280,7 @@ def test_a_closed_block_has_to_fit_into_the_context(tmp_path: Path) -> None:
     path = write_qwen3(tmp_path / "r1.gguf", ALWAYS_THINKING_TEMPLATE)
     request = GenerationRequest(HELLO)
     size = len(load(path).encode(request).prompt) + 1  # one for the answer
-    loaded = LoadedModel(EngineConfig(model_path=str(path), ctx_size=size))
+    loaded = load(path, ctx_size=size)
     assert loaded.encode(request).prompt
     with pytest.raises(ContextLengthError):
         loaded.encode(replace(request, thinking=False))

@@ -20,6 +20,9 @@ TEXT = (
 )
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def model(model_path: Path) -> Model:
     return Model(str(model_path))
@@ -145,20 +148,6 @@ def test_a_penalty_window_is_never_longer_than_the_context(
     assert windows == [window]
 
 
-def test_a_temperature_too_small_to_divide_by_is_greedy(model: Model) -> None:
-    context = Context(model, ctx_size=256, max_seqs=1, max_batch_tokens=64, threads=2)
-    batch = Batch(64)
-    row = -1
-    for position, token in enumerate(model.tokenize("The capital of France is", special=False)):
-        row = batch.add(token, position, 0, output=position == 4)
-    context.decode(batch)
-    logits = C.llama_get_logits_ith(context.pointer, row)[: model.vocab_size]
-    for temperature in (0.0, 1e-45, 1e-5):
-        params = SamplingParams(temperature=temperature, repeat_penalty=1.0, seed=1)
-        sampler = Sampler(model, params, prompt=[1], ctx_size=256)
-        assert sampler.sample(context, row)[0] == logits.index(max(logits))
-
-
 @pytest.fixture
 def decoded(model: Model) -> tuple[Context, int]:
     """A context after `The capital of France is`, and the row of its logits."""
@@ -181,25 +170,29 @@ def draws(
     return [sampler.sample(*decoded)[0] for _ in range(50)]
 
 
+def test_a_temperature_too_small_to_divide_by_is_greedy(
+    model: Model, decoded: tuple[Context, int]
+) -> None:
+    logits = C.llama_get_logits_ith(decoded[0].pointer, decoded[1])[: model.vocab_size]
+    for temperature in (0.0, 1e-45, 1e-5):
+        params = SamplingParams(temperature=temperature, repeat_penalty=1.0, seed=1)
+        assert set(draws(model, decoded, params)) == {logits.index(max(logits))}
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_bias_forces_and_forbids_tokens(
+def test_a_bias_forces_and_forbids_tokens_and_the_end_of_the_turn_can_be_ruled_out(
     model: Model, decoded: tuple[Context, int], temperature: float
 ) -> None:
     plain = SamplingParams(temperature=temperature, repeat_penalty=1.0, seed=1)
     likeliest = draws(model, decoded, replace(plain, temperature=0.0))[0]
-    unlikely = 40_000
-    forced = replace(plain, logit_bias=((unlikely, 100.0),))
-    assert set(draws(model, decoded, forced)) == {unlikely}
+    (end,) = model.tokenize("<|im_end|>", special=True)
+    for unlikely in (40_000, end):
+        forced = replace(plain, logit_bias=((unlikely, 100.0),))
+        assert set(draws(model, decoded, forced)) == {unlikely}
     forbidden = replace(plain, logit_bias=((likeliest, -100.0),))
     assert likeliest not in draws(model, decoded, forbidden)
-
-
-def test_the_end_of_the_turn_can_be_ruled_out(model: Model, decoded: tuple[Context, int]) -> None:
-    end = model.tokenize("<|im_end|>", special=True)[0]
     assert end in model.end_tokens
-    params = SamplingParams(temperature=0.0, logit_bias=((end, 100.0),), repeat_penalty=1.0)
-    assert set(draws(model, decoded, params)) == {end}
-    ignoring = replace(params, ignore_eos=True)
+    ignoring = replace(forced, ignore_eos=True)
     assert not set(draws(model, decoded, ignoring)) & set(model.end_tokens)
 
 
@@ -232,26 +225,18 @@ def test_a_constraint_leaves_the_allowed_tokens_with_their_proportions(
     assert [chain.sample(*decoded) for _ in drawn] == drawn
 
 
-def test_a_constraint_rules_out_what_a_bias_would_force(
-    model: Model, decoded: tuple[Context, int]
-) -> None:
-    params = SamplingParams(temperature=0.0, logit_bias=((40_000, 100.0),))
-    constraint = FakeConstraint(model.vocab_size, [5])
-    assert set(draws(model, decoded, params, constraint)) == {5}
-
-
 def test_log_probabilities_are_the_models_own_whatever_is_ruled_out(
     model: Model, decoded: tuple[Context, int]
 ) -> None:
-    params = SamplingParams(temperature=0.0, logprobs=3, logit_bias=((5, 100.0),))
+    params = SamplingParams(temperature=0.0, logprobs=3, logit_bias=((40_000, 100.0),))
     free = Sampler(model, replace(params, logit_bias=()), prompt=[1], ctx_size=256)
     _, expected = free.sample(*decoded)
     assert expected is not None
     assert expected.top[0] == expected.drawn
-    constraint = FakeConstraint(model.vocab_size, [5, 77])
+    constraint = FakeConstraint(model.vocab_size, [5])
     sampler = Sampler(model, params, prompt=[1], ctx_size=256, constraint=constraint)
     token, described = sampler.sample(*decoded)
-    assert token == 5
+    assert token == 5  # a constraint rules out what a bias would force
     assert described is not None
     assert described.top == expected.top
     assert described.drawn.token_id == 5

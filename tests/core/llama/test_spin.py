@@ -12,6 +12,7 @@ import pytest
 
 from llmstream_cli.core.llama import Batch, Context, Model, SpinSwitch
 
+pytestmark = pytest.mark.slow
 STEPS = 20
 
 
