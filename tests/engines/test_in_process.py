@@ -138,9 +138,7 @@ async def test_an_answer_that_outgrows_the_first_cache_is_that_of_a_large_one(
 ) -> None:
     answers = []
     for first_ctx_size in (256, 2048):
-        monkeypatch.setattr(
-            "llmstream_cli.core.llama.growing_context.FIRST_CTX_SIZE", first_ctx_size
-        )
+        monkeypatch.setattr("llmstream_cli.core.llama.context.FIRST_CTX_SIZE", first_ctx_size)
         async with running(model_path, max_seqs=max_seqs) as engine:
             for query in PROMPTS:  # what idle slots hold moves, too
                 await collect(engine.generate(question(query, replace(GREEDY, max_tokens=4))))
@@ -324,7 +322,7 @@ async def test_an_answer_that_memory_cannot_hold_ends_alone(
     await engine.ready()
 
     with monkeypatch.context() as patch:
-        patch.setattr("llmstream_cli.core.llama.growing_context.memory", lambda: Memory(10**9, 0))
+        patch.setattr("llmstream_cli.core.llama.context.memory", lambda: Memory(10**9, 0))
         long = collect(engine.generate(question("word " * 600)))
         short = collect(engine.generate(question(PROMPTS[0])))
         refused, answer = await asyncio.gather(long, short, return_exceptions=True)
