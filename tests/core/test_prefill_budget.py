@@ -21,23 +21,14 @@ PROMPT_TOKENS = 1800
 
 @dataclass(frozen=True)
 class Machine:
-    """Seconds of each thing in a step; they add up, and then vary.
+    """Seconds of each thing in a step; they add up, and then vary."""
 
-    Attributes:
-        base: of decoding at all.
-        stream: of each stream that decodes.
-        token: of a prompt token at the start of its prompt.
-        position: how much more for each token before it.
-        copy: of a copied KV stream.
-        noise: standard deviation of a step, as a part of it.
-    """
-
-    base: float
-    stream: float
-    token: float
-    position: float
-    copy: float = 0.0045
-    noise: float = 0.05
+    base: float  # of decoding at all
+    stream: float  # of each stream that decodes
+    token: float  # of a prompt token at the start of its prompt
+    position: float  # more for each token before it
+    copy: float = 0.0045  # of a KV stream
+    noise: float = 0.05  # standard deviation of a step, as a part of it
 
     def seconds(self, step: Step, rng: random.Random) -> float:
         seconds = self.base + self.stream * step.num_decoding if step.num_decoding else 0.0
@@ -55,12 +46,7 @@ LARGE = Machine(base=0.08, stream=0.01, token=0.008, position=2e-6)
 
 
 class Traffic:
-    """A scheduler whose steps take the machine's time.
-
-    Attributes:
-        machine: may be replaced between steps.
-        steps: the steps so far, each with its seconds.
-    """
+    """A scheduler whose steps take the machine's time."""
 
     def __init__(self, machine: Machine, *, max_seqs: int, max_batch_tokens: int = 64) -> None:
         self.machine = machine
@@ -118,7 +104,7 @@ def prompt_tokens(step: Step) -> int:
     return sum(part.end - part.start for part in step.parts[step.num_decoding :])
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.03, 0.05], ids="noise {}".format)
+@pytest.mark.parametrize("noise", [0.0, 0.05], ids="noise {}".format)
 @pytest.mark.parametrize("num_streams", [1, 3, 8])
 @pytest.mark.parametrize("machine", [SMALL, FLAT, LARGE], ids=["small", "flat", "large"])
 def test_no_gap_is_longer_than_the_limit_and_the_time_is_used(

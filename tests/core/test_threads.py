@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmstream_cli.core import threads
@@ -124,6 +124,7 @@ def test_whatever_steps_take_the_mode_is_one_of_those(
         control.observe(num_tokens, seconds, lost * seconds * mode.threads)
 
 
+@settings(max_examples=15)
 @given(st.floats(0.5, 2.0).filter(lambda ratio: abs(ratio - 1) > 0.02))
 def test_what_trials_cost_is_bounded(ratio: float) -> None:
     """However much faster or slower each mode is than the one before, the fastest is found."""

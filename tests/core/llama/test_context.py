@@ -33,6 +33,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return set_available
 
 
+@pytest.fixture
+def phi2(tmp_path: Path) -> Model:
+    return Model(str(write_phi2(tmp_path / "m.gguf")))
+
+
 def growing(model: Model, ctx_size: int, **more: float) -> GrowingContext:
     def make(size: int) -> Context:
         return Context(model, ctx_size=size, max_seqs=2, max_batch_tokens=64, threads=1)
@@ -74,8 +79,9 @@ def test_every_kind_of_memory_grows_with_what_it_holds(
     assert found[0] == found[1]
 
 
-def test_it_doubles_and_takes_what_it_may_at_the_end(tmp_path: Path, machine: Machine) -> None:
-    context = growing(Model(str(write_phi2(tmp_path / "m.gguf"))), 3000)
+@pytest.mark.usefixtures("machine")
+def test_it_doubles_and_takes_what_it_may_at_the_end(phi2: Model) -> None:
+    context = growing(phi2, 3000)
     sizes = []
     for num_tokens in (1, 512, 513, 1024, 1025, 2999):
         assert context.make_room(num_tokens, wait=True)
@@ -84,8 +90,9 @@ def test_it_doubles_and_takes_what_it_may_at_the_end(tmp_path: Path, machine: Ma
     context.close()
 
 
-def test_it_is_ready_soon_where_nobody_waits(tmp_path: Path, machine: Machine) -> None:
-    context = growing(Model(str(write_phi2(tmp_path / "m.gguf"))), 1024)
+@pytest.mark.usefixtures("machine")
+def test_it_is_ready_soon_where_nobody_waits(phi2: Model) -> None:
+    context = growing(phi2, 1024)
     go_on, make = threading.Event(), context._make
 
     def slow(ctx_size: int) -> Context:
@@ -102,11 +109,10 @@ def test_it_is_ready_soon_where_nobody_waits(tmp_path: Path, machine: Machine) -
     context.close()
 
 
-def test_too_little_memory_is_told_and_changes_nothing(tmp_path: Path, machine: Machine) -> None:
-    model = Model(str(write_phi2(tmp_path / "m.gguf")))
-    context = growing(model, 8192)
+def test_too_little_memory_is_told_and_changes_nothing(phi2: Model, machine: Machine) -> None:
+    context = growing(phi2, 8192)
     per_token, before = context._token_bytes, context.current
-    machine(int(model.size_bytes + 1500 * per_token))
+    machine(int(phi2.size_bytes + 1500 * per_token))
     with pytest.raises(ContextMemoryError, match="no memory for a context of 2000 tokens"):
         context.make_room(2000, wait=True)
     assert context.current is before
@@ -116,10 +122,9 @@ def test_too_little_memory_is_told_and_changes_nothing(tmp_path: Path, machine: 
     context.close()
 
 
-def test_a_growth_that_fails_counts_for_its_own_need_alone(
-    tmp_path: Path, machine: Machine
-) -> None:
-    context = growing(Model(str(write_phi2(tmp_path / "m.gguf"))), 8192)
+@pytest.mark.usefixtures("machine")
+def test_a_growth_that_fails_counts_for_its_own_need_alone(phi2: Model) -> None:
+    context = growing(phi2, 8192)
     make = context._make
 
     def scarce(ctx_size: int) -> Context:
@@ -136,32 +141,27 @@ def test_a_growth_that_fails_counts_for_its_own_need_alone(
 
 
 @pytest.mark.parametrize("limited_by", ["machine", "max_bytes"])
-def test_the_most_is_what_can_be_grown_to(
-    tmp_path: Path, machine: Machine, limited_by: str
-) -> None:
+def test_the_most_is_what_can_be_grown_to(phi2: Model, machine: Machine, limited_by: str) -> None:
     """The old context, half as large, and a copy of a sequence are there at the last growth."""
-    model = Model(str(write_phi2(tmp_path / "m.gguf")))
-    probe = growing(model, 1024)
+    probe = growing(phi2, 1024)
     per_token = probe._token_bytes
     probe.close()
-    room = int(model.size_bytes + 1.75 * 5000 * per_token)
+    room = int(phi2.size_bytes + 1.75 * 5000 * per_token)
     if limited_by == "machine":
         machine(room)
-        context = growing(model, 100_000)
+        context = growing(phi2, 100_000)
     else:
-        context = growing(model, 100_000, max_bytes=room + 200_000_000 + 512 * per_token)
-    context.limit_to_memory()
-    assert context.max_ctx_size == 5000 // 256 * 256
+        context = growing(phi2, 100_000, max_bytes=room + 200_000_000 + 512 * per_token)
+    assert context.limit_to_memory() == context.max_ctx_size == 5000 // 256 * 256
     for num_tokens in (600, 1100, 2100, context.max_ctx_size):
         assert context.make_room(num_tokens, wait=True)
     context.close()
 
 
-def test_the_first_context_is_always_there(tmp_path: Path, machine: Machine) -> None:
+def test_the_first_context_is_always_there(phi2: Model, machine: Machine) -> None:
     machine(0)
-    context = growing(Model(str(write_phi2(tmp_path / "m.gguf"))), 4000)
-    context.limit_to_memory()
-    assert context.max_ctx_size == 512
+    context = growing(phi2, 4000)
+    assert context.limit_to_memory() == 512
     context.close()
 
 
