@@ -28,6 +28,7 @@ ACROSS_FIELDS = re.compile(
     r"|response_format\.\w+(\.schema)? (is missing|must be a string)"
 )
 EXAMPLES = 40
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

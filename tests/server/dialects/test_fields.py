@@ -18,10 +18,10 @@ from llmstream_cli.server.dialects.openai_chat import ChatCompletionRequest
 from llmstream_cli.server.dialects.openai_completions import CompletionRequest
 from llmstream_cli.server.dialects.plain import TokenStreamRequest
 from tests.field_docs import PAGES, updated
+from tests.server.dialects.rows import SAMPLING, SCHEMA
 
 DEFAULTS = SamplingParams(temperature=0.7, max_tokens=100, repeat_penalty=1.2)
 HELLO = [{"role": "user", "content": "Hello"}]
-SCHEMA = {"type": "null"}
 
 # What is asked with a body's fields: what the engine gets, and how it is answered.
 _Asked = Callable[[dict[str, Any]], Any]
@@ -63,25 +63,7 @@ DIALECTS: dict[type[FieldTable], _Asked] = {
     OllamaOptions: ollama(ChatRequest, {"messages": HELLO}, "options"),
 }
 
-# A value for each parameter that is not the default, and for each field beside them.
-PARAMETER_SAMPLES: dict[str, Any] = {
-    "temperature": 1.5,
-    "top_k": 3,
-    "top_p": 0.5,
-    "min_p": 0.1,
-    "repeat_penalty": 1.5,
-    "repeat_last_n": 5,
-    "presence_penalty": 1,
-    "frequency_penalty": -1,
-    "seed": 7,
-    "max_tokens": 5,
-    "stop": ["END"],
-    "logit_bias": {"5": -1.5},
-    "ignore_eos": True,
-    "grammar": 'root ::= "a"',
-    "json_schema": SCHEMA,
-    "regex": "a+",
-}
+# A value for each field beside the parameters.
 SAMPLES: dict[str, dict[str, Any]] = {
     "query": {"query": "Hi"},
     "system": {"system": "Be brief."},
@@ -123,14 +105,6 @@ def honoured(type_: type[FieldTable]) -> set[str]:
     return set(type_.model_fields) - set(type_.refused)
 
 
-def each(part: str) -> list[Any]:
-    found = []
-    for type_ in DIALECTS:
-        names = honoured(type_) - CONDITIONAL if part == "honoured" else getattr(type_, part)
-        found += [pytest.param(type_, one, id=f"{type_.__name__}-{one}") for one in sorted(names)]
-    return found
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_docs_have_the_tables(page: Any) -> None:
     text = page.read_text(encoding="utf-8")
@@ -157,40 +131,42 @@ def test_every_parameter_is_a_field_wherever_the_api_has_it() -> None:
                 assert str(name).partition(".")[0] in honoured(type_), name
 
 
-@pytest.mark.parametrize(("type_", "name"), each("honoured"))
-def test_what_is_honoured_changes_what_is_asked(type_: type[FieldTable], name: str) -> None:
+@pytest.mark.parametrize("type_", DIALECTS)
+def test_what_is_honoured_changes_what_is_asked(type_: type[FieldTable]) -> None:
     ask = DIALECTS[type_]
-    parameter = type_.parameters.get(name, "")
-    fields = SAMPLES.get(name) or {name: PARAMETER_SAMPLES[parameter]}
-    if (type_, name) == (CompletionRequest, "logprobs"):
-        fields = {"logprobs": 2}
-    without = {key: value for key, value in fields.items() if key != name}
-    if name == "best_of":  # refused alone: all choices are returned
-        without = {"n": 1}
-    assert ask(fields) != ask(without)
-    if name not in {"query", "messages", "prompt"}:
-        assert ask({**without, name: None}) == ask(without)
+    for name in sorted(honoured(type_) - CONDITIONAL):
+        parameter = type_.parameters.get(name, "")
+        fields = SAMPLES.get(name) or {name: SAMPLING[parameter][0]}
+        if (type_, name) == (CompletionRequest, "logprobs"):
+            fields = {"logprobs": 2}
+        without = {key: value for key, value in fields.items() if key != name}
+        if name == "best_of":  # refused alone: all choices are returned
+            without = {"n": 1}
+        assert ask(fields) != ask(without), name
+        if name not in {"query", "messages", "prompt"}:
+            assert ask({**without, name: None}) == ask(without), name
 
 
-@pytest.mark.parametrize(("type_", "name"), each("refused"))
-def test_what_is_refused_is_taken_only_where_it_asks_for_nothing(
-    type_: type[FieldTable], name: str
-) -> None:
-    ask, neutral = DIALECTS[type_], type_.refused[name].neutral
-    for value in (None, *neutral):
-        assert ask({name: value}) == ask({})
-    taken = {json.dumps(value) for value in neutral}
+@pytest.mark.parametrize("type_", DIALECTS)
+def test_what_is_refused_is_taken_only_where_it_asks_for_nothing(type_: type[FieldTable]) -> None:
+    ask = DIALECTS[type_]
+    for name, (neutral, advice) in type_.refused.items():
+        for value in (None, *neutral):
+            assert ask({name: value}) == ask({}), name
+        taken = {json.dumps(value) for value in neutral}
+        for value in JUNK:
+            if json.dumps(value) not in taken:
+                with pytest.raises(InvalidValueError) as caught:
+                    ask({name: value})
+                assert f"{name} is not supported; {advice}" in str(caught.value)
+                assert str(caught.value.field).rpartition(".")[2] == name
+
+
+@pytest.mark.parametrize("type_", DIALECTS)
+def test_what_is_ignored_changes_nothing(type_: type[FieldTable]) -> None:
+    ask = DIALECTS[type_]
     for value in JUNK:
-        if json.dumps(value) not in taken:
-            with pytest.raises(InvalidValueError, match=rf"{name} is not supported; \w+") as caught:
-                ask({name: value})
-            assert str(caught.value.field).rpartition(".")[2] == name
-
-
-@pytest.mark.parametrize(("type_", "name"), each("ignored"))
-def test_what_is_ignored_changes_nothing(type_: type[FieldTable], name: str) -> None:
-    ask = DIALECTS[type_]
-    assert all(ask({name: value}) == ask({}) for value in JUNK)
+        assert ask(dict.fromkeys(type_.ignored, value)) == ask({})
 
 
 # ---- several names for one thing ------------------------------------------------------------

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from llmstream_cli.api import DrawnLogprob
 from llmstream_cli.core.output import OutputStream
-from llmstream_cli.server.dialects.logprobs import AlignedLogprobs, LocatedLogprob, finite_logprob
+from llmstream_cli.server.dialects.logprobs import AlignedLogprobs, LocatedLogprob
 from tests.server.scripted import logprob
 
 texts = st.text("abé€\U0001f642", max_size=12)
@@ -39,49 +39,33 @@ def whole(chunks: list[tuple[str, list[DrawnLogprob]]]) -> tuple[str, list[Locat
 
 
 @given(st.data(), texts, stop_lists)
-def test_a_stream_lets_out_the_same_as_the_whole_answer(
-    data: st.DataObject, text: str, stops: list[str]
-) -> None:
-    chunks = answer(data.draw(cut(text)), stops)
-    aligned = AlignedLogprobs()
-    assert [one for chunk in chunks for one in aligned.push(*chunk)] == whole(chunks)[1]
-
-
-@given(st.data(), texts, stop_lists)
-def test_the_tokens_let_out_cover_the_text_and_begin_in_it(
+def test_a_stream_lets_out_the_tokens_that_cover_its_text_and_none_before(
     data: st.DataObject, text: str, stops: list[str]
 ) -> None:
     pieces = data.draw(cut(text))
-    out, located = whole(answer(pieces, stops))
-    covered = b"".join(one.logprob.drawn.piece for one in located)
-    assert covered.startswith(out.encode())
-    assert [one.logprob.drawn.piece for one in located] == pieces[: len(located)]
-    assert all(one.text_offset < len(out) or not one.logprob.drawn.piece for one in located)
+    chunks = answer(pieces, stops)
+    aligned, out, streamed = AlignedLogprobs(), "", list[LocatedLogprob]()
+    for new, logprobs in chunks:
+        out += new
+        found = aligned.push(new, logprobs)
+        assert all(one.text_offset < len(out) or not one.logprob.drawn.piece for one in found)
+        streamed += found
+    assert (out, streamed) == whole(chunks)
+    assert [one.logprob.drawn.piece for one in streamed] == pieces[: len(streamed)]
+    assert b"".join(pieces[: len(streamed)]).startswith(out.encode())
 
 
 @given(st.data(), texts)
 def test_an_offset_is_that_of_the_tokens_first_character(data: st.DataObject, text: str) -> None:
-    pieces = data.draw(cut(text))
     before = b""
-    for one in whole(answer(pieces, []))[1]:
+    for one in whole(answer(data.draw(cut(text)), []))[1]:
         assert one.text_offset == len(before.decode(errors="ignore"))
         before += one.logprob.drawn.piece
 
 
-@given(st.data(), texts, stop_lists)
-def test_nothing_comes_before_its_text(data: st.DataObject, text: str, stops: list[str]) -> None:
-    aligned, out = AlignedLogprobs(), ""
-    for new, logprobs in answer(data.draw(cut(text)), stops):
-        out += new
-        for one in aligned.push(new, logprobs):
-            assert one.text_offset < len(out) or not one.logprob.drawn.piece
-
-
 def test_the_tokens_of_a_stop_string_never_come() -> None:
-    chunks = answer([b"one", b" <", b"stop", b">"], [" <stop>"])
-    text, located = whole(chunks)
-    assert text == "one"
-    assert [one.logprob.drawn.piece for one in located] == [b"one"]
+    text, located = whole(answer([b"one", b" <", b"stop", b">"], [" <stop>"]))
+    assert (text, [one.logprob.drawn.piece for one in located]) == ("one", [b"one"])
 
 
 def test_an_unfinished_character_at_the_end_comes_with_its_replacement() -> None:
@@ -90,6 +74,8 @@ def test_an_unfinished_character_at_the_end_comes_with_its_replacement() -> None
     assert [one.text_offset for one in located] == [0, 1]
 
 
-def test_an_impossible_token_has_the_least_logprob_that_json_can_hold() -> None:
-    assert finite_logprob(float("-inf")) == -9999.0
-    assert finite_logprob(-1.5) == -1.5
+def test_offsets_count_from_the_text_where_white_space_before_it_was_dropped() -> None:
+    aligned = AlignedLogprobs()
+    assert aligned.push("", [logprob(b"\n\n")]) == []
+    tokens = aligned.push("Yes.", [logprob(b"Yes"), logprob(b".")])
+    assert [one.text_offset for one in tokens] == [0, 0, 3]

@@ -1,16 +1,15 @@
 """What all wire formats do alike: each behaviour, each format. A new format is a row of `ROWS`."""
 
-import itertools
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmstream_cli.api import Chunk, EngineState, EngineStatus, FinishReason
+from llmstream_cli.api import Chunk, EngineState, EngineStatus, FinishReason, GenerationRequest
 from llmstream_cli.errors import (
     ContextLengthError,
     EngineDiedError,
@@ -20,162 +19,12 @@ from llmstream_cli.errors import (
 )
 from llmstream_cli.prompts.messages import Message
 from llmstream_cli.sampling import SamplingParams
+from llmstream_cli.server.app import create_app
 from llmstream_cli.server.dialects import all_dialects
-from tests.server.fakes import FakeEngine, ask, connect, post, serving, until
+from tests.server.dialects.rows import ROWS, SAMPLING, Row, events
+from tests.server.fakes import FakeEngine, ask, connect, new_context, post, serving, until
 from tests.server.scripted import ScriptedEngine, client, last, logprob
 
-
-@dataclass(frozen=True)
-class Row:
-    """A wire format, and how a test reads it.
-
-    Attributes:
-        route: that generates.
-        body: the least that it takes.
-        content_type: of a stream.
-        parts: of a stream, one for each event; none for what ends it.
-        text: of a part, or of a whole answer.
-        reasoning: the same.
-        logprobs: the texts of the tokens whose log probabilities are in it.
-        usage: tokens of prompt and answer, of a whole answer.
-        error: the message of an error.
-        streams: the fields of a request for a stream.
-        whole: the fields of one for a whole answer; None where there is none.
-        options: where sampling fields stand.
-        names: of sampling parameters that are called otherwise.
-        lacks: parameters that the format has not.
-        asks_logprobs: the fields that ask for log probabilities; None where there are none.
-        lenient: takes values by which other programs say "no bound", "any".
-        tells: an error after the first token is told; else the response is cut.
-        any_type: the body is JSON whatever the request calls it.
-        reasons: reasoning is sent.
-    """
-
-    route: str
-    body: dict[str, Any]
-    content_type: str
-    parts: Callable[[bytes], list[Any]]
-    text: Callable[[Any], str]
-    error: Callable[[Any], str]
-    reasoning: Callable[[Any], str] = lambda _: ""
-    logprobs: Callable[[Any], list[str]] = lambda _: []
-    usage: Callable[[Any], tuple[int, int]] = lambda _: (0, 0)
-    streams: dict[str, Any] = field(default_factory=dict)
-    whole: dict[str, Any] | None = None
-    options: str = ""
-    names: dict[str, str] = field(default_factory=dict)
-    lacks: frozenset[str] = frozenset()
-    asks_logprobs: dict[str, Any] | None = None
-    lenient: bool = True
-    tells: bool = True
-    any_type: bool = False
-    reasons: bool = True
-
-    def with_options(self, **options: Any) -> dict[str, Any]:
-        named = {self.names.get(name, name): value for name, value in options.items()}
-        return {**self.body, **({self.options: named} if self.options else named)}
-
-    def field(self, name: str) -> str:
-        """What an error calls a sampling parameter."""
-        return ".".join(filter(None, (self.options, self.names.get(name, name))))
-
-
-def events(data: bytes) -> list[Any]:
-    found = [one.removeprefix("data: ") for one in data.decode().split("\n\n")[:-1]]
-    assert all(one.splitlines() == [one] for one in found)
-    return [json.loads(one) for one in found if one not in {"[DONE]", ": ping"}]
-
-
-def lines(data: bytes) -> list[Any]:
-    return [json.loads(line) for line in data.decode().splitlines()]
-
-
-def choices(body: Any) -> Iterator[Any]:
-    for choice in body.get("choices", ()):
-        yield {**choice, **(choice.get("delta") or choice.get("message") or {})}
-
-
-def openai(route: str, body: dict[str, Any], text: str, **given_: Any) -> Row:
-    return Row(
-        route,
-        body,
-        "text/event-stream; charset=utf-8",
-        parts=events,
-        text=lambda part: "".join(one.get(text) or "" for one in choices(part)),
-        error=lambda body: str(body["error"]["message"]),
-        usage=lambda body: (body["usage"]["prompt_tokens"], body["usage"]["completion_tokens"]),
-        streams={"stream": True},
-        whole={},
-        **given_,
-    )
-
-
-def chat_tokens(part: Any) -> list[str]:
-    found = [(one.get("logprobs") or {}).get("content") or [] for one in choices(part)]
-    return [token["token"] for tokens in found for token in tokens]
-
-
-def completion_tokens(part: Any) -> list[str]:
-    return [
-        token for one in choices(part) for token in (one.get("logprobs") or {}).get("tokens", [])
-    ]
-
-
-def ollama(route: str, body: dict[str, Any]) -> Row:
-    def inner(part: Any) -> Any:
-        return part.get("message", part)
-
-    return Row(
-        route,
-        body,
-        "application/x-ndjson",
-        parts=lines,
-        text=lambda part: str(inner(part).get("content", inner(part).get("response", ""))),
-        reasoning=lambda part: str(inner(part).get("thinking", "")),
-        logprobs=lambda part: [token["token"] for token in part.get("logprobs", ())],
-        usage=lambda body: (body["prompt_eval_count"], body["eval_count"]),
-        error=lambda body: str(body["error"]),
-        whole={"stream": False},
-        options="options",
-        names={"max_tokens": "num_predict"},
-        lacks=frozenset({"logit_bias", "ignore_eos", "grammar", "regex", "json_schema"}),
-        asks_logprobs={"logprobs": True, "top_logprobs": 1},
-        any_type=True,
-    )
-
-
-HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
-ROWS = [
-    Row(
-        "/token_stream",
-        {"query": "Hello"},
-        "text/plain; charset=utf-8",
-        parts=lambda data: [data.decode()],
-        text=str,
-        error=lambda body: str(body["error"]["message"]),
-        lenient=False,
-        tells=False,
-        reasons=False,
-    ),
-    openai(
-        "/v1/chat/completions",
-        HELLO,
-        "content",
-        reasoning=lambda part: "".join(one.get("reasoning_content", "") for one in choices(part)),
-        logprobs=chat_tokens,
-        asks_logprobs={"logprobs": True, "top_logprobs": 1},
-    ),
-    openai(
-        "/v1/completions",
-        {"prompt": "Hello"},
-        "text",
-        logprobs=completion_tokens,
-        asks_logprobs={"logprobs": 1},
-        reasons=False,
-    ),
-    ollama("/api/chat", HELLO),
-    ollama("/api/generate", {"prompt": "Hello"}),
-]
 rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.route)
 WAYS = [
     pytest.param(row, fields, id=f"{row.route}-{way}")
@@ -184,11 +33,22 @@ WAYS = [
     if fields is not None
 ]
 both_ways = pytest.mark.parametrize(("row", "way"), WAYS)
+ENGINE = ScriptedEngine()
+CLIENT = client(ENGINE)
 
 
-async def send(engine: ScriptedEngine, route: str, body: Any) -> tuple[int, Any, bytes]:
-    response = await client(engine).post(route, json=body)
-    return response.status_code, response.headers, await response.get_data(as_text=False)
+class Sent(NamedTuple):
+    status: int
+    headers: Any
+    data: bytes
+    requests: list[GenerationRequest]
+
+
+async def send(script: Sequence[Chunk | Exception], route: str, body: Any) -> Sent:
+    ENGINE.script, ENGINE.requests = script, []
+    response = await CLIENT.post(route, json=body)
+    data = await response.get_data(as_text=False)
+    return Sent(response.status_code, response.headers, data, ENGINE.requests)
 
 
 def read(row: Row, way: dict[str, Any], data: bytes) -> list[Any]:
@@ -209,49 +69,38 @@ def test_every_route_that_generates_has_a_row() -> None:
 # ---- answers --------------------------------------------------------------------------------
 
 
-@rows
-async def test_a_stream_has_its_type_and_is_not_stored(row: Row) -> None:
-    status, headers, data = await send(
-        ScriptedEngine([Chunk("Hel", (1,)), last("lo")]), row.route, {**row.body, **row.streams}
-    )
-    assert (status, headers["Content-Type"]) == (200, row.content_type)
-    assert (headers["Cache-Control"], headers["X-Accel-Buffering"]) == ("no-store", "no")
-    assert headers["X-Content-Type-Options"] == "nosniff"
-    assert "".join(map(row.text, row.parts(data))) == "Hello"
-
-
-@pytest.mark.parametrize("row", [row for row in ROWS if row.whole is not None])
-async def test_a_whole_answer_ends_with_what_it_cost(row: Row) -> None:
+@both_ways
+async def test_an_answer_has_its_type_text_and_end_and_is_not_stored(
+    row: Row, way: dict[str, Any]
+) -> None:
     script = [Chunk("Hel", (1,)), last("lo", FinishReason.LENGTH)]
-    status, headers, data = await send(
-        ScriptedEngine(script), row.route, {**row.body, **(row.whole or {})}
-    )
-    body = json.loads(data)
-    assert (status, headers["Content-Type"], headers["Cache-Control"]) == (
-        200,
-        "application/json",
-        "no-store",
-    )
-    assert (row.text(body), row.usage(body)) == ("Hello", (12, 3))
-    assert '"length"' in data.decode()
+    status, headers, data, _ = await send(script, row.route, {**row.body, **way})
+    streams = way == row.streams
+    content_type = row.content_type if streams else "application/json"
+    assert (status, headers["Content-Type"]) == (200, content_type)
+    assert (headers["Cache-Control"], headers["X-Content-Type-Options"]) == ("no-store", "nosniff")
+    assert headers.get("X-Accel-Buffering") == ("no" if streams else None)
+    parts = read(row, way, data)
+    assert "".join(map(row.text, parts)) == "Hello"
+    assert ('"length"' in data.decode()) == row.tells
+    if not streams:
+        assert row.usage(parts[0]) == (12, 3)
 
 
 @both_ways
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.text(max_size=5) | st.just("\u2028é"), max_size=5))
 async def test_the_text_is_that_of_the_chunks(
     row: Row, way: dict[str, Any], texts: list[str]
 ) -> None:
-    engine = ScriptedEngine([*map(Chunk, texts), last()])
-    _, _, data = await send(engine, row.route, {**row.body, **way})
-    assert "".join(map(row.text, read(row, way, data))) == "".join(texts)
+    sent = await send([*map(Chunk, texts), last()], row.route, {**row.body, **way})
+    assert "".join(map(row.text, read(row, way, sent.data))) == "".join(texts)
 
 
 @both_ways
 async def test_reasoning_is_apart_from_the_text(row: Row, way: dict[str, Any]) -> None:
     script = [Chunk("", (1,), reasoning="h"), Chunk("", (2,), reasoning="m"), last("Yes")]
-    _, _, data = await send(ScriptedEngine(script), row.route, {**row.body, **way})
-    parts = read(row, way, data)
+    parts = read(row, way, (await send(script, row.route, {**row.body, **way})).data)
     assert "".join(map(row.text, parts)) == "Yes"
     assert "".join(map(row.reasoning, parts)) == ("hm" if row.reasons else "")
 
@@ -266,46 +115,47 @@ async def test_log_probabilities_come_with_the_text_they_belong_to(
         Chunk(" b", (3,), logprobs=(logprob(b" st", float("-inf")),)),  # of a stop string
         last(),
     ]
-    for asked in (row.asks_logprobs, {}):
-        if asked is None:
-            continue
-        engine = ScriptedEngine(script)
-        _, _, data = await send(engine, row.route, {**row.body, **way, **asked})
-        tokens = [token for part in read(row, way, data) for token in row.logprobs(part)]
+    for asked in filter(lambda asked: asked is not None, (row.asks_logprobs, {})):
+        sent = await send(script, row.route, {**row.body, **way, **(asked or {})})
+        tokens = [token for part in read(row, way, sent.data) for token in row.logprobs(part)]
         assert tokens == (["a", " b"] if asked else [])
-        assert engine.requests[0].sampling.logprobs == (1 if asked else None)
+        assert sent.requests[0].sampling.logprobs == (1 if asked else None)
 
 
-async def test_only_event_streams_say_something_in_a_silence() -> None:
-    for row in ROWS:
-        engine = FakeEngine(("one ", "two"), pause=0.1)
-        async with serving(engine, heartbeat_seconds=0.01) as served:
-            reply = await served.app.test_client().post(row.route, json={**row.body, **row.streams})
-            data = await reply.get_data(as_text=False)
-        assert (data.count(b": ping\n\n") > 1) == (row.parts is events)
-        assert "".join(map(row.text, row.parts(data))) == "one two"
+@rows
+async def test_only_event_streams_say_something_in_a_silence(row: Row) -> None:
+    engine = FakeEngine(("one ", "two"), pause=0.05)
+    server = create_app(new_context(engine, heartbeat_seconds=0.01)).test_client()
+    response = await server.post(row.route, json={**row.body, **row.streams})
+    data = await response.get_data(as_text=False)
+    assert (data.count(b": ping\n\n") > 1) == (row.parts is events)
+    assert "".join(map(row.text, row.parts(data))) == "one two"
 
 
 # ---- errors ---------------------------------------------------------------------------------
 
+EARLY_ERRORS: list[tuple[LLMStreamError, int]] = [
+    (ContextLengthError(9000, 8192), 400),
+    (PromptError("the roles must alternate"), 400),
+    (QueueFullError("64 requests wait already"), 429),
+    (EngineDiedError("the engine died"), 503),
+]
+
 
 @both_ways
-@pytest.mark.parametrize(
-    ("error", "status"),
-    [
-        (ContextLengthError(9000, 8192), 400),
-        (PromptError("the roles must alternate"), 400),
-        (QueueFullError("64 requests wait already"), 429),
-        (EngineDiedError("the engine died"), 503),
-    ],
-)
 async def test_an_error_before_the_first_token_has_its_status(
-    row: Row, way: dict[str, Any], error: LLMStreamError, status: int
+    row: Row, way: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    found, headers, data = await send(ScriptedEngine([error]), row.route, {**row.body, **way})
-    assert (found, headers["Content-Type"]) == (status, "application/json")
-    assert row.error(json.loads(data)) == str(error)
-    assert ("Retry-After" in headers) == (status in {429, 503})
+    for error, expected in EARLY_ERRORS:
+        status, headers, data, _ = await send([error], row.route, {**row.body, **way})
+        assert (status, headers["Content-Type"]) == (expected, "application/json")
+        assert row.error(json.loads(data)) == str(error)
+        assert ("Retry-After" in headers) == (status in {429, 503})
+    assert "Traceback" not in caplog.text
+    sent = await send([RuntimeError("secret")], row.route, {**row.body, **way})
+    told = row.error(json.loads(sent.data))
+    assert (sent.status, told) == (500, "the server failed; its log says more")
+    assert "secret" in caplog.text
 
 
 @both_ways
@@ -335,43 +185,31 @@ async def test_an_error_after_the_first_token_is_told_or_cuts(
     assert not row.tells or row.error(end) == told
 
 
-@both_ways
-async def test_a_bug_before_the_first_token_tells_nothing(
-    row: Row, way: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
-    engine = ScriptedEngine([RuntimeError("secret")])
-    status, _, data = await send(engine, row.route, {**row.body, **way})
-    assert (status, row.error(json.loads(data))) == (500, "the server failed; its log says more")
-    assert "secret" in caplog.text
-
-
 @rows
-@pytest.mark.parametrize("state", [EngineState.LOADING, EngineState.RESTARTING, EngineState.FAILED])
-async def test_an_engine_that_is_not_ready_is_503_with_the_reason(
-    row: Row, state: EngineState
-) -> None:
+async def test_an_engine_that_is_not_ready_is_503_with_the_reason(row: Row) -> None:
     engine = ScriptedEngine([last()])
-    engine.status = EngineStatus(state, "a reason for a person")
-    status, _, data = await send(engine, row.route, row.body)
-    assert (status, row.error(json.loads(data))) == (503, "a reason for a person")
+    engine.status = EngineStatus(EngineState.LOADING, "a reason for a person")
+    response = await client(engine).post(row.route, json=row.body)
+    told = row.error(await response.get_json())
+    assert (response.status_code, told) == (503, "a reason for a person")
     assert not engine.requests
 
 
 @rows
 async def test_a_model_goes_by_its_names_and_no_other(row: Row) -> None:
     for name in ("tiny", "TINY", "tiny:latest", None):
-        status, *_ = await send(ScriptedEngine([last()]), row.route, {**row.body, "model": name})
-        assert status == 200
-    status, _, data = await send(ScriptedEngine(), row.route, {**row.body, "model": "gpt-5"})
-    assert status == 404
-    assert row.error(json.loads(data)) == "no model is called 'gpt-5'; served: tiny"
+        sent = await send([last()], row.route, {**row.body, "model": name})
+        assert sent.status == 200
+    sent = await send([], row.route, {**row.body, "model": "gpt-5"})
+    told = row.error(json.loads(sent.data))
+    assert (sent.status, told) == (404, "no model is called 'gpt-5'; served: tiny")
 
 
 @rows
 async def test_a_body_has_to_be_called_json_where_the_api_says_so(row: Row) -> None:
     form = {"Content-Type": "application/x-www-form-urlencoded"}  # as curl's `-d` alone
-    server = client(ScriptedEngine([last()]))
-    response = await server.post(row.route, data=json.dumps(row.body), headers=form)
+    ENGINE.script = [last()]
+    response = await CLIENT.post(row.route, data=json.dumps(row.body), headers=form)
     assert response.status_code == (200 if row.any_type else 415)
 
 
@@ -396,25 +234,6 @@ async def test_a_client_that_leaves_ends_the_generation(
 
 # ---- fields ---------------------------------------------------------------------------------
 
-SCHEMA = {"type": "null"}
-SAMPLING: dict[str, tuple[Any, Any]] = {
-    "temperature": (1.5, 1.5),
-    "top_k": (3, 3),
-    "top_p": (0.5, 0.5),
-    "min_p": (0.1, 0.1),
-    "repeat_penalty": (1.3, 1.3),
-    "repeat_last_n": (-1, -1),
-    "presence_penalty": (-1.0, -1.0),
-    "frequency_penalty": (0.25, 0.25),
-    "seed": (7, 7),
-    "max_tokens": (9, 9),
-    "stop": (["a", "b"], ("a", "b")),
-    "logit_bias": ({"5": -2.5}, ((5, -2.5),)),
-    "ignore_eos": (True, True),
-    "grammar": ('root ::= "a"', 'root ::= "a"'),
-    "json_schema": (SCHEMA, '{"type":"null"}'),
-    "regex": ("a+", "a+"),
-}
 LENIENT: list[tuple[str, Any, Any]] = [
     ("seed", -1, None),
     ("seed", 2**40, 2**40 % (2**32 - 1)),
@@ -427,27 +246,30 @@ DEFAULTS = SamplingParams()
 
 
 @rows
-async def test_every_parameter_reaches_the_engine(row: Row) -> None:
+async def test_every_parameter_reaches_the_engine_and_null_is_the_servers_default(
+    row: Row,
+) -> None:
     cases = [(name, *values) for name, values in SAMPLING.items()]
     cases += [("stop", "END", ("END",)), *(LENIENT if row.lenient else [])]
     for name, value, expected in cases:
         if name not in row.lacks:
-            engine = ScriptedEngine([last()])
-            status, *_ = await send(engine, row.route, row.with_options(**{name: value}))
-            assert status == 200, name
-            assert engine.requests[0].sampling == replace(DEFAULTS, **{name: expected})
-
-
-@rows
-async def test_nothing_and_null_are_the_servers_defaults(row: Row) -> None:
-    engine = ScriptedEngine([last()])
-    nulls = dict.fromkeys(name for name in SAMPLING if name not in row.lacks)
-    for body in (row.body, row.with_options(**nulls)):
-        assert (await send(engine, row.route, body))[0] == 200
-    assert engine.requests[0] == replace(engine.requests[1], client=engine.requests[0].client)
-    assert engine.requests[0].sampling == DEFAULTS
-    request = engine.requests[0]
+            for given_, wanted in ((value, expected), (None, getattr(DEFAULTS, name))):
+                sent = await send([last()], row.route, row.with_options(**{name: given_}))
+                assert sent.status == 200, name
+                (request,) = sent.requests
+                assert request.sampling == replace(DEFAULTS, **{name: wanted})
     assert request.prompt == "Hello" or request.messages == (Message("user", "Hello"),)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.no_thinking is not None])
+async def test_what_suits_the_model_goes_by_whether_it_shall_think(row: Row) -> None:
+    engine = FakeEngine()
+    advised = {False: SamplingParams(top_k=7), True: SamplingParams(top_k=9)}
+    context = new_context(engine, defaults=advised[True], sampling_if=advised)
+    for more in ({}, row.no_thinking or {}):
+        await create_app(context).test_client().post(row.route, json={**row.body, **more})
+    asked = [(request.sampling.top_k, request.thinking) for request in engine.requests]
+    assert asked == [(9, None), (7, False)]
 
 
 WRONG: list[tuple[str, Any]] = [
@@ -480,14 +302,12 @@ WRONG: list[tuple[str, Any]] = [
 
 @rows
 async def test_a_value_that_cannot_be_is_422_and_its_field_is_named(row: Row) -> None:
-    for (name, value), way in itertools.product(WRONG, (row.streams, row.whole or {})):
+    for name, value in WRONG:
         if name in row.lacks:
             continue
-        engine = ScriptedEngine([last()])
-        body = {**row.with_options(**{name: value}), **way}
-        status, _, data = await send(engine, row.route, body)
-        message = row.error(told := json.loads(data))
-        assert (status, engine.requests) == (422, []), (name, value)
+        sent = await send([last()], row.route, row.with_options(**{name: value}))
+        message = row.error(told := json.loads(sent.data))
+        assert (sent.status, sent.requests) == (422, []), (name, value)
         assert row.field(name) in message or message.startswith("JSON schema"), message
         assert message.isprintable()
         if isinstance(told["error"], dict):
@@ -499,36 +319,37 @@ async def test_a_value_that_cannot_be_is_422_and_its_field_is_named(row: Row) ->
 @pytest.mark.parametrize("row", [row for row in ROWS if "grammar" not in row.lacks])
 async def test_two_constraints_exclude_each_other(row: Row) -> None:
     body = row.with_options(grammar='root ::= "a"', json_schema={})
-    status, _, data = await send(ScriptedEngine(), row.route, body)
-    assert status == 422
-    assert "exclude each other" in row.error(json.loads(data))
+    sent = await send([], row.route, body)
+    assert sent.status == 422
+    assert "exclude each other" in row.error(json.loads(sent.data))
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if "messages" in row.body])
 @pytest.mark.parametrize(
-    ("turn", "field"),
+    ("turn", "message"),
     [
-        ({"role": "tool", "content": "4"}, "messages.0.role"),
-        ({"role": "function", "content": "4"}, "messages.0.role"),
-        ({"role": "owner", "content": "4"}, "messages.0.role"),
-        ({"role": "assistant", "content": "", "tool_calls": [{}]}, "messages.0.tool_calls"),
-        ({"role": "user", "content": 5}, "messages.0.content"),
-        ({"content": "4"}, "messages.0.role"),
+        ({"role": "tool", "content": "4"}, "messages.0.role must be system, "),
+        ({"role": "function", "content": "4"}, "tools are not supported"),
+        ({"role": "owner", "content": "4"}, "user or assistant"),
+        ({"role": 5, "content": "4"}, "messages.0.role must be one of"),
+        ({"role": "assistant", "content": "", "tool_calls": [{}]}, "the model calls no tools"),
+        ({"role": "user", "content": 5}, "messages.0.content must be a string"),
+        ({"content": "4"}, "messages.0.role is missing"),
     ],
 )
-async def test_a_turn_that_cannot_be_is_refused(row: Row, turn: Any, field: str) -> None:
-    status, _, data = await send(ScriptedEngine(), row.route, {"messages": [turn]})
-    assert status == 422
-    message = row.error(json.loads(data))
-    assert message.startswith(field)
-    assert ("tools" in message) == ("tool" in str(turn) or "function" in str(turn))
+async def test_a_turn_that_cannot_be_is_refused(row: Row, turn: Any, message: str) -> None:
+    sent = await send([], row.route, {"messages": [turn]})
+    told = row.error(json.loads(sent.data))
+    assert sent.status == 422
+    assert message in told
+    assert told.startswith("messages.0.")
 
 
 @rows
 async def test_what_is_needed_and_missing_is_named(row: Row) -> None:
-    status, _, data = await send(ScriptedEngine(), row.route, {})
+    sent = await send([], row.route, {})
     if row.any_type:  # then it loads the model
-        assert status == 200
+        assert sent.status == 200
         return
     (needed,) = row.body
-    assert (status, row.error(json.loads(data))) == (422, f"{needed} is missing")
+    assert (sent.status, row.error(json.loads(sent.data))) == (422, f"{needed} is missing")

@@ -1,11 +1,9 @@
 """Ollama's own client against a server that runs the real model."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Literal
 
-import httpx2
 import ollama
 import pytest
 from pydantic import BaseModel
@@ -18,7 +16,8 @@ PARIS = [
     {"role": "user", "content": "Where is Paris?"},
 ]
 # Greedy, so that every way to ask the same gives the same answer.
-GREEDY = {"temperature": 0, "num_predict": 24}
+GREEDY: dict[str, Any] = {"temperature": 0, "num_predict": 24}
+slow = pytest.mark.slow  # the server runs the real model
 
 
 @pytest.fixture
@@ -33,53 +32,44 @@ async def async_client(server_url: str) -> AsyncIterator[ollama.AsyncClient]:
         yield client
 
 
+@slow
 def test_a_chat_whole_and_streamed(client: ollama.Client) -> None:
-    whole = client.chat("smollm2", PARIS, options=GREEDY)
-    assert "Paris" in (whole.message.content or "")
-    assert whole.message.role == "assistant"
-    assert whole.done_reason in {"stop", "length"}
-    parts = list(client.chat("smollm2", PARIS, options=GREEDY, stream=True))
+    asked: dict[str, Any] = {"logprobs": True, "top_logprobs": 3, "options": GREEDY}
+    whole = client.chat("smollm2", PARIS, **asked)
+    text = whole.message.content or ""
+    assert "Paris" in text
+    assert (whole.message.role, whole.model) == ("assistant", "smollm2")
+    *parts, last = client.chat("smollm2", PARIS, stream=True, **asked)
     assert len(parts) > 3
-    assert "".join(part.message.content or "" for part in parts) == whole.message.content
-    assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
-    last = parts[-1]
+    assert "".join(part.message.content or "" for part in parts) == text
+    assert not any(part.done for part in parts)
+    assert (last.done, last.done_reason) == (True, whole.done_reason)
     assert last.eval_count == whole.eval_count
     assert last.prompt_eval_count == whole.prompt_eval_count
     assert last.total_duration is not None
     assert last.eval_duration is not None
     assert 0 < last.eval_duration <= last.total_duration
+    assert "".join(token.token for token in whole.logprobs or []) == text
+    assert all(len(token.top_logprobs or []) == 3 for token in whole.logprobs or [])
 
 
-async def test_thinking_comes_apart_whole_and_streamed() -> None:
-    engine = FakeEngine(("Yes", "."), reasoning=("hm ", "hm"))
-    async with serving(engine) as served, ollama.AsyncClient(served.url) as client:
-        whole = await client.chat("fake", PARIS, think=True)
-        chat = await client.chat("fake", PARIS, think="high", stream=True)
-        parts = [part.message async for part in chat]
-        generated = await client.generate("fake", "Hello", think=False)
-    assert (whole.message.content, whole.message.thinking) == ("Yes.", "hm hm")
-    assert [part.thinking for part in parts if part.thinking] == ["hm ", "hm"]
-    assert [part.content for part in parts if part.content] == ["Yes", "."]
-    assert (generated.response, generated.thinking) == ("Yes.", "hm hm")
-    assert [request.thinking for request in engine.requests] == [True, True, False]
-
-
-def test_generate_whole_and_streamed(client: ollama.Client) -> None:
-    asked: dict[str, Any] = {
-        "model": "smollm2:latest",
-        "system": "Answer in one sentence.",
-        "prompt": "Where is Paris?",
-        "options": GREEDY,
-    }
+@slow
+def test_generate_whole_streamed_and_raw(client: ollama.Client) -> None:
+    asked: dict[str, Any] = {"model": "smollm2:latest", "options": GREEDY}
+    asked |= {"system": "Answer in one sentence.", "prompt": "Where is Paris?"}
     whole = client.generate(**asked)
     assert whole.model == "smollm2:latest"
     assert whole.response == client.chat("smollm2", PARIS, options=GREEDY).message.content
     parts = list(client.generate(stream=True, **asked))
     assert "".join(part.response or "" for part in parts) == whole.response
+    raw = client.generate("smollm2", "The capital of France is", raw=True, options=GREEDY)
+    assert "Paris" in (raw.response or "")
+    assert client.generate("smollm2").done_reason == client.chat("smollm2").done_reason == "load"
 
 
+@slow
 async def test_the_async_client_gets_the_same_from_many_requests_at_once(
-    client: ollama.Client, async_client: ollama.AsyncClient
+    async_client: ollama.AsyncClient,
 ) -> None:
     async def streamed() -> str:
         parts = await async_client.chat("smollm2", PARIS, options=GREEDY, stream=True)
@@ -90,19 +80,7 @@ async def test_the_async_client_gets_the_same_from_many_requests_at_once(
 
     answers = await asyncio.gather(streamed(), whole(), streamed(), whole())
     assert len(set(answers)) == 1
-    assert answers[0] == client.chat("smollm2", PARIS, options=GREEDY).message.content
-
-
-def test_a_raw_prompt_is_continued(client: ollama.Client) -> None:
-    answer = client.generate(
-        "smollm2", "The capital of France is", raw=True, options={**GREEDY, "num_predict": 4}
-    )
-    assert "Paris" in (answer.response or "")
-
-
-def test_a_request_without_a_prompt_loads_the_model(client: ollama.Client) -> None:
-    assert client.generate("smollm2").done_reason == "load"
-    assert client.chat("smollm2").done_reason == "load"
+    assert answers[0]
 
 
 class Place(BaseModel):
@@ -111,51 +89,19 @@ class Place(BaseModel):
     capital: bool
 
 
-def test_a_pydantic_models_schema_as_format(client: ollama.Client) -> None:
-    answer = client.chat(
-        "smollm2",
-        PARIS,
-        format=Place.model_json_schema(),
-        options={"temperature": 0, "num_predict": 200},
-    )
+@slow
+def test_formats_and_the_options_that_frameworks_send_along(client: ollama.Client) -> None:
+    sent_along: dict[str, Any] = {"num_ctx": 32_768, "mirostat": None, "num_thread": 4}
+    options = {**GREEDY, **sent_along, "num_predict": 200, "stop": ["\n\n\n"], "seed": 1}
+    more: dict[str, Any] = {"options": options, "think": False, "keep_alive": "5m"}
+    schema = Place.model_json_schema()
+    answer = client.chat("smollm2", PARIS, format=schema, tools=[], **more)
     Place.model_validate_json(answer.message.content or "")
+    generated = client.generate("smollm2", "Describe Paris in JSON.", format="json", **more)
+    assert (generated.response or "").startswith("{")
 
 
-def test_json_as_format(client: ollama.Client) -> None:
-    answer = client.generate(
-        "smollm2",
-        "Describe Paris in JSON with name and country.",
-        format="json",
-        options={"temperature": 0, "num_predict": 400},
-    )
-    assert (answer.response or "").startswith("{")
-    if answer.done_reason == "stop":
-        assert isinstance(json.loads(answer.response or ""), dict)
-
-
-def test_log_probabilities(client: ollama.Client) -> None:
-    answer = client.chat("smollm2", PARIS, logprobs=True, top_logprobs=3, options=GREEDY)
-    assert answer.logprobs
-    assert "".join(token.token for token in answer.logprobs) == answer.message.content
-    assert all(token.logprob <= 0 for token in answer.logprobs)
-    assert all(len(token.top_logprobs or []) == 3 for token in answer.logprobs)
-
-
-def test_options_that_frameworks_send_along_are_taken(client: ollama.Client) -> None:
-    options: dict[str, Any] = {
-        "mirostat": None,
-        "num_ctx": 32_768,
-        "num_gpu": None,
-        "num_thread": 4,
-        "repeat_last_n": 64,
-        "stop": ["\n\n\n"],
-        "seed": 1,
-        **GREEDY,
-    }
-    answer = client.chat("smollm2", PARIS, options=options, think=False, keep_alive="5m", tools=[])
-    assert answer.message.content
-
-
+@slow
 def test_errors_bear_their_status(client: ollama.Client) -> None:
     with pytest.raises(ollama.ResponseError, match="smollm2") as missing:
         client.chat("llama9", PARIS)
@@ -184,28 +130,15 @@ async def test_an_error_on_the_way_is_raised_after_the_text_before_it() -> None:
     assert texts == ["one ", "two"]
 
 
+@slow
 def test_models(client: ollama.Client) -> None:
-    listed = {model.model: model for model in client.list().models}
-    model = listed["smollm2:latest"]
+    (model,) = client.list().models
     assert model.details is not None
-    assert model.details.family == "llama"
-    assert model.details.quantization_level == "Q4_1"
-    assert model.details.parameter_size == "134.52M"
-    assert model.size is not None
-    assert model.size > 50_000_000
-    running = {process.model: process for process in client.ps().models}
-    assert running["smollm2:latest"].digest == model.digest
+    assert (model.model, model.details.family) == ("smollm2:latest", "llama")
+    assert (model.details.quantization_level, model.details.parameter_size) == ("Q4_1", "134.52M")
+    assert (model.size or 0) > 50_000_000
+    assert [process.digest for process in client.ps().models] == [model.digest]
     shown = client.show("smollm2")
-    assert shown.capabilities == ["completion"]
     assert shown.modelinfo is not None
     assert shown.modelinfo["llama.context_length"] == 8192
     assert "<|im_start|>" in (shown.template or "")
-
-
-def test_what_open_webui_asks_first(server_url: str) -> None:
-    version = httpx2.get(f"{server_url}/api/version").json()["version"]
-    assert all(part.isdigit() for part in version.split("."))
-    (model,) = httpx2.get(f"{server_url}/api/tags").json()["models"]
-    assert {"name", "model", "modified_at", "size", "digest", "details"} <= set(model)
-    (served,) = httpx2.get(f"{server_url}/v1/models").json()["data"]
-    assert served["object"] == "model"
