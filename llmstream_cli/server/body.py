@@ -37,16 +37,7 @@ _Schema = dict[str, Any]
 async def read_model(type_: type[_Model], *, any_content_type: bool = False) -> _Model:
     """Read the body of the current request as JSON, and return it as a model.
 
-    Args:
-        type_: says what the body may hold.
-        any_content_type: take the body as JSON whatever the request calls it.
-
-    Raises:
-        RequestError: it is empty, no JSON object, or no JSON that all parsers read alike.
-        MediaTypeError: it is not said to be JSON.
-        RequestEntityTooLarge: it is too long; `app` makes a `BodyTooLargeError` of it.
-        SlowRequestError: it did not arrive in time.
-        InvalidValueError: a field is unknown, missing, or has a value that it cannot have.
+    One that is too long raises `RequestEntityTooLarge`, of which `app` makes a `BodyTooLargeError`.
     """
     if not any_content_type and not request.is_json:
         raise MediaTypeError("the body has to be JSON: send Content-Type: application/json")
@@ -66,11 +57,7 @@ async def read_model(type_: type[_Model], *, any_content_type: bool = False) -> 
 
 
 def validated(type_: type[_Model], fields: Mapping[str, Any]) -> _Model:
-    """Return the fields of a body as a model.
-
-    Raises:
-        InvalidValueError: one is unknown, missing, or has a value that it cannot have.
-    """
+    """Return the fields of a body as a model, or raise what is wrong with which field."""
     try:
         return type_.model_validate(fields)
     except ValidationError as error:
@@ -84,8 +71,7 @@ def parse_json(data: bytes) -> Any:
     """Return the value of a JSON text (RFC 8259) that all parsers read alike.
 
     Raises:
-        RequestError: it is none, is nested too deeply, has too many values, names a field twice, or
-            has text that is no Unicode or a number that is none.
+        RequestError: it is none, or so large or so deep that to read it would hold up the server.
     """
     if not data.strip():
         raise RequestError("the body is empty; it has to be a JSON object")

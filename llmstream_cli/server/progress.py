@@ -117,11 +117,6 @@ class ProgressRegistry:
         self._forget()
 
     def describe(self, request_id: str) -> RequestProgress:
-        """Return how far a request has come.
-
-        Raises:
-            NotFoundError: it never generated, or ended too long ago.
-        """
         self._forget()
         progress = self._by_id.get(request_id)
         if progress is None:

@@ -28,19 +28,11 @@ class Server:
         return self._listener.url
 
     async def start(self) -> None:
-        """Listen; requests are answered, with an error until their model is loaded.
-
-        Raises:
-            ListenError: the address cannot be bound, or the certificate not be used.
-        """
+        """Listen; requests are answered, with an error until their model is loaded."""
         await self._listener.start()
 
     async def stop(self) -> int:
-        """Take no more requests, let answers end for a while, end those that do not; close.
-
-        Returns:
-            How many answers did not end by themselves.
-        """
+        """Let answers end for a while, end those that do not, close; return how many those were."""
         self._context.draining = True
         await self._listener.stop_accepting()
         num_cut = 0

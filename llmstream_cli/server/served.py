@@ -59,9 +59,6 @@ class ServedModels:
     """All models of a server, the default first; there is one at least.
 
     Where two have a name in common, it is the one's whose first it is, or that comes first.
-
-    Raises:
-        InvalidValueError: two have the same first name.
     """
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
@@ -80,11 +77,7 @@ class ServedModels:
         return self.models[0]
 
     def find(self, name: str | None = None) -> ServedModel:
-        """Return the model of that name, in upper or lower case; the default for none.
-
-        Raises:
-            ModelNotFoundError: no model goes by it; the message names those that are served.
-        """
+        """Return the model of that name, in upper or lower case; the default for none."""
         if not name:
             return self.default
         model = self._by_name.get(name.lower().removesuffix(_LATEST))
@@ -104,11 +97,7 @@ _FOREVER = {"forever", "inf"}
 
 
 def keep_alive_seconds(given: float | str) -> float:
-    """Return the seconds; infinite for what is negative, or `forever`.
-
-    Raises:
-        InvalidValueError: it is no duration.
-    """
+    """Return the seconds of `5m`, `1h30m` or `300`; infinite for what is negative, or `forever`."""
     seconds = _parse(given) if isinstance(given, str) else given
     if math.isnan(seconds):
         raise InvalidValueError(

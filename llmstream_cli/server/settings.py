@@ -29,11 +29,7 @@ _DEFAULT_PORTS = {"http": "80", "https": "443"}  # which browsers leave out
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
-    """Where the server listens, whom it answers, and how much it takes.
-
-    Raises:
-        InvalidValueError: a value is out of its bounds, or a host or an origin could never match.
-    """
+    """Where the server listens, whom it answers, and how much it takes."""
 
     host: str = "127.0.0.1"
     port: int = 3030  # 0 takes a free one

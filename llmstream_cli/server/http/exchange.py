@@ -80,12 +80,7 @@ def note_schema_field(name: str) -> None:
 
 
 class Exchanges:
-    """ASGI middleware: gives each request its exchange, and ends it whatever happens.
-
-    Args:
-        app: answers the requests.
-        requests: counts them by route, status, how they ended, and model.
-    """
+    """ASGI middleware: gives each request its exchange, and ends, counts and logs it."""
 
     def __init__(self, app: Any, requests: Counter) -> None:
         self._app = app
