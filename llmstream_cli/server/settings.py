@@ -9,7 +9,7 @@ from llmstream_cli.errors import InvalidValueError
 # Inclusive bounds; seconds may be fractions.
 _BOUNDS: dict[str, tuple[float, float]] = {
     "port": (0, 65_535),
-    "timeout_seconds": (1.0, 86_400.0),
+    "timeout_seconds": (0.01, 86_400.0),
     "drain_seconds": (0.0, 3_600.0),
     "heartbeat_seconds": (0.01, 3_600.0),
     "stall_seconds": (0.01, 3_600.0),

@@ -30,6 +30,7 @@ from llmstream_cli.server.settings import ServerSettings
 # A certificate for localhost that was made for these tests, and its key; nothing trusts it.
 TLS = Path(__file__).parent / "tls"
 CERTIFICATE: dict[str, Any] = {"certfile": str(TLS / "cert.pem"), "keyfile": str(TLS / "key.pem")}
+BODY = b'{"query": "?"}'
 TIMEOUT = 60  # seconds; the machines that run this are slow at times
 
 

@@ -97,7 +97,11 @@ class StrictConnection(h11.Connection):
         self.reason = ""  # why the client is refused
 
     def next_event(self) -> Any:
-        """Return the next event; a request that breaks a rule raises as what h11 refuses."""
+        """Return the next event; a request only if it keeps the rules.
+
+        Raises:
+            h11.RemoteProtocolError: it does not.
+        """
         self._receive_buffer.before_head = self.their_state is h11.IDLE
         if self._receive_buffer.before_head:
             self._receive_buffer.skip_blank_lines()

@@ -59,7 +59,11 @@ class Listener:
         return len(self._connections)
 
     async def start(self) -> None:
-        """Listen, or raise `ListenError`."""
+        """Listen.
+
+        Raises:
+            ListenError: the address cannot be bound, or the certificate not be used.
+        """
         tls = _tls(self._settings)
         self._sockets = _bind(self._settings.host, self._settings.port)
         self.port = self._sockets[0].getsockname()[1]
