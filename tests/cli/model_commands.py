@@ -1,39 +1,45 @@
-"""`llmstream models …` as a user runs it, in a pipe or on a terminal."""
+"""`llmstream models …` in this process, or on a terminal."""
 
+import contextlib
+import io
 import os
-import subprocess
 import sys
+from typing import NamedTuple
 
 import pexpect
+
+from llmstream_cli.cli.app import run
 
 TIMEOUT = 300  # seconds; the machines that run this are slow at times
 
 
-def models(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "llmstream_cli", "models", *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=TIMEOUT,
-        check=False,
-        encoding="utf-8",
-    )
+class Done(NamedTuple):
+    """A command that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def on_a_terminal(
-    *arguments: str, width: int = 80, term: str = "xterm-256color"
-) -> "pexpect.spawn[str]":
+def models(*arguments: str) -> Done:
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        code = run(["models", *arguments])
+    return Done(code, stdout.getvalue(), stderr.getvalue())
+
+
+def on_a_terminal(*arguments: str, width: int = 80) -> "pexpect.spawn[str]":
     return pexpect.spawn(
         sys.executable,
         ["-m", "llmstream_cli", *arguments],
-        env={**os.environ, "TERM": term},  # an unknown one has no width
+        env={**os.environ, "TERM": "xterm-256color"},  # an unknown one has no width
         dimensions=(50, width),
         timeout=TIMEOUT,
         encoding="utf-8",
     )
 
 
-def complaint(done: "subprocess.CompletedProcess[str]") -> str:
+def complaint(done: Done) -> str:
     """Return the one line that a command failed with."""
     assert done.stdout == ""
     assert done.stderr.startswith("llmstream: ")

@@ -31,6 +31,7 @@ _ROUND_FROM = 10  # tokens per second, from which on the estimate has no decimal
 _MAX_VALUE_CHARS = 200  # of what a file says of itself
 _MIN_WEIGHTS = 0.01  # part of the weights, below which a type is not mentioned
 
+Rows = Iterable[Mapping[str, Any]]
 
 # ---- list -----------------------------------------------------------------------------------
 
@@ -61,17 +62,9 @@ def list_models(*, json: bool) -> int:
 
 def _preset_row(preset: Preset, machine: Memory, bandwidth: float, free: int) -> dict[str, Any]:
     path, needed = find_here(called_model(preset.name)), preset.memory_bytes()
+    names = "name title summary licence num_parameters size_bytes ctx_size repo file is_candle"
     return {
-        "name": preset.name,
-        "title": preset.title,
-        "summary": preset.summary,
-        "licence": preset.licence,
-        "num_parameters": preset.num_parameters,
-        "size_bytes": preset.size_bytes,
-        "ctx_size": preset.ctx_size,
-        "repo": preset.repo,
-        "file": preset.file,
-        "is_candle": preset.is_candle,
+        **{name: getattr(preset, name) for name in names.split()},
         "memory_bytes": needed,
         "fits": fit(needed, machine.total, machine.available),
         "disk_bytes": preset.disk_bytes,
@@ -83,24 +76,16 @@ def _preset_row(preset: Preset, machine: Memory, bandwidth: float, free: int) ->
 
 
 def _cached_row(model: CachedModel) -> dict[str, Any]:
+    names = "repo file revision size_bytes complete"
     return {
-        "repo": model.repo,
-        "file": model.file,
-        "revision": model.revision,
-        "size_bytes": model.size_bytes,
+        **{name: getattr(model, name) for name in names.split()},
         "path": str(model.paths[0]),
         "parts": len(model.paths),
-        "complete": model.complete,
         "last_used": round(model.last_used),
     }
 
 
-def _print_tables(
-    presets: Iterable[Mapping[str, Any]],
-    cached: Iterable[Mapping[str, Any]],
-    machine: Memory,
-    free: int,
-) -> None:
+def _print_tables(presets: Rows, cached: Rows, machine: Memory, free: int) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

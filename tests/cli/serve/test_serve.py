@@ -1,6 +1,7 @@
 """`llmstream serve` as a user runs it: a process, a socket, the real model."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from llmstream_cli.cli.app import run
+
 # One thread: several of them wait for each other at every step where the machine is busy.
 COMMAND = [sys.executable, "-m", "llmstream_cli", "serve", "--port", "0", "--threads", "1"]
 PARIS = "Paris is the capital of France and one of the most iconic cities in the world."
@@ -26,17 +29,11 @@ TIMEOUT = 300  # seconds; the machines that run this are slow at times
 
 @dataclass
 class Running:
-    """A server in a process of its own.
-
-    Attributes:
-        process: the server's.
-        url: as it printed it.
-        log: the lines of its standard error so far.
-    """
+    """A server in a process of its own."""
 
     process: subprocess.Popen[str]
-    url: str
-    log: list[str] = field(default_factory=list)
+    url: str  # as it printed it
+    log: list[str] = field(default_factory=list)  # the lines of its standard error so far
 
     def wait_for(self, text: str) -> None:
         """Wait until the log says something."""
@@ -101,22 +98,31 @@ def ask(url: str, query: str, **fields: Any) -> str:
     return reply.text
 
 
-def failed(*arguments: str, **environment: str) -> tuple[int, str]:
-    """Run a server that cannot start; return its exit code and what it says."""
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-        env={**os.environ, **environment},
-    )
-    return done.returncode, done.stderr
+def failed(*arguments: str) -> tuple[int, str]:
+    """Run a server that cannot start, in this process; return its exit code and what it says."""
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr):
+        code = run([*COMMAND[3:], *arguments])
+    return code, stderr.getvalue()
+
+
+@contextlib.contextmanager
+def streaming(
+    server: Running, query: str = "Count to a thousand.", **fields: Any
+) -> Iterator[Iterator[bytes]]:
+    """An answer of which the first piece has come."""
+    asked = body(query, **{"ignore_eos": True, "max_tokens": 4000, **fields})
+    with httpx2.stream("POST", f"{server.url}/token_stream", json=asked, timeout=TIMEOUT) as reply:
+        assert reply.status_code == 200
+        pieces = reply.iter_raw()
+        next(pieces)
+        yield pieces
 
 
 # ---- the start ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_launch_lines_say_what_is_served_and_how_to_ask(server: Running) -> None:
     server.wait_for("curl --no-buffer")
     port = server.url.rpartition(":")[2]
@@ -138,74 +144,77 @@ def test_the_launch_lines_say_what_is_served_and_how_to_ask(server: Running) -> 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--features", "smolm2"], 1, "no model is called 'smolm2'; did you mean smollm2?"),
-        (["--model", "nowhere.gguf"], 1, "there is no file nowhere.gguf"),
-        (["--api-key-file", "nowhere"], 1, "--api-key-file: there is no file nowhere"),
-        (["--certfile", "nowhere", "--keyfile", "nowhere"], 1, "cannot use the certificate in"),
-        (["--certfile", "nowhere"], 2, "--certfile and --keyfile belong together"),
-        (["--host", "0.0.0.0"], 2, "others can reach 0.0.0.0, and there is no key"),
-        (["--host", "192.0.2.1", "--api-key", "k"], 1, "cannot listen on 192.0.2.1"),
-        (["--port", "70000"], 2, "--port must be between"),
-        (["--drain", "-1"], 2, "--drain must be between"),
-        (["--parallel", "0"], 2, "--parallel must be between"),
-        (["--temperature", "nan"], 2, "--temperature must be between"),
-        (["--api-key", "two words"], 2, "an API key has to be printable ASCII"),
-        (["--ctx-size", "99999"], 2, "--ctx-size is 99999, and the model was trained with"),
+        ("--features smolm2", 1, "no model is called 'smolm2'; did you mean smollm2?"),
+        ("-f smollm2 -f smolm2", 1, "no model is called 'smolm2'"),
+        ("--model nowhere.gguf", 1, "there is no file nowhere.gguf"),
+        ("-f smollm2 -m", 2, "Option '-m' requires an argument"),
+        ("-f smollm2 --file m.gguf", 2, "--file names a file of a repository"),
+        ("-f smollm2 -m a/b --file m.gguf", 2, "--file and --tokenizer go with one model"),
+        ("-f smollm2 -m a/b --tokenizer t.json", 2, "--file and --tokenizer go with one model"),
+        ("--api-key-file nowhere", 1, "--api-key-file: there is no file nowhere"),
+        ("--certfile nowhere", 2, "--certfile and --keyfile belong together"),
+        ("--host 0.0.0.0", 2, "others can reach 0.0.0.0, and there is no key"),
+        ("--port 70000", 2, "--port must be between"),
+        ("--drain -1", 2, "--drain must be between"),
+        ("--parallel 0", 2, "--parallel must be between"),
+        ("--temperature nan", 2, "--temperature must be between"),
+        ("--api-key two\twords", 2, "an API key has to be printable ASCII"),
+        ("--memory much", 2, "'much' is no size; one reads 8G"),
+        ("--keep-alive soon", 2, "--keep-alive is 'soon'"),
     ],
 )
 def test_a_server_that_cannot_start_says_why_in_one_line(
-    arguments: list[str], code: int, message: str
+    arguments: str, code: int, message: str
 ) -> None:
-    got, stderr = failed(*arguments)
-    assert (got, stderr.splitlines()[-1].startswith(f"llmstream: {message}")) == (code, True), (
-        stderr
-    )
-    assert "Traceback" not in stderr
+    got, stderr = failed(*arguments.split(" "))
+    assert (got, stderr.count("\n")) == (code, 1)
+    assert stderr.startswith(f"llmstream: {message}")
 
 
-def test_a_port_that_is_taken_is_an_error(server: Running) -> None:
-    port = server.url.rpartition(":")[2]
-    code, stderr = failed("--port", port)
-    assert code == 1
-    assert stderr.startswith(f"llmstream: port {port} of 127.0.0.1 is taken; choose another one")
-    assert stderr.count("\n") == 1
-
-
-def test_a_model_that_cannot_be_loaded_ends_the_server(tmp_path: Path, model_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ("--certfile nowhere --keyfile nowhere", 1, "cannot use the certificate in"),
+        ("--host 192.0.2.1 --api-key k", 1, "cannot listen on 192.0.2.1"),
+        ("--ctx-size 99999", 2, "--ctx-size is 99999, and the model was trained with"),
+        ("--memory 1M", 1, "smollm2 needs 0."),
+        ("--model {damaged}", 1, ""),
+    ],
+)
+def test_a_process_that_cannot_serve_ends_and_says_why(
+    arguments: str, code: int, message: str, tmp_path: Path, model_path: Path
+) -> None:
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(model_path.read_bytes()[:100_000])
-    code, stderr = failed("--model", str(damaged))
-    assert code == 1
-    assert stderr.splitlines()[-1].startswith("llmstream: ")
-    assert "Traceback" not in stderr
+    with running(*arguments.format(damaged=damaged).split()) as server:
+        assert server.process.wait(TIMEOUT) == code
+    assert server.log[-1].startswith(f"llmstream: {message}")
+    assert "Traceback" not in "".join(server.log)
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken_is_an_error(server: Running) -> None:
+    port = server.url.rpartition(":")[2]
+    with running("--port", port) as second:
+        assert second.process.wait(TIMEOUT) == 1
+    (line,) = second.log
+    assert line.startswith(f"llmstream: port {port} of 127.0.0.1 is taken; choose another one")
 
 
 # ---- answers --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_answer_is_that_of_the_command(server: Running) -> None:
     assert ask(server.url, "Where is Paris?", max_tokens=17) == PARIS
-
-
-def test_tokens_arrive_one_by_one(server: Running) -> None:
-    with httpx2.stream(
-        "POST", f"{server.url}/token_stream", json=body("Where is Paris?"), timeout=TIMEOUT
-    ) as reply:
-        pieces = [piece for piece in reply.iter_raw() if piece]
-    assert len(pieces) > 5
-    assert b"".join(pieces).decode().startswith(PARIS)
-
-
-def test_the_message_of_a_question_that_is_too_long_has_both_numbers(server: Running) -> None:
-    reply = httpx2.post(f"{server.url}/token_stream", json=body("word " * 2000), timeout=TIMEOUT)
-    assert reply.status_code == 400
-    assert re.search(r"length is 512 tokens .* has at least \d+", reply.json()["error"]["message"])
 
 
 QUESTIONS = [f"Name {n} {things}." for n in (2, 3, 4, 5) for things in (
     "colours", "animals", "cities", "rivers")]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_sixteen_streams_at_once_get_what_each_gets_alone(server: Running) -> None:
     def answer(question: str) -> str:
         return ask(server.url, question, max_tokens=12)
@@ -217,24 +226,7 @@ def test_sixteen_streams_at_once_get_what_each_gets_alone(server: Running) -> No
     assert len(set(alone)) > 8
 
 
-def test_who_leaves_frees_the_slot(server: Running) -> None:
-    for _ in range(8):
-        with httpx2.stream(
-            "POST",
-            f"{server.url}/token_stream",
-            json=body("Count to a thousand.", max_tokens=400, ignore_eos=True),
-            timeout=TIMEOUT,
-        ) as reply:
-            next(reply.iter_raw())
-    deadline = time.monotonic() + TIMEOUT
-    while (
-        'llmstream_engine_running{model="smollm2"} 0.0'
-        not in httpx2.get(f"{server.url}/metrics").text
-    ):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
+@pytest.mark.slow
 def test_the_log_has_a_line_for_the_request(server: Running) -> None:
     httpx2.get(f"{server.url}/health", headers={"X-Request-Id": "find-me"})
     server.wait_for("find-me")
@@ -243,6 +235,7 @@ def test_the_log_has_a_line_for_the_request(server: Running) -> None:
 # ---- keys -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_keys_come_from_the_environment_and_from_a_file(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("# of the team\nfrom-the-file\n\n")
@@ -265,30 +258,22 @@ def test_keys_come_from_the_environment_and_from_a_file(tmp_path: Path) -> None:
 # ---- the end --------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def streaming(server: Running, max_tokens: int) -> Iterator[Iterator[bytes]]:
-    """An answer of which the first piece has come."""
-    fields = body("Count to a thousand.", max_tokens=max_tokens, ignore_eos=True)
-    with httpx2.stream("POST", f"{server.url}/token_stream", json=fields, timeout=TIMEOUT) as reply:
-        pieces = reply.iter_raw()
-        next(pieces)
-        yield pieces
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_answers_end(number: int) -> None:
     with running("--drain", "250") as server:
         server.wait_until_ready()
-        with streaming(server, 16) as pieces:
+        with streaming(server, max_tokens=16) as pieces:
             server.process.send_signal(number)
             list(pieces)  # raises if it is cut
         assert server.process.wait(TIMEOUT) == 0
 
 
+@pytest.mark.slow
 def test_a_signal_cuts_answers_that_go_on_after_the_drain() -> None:
     with running("--drain", "0") as server:
         server.wait_until_ready()
-        with streaming(server, 4000) as pieces:
+        with streaming(server) as pieces:
             server.process.send_signal(signal.SIGTERM)
             with pytest.raises(httpx2.RemoteProtocolError):
                 list(pieces)
@@ -296,10 +281,11 @@ def test_a_signal_cuts_answers_that_go_on_after_the_drain() -> None:
     assert any("ended 1" in line for line in server.log)
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_leaves_at_once() -> None:
     with running("--drain", "3600") as server:
         server.wait_until_ready()
-        with streaming(server, 4000):
+        with streaming(server):
             server.process.send_signal(signal.SIGINT)
             with contextlib.suppress(httpx2.ConnectError):
                 while True:  # until the first one has arrived, and the server listens no more
@@ -307,11 +293,13 @@ def test_a_second_interrupt_leaves_at_once() -> None:
             assert server.stop(signal.SIGINT) == 130
 
 
+@pytest.mark.slow
 def test_a_signal_while_the_model_is_loaded_ends_the_server() -> None:
     with running() as server:
         assert server.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_standard_error_that_nobody_reads_holds_nothing_up() -> None:
     """As the full pipe of a supervisor that does not read its log."""
     command = [*COMMAND, "--port", "0"]
@@ -328,6 +316,7 @@ def test_a_standard_error_that_nobody_reads_holds_nothing_up() -> None:
         process.stderr.close()
 
 
+@pytest.mark.slow
 def test_the_watchdog_ends_a_process_whose_loop_hangs() -> None:
     script = (
         "import time; from llmstream_cli.cli.serve.run import _leave_after\n"
@@ -339,11 +328,12 @@ def test_the_watchdog_ends_a_process_whose_loop_hangs() -> None:
     assert (done.returncode, done.stderr) == (1, "llmstream: could not stop in time\n")
 
 
+@pytest.mark.slow
 def test_a_server_outlives_its_engine() -> None:
     with running() as server:
         server.wait_until_ready()
         pid = server.process.pid
-        with streaming(server, 4000) as pieces:
+        with streaming(server) as pieces:
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
             os.kill(int(children[-1]), signal.SIGKILL)
             with pytest.raises(httpx2.RemoteProtocolError):
