@@ -19,9 +19,7 @@ from llmstream_cli.models.presets import (
     Preset,
     called_model,
     named_model,
-    preset_of_hub,
 )
-from llmstream_cli.models.reference import HubModel
 from llmstream_cli.models.resolve import find_here
 from llmstream_cli.models.sizes import fit, human_size
 from llmstream_cli.prompts.formats import FORMATS
@@ -41,11 +39,8 @@ def list_models(*, json: bool) -> int:
     machine, bandwidth = memory(), memory_bandwidth(default_threads())
     free = free_disk(hub_folder())
     presets = [_preset_row(preset, machine, bandwidth, free) for preset in PRESETS.values()]
-    cached = [
-        _cached_row(model)
-        for model in list_cached()
-        if preset_of_hub(HubModel(model.repo, file=model.file)) is None
-    ]
+    ours = {(preset.repo, preset.file) for preset in PRESETS.values()}
+    cached = [_cached_row(model) for model in list_cached() if (model.repo, model.file) not in ours]
     if json:
         hardware = {
             "memory_bytes": machine.total,
