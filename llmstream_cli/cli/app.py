@@ -9,11 +9,12 @@ import typer
 
 import llmstream_cli
 from llmstream_cli.cli import history
+from llmstream_cli.cli.ask.options import AskOptions, Setup
 from llmstream_cli.cli.bench.options import BenchOptions
 from llmstream_cli.cli.config.commands import app as config_app
 from llmstream_cli.cli.config.settings import SettingsCommand
 from llmstream_cli.cli.models.commands import app as models_app
-from llmstream_cli.cli.options import AskOptions, Json, Setup, print_help, takes
+from llmstream_cli.cli.options import Json, print_help, takes
 from llmstream_cli.cli.serve.options import ServeOptions
 from llmstream_cli.cli.terminal import check_text, complain, discard_output
 from llmstream_cli.errors import LLMStreamError, did_you_mean, one_line

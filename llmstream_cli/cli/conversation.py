@@ -14,7 +14,7 @@ from llmstream_cli.history.records import Turn, answered
 from llmstream_cli.prompts.messages import Message
 
 if TYPE_CHECKING:
-    from llmstream_cli.cli.options import RecordOptions
+    from llmstream_cli.cli.ask.options import RecordOptions
 
 _RECENT_QUESTIONS = 500
 

@@ -207,7 +207,7 @@ def _print(
     *,
     json: bool,
 ) -> None:
-    from llmstream_cli.cli.tables import print_table
+    from llmstream_cli.cli.terminal import print_table
     from llmstream_cli.history.records import as_json
 
     if json:

@@ -18,13 +18,13 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from llmstream_cli.cli.sampling import SamplingOptions
 from llmstream_cli.errors import LLMStreamError
 from llmstream_cli.files import exists
+from llmstream_cli.sampling import CONSTRAINTS, PARAMETERS, Parameter, SamplingParams
 
 
 def takes(command: Callable[..., int]) -> Callable[..., int]:
@@ -176,10 +176,8 @@ def session_names() -> list[str]:
 # ---- shared by several commands -------------------------------------------------------------
 
 _model = partial(option, "Model")
-_prompt = partial(option, "Prompt")
 _machine = partial(option, "Machine")
 _report = partial(option, "Report")
-_history = partial(option, "History")
 _server = partial(option, "Server")
 
 Features = Annotated[
@@ -233,130 +231,68 @@ GpuLayers = Annotated[
 Json = Annotated[bool, _report("--json", "Print one JSON object instead of a table.")]
 
 
-# ---- ask and chat ---------------------------------------------------------------------------
+# ---- sampling -------------------------------------------------------------------------------
+
+SETTABLE = {name: row for name, row in PARAMETERS.items() if row.flags}
 
 
-class EngineOptions(NamedTuple):
-    """The model that is asked, here or on another server."""
+class SamplingOptions:
+    """What the user said of sampling, by the names of `SamplingParams`; nothing for None."""
 
-    features: Features = None
-    model: Model = None
-    file: RepoFile = None
-    tokenizer: Tokenizer = None
-    template: Template = None
-    url: Annotated[
-        str | None,
-        _server(
-            "--url URL",
-            "Ask this server instead, a running `llmstream serve`; no model is loaded here.",
-        ),
-    ] = None
-    api_key: ApiKey = None
-    ctx_size: Annotated[
-        int | None,
-        _machine(
-            "--ctx-size",
-            "Tokens that question and answer may have together.",
-            default="what the model was trained with, as far as memory allows",
-        ),
-    ] = None
-    threads: Threads = None
-    gpu_layers: GpuLayers = 0
+    def __init__(self, **said: Any) -> None:
+        given = {name: value for name, value in said.items() if value not in (None, (), [])}
+        self.said: Mapping[str, Any] = given | {
+            name: tuple(value) for name, value in given.items() if isinstance(value, list)
+        }
+        self.over({})  # now: finding the model may take long
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SamplingOptions) and self.said == other.said
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.said.items()))
+
+    def __repr__(self) -> str:
+        return f"SamplingOptions({self.said})"
+
+    @classmethod
+    def parameters(cls) -> list[inspect.Parameter]:
+        """Return the options; see `takes`."""
+        return [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(row)
+            )
+            for name, row in SETTABLE.items()
+        ]
+
+    def changed(self, **said: Any) -> "SamplingOptions":
+        """Return these with other values; None takes one back."""
+        return SamplingOptions(**{**self.said, **said})
+
+    def over(self, advised: Mapping[str, Any]) -> SamplingParams:
+        """Return what the user said, else what the model's authors advise, else the defaults."""
+        if self.said.keys() & CONSTRAINTS:  # a preset's stop strings are for free text
+            advised = {name: value for name, value in advised.items() if name != "stop"}
+        return SamplingParams(**{**advised, **self.said})
+
+    @property
+    def unset(self) -> tuple[str, ...]:
+        """The parameters that the user did not set; see `GenerationRequest.unset`."""
+        return tuple(name for name in PARAMETERS if name not in self.said)
 
 
-class RecordOptions(NamedTuple):
-    """The conversation that goes on, and whether it is kept."""
-
-    continue_: Annotated[
-        bool, _history("--continue -c", "Go on with the conversation that was held last.")
-    ] = False
-    session: Annotated[
-        str | None,
-        _history(
-            "--session NAME",
-            "Go on with the conversation of that name, or begin it; see `llmstream history list`.",
-            complete=session_names,
-        ),
-    ] = None
-    no_history: Annotated[bool, _history("--no-history", "Keep nothing of this conversation.")] = (
-        False
+def _annotation(row: Parameter) -> Any:
+    """Return the type of an option, as Typer reads it."""
+    several = row.default == ()
+    kind: Any = list[row.kind] if several else row.kind  # type: ignore[name-defined]
+    default: str | bool = row.unset or False
+    if row.default not in (None, ()):
+        default = f"{row.default}, or as its authors advise"
+    option = typer.Option(
+        *row.flags,
+        metavar="TEXT" if row.kind is str else None,
+        help=f"{row.help[0].upper()}{row.help[1:]}{'; may be repeated' if several else ''}.",
+        rich_help_panel="Sampling",
+        show_default=default,
     )
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether a conversation that was kept goes on."""
-        return self.continue_ or self.session is not None
-
-
-class Setup(NamedTuple):
-    """What `ask` and `chat` have in common."""
-
-    engine: EngineOptions = EngineOptions()
-    system: Annotated[
-        str | None, _prompt("--system -s TEXT", "The system message: who answers, and how.")
-    ] = None
-    context: Annotated[
-        str | None,
-        _prompt(
-            "--context NAME",
-            "A system message by its name: general, classifier, sql, math, or your own.",
-            complete=context_names,
-        ),
-    ] = None
-    think: Annotated[
-        bool | None,
-        _prompt(
-            "--think/--no-think",
-            "Have a model that can reason do so before it answers; or neither, nor show it.",
-            default="as the model's template says",
-        ),
-    ] = None
-    record: RecordOptions = RecordOptions()
-    sampling: SamplingOptions = SamplingOptions()
-    markdown: Annotated[
-        bool,
-        _report("--markdown/--no-markdown", "Render markdown where the answer is on a terminal."),
-    ] = True
-    stats: Annotated[
-        bool, _report("--stats", "Print the settings, times and speeds to standard error.")
-    ] = False
-    verbose: Annotated[
-        bool, _report("--verbose -v", "As --stats, and llama.cpp's own log with it.")
-    ] = False
-
-    @property
-    def shows_stats(self) -> bool:
-        """Whether settings, times and speeds are printed."""
-        return self.stats or self.verbose
-
-
-class AskOptions(NamedTuple):
-    """What is for one question, and not for a chat."""
-
-    raw: Annotated[
-        bool,
-        _prompt(
-            "--raw",
-            "Continue the text as it is, without any prompt format; print the answer as it comes.",
-        ),
-    ] = False
-    attach: Annotated[
-        list[str] | None,
-        _prompt("--attach -a FILE", "Put a text file before the question; may be repeated."),
-    ] = None
-    edit: Annotated[bool, _prompt("--edit -e", "Write the question in your $EDITOR.")] = False
-    schema: Annotated[
-        str | None, _prompt("--schema JSON|FILE", "A JSON schema that the answer has to fulfil.")
-    ] = None
-    grammar: Annotated[
-        str | None, _prompt("--grammar GBNF|FILE", "A grammar that the answer has to follow.")
-    ] = None
-    count_tokens: Annotated[
-        bool, _prompt("--count", "Print how many tokens the prompt has, and ask nothing.")
-    ] = False
-    json: Annotated[
-        bool, _report("--json", "Print one JSON object: the text, its cost, why it ended.")
-    ] = False
-    json_lines: Annotated[
-        bool, _report("--json-lines", "Print a JSON object on a line for each piece.")
-    ] = False
+    return Annotated[kind | None, option]

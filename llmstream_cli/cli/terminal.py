@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 from llmstream_cli.cli.process import cancelled_by_interrupt
@@ -19,6 +20,7 @@ _WAITING = (
 # A model, or the text it was given, can hold the sequences that move a terminal's cursor, set its
 # title or fill its clipboard. What is shown there keeps its line breaks and tabs, and no controls.
 _UNSAFE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), None)
+_MAX_COLUMN_WIDTH = 24
 _ESCAPED = {code: f"\\u{code:04x}" for code in range(127, 160)}  # json does so with the others
 
 
@@ -142,3 +144,39 @@ class AnswerWriter:
         if self._terminal and (cut or not self._at_line_start):
             write_through(self._stream, os.linesep.encode())
             self._at_line_start = True
+
+
+# ---- tables ---------------------------------------------------------------------------------
+
+
+def aligned(rows: Sequence[Sequence[str]], *, gap: int = 2, right: bool = False) -> str:
+    """Return rows as lines, their cells under each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        (" " * gap).join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width in zip(row, widths, strict=True)
+        )
+        for row in rows
+    )
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def print_table(headings: list[str], rows: list[list[str]]) -> None:
+    """Print a table to a terminal; elsewhere columns of words, of which the last has spaces."""
+    rows = [[without_controls(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        words = [[cell.replace(" ", "_") for cell in row[:-1]] + row[-1:] for row in rows]
+        AnswerWriter(sys.stdout).write(aligned([headings, *words]))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in headings[:-1]:
+        table.add_column(heading, no_wrap=True, overflow="ellipsis", max_width=_MAX_COLUMN_WIDTH)
+    table.add_column(headings[-1])  # the only one that may become narrower
+    for row in rows:
+        table.add_row(*map(Text, row[:-1]), Text(row[-1], no_wrap=True, overflow="ellipsis"))
+    Console(file=sys.stdout, highlight=False, markup=False).print(table)

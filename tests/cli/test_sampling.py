@@ -3,7 +3,7 @@
 import pytest
 
 from llmstream_cli.api import SamplingParams
-from llmstream_cli.cli.sampling import SamplingOptions
+from llmstream_cli.cli.options import SamplingOptions
 from llmstream_cli.errors import InvalidValueError
 
 

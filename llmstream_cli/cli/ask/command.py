@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from llmstream_cli.api import GenerationRequest
 from llmstream_cli.cli.ask.engine import OpenEngine, begin, check_engine, request_for
+from llmstream_cli.cli.ask.options import AskOptions, Setup
 from llmstream_cli.cli.ask.question import (
     check_schema,
     nobody_asks,
@@ -12,7 +13,6 @@ from llmstream_cli.cli.ask.question import (
     read_schema,
     whole_question,
 )
-from llmstream_cli.cli.options import AskOptions, Setup
 from llmstream_cli.cli.process import STARTED, leave_interrupted, run_interruptible
 from llmstream_cli.errors import InvalidValueError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from llmstream_cli.api import Engine, EngineConfig, GenerationRequest
-from llmstream_cli.cli.options import EngineOptions, Setup
+from llmstream_cli.cli.ask.options import EngineOptions, Setup
 from llmstream_cli.cli.progress import make_progress
 from llmstream_cli.cli.prompt import context_message, preset_format, read_template
 from llmstream_cli.cli.terminal import complain, without_controls

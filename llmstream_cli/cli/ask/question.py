@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llmstream_cli.cli.options import AskOptions
+from llmstream_cli.cli.ask.options import AskOptions
 from llmstream_cli.cli.terminal import complain, read_file, read_piped_input, without_controls
 from llmstream_cli.errors import InvalidValueError, one_line
 from llmstream_cli.sampling import MAX_GRAMMAR_CHARS

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, Usage
 from llmstream_cli.cli.ask.engine import OpenEngine
+from llmstream_cli.cli.ask.options import AskOptions
 from llmstream_cli.cli.ask.stats import print_settings
 from llmstream_cli.cli.ask.waiting import DIM, PLAIN, WaitingLine
-from llmstream_cli.cli.options import AskOptions
 from llmstream_cli.cli.terminal import AnswerWriter, complain, shows_sequences, without_controls
 from llmstream_cli.errors import LLMStreamError
 from llmstream_cli.history.records import Turn

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import llmstream_cli
 from llmstream_cli.cli.bench.figures import Figures, Prefix, Run, medians
-from llmstream_cli.cli.tables import aligned
+from llmstream_cli.cli.terminal import aligned
 
 _NO_DECIMALS = 100  # from this number on
 

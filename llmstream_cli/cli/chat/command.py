@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from llmstream_cli.cli.ask.engine import begin, check_engine
+from llmstream_cli.cli.ask.options import Setup
 from llmstream_cli.cli.ask.view import make_view
 from llmstream_cli.cli.chat.lines import PipedLines, without_quotes
 from llmstream_cli.cli.chat.slash import run_command
 from llmstream_cli.cli.chat.talk import Talk
-from llmstream_cli.cli.options import Setup
 from llmstream_cli.cli.terminal import check_text, complain
 from llmstream_cli.errors import (
     InvalidValueError,

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from llmstream_cli.cli.chat.talk import Talk
+from llmstream_cli.cli.options import SETTABLE
 from llmstream_cli.cli.prompt import context_message, known_contexts
-from llmstream_cli.cli.sampling import SETTABLE
 from llmstream_cli.cli.terminal import complain, without_controls
 from llmstream_cli.errors import InvalidValueError, did_you_mean, one_line
 

@@ -23,7 +23,7 @@ from llmstream_cli.cli.config.settings import (
     warn_if_exposed,
 )
 from llmstream_cli.cli.prompt import context_message, read_template
-from llmstream_cli.cli.terminal import complain, print_json, without_controls
+from llmstream_cli.cli.terminal import aligned, complain, print_json, without_controls
 from llmstream_cli.config import HISTORY_VARIABLE, Config, config_path, history_path, load_config
 from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
 from llmstream_cli.models.presets import DEFAULT_PRESET, OWN_PRESETS, PRESETS, find_preset
@@ -84,8 +84,7 @@ def show(commands: Mapping[str, SettingsCommand], *, json: bool) -> int:
         else:
             missing = ", which cannot be read" if config.unreadable else ", which does not exist"
             head = without_controls(f"{path}{'' if config.path else missing}")
-        sys.stdout.write(f"{head}\n\n")
-        sys.stdout.writelines(f"{line}\n" for line in _table(config, rows))
+        sys.stdout.write(f"{head}\n\n{_table(config, rows)}")
     for name, near in unknown_variables(commands):
         complain(f"llmstream: {name} is no setting; {near}\n")
     warn_if_exposed(config)
@@ -193,15 +192,13 @@ def _other_rows(config: Config) -> Iterator[Row]:
         yield Row(f"presets.{name}", (), source, "file", config.place("presets", name))
 
 
-def _table(config: Config, rows: list[Row]) -> Iterator[str]:
+def _table(config: Config, rows: list[Row]) -> str:
     table = [("setting", "commands", "value", "from")]
     for row in rows:
         place = row.place.replace(f"{config.path}, ", "")
         origin = {"preset": f"preset {place}", "default": "default"}.get(row.source, place)
         table.append((row.setting, ", ".join(row.commands), _text(row), origin))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for cells in table:
-        yield "  ".join(map(str.ljust, cells, widths)).rstrip()
+    return aligned(table)
 
 
 def _text(row: Row) -> str:

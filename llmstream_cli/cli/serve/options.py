@@ -4,7 +4,6 @@ from functools import partial
 from typing import Annotated, NamedTuple
 
 from llmstream_cli.cli import options
-from llmstream_cli.cli.sampling import SamplingOptions
 
 _model = partial(options.option, "Model")
 _listen = partial(options.option, "Listen")
@@ -121,6 +120,6 @@ class ServeOptions(NamedTuple):
     ] = None
     threads: options.Threads = None
     gpu_layers: options.GpuLayers = 0
-    sampling: SamplingOptions = SamplingOptions()
+    sampling: options.SamplingOptions = options.SamplingOptions()
     log_json: Annotated[bool, _report("--log-json", "Log JSON objects instead of text.")] = False
     verbose: Annotated[bool, _report("--verbose -v", "Show llama.cpp's own log.")] = False

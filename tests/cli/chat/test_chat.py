@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmstream_cli.cli.ask.engine import open_engine
-from llmstream_cli.cli.options import EngineOptions
+from llmstream_cli.cli.ask.options import EngineOptions
 from llmstream_cli.history.store import History
 from tests.cli.ask.test_ask import COMMAND, PARIS, TIMEOUT
 from tests.cli.chat.talks import talking

@@ -3,7 +3,7 @@
 import pytest
 
 from llmstream_cli.cli.chat.slash import complete, run_command
-from llmstream_cli.cli.sampling import SamplingOptions
+from llmstream_cli.cli.options import SamplingOptions
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.models.presets import PRESETS
 from llmstream_cli.prompts.contexts import CONTEXTS

@@ -7,9 +7,9 @@ import pytest
 
 from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, ModelInfo
 from llmstream_cli.cli.ask.engine import OpenEngine
+from llmstream_cli.cli.ask.options import EngineOptions
 from llmstream_cli.cli.chat import talk as talk_module
 from llmstream_cli.cli.chat.talk import Talk
-from llmstream_cli.cli.options import EngineOptions
 from llmstream_cli.errors import (
     EngineDiedError,
     ModelError,

@@ -11,6 +11,7 @@ from llmstream_cli.cli.serve import models as models_module
 from llmstream_cli.cli.serve.models import serve_models
 from llmstream_cli.cli.serve.options import ServeOptions
 from llmstream_cli.engines.pool import EnginePool
+from llmstream_cli.engines.pooled_engine import PooledEngine
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.machine import Memory
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
@@ -29,13 +30,13 @@ def found(tmp_path: Path) -> list[ResolvedModel]:
 def added(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the pool is told of each model."""
     calls: list[dict[str, Any]] = []
-    add = EnginePool.add
 
-    def note(self: EnginePool, name: str, factory: Any, **limits: Any) -> Any:
-        calls.append({"name": name, "config": factory.args[0], **limits})
-        return add(self, name, factory, **limits)
+    class Noted(PooledEngine):
+        def __init__(self, pool: EnginePool, name: str, factory: Any, **limits: Any) -> None:
+            calls.append({"name": name, "config": factory.args[0], **limits})
+            super().__init__(pool, name, factory, **limits)
 
-    monkeypatch.setattr(EnginePool, "add", note)
+    monkeypatch.setattr(models_module, "PooledEngine", Noted)
     return calls
 
 
