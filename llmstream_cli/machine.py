@@ -149,8 +149,13 @@ def _quota() -> int:
 
 
 def others_running() -> int:
-    """Return how many threads of other processes run or wait for a CPU at this moment."""
+    """Return how many threads of other processes run or wait for a CPU at this moment.
+
+    The parent's main thread does not count: it has just sent a request.
+    """
     try:
-        return int(_LOAD.read_text(encoding="ascii").split()[3].split("/")[0]) - 1
+        running = int(_LOAD.read_text(encoding="ascii").split()[3].split("/")[0])
+        parent = Path(f"/proc/{os.getppid()}/stat").read_text(encoding="utf-8", errors="replace")
+        return max(0, running - 1 - parent.rpartition(")")[2].startswith(" R"))
     except (OSError, ValueError, IndexError):  # not Linux
         return 0

@@ -7,13 +7,14 @@ to a hundred times as long. There the threads must sleep while they wait, or be 
 
 Rules:
 
-1. All threads spin until a step lost CPU time to others. Then the machine is contended.
+1. All threads spin until steps lose CPU time to others, and take longer than is usual for their
+   size. Then the machine is contended. (A server's own processes take time without slowing it.)
 2. While it is, all modes are tried in turn, and the fastest runs. Their speeds depend on how many
    tokens a step has, so they are kept by the size of the step.
 3. Its neighbours, and all threads, are tried again for a step every `_INTERVAL` seconds, more
    rarely the more time the last trial cost: a step of threads that spin can take a second.
-4. If all threads run and lose no time, the machine is quiet again. Where that proved wrong soon
-   afterwards, they must lose none for longer the next time.
+4. If all threads run and lose no time, or spin and are faster than all else, the machine is quiet
+   again. Where that proved wrong soon afterwards, they must do so for longer the next time.
 
 `ThreadControl` is pure: time is what the steps took, which `LostTime` measures.
 """
@@ -34,9 +35,11 @@ _GAIN = 0.3  # how much of what a step tells of its mode's speed is believed
 _RELAPSE = 1.0  # seconds; contended again so soon, the machine was not quiet
 _FIRST_PATIENCE, _LONGEST_PATIENCE = 0.02, 0.16  # seconds without a loss that mean quiet
 _LOST, _CLEAN = 0.4, 0.25  # CPU seconds lost in a second, of a contended and of a quiet machine
+_DELAYED = 0.4  # the part of the time, of late, by which steps that lost some were too long
 _LOST_PER_THREAD = 0.01
 _DIRT = 2.0  # how much a second with a loss weighs against one without
-_BLIP = 0.03  # seconds; what is shorter counts for less
+_BLIP = 0.1  # seconds; what is shorter counts for less
+_DRIFT = 0.02  # how much of what a step takes becomes usual: contexts grow
 
 
 class Mode(NamedTuple):
@@ -69,6 +72,7 @@ class ThreadControl:
         self._allowance = _LOST_PER_THREAD * self._quiet.threads
         self._elapsed = self._quiet_since = 0.0
         self._patience = _FIRST_PATIENCE
+        self._usual: dict[int, float] = {}  # seconds a token on a quiet machine, by the step's size
         self.restart(contended=False)
 
     def restart(self, *, contended: bool) -> None:
@@ -78,7 +82,7 @@ class ThreadControl:
         self._costs: dict[tuple[int, Mode], float] = {}  # seconds a token, by the step's size
         self._due = dict.fromkeys(self._modes, 0.0)  # when a mode is to be tried again
         self._due[self._quiet] = self._elapsed + _FIRST_TRIAL
-        self._lost = 0.0  # CPU seconds in a second, of late, on a quiet machine
+        self._delayed = 0.0  # by others, the part of the time of late, on a quiet machine
         self._clean_seconds = 0.0  # in which all threads lost nothing, less the others
 
     def choose(self, num_tokens: int, *, all_threads: bool = False) -> Mode:
@@ -93,22 +97,40 @@ class ThreadControl:
     def observe(self, num_tokens: int, seconds: float, lost: float) -> None:
         """Learn from a step in the mode that was chosen for it; all its threads lost so much."""
         self._elapsed += seconds
-        if not self.contended:
-            self._lost += min(1.0, seconds / _BLIP) * (lost / seconds - self._lost)
-            if len(self._modes) > 1 and self._lost > _LOST + self._allowance:
-                self._enter(seconds)
-            return
         size, per_token = num_tokens.bit_length(), seconds / num_tokens
+        if not self.contended:
+            self._compare(
+                size, seconds, num_tokens, disturbed=lost > (_LOST + self._allowance) * seconds
+            )
+            return
         known = self._costs.get((size, self._mode), per_token)
         self._costs[size, self._mode] = known + _GAIN * (per_token - known)
-        fastest = min(cost for (s, _), cost in self._costs.items() if s == size)
+        costs = {mode: cost for (s, mode), cost in self._costs.items() if s == size}
+        fastest = min(costs.values())
         excess = seconds - fastest * num_tokens
         self._due[self._mode] = self._elapsed + max(_INTERVAL, _COST_FACTOR * excess)
         if self._mode in self._modes[: self._num_full]:
-            self._look_for_quiet(seconds, lost)
+            del costs[self._mode]
+            spins_fastest = self._mode == self._quiet and per_token < min(costs.values(), default=0)
+            clean = lost < (_CLEAN + self._allowance) * seconds or spins_fastest
+            self._look_for_quiet(seconds, clean=clean)
+
+    def _compare(self, size: int, seconds: float, num_tokens: int, *, disturbed: bool) -> None:
+        """Compare a step on a quiet machine with what is usual for its size."""
+        usual = self._usual.get(size)
+        excess = seconds - (usual or 0.0) * num_tokens
+        delayed = max(0.0, excess / seconds) if disturbed else 0.0
+        self._delayed += min(1.0, seconds / _BLIP) * (delayed - self._delayed)
+        if self._delayed > _DELAYED and len(self._modes) > 1:
+            self._enter(excess)
+        elif usual is not None:
+            per_token = seconds / num_tokens
+            self._usual[size] = min(per_token, usual + _DRIFT * (per_token - usual))
+        elif not disturbed:
+            self._usual[size] = seconds / num_tokens
 
     def _enter(self, seconds: float) -> None:
-        """Leave the quiet mode after a step that others disturbed for so long."""
+        """Leave the quiet mode after a step that others delayed for so long."""
         relapse = self._elapsed - self._quiet_since < _RELAPSE
         self._patience = min(2 * self._patience, _LONGEST_PATIENCE) if relapse else _FIRST_PATIENCE
         costs, due = self._costs, self._due
@@ -117,13 +139,12 @@ class ThreadControl:
             self._costs, self._due = costs, due
         self._due[self._quiet] = self._elapsed + _COST_FACTOR * seconds
 
-    def _look_for_quiet(self, seconds: float, lost: float) -> None:
-        clean = lost < (_CLEAN + self._allowance) * seconds
+    def _look_for_quiet(self, seconds: float, *, clean: bool) -> None:
         self._clean_seconds += seconds if clean else -_DIRT * seconds
         self._clean_seconds = max(0.0, self._clean_seconds)
         if self._clean_seconds >= self._patience:
             self.contended = False
-            self._quiet_since, self._lost = self._elapsed, 0.0
+            self._quiet_since, self._delayed = self._elapsed, 0.0
 
     def _next(self, size: int, choice: Sequence[Mode]) -> Mode:
         """Return a mode of the choice that is to be tried, else the fastest."""

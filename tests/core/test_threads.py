@@ -1,5 +1,6 @@
 """With how many threads a step runs, on simulated machines, and what a step lost to others."""
 
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,23 @@ def test_a_quiet_machine_has_all_threads_spinning_whatever_disturbs_it_shortly()
         control.observe(1, 0.011, 0.005)
         assert {mode for mode, _ in run(control, quiet, 0.1)} == {ALL}
     assert not control.contended
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_server_beside_its_engine_takes_time_but_no_speed(seed: int) -> None:
+    """As measured on two cores, with a client there, too; the clock of CPU time has 4 ms ticks."""
+    chance = random.Random(seed)
+
+    def machine(mode: Mode, _: int) -> tuple[float, float]:
+        if chance.random() < 0.02:
+            return 0.03, 0.02  # another program for a moment
+        seconds = {ALL: 0.0105, SLEEPING: 0.029, ONE: 0.017}[mode] * chance.uniform(0.97, 1.25)
+        return seconds, seconds * (chance.uniform(0.1, 0.55) if mode == ALL else 0.02)
+
+    control = controlled(contended=seed % 2 == 1)
+    run(control, machine, 1)
+    steps = run(control, machine, 20)
+    assert [mode for mode, _ in steps].count(ALL) > 0.9 * len(steps)
 
 
 @pytest.mark.parametrize("machine", [one_loop, two_loops])
