@@ -10,142 +10,38 @@ from pathlib import Path
 from gguf import GGUFReader
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-_NUMBERS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "B",
-    10: "Q",
-    11: "q",
-    12: "d",
-}
+_NUMBERS = dict(enumerate("BbHhIifB")) | {10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY, _UINT32, _FLOAT32, _BOOL = 8, 9, 4, 6, 7
 
 # Keys that a file may have, with the numbers that are nearly right for a tiny model.
-_MORE_KEYS = [
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.key_length",
-    "attention.value_length",
-    "attention.sliding_window",
-    "attention.causal",
-    "attention.layer_norm_epsilon",
-    "attention.group_norm_groups",
-    "attention.max_alibi_bias",
-    "attention.clamp_kqv",
-    "attention.scale",
-    "attention.q_lora_rank",
-    "attention.kv_lora_rank",
-    "attention.relative_buckets_count",
-    "attention.shared_kv_layers",
-    "rope.dimension_count",
-    "rope.freq_base",
-    "rope.scaling.factor",
-    "rope.scaling.original_context_length",
-    "rope.scaling.finetuned",
-    "rope.scaling.attn_factor",
-    "rope.scaling.yarn_log_multiplier",
-    "expert_count",
-    "expert_used_count",
-    "expert_group_count",
-    "expert_group_used_count",
-    "expert_shared_count",
-    "expert_feed_forward_length",
-    "expert_gating_func",
-    "nextn_predict_layers",
-    "leading_dense_block_count",
-    "block_count",
-    "context_length",
-    "embedding_length",
-    "feed_forward_length",
-    "vocab_size",
-    "pooling_type",
-    "embedding_length_out",
-    "decoder_start_token_id",
-    "logit_scale",
-    "final_logit_softcapping",
-    "attn_logit_softcapping",
-    "ssm.conv_kernel",
-    "ssm.inner_size",
-    "ssm.state_size",
-    "ssm.time_step_rank",
-    "ssm.group_count",
-    "ssm.dt_b_c_rms",
-    "wkv.head_size",
-    "shortconv.l_cache",
-    "use_parallel_residual",
-    "token_shift_count",
-    "interleave_moe_layer_step",
-    "full_attention_interval",
-]
+_MORE_KEYS = str.split("""
+    attention.head_count attention.head_count_kv attention.key_length attention.value_length
+    attention.sliding_window attention.causal attention.layer_norm_epsilon
+    attention.group_norm_groups attention.max_alibi_bias attention.clamp_kqv attention.scale
+    attention.q_lora_rank attention.kv_lora_rank attention.relative_buckets_count
+    attention.shared_kv_layers rope.dimension_count rope.freq_base rope.scaling.factor
+    rope.scaling.original_context_length rope.scaling.finetuned rope.scaling.attn_factor
+    rope.scaling.yarn_log_multiplier expert_count expert_used_count expert_group_count
+    expert_group_used_count expert_shared_count expert_feed_forward_length expert_gating_func
+    nextn_predict_layers leading_dense_block_count block_count context_length embedding_length
+    feed_forward_length vocab_size pooling_type embedding_length_out decoder_start_token_id
+    logit_scale final_logit_softcapping attn_logit_softcapping ssm.conv_kernel ssm.inner_size
+    ssm.state_size ssm.time_step_rank ssm.group_count ssm.dt_b_c_rms wkv.head_size
+    shortconv.l_cache use_parallel_residual token_shift_count interleave_moe_layer_step
+    full_attention_interval
+""")
 _MORE_TEXTS = ["rope.scaling.type", "classifier.output_labels"]
-_TOKENIZER_KEYS = [
-    "bos_token_id",
-    "eos_token_id",
-    "eot_token_id",
-    "eom_token_id",
-    "unknown_token_id",
-    "seperator_token_id",
-    "padding_token_id",
-    "mask_token_id",
-    "add_bos_token",
-    "add_eos_token",
-    "add_sep_token",
-    "add_space_prefix",
-    "remove_extra_whitespaces",
-    "token_type_count",
-    "fim_pre_token_id",
-    "prefix_token_id",
-    "suppress_tokens",
-    "precompiled_charsmap",
-    "normalizer.lowercase",
-]
-_TEXTS = [
-    "llama",
-    "gpt2",
-    "bert",
-    "t5",
-    "rwkv",
-    "plamo2",
-    "none",
-    "no_vocab",
-    "gemma4",
-    "whitespace",
-    "hybriddna",
-    "default",
-    "phi-2",
-    "llama-bpe",
-    "tekken",
-    "qwen2",
-    "kimi-k2",
-    "gemma4",
-    "chatglm-bpe",
-    "deepseek-v3",
-    "gpt-4o",
-    "linear",
-    "yarn",
-    "longrope",
-    "su",
-    "phi2",
-    "gemma3",
-    "mamba",
-    "lfm2",
-    "qwen2",
-    "qwen3moe",
-    "falcon",
-    "gpt2",
-    "bloom",
-    "clip",
-    "stablelm",
-    "phi3",
-    "mamba2",
-    "rwkv6",
-    "deepseek2",
-]
+_TOKENIZER_KEYS = str.split("""
+    bos_token_id eos_token_id eot_token_id eom_token_id unknown_token_id seperator_token_id
+    padding_token_id mask_token_id add_bos_token add_eos_token add_sep_token add_space_prefix
+    remove_extra_whitespaces token_type_count fim_pre_token_id prefix_token_id suppress_tokens
+    precompiled_charsmap normalizer.lowercase
+""")
+_TEXTS = str.split("""
+    llama gpt2 bert t5 rwkv plamo2 none no_vocab gemma4 whitespace hybriddna default phi-2
+    llama-bpe tekken qwen2 kimi-k2 chatglm-bpe deepseek-v3 gpt-4o linear yarn longrope su phi2
+    gemma3 mamba lfm2 qwen3moe falcon bloom clip stablelm phi3 mamba2 rwkv6 deepseek2
+""")
 
 
 @dataclasses.dataclass
@@ -226,24 +122,8 @@ def _number(kind: int, chance: random.Random, near: float = 1) -> bytes:
         choices = [0.0, -1.0, float("nan"), float("inf"), 1e30, 1e-30, 3.0, near]
         return struct.pack("<" + layout, chance.choice(choices))
     size = struct.calcsize(layout)
-    values = [
-        0,
-        1,
-        2,
-        3,
-        5,
-        16,
-        64,
-        255,
-        512,
-        513,
-        1024,
-        1 << 16,
-        1 << 31,
-        (1 << 31) - 1,
-        1 << 40,
-        -1,
-    ]
+    values = [0, 1, 2, 3, 5, 16, 64, 255, 512, 513, 1024, 1 << 16, 1 << 31, (1 << 31) - 1]
+    values += [1 << 40, -1]
     values += [int(near) - 1, int(near) + 1, int(near) * 2, int(near) // 2]
     return (chance.choice(values) & ((1 << 8 * size) - 1)).to_bytes(size, "little")
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from gguf import GGUFReader
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmstream_cli.errors import ModelError, ModelNotFoundError
 from llmstream_cli.models.gguf import WEIGHT_TYPES, Array, GGUFHeader, read_header
 from tests import gguf_files
-from tests.models.gguf_mutants import Raw, mutants, strings, text
+from tests.models.gguf_mutants import Raw, mutants, text
 
 WRITERS = [
     gguf_files.write_llama,
@@ -29,6 +29,7 @@ WRITERS = [
 ]
 HUGE = (1 << 64) - 1
 UINT32, STRING, ARRAY = 4, 8, 9
+TOKENS = "tokenizer.ggml.tokens"
 
 
 def counts(*, version: int = 3, tensors: int = 0, keys: int = 0) -> bytes:
@@ -50,7 +51,7 @@ def outcome(content: bytes) -> GGUFHeader | str:
         path = Path(folder) / "model.gguf"
         path.write_bytes(content)
         try:
-            return read_header(path, strings=("tokenizer.ggml.tokens",))
+            return read_header(path, strings=(TOKENS,))
         except ModelError as error:
             return str(error)
 
@@ -68,21 +69,25 @@ def complaint(content: bytes) -> str:
     return message
 
 
-def assert_as_the_gguf_package_reads_it(path: Path) -> None:
-    header, reader = read_header(path), GGUFReader(path)
-    tokens = reader.fields["tokenizer.ggml.tokens"]
-    assert read_header(path, strings=("tokenizer.ggml.tokens",)).metadata[
-        "tokenizer.ggml.tokens"
-    ] == Array(STRING, len(tokens.data), strings=[text.encode() for text in tokens.contents()])
+@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
+def test_a_model_is_read_as_the_gguf_package_reads_it(
+    tmp_path: Path, write: Callable[[Path], Path]
+) -> None:
+    path = write(tmp_path / "model.gguf")
+    header, reader = read_header(path, strings=(TOKENS,)), GGUFReader(path)
     fields = {key: field for key, field in reader.fields.items() if not key.startswith("GGUF.")}
     assert list(header.metadata) == list(fields)
     for key, value in header.metadata.items():
-        if isinstance(value, Array):
+        if not isinstance(value, Array):
+            assert value == fields[key].contents()
+        elif key == TOKENS:
+            tokens = [text.encode() for text in fields[key].contents()]
+            assert value == Array(STRING, len(tokens), strings=tokens)
+        else:
             assert value.length == len(fields[key].data)
             assert value.values is None or list(value.values) == fields[key].contents()
-        else:
-            assert value == fields[key].contents()
     assert header.data_offset == reader.data_offset
+    assert header.file_size == path.stat().st_size
     assert [
         (t.name, list(t.shape), t.type.id, header.data_offset + t.offset, t.size)
         for t in header.tensors.values()
@@ -90,19 +95,7 @@ def assert_as_the_gguf_package_reads_it(path: Path) -> None:
         (t.name, t.shape.tolist(), int(t.tensor_type), t.data_offset, t.n_bytes)
         for t in reader.tensors
     ]
-
-
-@pytest.mark.parametrize("write", WRITERS, ids=lambda write: write.__name__)
-def test_a_small_model_is_read(tmp_path: Path, write: Callable[[Path], Path]) -> None:
-    assert_as_the_gguf_package_reads_it(write(tmp_path / "model.gguf"))
-
-
-def test_the_real_model_is_read(model_path: Path) -> None:
-    assert_as_the_gguf_package_reads_it(model_path)
-    header = read_header(model_path)
-    assert header.metadata["general.architecture"] == "llama"
-    assert header.metadata["tokenizer.ggml.tokens"] == Array(STRING, 49152)
-    assert header.file_size == model_path.stat().st_size
+    assert read_header(path).metadata[TOKENS] == Array(STRING, len(tokens))
 
 
 def test_weights_have_the_sizes_that_llama_cpp_has() -> None:
@@ -137,15 +130,6 @@ def test_short_arrays_of_numbers_are_kept_and_long_ones_are_skipped() -> None:
     header = read(counts(keys=2) + entry(b"short", ARRAY, short) + entry(b"long", ARRAY, long))
     assert header.metadata["short"] == Array(5, 3, (8, -8, 0))
     assert header.metadata["long"] == Array(7, 5000)
-
-
-def test_strings_that_cross_the_border_of_what_is_read_at_once_are_whole() -> None:
-    texts = [b"%d" % number * (number % 50) for number in range(30_000)]  # 3.6 MB
-    key = b"tokenizer.ggml.tokens"
-    header = read(counts(keys=1) + entry(key, ARRAY, strings(texts)))
-    tokens = header.metadata[key.decode()]
-    assert isinstance(tokens, Array)
-    assert tokens.strings == texts
 
 
 ONE = struct.pack("<I", 1)
@@ -200,7 +184,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 def test_a_header_cut_anywhere_is_refused(tmp_path: Path) -> None:
     raw = Raw.read(gguf_files.write_phi2(tmp_path / "model.gguf"))
     header = raw.header()
-    for size in [*range(200), *range(200, len(header), 97)]:
+    for size in [*range(200), *range(200, len(header), 997)]:
         assert complaint(header[:size])
 
 
@@ -237,14 +221,10 @@ def test_any_header_is_read_or_refused(
         assert header.isprintable()
 
 
-@settings(max_examples=20)
-@given(st.integers(0, 1000))
-def test_a_damaged_model_is_read_or_refused(seed: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = gguf_files.write_phi2(Path(folder) / "model.gguf")
-        for _, content in mutants(path, 5, seed):
-            header = outcome(content)
-            assert header.tensors if isinstance(header, GGUFHeader) else header.isprintable()
+def test_a_damaged_model_is_read_or_refused(tmp_path: Path) -> None:
+    for _, content in mutants(gguf_files.write_phi2(tmp_path / "model.gguf"), 50, seed=2):
+        header = outcome(content)
+        assert header.tensors if isinstance(header, GGUFHeader) else header.isprintable()
 
 
 @pytest.mark.parametrize(
@@ -252,10 +232,8 @@ def test_a_damaged_model_is_read_or_refused(seed: int) -> None:
     [
         counts(keys=1) + entry(b"a", STRING, struct.pack("<Q", 100 << 20)),
         counts(keys=1) + entry(b"a", ARRAY, struct.pack("<IQ", UINT32, 25 << 20)),
-        counts(keys=1)
-        + entry(b"tokenizer.ggml.tokens", ARRAY, struct.pack("<IQ", STRING, 1 << 40)),
-        counts(keys=1)
-        + entry(b"tokenizer.ggml.tokens", ARRAY, struct.pack("<IQQ", STRING, 9, 90 << 20)),
+        counts(keys=1) + entry(TOKENS.encode(), ARRAY, struct.pack("<IQ", STRING, 1 << 40)),
+        counts(keys=1) + entry(TOKENS.encode(), ARRAY, struct.pack("<IQQ", STRING, 9, 90 << 20)),
     ],
     ids=["a text", "numbers", "texts", "a token"],
 )
@@ -267,7 +245,7 @@ def test_a_large_claim_takes_little_memory(tmp_path: Path, content: bytes) -> No
     tracemalloc.start()
     try:
         with contextlib.suppress(ModelError):
-            read_header(path, strings=("tokenizer.ggml.tokens",))
+            read_header(path, strings=(TOKENS,))
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

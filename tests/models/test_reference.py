@@ -1,4 +1,4 @@
-"""What a user calls a model."""
+"""What a user calls a model, and which file of a repository that is."""
 
 import string
 from pathlib import Path
@@ -10,11 +10,16 @@ from hypothesis import strategies as st
 from llmstream_cli.errors import ModelNotFoundError
 from llmstream_cli.models.reference import (
     HubModel,
+    choose,
+    is_model,
     is_safe_path,
     parse_reference,
+    part_names,
+    quant_of,
 )
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+AT_PR_3 = HubModel("user/repo", file="m.gguf", revision="refs/pr/3")
 
 
 @pytest.mark.parametrize(
@@ -38,23 +43,14 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
         ("huggingface.co/user/repo/m.gguf", HubModel("user/repo", file="m.gguf")),
         ("https://huggingface.co/user/repo", HubModel("user/repo")),
         (
-            "https://huggingface.co/user/repo/blob/main/a%20b/m.gguf",
-            HubModel("user/repo", file="a b/m.gguf", revision="main"),
+            "https://hf.co/user/repo/blob/v1/a%20b/m.gguf",
+            HubModel("user/repo", None, "a b/m.gguf", "v1"),
         ),
-        (
-            "https://huggingface.co/user/repo/resolve/refs%2Fpr%2F3/m.gguf?download=true",
-            HubModel("user/repo", file="m.gguf", revision="refs/pr/3"),
-        ),
-        (
-            "https://hf.co/user/repo/blob/refs/pr/3/m.gguf",
-            HubModel("user/repo", file="m.gguf", revision="refs/pr/3"),
-        ),
+        ("https://hf.co/user/repo/resolve/refs%2Fpr%2F3/m.gguf?download=true", AT_PR_3),
+        ("https://hf.co/user/repo/blob/refs/pr/3/m.gguf", AT_PR_3),
         ("https://hf.co/user/repo/tree/v1", HubModel("user/repo", revision="v1")),
         ("https://hf.co/user/repo/tree/a%2Fb", HubModel("user/repo", revision="a/b")),
-        (
-            "https://huggingface.co/user/repo?show_file_info=m.gguf",
-            HubModel("user/repo", file="m.gguf"),
-        ),
+        ("https://hf.co/user/repo?show_file_info=m.gguf", HubModel("user/repo", file="m.gguf")),
         ("model.gguf", Path("model.gguf")),
         ("folder/model.gguf", Path("folder/model.gguf")),
         ("./user/repo", Path("user/repo")),
@@ -141,11 +137,11 @@ REPOS = (
     .filter(lambda repo: not repo.lower().endswith((".git", ".gguf")) and "hf.co" not in repo)
 )
 QUANTS = st.none() | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,10}", fullmatch=True)
-FILES = st.none() | st.lists(NAMES, min_size=1, max_size=3).map(lambda p: "/".join(p) + ".gguf")
+PATHS = st.none() | st.lists(NAMES, min_size=1, max_size=3).map(lambda p: "/".join(p) + ".gguf")
 REVISIONS = st.none() | NAMES
 
 
-@given(REPOS, QUANTS, FILES, REVISIONS)
+@given(REPOS, QUANTS, PATHS, REVISIONS)
 def test_what_is_written_for_a_person_can_be_given_again(
     repo: str, quant: str | None, file: str | None, revision: str | None
 ) -> None:
@@ -173,3 +169,81 @@ def test_a_safe_path_stays_in_its_folder(path: str) -> None:
     if is_safe_path(path):
         joined = (Path("/folder") / path).resolve()
         assert Path("/folder") in joined.parents
+
+
+# ---- files of a repository ------------------------------------------------------------------
+
+
+IN_REPO = [
+    "README.md",
+    "mmproj-Q4_K_M.gguf",
+    "m-BF16.gguf",
+    "m-IQ4_XS.gguf",
+    "m-Q4_K_S.gguf",
+    "m-Q8_0.gguf",
+    "split/m-UD-Q2_K_XL-00001-of-00002.gguf",
+    "split/m-UD-Q2_K_XL-00002-of-00002.gguf",
+    "m.imatrix.gguf",
+]
+
+
+@pytest.mark.parametrize(
+    ("files", "quant", "chosen"),
+    [
+        (IN_REPO, None, "m-Q8_0.gguf"),
+        ([*IN_REPO, "m.q4_k_m.gguf"], None, "m.q4_k_m.gguf"),
+        (["b-F32.gguf", "a-F16.gguf"], None, "b-F32.gguf"),
+        (["m-00002-of-00002.gguf", "m-00001-of-00002.gguf"], None, "m-00001-of-00002.gguf"),
+        (IN_REPO, "q4_k_s", "m-Q4_K_S.gguf"),
+        (IN_REPO, "Q4_K", None),
+        (IN_REPO, "F16", None),
+        (IN_REPO, "bf16", "m-BF16.gguf"),
+        (IN_REPO, "Q4_XS", None),
+        (IN_REPO, "Q2_K_XL", "split/m-UD-Q2_K_XL-00001-of-00002.gguf"),
+        (IN_REPO, "UD-Q2_K_XL", "split/m-UD-Q2_K_XL-00001-of-00002.gguf"),
+        (IN_REPO, ".*", None),
+        (["Q6_K/m-00001-of-00001.gguf"], "Q6_K", "Q6_K/m-00001-of-00001.gguf"),
+        (["README.md", "mmproj-F16.gguf"], None, None),
+        ([], None, None),
+    ],
+)
+def test_the_choice(files: list[str], quant: str | None, chosen: str | None) -> None:
+    assert choose(files, quant) == chosen
+
+
+@pytest.mark.parametrize(
+    ("file", "quant"),
+    [
+        ("mistral-7b-instruct-v0.2.Q4_K_M.gguf", "Q4_K_M"),
+        ("smollm2-360m-instruct-q8_0.gguf", "q8_0"),
+        ("model-puffin-phi-v2-q4k.gguf", "q4k"),
+        ("folder/m-UD-IQ2_XXS-00001-of-00002.gguf", "UD-IQ2_XXS"),
+        ("m-BF16.GGUF", "BF16"),
+        ("gpt-oss-20b-MXFP4.gguf", "MXFP4"),
+        ("Qwen3.gguf", None),
+        ("m-Q8_0-imat.gguf", None),
+    ],
+)
+def test_the_quantization_is_read_from_the_name(file: str, quant: str | None) -> None:
+    assert quant_of(file) == quant
+
+
+def test_parts_are_counted() -> None:
+    assert part_names("a/m-00002-of-00003.gguf") == (
+        "a/m-00001-of-00003.gguf",
+        "a/m-00002-of-00003.gguf",
+        "a/m-00003-of-00003.gguf",
+    )
+    for alone in ("m.gguf", "m-1-of-3.gguf", "m-00004-of-00003.gguf", "m-00000-of-00003.gguf"):
+        assert part_names(alone) == (alone,)
+
+
+@given(st.integers(1, 40), st.data())
+def test_any_part_names_all_and_only_the_first_is_a_model(count: int, data: st.DataObject) -> None:
+    index = data.draw(st.integers(1, count))
+    file = f"m-{index:05}-of-{count:05}.gguf"
+    parts = part_names(file)
+    assert len(set(parts)) == count
+    assert parts[index - 1] == file
+    assert {part_names(part) for part in parts} == {parts}
+    assert is_model(file) == (index == 1)
