@@ -1,5 +1,7 @@
 """Completion: what is offered, and that shells offer it at a press of the Tab key."""
 
+import contextlib
+import io
 import os
 import shutil
 import subprocess
@@ -11,6 +13,7 @@ import pexpect
 import pytest
 
 from llmstream_cli.cli import options
+from llmstream_cli.cli.app import run
 from llmstream_cli.models.presets import PRESETS
 
 SHELLS = ["bash", "zsh", "fish"]
@@ -56,41 +59,28 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 # ---- what is offered ------------------------------------------------------------------------
 
 
-def test_models_are_presets_and_what_is_cached(config: Path, cached: str) -> None:
+def test_names_are_ours_and_the_users_own(config: Path, cached: str) -> None:
+    contexts = ["general", "classifier", "sql", "math"]
     assert options.preset_names() == [*PRESETS, "zzz-own"]
     assert options.model_names() == [*PRESETS, "zzz-own", cached]
     assert options.cached_names() == [cached]
-
-
-def test_contexts_are_the_users_own_too(config: Path) -> None:
-    assert options.context_names() == ["general", "classifier", "sql", "math", "zzz-pirate"]
-
-
-def test_a_broken_file_leaves_what_comes_with_the_program(config: Path) -> None:
-    config.write_text("broken")
-    assert options.preset_names() == [*PRESETS]
-    assert options.context_names() == ["general", "classifier", "sql", "math"]
-
-
-def test_templates_are_the_formats() -> None:
+    assert options.context_names() == [*contexts, "zzz-pirate"]
     assert "chatml" in options.template_names()
+    config.write_text("broken")
+    assert (options.preset_names(), options.context_names()) == ([*PRESETS], contexts)
 
 
-def offered(words: str, **environment: str) -> "subprocess.CompletedProcess[bytes]":
+def offered(monkeypatch: pytest.MonkeyPatch, words: str) -> str:
     """Ask as bash does."""
     split = words.split(" ")
-    return subprocess.run(
-        [sys.executable, "-m", "llmstream_cli"],
-        env={
-            **os.environ,
-            "_LLMSTREAM_COMPLETE": "complete_bash",
-            "COMP_WORDS": "\n".join(split),
-            "COMP_CWORD": str(len(split) - 1),
-            **environment,
-        },
-        capture_output=True,
-        check=False,
-    )
+    monkeypatch.setenv("_LLMSTREAM_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "\n".join(split))
+    monkeypatch.setenv("COMP_CWORD", str(len(split) - 1))
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        assert run([]) == 0
+    assert stderr.getvalue() == ""
+    return stdout.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -104,59 +94,28 @@ def offered(words: str, **environment: str) -> "subprocess.CompletedProcess[byte
         ("llmstream models remove zzz", "zzz/repo/zzz-Q8_0.gguf"),
         ("llmstream conf", "config"),
         ("llmstream serve --drai", "--drain"),
+        ("llmstream ask --model ./", ""),
+        ("llmstream serve --certfile ", ""),
     ],
 )
-def test_each_word_gets_its_names(config: Path, cached: str, words: str, first: str) -> None:
-    done = offered(words)
-    assert done.stdout.decode().splitlines()[0] == first
-    assert (done.returncode, done.stderr) == (0, b"")
+def test_each_word_gets_its_names(
+    config: Path, cached: str, monkeypatch: pytest.MonkeyPatch, words: str, first: str
+) -> None:
+    assert offered(monkeypatch, words).partition("\n")[0] == first
+    config.write_text("broken")  # which says nothing into the user's line
+    assert "zzz-pirate" not in offered(monkeypatch, words)
 
 
-@pytest.mark.parametrize("words", ["llmstream ask --model ./", "llmstream serve --certfile "])
-def test_where_files_belong_nothing_is_offered(words: str) -> None:
-    assert offered(words).stdout.strip() == b""
-
-
-@pytest.mark.parametrize(("word", "code"), [("chat", 0), ("./my", 1)])
-def test_fish_is_told_whether_files_are_wanted(word: str, code: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "llmstream_cli"],
-        env={
-            **os.environ,
-            "_LLMSTREAM_COMPLETE": "complete_fish",
-            "_TYPER_COMPLETE_FISH_ACTION": "is-args",
-            "_TYPER_COMPLETE_ARGS": f"llmstream ask --template {word}",
-        },
-        capture_output=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
-
-
-def test_a_broken_file_says_nothing_into_the_users_line(config: Path) -> None:
-    config.write_text("broken")
-    done = offered("llmstream ask -f zzz")
-    assert (done.stdout.strip(), done.stderr) == (b"", b"")
-
-
+@pytest.mark.slow
 def test_nothing_slow_is_imported(config: Path, cached: str) -> None:
     script = (
         "import sys\n"
         "from llmstream_cli.cli import app, options\n"
-        "names = [*options.model_names(), *options.context_names(), *options.template_names()]\n"
+        "options.model_names(), options.context_names(), options.template_names()\n"
         "print(*sys.modules, sep='\\n')"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    slow = {
-        "llama_cpp",
-        "huggingface_hub",
-        "numpy",
-        "pydantic",
-        "quart",
-        "jinja2",
-        "rich",
-        "httpx2",
-    }
+    slow = {"llama_cpp", "huggingface_hub", "numpy", "pydantic", "quart", "jinja2", "rich"}
     assert not slow & set(done.stdout.decode().split())
 
 
@@ -209,6 +168,7 @@ def shell(
     child.close(force=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "completed"),
     [
@@ -224,16 +184,3 @@ def test_shells_complete(
     (tmp_path / "hub-certificate.pem").touch()
     shell.send(f"{typed}\t")
     shell.expect_exact(completed[len(typed.rpartition(" ")[2]) :])
-
-
-def test_the_script_for_powershell_is_one() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "llmstream_cli"],
-        env={**os.environ, "_LLMSTREAM_COMPLETE": "source_powershell"},
-        capture_output=True,
-        check=True,
-    )
-    script = done.stdout.decode()
-    assert "Register-ArgumentCompleter -Native -CommandName llmstream" in script
-    assert script.count("{") == script.count("}")
-    assert '$Env:_LLMSTREAM_COMPLETE = "complete_powershell"' in script

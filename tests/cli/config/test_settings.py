@@ -276,7 +276,7 @@ def test_a_file_with_a_key_that_others_can_read_is_warned_about(
     [
         ("[ask]\ntop_k = -1", "line 2: top_k must be between "),
         ("[serve]\nqueue = -1", "line 2: queue must be between "),
-        ("[serve]\ntimeout = 0.5", "line 2: timeout must be between "),
+        ("[serve]\ntimeout = 0", "line 2: timeout must be between "),
         ("[serve]\ncors_origin = 'x'", "line 2: cors_origin: 'x' is no origin"),
         ("[ask]\nfeatures = 'zzz'", "line 2: features: no model is called 'zzz'"),
         ("[ask]\ncontext = 'zzz'", "line 2: context: no context is called 'zzz'"),
