@@ -53,35 +53,23 @@ def refusal(text: str) -> str:
 # ---- where it is ----------------------------------------------------------------------------
 
 
-def test_without_a_file_all_is_as_it_comes(home: Path) -> None:
-    assert load_config() == Config()
-
-
-def test_the_usual_place_is_in_the_users_configuration_folder(home: Path) -> None:
-    folder = user_config_path("llmstream", appauthor=False)
-    assert folder.is_relative_to(home)
-    folder.mkdir(parents=True)
-    (folder / "config.toml").write_text(CONTEXTS)
-    assert load_config().contexts["pirate"] == "You answer like a pirate."
-
-
-def test_a_file_that_is_named_and_not_there_is_an_error(
+def test_it_is_in_the_users_configuration_folder_or_where_the_variable_says(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("LLMSTREAM_CONFIG", str(home / "none.toml"))
-    with pytest.raises(ConfigError, match=r"LLMSTREAM_CONFIG names .*none.toml, and there is no"):
-        load_config()
-
-
-def test_an_empty_variable_is_no_file(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_config() == Config()
     path = config_path()
-    assert path is not None
+    assert path == user_config_path("llmstream", appauthor=False) / "config.toml"
     path.parent.mkdir(parents=True)
     path.write_text(CONTEXTS)
-    assert load_config().contexts
+    assert load_config().contexts == {
+        "pirate": "You answer like a pirate.",
+        "poet": "You answer\nin verse.",
+    }
     monkeypatch.setenv("LLMSTREAM_CONFIG", "")
-    assert config_path() is None
-    assert load_config() == Config()
+    assert (config_path(), load_config()) == (None, Config())
+    monkeypatch.setenv("LLMSTREAM_CONFIG", "~nobody-of-that-name/x.toml")
+    with pytest.raises(ConfigError, match=r"names ~nobody-of-that-name/x\.toml, and there is no"):
+        load_config()
 
 
 def test_below_what_is_no_folder_there_is_no_file_and_nothing_is_kept(

@@ -105,15 +105,11 @@ def test_an_answer_needs_no_home(home: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["CONFIG", "DATA", "STATE", "CACHE"])
-def test_an_answer_needs_no_folder_of_the_system(name: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [*COMMAND, "ask", "Where is Paris?", "-t", "0", "-n", "2"],
-        env={**os.environ, f"XDG_{name}_HOME": "/dev/null", "HOME": str(tmp_path)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
+def test_an_answer_needs_no_folder_of_the_system(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"XDG_{name}_HOME", "/dev/null")
+    done = in_c_locale("ask", "Where is Paris?", "-t", "0", "-n", "2", HOME=str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (0, b"Paris is", b"")
 
 

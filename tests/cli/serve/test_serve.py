@@ -226,12 +226,6 @@ def test_sixteen_streams_at_once_get_what_each_gets_alone(server: Running) -> No
     assert len(set(alone)) > 8
 
 
-@pytest.mark.slow
-def test_the_log_has_a_line_for_the_request(server: Running) -> None:
-    httpx2.get(f"{server.url}/health", headers={"X-Request-Id": "find-me"})
-    server.wait_for("find-me")
-
-
 # ---- keys -----------------------------------------------------------------------------------
 
 

@@ -110,19 +110,6 @@ def test_every_client_chooses_by_name(server: Running) -> None:
     assert len(engines(server)) == 3
 
 
-def test_the_context_is_cut_to_what_a_model_was_trained_with(files: Path) -> None:
-    two = ("-m", str(files / "tiny-lfm.gguf"), "-m", str(files / "tiny-llama.gguf"))
-    with (
-        running(*two, "--ctx-size", "1000", "--parallel", "1") as server,
-        ollama.Client(server.url) as client,
-    ):
-        server.wait_until_ready()
-        for name, ctx_size in (("tiny-lfm", 1000), ("tiny-llama", 256)):
-            assert f"num_ctx {ctx_size}" in (client.show(name).parameters or "")
-            client.generate(name)
-        assert {one.context_length for one in client.ps().models} == {1000, 256}
-
-
 def test_a_tokenizer_can_be_named_for_weights_without_one(own_caches: Path) -> None:
     weights, tokenizer = own_caches / "weights.gguf", own_caches / "vocabulary.json"
     write_model(weights)
@@ -131,17 +118,6 @@ def test_a_tokenizer_can_be_named_for_weights_without_one(own_caches: Path) -> N
     with running(*named, *SMALL) as server:
         server.wait_until_ready()
         ask(server.url, "hi", max_tokens=2)
-
-
-def test_a_model_that_does_not_fit_is_refused_when_it_is_asked_for(files: Path) -> None:
-    arguments = ("-m", str(files / "tiny-lfm.gguf"), "-f", "smollm2", "--memory", "250M")
-    with running(*arguments, *SMALL) as server:
-        server.wait_until_ready()
-        server.wait_for("warning: smollm2 needs ")
-        reply = httpx2.post(f"{server.url}/token_stream", json=body("?", model="smollm2"))
-        assert reply.status_code == 507
-        assert "may take 0.25 GB" in reply.json()["error"]["message"]
-        assert ask(server.url, "the of")
 
 
 # ---- memory and time ------------------------------------------------------------------------
@@ -163,14 +139,6 @@ def test_an_unused_model_is_unloaded_and_its_process_gone(files: Path) -> None:
         assert httpx2.get(f"{server.url}/ready").status_code == 200
         assert ask(server.url, "the of")
         assert any("unloading tiny-lfm: nobody has asked for 1 seconds" in x for x in server.log)
-
-
-def test_keep_alive_of_the_command_is_for_all_models(files: Path) -> None:
-    with running("-m", str(files / "tiny-llama.gguf"), *SMALL, "--keep-alive", "0") as server:
-        server.wait_for("unloading tiny-llama: it is not to be kept")
-        first = ask(server.url, "the of")
-        wait_until(lambda: not engines(server))
-        assert ask(server.url, "the of") == first
 
 
 def test_many_requests_to_three_models_where_one_has_room(files: Path) -> None:
