@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from llmstream_cli.api import EngineConfig
 from llmstream_cli.engines import ipc
 from llmstream_cli.errors import EngineError, one_line
@@ -67,6 +69,7 @@ class Child:
             )
         except OSError as error:
             raise EngineError(f"cannot start the engine's process: {error}") from error
+        self._observed = psutil.Process(self._process.pid)
         with contextlib.suppress(OSError):  # it has died already
             self._socket.sendall(ipc.pack_command(ipc.Load(config, log is not None)))
         self._reports = asyncio.create_task(self._read_reports())
@@ -79,22 +82,15 @@ class Child:
     @property
     def rss_bytes(self) -> int:
         """Resident memory of the process; 0 where the system does not tell, or it has ended."""
-        try:
-            statm = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii")
-        except OSError:
-            return 0
-        page_size: int = os.sysconf("SC_PAGE_SIZE")
-        return int(statm.split()[1]) * page_size
+        with contextlib.suppress(psutil.Error):
+            return self._observed.memory_info().rss
+        return 0
 
     def activity(self) -> object:
         """Return what changes while the process computes or reads; None where it is not known."""
-        try:
-            stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return None
-        fields = stat.rpartition(")")[2].split()
-        # Page faults, CPU time of user and system, resident pages; see proc(5).
-        return fields[7], fields[9], fields[11], fields[12], fields[21]
+        with contextlib.suppress(psutil.Error):
+            return self._observed.cpu_times(), self._observed.memory_info().rss
+        return None
 
     def send(self, command: ipc.Command) -> None:
         """Send a command; it is dropped when the process is gone.

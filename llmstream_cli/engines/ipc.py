@@ -98,6 +98,8 @@ def pack_command(command: Command) -> bytes:
 
 # ---- reports, from the engine's process -----------------------------------------------------
 
+_Plain = str | bool | int | float | None
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -105,13 +107,15 @@ class Failure:
 
     kind: str
     message: str
-    attributes: dict[str, str | int | float | None]
+    attributes: dict[str, _Plain]
 
     @classmethod
     def of(cls, error: LLMStreamError) -> "Failure":
         known = next(one for one in type(error).__mro__ if one.__name__ in _ERRORS)
         attributes = {
-            k: v for k, v in vars(error).items() if isinstance(v, str | int | float | None)
+            name: encodable(value) if isinstance(value, str) else value
+            for name, value in vars(error).items()
+            if isinstance(value, _Plain)
         }
         return cls(known.__name__, encodable(str(error)), attributes)
 

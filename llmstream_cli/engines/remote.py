@@ -6,7 +6,6 @@
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from dataclasses import replace
 from urllib.parse import quote
 
 from llmstream_cli.api import (
@@ -66,8 +65,7 @@ class RemoteEngine:
         self._model: RemoteModel | None = None
         self._trouble = ""  # that the last request met
         self._closed = False
-        # What this engine asked of the server; what others ask of it is not in the numbers.
-        self.metrics = EngineMetrics()
+        self._running = 0
 
     @property
     def url(self) -> str:
@@ -84,6 +82,11 @@ class RemoteEngine:
         if self._model is None:
             return EngineStatus(EngineState.LOADING, f"{self.url} has not been asked yet")
         return EngineStatus(EngineState.READY)
+
+    @property
+    def metrics(self) -> EngineMetrics:
+        """What runs; the rest is in the server's own metrics."""
+        return EngineMetrics(running=self._running)
 
     def start(self) -> None:
         """Do nothing: loading the model is the server's affair."""
@@ -119,13 +122,6 @@ class RemoteEngine:
                     if chunk is not None:
                         yield chunk
             last = answer.end()
-        if last.usage is not None:
-            self.metrics = replace(
-                self.metrics,
-                prompt_tokens=self.metrics.prompt_tokens + last.usage.prompt_tokens,
-                cached_tokens=self.metrics.cached_tokens + last.usage.cached_tokens,
-                generated_tokens=self.metrics.generated_tokens + last.usage.completion_tokens,
-            )
         yield last
 
     async def aclose(self) -> None:
@@ -160,7 +156,7 @@ class RemoteEngine:
         """Count a request, and note how it ends. One under which the engine is closed says so."""
         if self._closed:
             raise EngineClosedError
-        self.metrics = replace(self.metrics, running=self.metrics.running + 1)
+        self._running += 1
         try:
             yield
         except ModelNotFoundError:
@@ -173,5 +169,5 @@ class RemoteEngine:
             self._trouble = str(error)
             raise
         finally:
-            self.metrics = replace(self.metrics, running=self.metrics.running - 1)
+            self._running -= 1
         self._trouble = ""

@@ -16,6 +16,7 @@ from llmstream_cli.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.grammar.constraint import GrammarCompiler
 from llmstream_cli.core.llama import Model
 from llmstream_cli.core.model import EncodedRequest, LoadedModel
+from llmstream_cli.engines import encoding
 from llmstream_cli.engines.encoding import EncodingPool, Lane, RemoteConstraint
 from llmstream_cli.errors import (
     EngineError,
@@ -184,8 +185,9 @@ def test_an_expensive_schema_is_named(start: Callable[..., Bench]) -> None:
 
 
 def test_cheap_requests_do_not_wait_for_the_few_expensive_ones(
-    start: Callable[..., Bench],
+    start: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(encoding, "_WALL_SECONDS", 600.0)  # the machine may be busy
     bench = start(quick=0.2)
     os.kill(bench.pool._process.pid, signal.SIGKILL)  # it is started again
     bench.pool._process.wait(300)
@@ -194,7 +196,7 @@ def test_cheap_requests_do_not_wait_for_the_few_expensive_ones(
     assert isinstance(bench.outcome(message("the of")), EncodedRequest)
     bench.until(lambda: len(bench.outcomes) == 4)  # one is encoded, eight wait
     refused = [number for number in bench.outcomes if number < 12]
-    assert all(isinstance(bench.outcomes[number], QueueFullError) for number in refused)
+    assert [type(bench.outcomes[number]) for number in refused] == [QueueFullError] * 3
     bench.until(lambda: len(bench.children()) == 1)
     assert isinstance(bench.outcome(message("the of")), EncodedRequest)
     for number in range(13):

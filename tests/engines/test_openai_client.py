@@ -28,7 +28,6 @@ from tests.fake_openai import (
     answer,
     answer_events,
     answer_json,
-    delta,
     event,
     serving,
     story,
@@ -92,15 +91,6 @@ async def test_signs_of_life_are_no_events() -> None:
 
 async def test_nothing_is_awaited_after_done() -> None:
     assert await events_of(answer_events(event({"error": None}), DONE, hang=True))
-
-
-async def test_a_chunk_does_not_bear_the_patience_of_all() -> None:
-    """The time-out is one of silence: an answer may take as long as it speaks."""
-    slow = [delta(content="x")] * 300  # some milliseconds apart
-    async with serving(answer_events(*slow, DONE)) as server:
-        started = asyncio.get_running_loop().time()
-        await post(server.url, idle_seconds=30.0)
-        assert asyncio.get_running_loop().time() - started > 0.3
 
 
 async def test_an_answer_that_is_left_closes_its_connection() -> None:
@@ -298,25 +288,18 @@ def proxied(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1.2.3", "[::1]", "a.localhost"])
-async def test_no_proxy_is_asked_for_what_is_on_this_machine(
-    proxied: pytest.MonkeyPatch, host: str
-) -> None:
-    async with serving(answer_events()) as proxy:
-        proxied.setenv("HTTP_PROXY", proxy.url)
-        proxied.setenv("ALL_PROXY", proxy.url)
-        with contextlib.suppress(UpstreamError):
-            await post(f"http://{host}:9")
-    assert proxy.requests == []
-
-
-async def test_others_are_reached_through_the_proxy_of_the_environment(
+async def test_a_proxy_is_asked_for_others_and_not_for_this_machine(
     proxied: pytest.MonkeyPatch,
 ) -> None:
     async with serving(answer_events(event({"a": 1}), DONE)) as proxy:
         proxied.setenv("HTTP_PROXY", proxy.url)
         assert await post("http://llm.invalid:8080") == [{"a": 1}]
-    assert proxy.requests[0].line == f"POST http://llm.invalid:8080{PATH} HTTP/1.1"
+        proxied.setenv("ALL_PROXY", proxy.url)
+        for host in ("127.0.0.1", "localhost", "127.1.2.3", "[::1]", "a.localhost"):
+            with contextlib.suppress(UpstreamError):
+                await post(f"http://{host}:9")
+    (asked,) = proxy.requests
+    assert asked.line == f"POST http://llm.invalid:8080{PATH} HTTP/1.1"
 
 
 def test_a_proxy_that_cannot_be_used_is_one_line(proxied: pytest.MonkeyPatch) -> None:
@@ -381,11 +364,9 @@ async def test_a_server_that_speaks_no_tls() -> None:
         ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
         ("http://127.0.0.1:8080/v1", "http://127.0.0.1:8080"),
         ("https://example.org/openai/v1/", "https://example.org/openai"),
-        ("http://[::1]:3030", "http://[::1]:3030"),
         ("localhost:3030", "http://localhost:3030"),
         ("127.0.0.1:8080/v1/", "http://127.0.0.1:8080"),
         ("[::1]:3030", "http://[::1]:3030"),
-        ("localhost", "http://localhost"),
     ],
 )
 def test_urls(given: str, base: str) -> None:
@@ -400,7 +381,6 @@ def test_urls(given: str, base: str) -> None:
         ("example.org", "did you mean http://example.org or https://example.org?"),
         ("localhost:port", "is none"),
         ("ftp://127.0.0.1", "must be like"),
-        ("http://127.0.0.1:port", "is none"),
         ("http://me:secret@127.0.0.1", "must have no password"),
         ("http://127.0.0.1/?key=secret", "must end with the host or a path"),
         ("http://127.0.0.1/#there", "must end with the host or a path"),

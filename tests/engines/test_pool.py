@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from llmstream_cli.api import Chunk, EngineState, GenerationRequest
+from llmstream_cli.engines import pooled_engine
 from llmstream_cli.errors import (
     EngineDiedError,
     EngineError,
@@ -45,9 +46,8 @@ async def test_a_request_loads_the_model_and_the_time_unloads_it() -> None:
     await turns()
     assert state(member) is EngineState.READY
     assert (member.info, asker.begun, asker.done) == (INFO, True, False)
-    assert member.expires_seconds == KEEP  # not before it has answered
     await asyncio.sleep(2 * KEEP)
-    assert models.open == [0]
+    assert (models.open, member.expires_seconds) == ([0], KEEP)  # not before it has answered
     factory.engine.answered.set()
     await asker.task
     await asyncio.sleep(KEEP - 1)
@@ -115,6 +115,15 @@ async def test_whoever_is_answered_later_keeps_the_model(client: str) -> None:
     assert models[0].unload(client)
     await turns()
     assert models.open == []
+
+
+@timeless
+async def test_of_too_many_clients_the_first_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pooled_engine, "_MAX_CLIENTS", 2)
+    models = Models(1)
+    for client, keep_alive in (("one", math.inf), ("two", 9), ("one", math.inf), ("three", 9)):
+        await answered(models[0], keep_alive, client)
+    assert models[0].expires_seconds == math.inf
 
 
 @timeless

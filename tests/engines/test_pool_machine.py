@@ -222,4 +222,4 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestPoolMachine = PoolMachine.TestCase
-TestPoolMachine.settings = settings(max_examples=120, stateful_step_count=40)
+TestPoolMachine.settings = settings(max_examples=50, stateful_step_count=40)

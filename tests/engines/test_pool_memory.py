@@ -31,6 +31,20 @@ async def test_the_least_recently_used_gives_way() -> None:
 
 
 @timeless
+async def test_one_that_answers_is_the_last_to_give_way() -> None:
+    models = Models(3, room=2)
+    models.factories[0].automatic = False
+    first = Asker(models[0])
+    await turns()
+    models.factories[0].engine.loaded.set()
+    await answered(models[1])
+    await answered(models[2])
+    assert (models.loaded, first.begun, first.done) == ([0, 2], True, False)
+    models.factories[0].engine.answered.set()
+    await first.task
+
+
+@timeless
 async def test_no_more_are_unloaded_than_have_to_be() -> None:
     pool = EnginePool(10)
     sizes = (2, 6, 2, 5)
