@@ -37,12 +37,8 @@ _INHERITED = re.compile(
 class Child:
     """The engine's process, which begins to load the model at once, and the connection to it.
 
-    On Linux it dies with the thread that made this object. An event loop has to run.
-
-    Args:
-        config: the model and the sizes.
-        receive: takes the process's reports, in the loop.
-        log: takes what the process writes to standard error, with llama.cpp's log, line by line.
+    On Linux it dies with the thread that made this object. An event loop has to run. `receive`
+    takes the process's reports, `log` what it writes to standard error, line by line.
 
     Raises:
         EngineError: no process can be started.
@@ -93,11 +89,7 @@ class Child:
         return None
 
     def send(self, command: ipc.Command) -> None:
-        """Send a command; it is dropped when the process is gone.
-
-        Raises:
-            InvalidValueError: it is too long.
-        """
+        """Send a command; it is dropped when the process is gone. See `ipc.pack_command`."""
         frame = ipc.pack_command(command)
         if self._writer is not None and not self._writer.is_closing():
             self._writer.write(frame)

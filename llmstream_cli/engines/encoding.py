@@ -48,8 +48,6 @@ _WALL_SECONDS = 60.0  # in which a process has its CPU time, however busy the ma
 
 @dataclass(slots=True)
 class Lane:
-    """Requests that are encoded alike."""
-
     places: int  # how many at once
     seconds: float  # CPU time for each
     low_priority: bool = False  # see `encoder.Job`
@@ -69,12 +67,8 @@ class _Job:
 class EncodingPool:
     """Encodes requests in processes of their own. Not thread-safe.
 
-    Args:
-        config: the model.
-        deliver: takes a request's id, the request, and what was made of it or why there is nothing;
-            at most once for each. It must not block.
-        quick: where every request begins.
-        slow: where those go on that take too long there.
+    `deliver` takes a request's id, the request, and what was made of it or why there is nothing; at
+    most once for each. It must not block.
     """
 
     def __init__(

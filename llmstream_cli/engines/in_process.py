@@ -113,12 +113,7 @@ class InProcessEngine:
                     self._steps.cancel(request_id)
 
     async def count_tokens(self, request: GenerationRequest) -> int:
-        """Return how many tokens a request's prompt has; nothing is generated.
-
-        Raises:
-            ModelError: the model cannot be loaded.
-            PromptError: the messages make no prompt. One longer than the context is counted.
-        """
+        """Return how many tokens a request's prompt has, be it longer than the context."""
         import asyncio
 
         loaded = await self._loaded()

@@ -83,11 +83,7 @@ Command = Load | Submit | Cancel | Ping
 
 
 def pack_command(command: Command) -> bytes:
-    """Return a command's frame.
-
-    Raises:
-        InvalidValueError: it would be too long.
-    """
+    """Return a command's frame; one that would be too long is an `InvalidValueError`."""
     body = pickle.dumps(command)
     if len(body) > MAX_COMMAND_BYTES:
         raise InvalidValueError(
@@ -172,11 +168,7 @@ def dump_report(report: Report) -> bytes:
 
 
 def parse_report(body: bytes) -> Report:
-    """Return the report that a frame's body is.
-
-    Raises:
-        WireError: it is none.
-    """
+    """Return the report that a frame's body is; if it is none that is a `WireError`."""
     try:
         report: Report = _reports().validate_json(body)
     except ValueError as error:

@@ -69,11 +69,7 @@ class Upstream:
         self._client = _client(self.url, _headers(api_key), idle_seconds)
 
     async def get_json(self, path: str) -> object:
-        """Return what the server has at a path; None where that is nothing, or no JSON.
-
-        Raises:
-            LLMStreamError: as `events`.
-        """
+        """Return what the server has at a path; None where that is nothing, or no JSON."""
         async with self._response("GET", path) as response:
             if response.status_code == HTTPStatus.NOT_FOUND:
                 return None
@@ -255,7 +251,6 @@ def _client(url: str, headers: Mapping[str, str], idle_seconds: float) -> httpx2
 
 
 async def _read(response: httpx2.Response) -> bytes:
-    """Return the body, or as much of it as is reasonable."""
     body = bytearray()
     async for chunk in response.aiter_raw():
         body += chunk
@@ -265,7 +260,6 @@ async def _read(response: httpx2.Response) -> bytes:
 
 
 def _parse_json(data: bytes) -> object:
-    """Return the value; None if it is no JSON, or nested without end."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):
@@ -273,7 +267,7 @@ def _parse_json(data: bytes) -> object:
 
 
 def _error_message(body: object) -> str:
-    """Return what an error says, in the shape of OpenAI or of those who differ; "" for others."""
+    """Return what an error says, in OpenAI's shape or another that is in use."""
     match body:
         case {"error": {"message": str(message)}} | {"error": str(message)}:
             return message
@@ -297,7 +291,6 @@ def _error_names(body: object) -> set[str]:
 
 
 def _system_reason(cause: BaseException) -> str | None:
-    """Return what the system says of a connection that did not come about."""
     if not isinstance(cause, OSError):
         return None
     own_codes = isinstance(cause, socket.gaierror | ssl.SSLError)
@@ -306,7 +299,6 @@ def _system_reason(cause: BaseException) -> str | None:
 
 
 def _first_cause(error: BaseException) -> BaseException:
-    """Return what lies at the bottom of an error."""
     below = error.__cause__ or error.__context__
     if isinstance(below, BaseExceptionGroup):  # one for each address of a name
         below = below.exceptions[0]

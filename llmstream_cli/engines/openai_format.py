@@ -76,13 +76,9 @@ def parse_models(body: object) -> list[RemoteModel]:
 
 
 def only_model(models: Sequence[RemoteModel]) -> RemoteModel:
-    """Return the model that is meant where none was named.
+    """Return the model that is meant where none was named: the only one, else it is an error.
 
-    It is the only one. This project's own server lists its default first.
-
-    Raises:
-        UpstreamError: there is none.
-        InvalidValueError: there are several.
+    This project's own server lists its default first.
     """
     if not models:
         raise UpstreamError("the server does not say what model it has; name it")
@@ -127,15 +123,9 @@ def _count(value: object) -> int:
 
 
 def request_body(request: GenerationRequest, model: str, owner: str) -> dict[str, Any]:
-    """Return the body of a request whose answer is streamed.
+    """Return the body of a request whose answer is streamed, for a model that belongs to `owner`.
 
-    Args:
-        request: what to generate.
-        model: the server's name for the model.
-        owner: whom the server calls the model's owner.
-
-    Raises:
-        InvalidValueError: the server has no such parameter.
+    A parameter that such a server does not have is an `InvalidValueError`.
     """
     body: dict[str, Any] = {
         "model": model,
@@ -170,7 +160,6 @@ def _thinking(thinking: bool, owner: str) -> Mapping[str, Any]:
 
 
 def _parameter(parameter: str, value: Any, owner: str) -> dict[str, Any]:
-    """Return a parameter as a part of a request's body."""
     api = _APIS.get(owner, "openai")
     name = PARAMETERS[parameter].name_in(api)
     if name is None:
@@ -216,8 +205,7 @@ class RemoteAnswer:
     def push(self, event: Mapping[str, Any], seconds: float) -> Chunk | None:
         """Take an event, so many seconds after the request; return its chunk, if it has text.
 
-        Raises:
-            UpstreamError: the answer has ended in a way that is no good end.
+        An answer that has been broken off is an `UpstreamError`.
         """
         self._tokens = _reported_tokens(event) or self._tokens
         match event.get("choices"):
@@ -239,11 +227,7 @@ class RemoteAnswer:
         return Chunk(text, reasoning=reasoning)
 
     def end(self) -> Chunk:
-        """Return the last chunk.
-
-        Raises:
-            UpstreamError: the server has not said that the answer is complete.
-        """
+        """Return the last chunk; an answer that is not complete is an `UpstreamError`."""
         if self._finish_reason is None:
             raise UpstreamError("the stream ended without a reason to finish")
         usage = None
@@ -270,7 +254,6 @@ def _utf16(text: str) -> bytes:
 
 
 def _answer_text(choice: Mapping[Any, Any]) -> str:
-    """Return the new text of a chat or of a completion."""
     match choice:
         case {"delta": {"content": str(text)}} | {"text": str(text)}:
             return text
@@ -289,10 +272,7 @@ def _reasoning_text(choice: Mapping[Any, Any]) -> str:
 
 
 def _reported_tokens(event: Mapping[str, Any]) -> tuple[int, int, int] | None:
-    """Return the tokens of prompt and answer, and those of the prompt that were cached.
-
-    None where the event does not say, or what it says cannot be true.
-    """
+    """Return the tokens of prompt and answer, and those cached; None if that cannot be true."""
     match event.get("usage"):
         case {"prompt_tokens": int(prompt), "completion_tokens": int(completion), **details}:
             pass
@@ -321,11 +301,7 @@ class EventStream:
         self._at_start = True
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """Return the data of the events that `chunk` completes.
-
-        Raises:
-            UpstreamError: an event is longer than `MAX_EVENT_BYTES`.
-        """
+        """Return the data of the events that `chunk` completes."""
         if not chunk:
             return []
         if self._after_cr:

@@ -39,17 +39,10 @@ CHAT, COMPLETIONS, _MODELS = "/v1/chat/completions", "/v1/completions", "/v1/mod
 
 
 class RemoteEngine:
-    """Generates on another server; implements `api.Engine`.
+    """Generates on another server; implements `api.Engine`. For the arguments see `Upstream`.
 
-    Args:
-        url: where the server is, with or without `/v1` at its end.
-        model: the server's name for the model; None takes the only one, or the default of a server
-            of this project.
-        api_key: sent as a bearer token.
-        idle_seconds: give up on an answer when nothing comes for so long.
-
-    Raises:
-        InvalidValueError: the URL or the key is none.
+    `model` is the server's name for the model; None takes the only one, or the default of a server
+    of this project.
     """
 
     def __init__(
@@ -69,7 +62,6 @@ class RemoteEngine:
 
     @property
     def url(self) -> str:
-        """Where the server is, without the API's path."""
         return self._upstream.url
 
     @property
@@ -92,12 +84,10 @@ class RemoteEngine:
         """Do nothing: loading the model is the server's affair."""
 
     async def ready(self) -> ModelInfo:
-        """Ask the server for its models, once; see `Engine.ready`.
+        """Ask the server for its models, once; see `Engine.ready` and `Upstream.events`.
 
         Raises:
             InvalidValueError: it has several, and none was named.
-            ModelNotFoundError: it has none of that name; the message names a near miss.
-            EngineError: it cannot be reached, or fails.
         """
         with self._watched():
             return (await self._find_model()).info

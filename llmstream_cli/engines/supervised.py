@@ -78,10 +78,8 @@ class SupervisedEngine:
     While the model is being loaded, first or again, requests are refused with
     `EngineNotReadyError`.
 
-    Args:
-        config: the model and the sizes.
-        log: takes the lines of llama.cpp's log and of whatever else the process writes to standard
-            error; None drops them, but for the one that tells why it died.
+    `log` takes the lines of llama.cpp's log and of whatever else the process writes to standard
+    error; None drops them, but for the one that tells why it died.
     """
 
     def __init__(self, config: EngineConfig, *, log: Callable[[str], object] | None = None) -> None:
@@ -118,13 +116,7 @@ class SupervisedEngine:
         )
 
     def start(self) -> None:
-        """Start the process, which begins to load the model, and return at once.
-
-        Call it in the event loop.
-
-        Raises:
-            EngineError: no process can be started.
-        """
+        """Start the process, in the event loop; that it cannot be is an `EngineError`."""
         self._child = Child(self._config, self._receive, self._log)
         self._supervisor = asyncio.create_task(self._supervise(self._child))
 

@@ -1,6 +1,7 @@
 """Engines that share a memory: which of them gives way, and to whom."""
 
 import asyncio
+import math
 
 import pytest
 
@@ -32,7 +33,7 @@ async def test_the_least_recently_used_gives_way() -> None:
 
 @timeless
 async def test_one_that_answers_is_the_last_to_give_way() -> None:
-    models = Models(3, room=2)
+    models = Models(3, room=2, keep_alive=math.inf)  # no time unloads the idle one
     models.factories[0].automatic = False
     first = Asker(models[0])
     await turns()

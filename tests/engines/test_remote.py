@@ -103,34 +103,25 @@ async def test_an_answer() -> None:
         assert sent.headers["authorization"] == "Bearer sk-secret"
 
 
-async def test_the_model_is_asked_for_once() -> None:
-    async with serving(answer_events(*story())) as server, remote(server.url) as engine:
+async def test_which_model_is_asked() -> None:
+    """The only one, asked for once; the one named, by whatever name; any where there is no list."""
+    told = answer_events(*story())
+    async with serving(told) as server, remote(server.url) as engine:
         for _ in range(3):
             await answer_of(engine, request())
-        info = await engine.ready()
-    assert info.name == "tiny"
+        assert (await engine.ready()).name == "tiny"
     assert [get.line for get in server.gets] == ["GET /v1/models HTTP/1.1"]
-
-
-async def test_a_model_by_its_name() -> None:
-    models = {"data": [{"id": "a"}, {"id": "b"}]}
-    async with serving(answer_events(*story()), models=models) as server:
+    async with serving(told, models={"data": [{"id": "a"}, {"id": "b"}]}) as server:
         await ask(server, request(), model="b")
         with pytest.raises(InvalidValueError, match=r"name one: a, b$"):
             await ask(server, request())
     assert [asked.body["model"] for asked in server.requests] == ["b"]
-
-
-async def test_a_model_that_goes_by_another_name_too() -> None:
     pages = {"/v1/models/user/repo%3AQ8": answer_json({"id": "tiny", "owned_by": "llmstream"})}
-    async with serving(answer_events(*story()), pages=pages) as server:
+    async with serving(told, pages=pages) as server:
         await ask(server, request(top_k=5), model="user/repo:Q8")
     assert server.requests[0].body["model"] == "tiny"
-
-
-async def test_a_server_without_a_list_of_models() -> None:
     none = answer_json({"detail": "Not Found"}, "404 Not Found")
-    async with serving(answer_events(*story()), pages={"/v1/models": none}) as server:
+    async with serving(told, pages={"/v1/models": none}) as server:
         await ask(server, request(), model="any")
         with pytest.raises(UpstreamError, match="does not say what model it has"):
             await ask(server, request())
