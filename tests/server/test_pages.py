@@ -1,20 +1,18 @@
-"""The page, the API's description as a page, and the files they load."""
+"""The page, the API's description and its page, and the files they load."""
 
 import gzip
+import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 import llmstream_cli.server
-from tests.server.fakes import Reply, ask, head, serving
+from llmstream_cli.server.app import create_app
+from tests.server.fakes import FakeEngine, Served, ask, head, new_context, serving
 
 STATIC = Path(llmstream_cli.server.__file__).parent / "static"
-
-
-async def get(path: str, *headers: str) -> Reply:
-    async with serving() as served:
-        return await ask(served, head("GET", path, *headers))
 
 
 class Loads(HTMLParser):
@@ -42,6 +40,7 @@ async def test_a_page_loads_its_own_files_and_nothing_else(path: str) -> None:
         policy = page.headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "frame-ancestors 'none'" in policy
+        assert "require-trusted-types-for 'script'" in policy
         assert "unsafe" not in policy
         assert page.headers["referrer-policy"] == "no-referrer"
         loads = Loads()
@@ -54,12 +53,6 @@ async def test_a_page_loads_its_own_files_and_nothing_else(path: str) -> None:
             assert reply.headers["x-content-type-options"] == "nosniff"
 
 
-async def test_the_docs_name_every_field() -> None:
-    text = (await get("/docs")).body.decode()
-    for name in ("repeat_last_n", "/token_stream", "json_schema", "-1 to 1000000"):
-        assert name in text
-
-
 @pytest.mark.parametrize("path", sorted(STATIC.glob("*.js")), ids=lambda path: path.name)
 def test_the_page_shows_text_and_never_parses_it(path: Path) -> None:
     source = path.read_text()
@@ -68,26 +61,48 @@ def test_the_page_shows_text_and_never_parses_it(path: Path) -> None:
     assert "://" not in source.replace('"http://www.w3.org/2000/svg"', "")  # nothing from elsewhere
 
 
-@pytest.mark.parametrize("name", ["..%2fapp.py", "%2e%2e/app.py", "index.html.bak", "docs.html"])
-async def test_no_other_file_is_served(name: str) -> None:
-    assert (await get(f"/static/{name}")).status == 404
+async def test_a_file_is_sent_as_its_client_takes_it_and_no_other_is() -> None:
+    async def get(served: Served, *headers: str, name: str = "main.js") -> tuple[int, str, bytes]:
+        reply = await ask(served, head("GET", f"/static/{name}", *headers))
+        if reply.status in {200, 304}:
+            assert reply.headers["vary"] == "Accept-Encoding"
+        return reply.status, reply.headers.get("content-encoding", ""), reply.body
 
-
-async def test_a_file_that_has_not_changed_is_304() -> None:
     async with serving() as served:
         etag = (await ask(served, head("GET", "/static/main.js"))).headers["etag"]
-        again = await ask(served, head("GET", "/static/main.js", f"If-None-Match: {etag}"))
-        packed = head("GET", "/static/main.js", f"If-None-Match: {etag}", "Accept-Encoding: gzip")
-        assert (await ask(served, packed)).status == 304
-    assert (again.status, again.body) == (304, b"")
+        plain = await get(served)
+        packed = await get(served, "Accept-Encoding: gzip, br")
+        assert await get(served, "Accept-Encoding: gzip;q=0") == plain
+        assert (plain[:2], packed[:2]) == ((200, ""), (200, "gzip"))
+        assert gzip.decompress(packed[2]) == plain[2]
+        assert len(packed[2]) < len(plain[2]) / 2
+        for encoding in ("identity", "gzip"):
+            fresh = await get(served, f"If-None-Match: {etag}", f"Accept-Encoding: {encoding}")
+            assert fresh == (304, "", b"")
+        for name in ("..%2fapp.py", "%2e%2e/app.py", "index.html.bak", "docs.html"):
+            assert (await get(served, name=name))[0] == 404
 
 
-async def test_a_file_is_compressed_for_whoever_takes_it_so() -> None:
-    plain = await get("/static/main.js")
-    packed = await get("/static/main.js", "Accept-Encoding: gzip, br")
-    refused = await get("/static/main.js", "Accept-Encoding: gzip;q=0")
-    assert packed.headers["content-encoding"] == "gzip"
-    assert gzip.decompress(packed.body) == plain.body == refused.body
-    assert len(packed.body) < len(plain.body) / 2
-    assert packed.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
-    assert "content-encoding" not in plain.headers
+async def test_head_has_the_headers_and_no_body() -> None:
+    async with serving() as served:
+        for path in ("/", "/health", "/openapi.json"):
+            reply = await ask(served, head("HEAD", path))
+            assert (reply.status, reply.body) == (200, b"")
+        assert (await ask(served, head("HEAD", "/token_stream"))).status == 405
+        assert not served.engine.requests
+
+
+async def test_the_description_has_every_route_and_no_reference_leads_nowhere() -> None:
+    async with serving() as served:
+        text = (await ask(served, head("GET", "/openapi.json"))).body.decode()
+        docs = (await ask(served, head("GET", "/docs"))).body.decode()
+    described = json.loads(text)
+    pages = {"/", "/docs", "/static/{name}", "/openapi.json"}
+    rules = create_app(new_context(FakeEngine())).url_map.iter_rules()
+    routes = {re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule) for rule in rules}
+    assert set(described["paths"]) == routes - pages
+    schemas = described["components"]["schemas"]
+    assert set(re.findall(r'"#/components/schemas/(\w+)"', text)) <= set(schemas)
+    assert schemas["TokenStreamRequest"]["properties"]["query"]["description"]
+    for name in ("repeat_last_n", "/token_stream", "json_schema", "-1 to 1000000"):
+        assert name in docs

@@ -128,6 +128,7 @@ class Parcel(BaseModel):
     path: Path
 
 
+@pytest.mark.slow
 def test_a_pydantic_model_of_many_types_is_parsed(server_url: str) -> None:
     content = (
         "Describe a parcel. Its colours are red and blue, its price is 12.5, its note is none, "
@@ -166,6 +167,7 @@ console.log(JSON.stringify({ object, finishReason, headers: response.headers }))
 """
 
 
+@pytest.mark.slow
 def test_a_zod_schema_through_the_ai_package(
     server_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -13,7 +13,7 @@ from llmstream_cli.server.served import ServedModel, ServedModels
 from tests.server.fakes import FakeEngine, serving, until
 from tests.web.browser import TIMEOUT, Tabs
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 
 def contents(request: GenerationRequest) -> list[str]:

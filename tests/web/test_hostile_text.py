@@ -13,7 +13,7 @@ from playwright.async_api import expect
 from tests.server.fakes import FakeEngine, serving
 from tests.web.browser import Chat, Tabs
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 ELSEWHERE = "http://198.51.100.7"  # reserved for documentation: nobody is there
 RUN = "document.title='ran'"

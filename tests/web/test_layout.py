@@ -13,7 +13,7 @@ from tests.server.fakes import FakeEngine, serving
 from tests.web.browser import Chat, Tabs
 from tests.web.texts import SHOWCASE
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 SIZES = [(320, 568), (390, 844), (768, 1024), (1280, 800), (3840, 2160)]
 

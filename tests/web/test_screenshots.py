@@ -21,6 +21,7 @@ from tests.server.fakes import FakeEngine, Served, serving
 from tests.web.browser import TIMEOUT, Chat, Tabs
 from tests.web.texts import SHOWCASE
 
+pytestmark = pytest.mark.slow
 in_session = pytest.mark.asyncio(loop_scope="session")
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -23,7 +23,7 @@ from llmstream_cli.errors import (
 from tests.server.fakes import FakeEngine, fail_with, serving, until
 from tests.web.browser import TIMEOUT, Tabs
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 LOADING = EngineStatus(EngineState.LOADING, "the model is being loaded")
 READY = EngineStatus(EngineState.READY)
