@@ -117,15 +117,6 @@ def test_mistral_is_asked_in_its_own_words_and_takes_a_system_message(
     assert folded == prompt_tokens("-f", "mistral", "Be brief.\n\nhi")
 
 
-def test_a_preset_s_file_is_known_wherever_it_lies(
-    tmp_path: Path, candle: Path, tokenizer: Tokenizer, own_caches: Path
-) -> None:
-    local = candle.rename(tmp_path / PUFFIN.file)
-    done = ask("-m", str(local), "--stats", "hi")
-    assert done.returncode == 0, done.stderr
-    assert b"repeat-penalty: 1.20" in done.stderr
-
-
 def test_without_the_package_the_embedded_model_is_downloaded(
     hub: HubServer, tmp_path: Path
 ) -> None:
@@ -188,17 +179,6 @@ def test_with_no_network_one_line_says_what_to_do(own_caches: Path) -> None:
 
 
 # ---- files of anyone's ----------------------------------------------------------------------
-
-
-def test_a_file_is_checked_at_its_first_start_and_when_it_has_changed(
-    own_caches: Path, tmp_path: Path
-) -> None:
-    path = write_llama(tmp_path / "llama.gguf")
-    answer("-m", str(path), "hi")
-    assert len([*(own_caches / "llmstream" / "checked").iterdir()]) == 1
-    answer("-m", str(path), "hi")
-    path.write_bytes(path.read_bytes()[:-100])
-    assert "is incomplete" in refusal("-m", str(path), "hi")
 
 
 @pytest.mark.parametrize(

@@ -56,18 +56,12 @@ def ended(waiting: WaitingLine) -> None:
             thread.join(TIMEOUT)
 
 
-def test_a_wait_tells_its_time() -> None:
-    assert Wait("loading the model", 100.0).line(103.24) == "loading the model… 3.2 s"
-
-
-@pytest.mark.parametrize(
-    ("queue_position", "line"),
-    [(3, "waiting in the queue: 3 before you"), (0, "waiting in the queue: next")],
-)
-def test_a_queue_tells_who_comes_before(queue_position: int, line: str) -> None:
-    wait = Wait("starting", 100.0)
-    wait.follow(Progress(queue_position, 0, 50), 100.0)
-    assert wait.line(105.0) == line
+def test_a_wait_tells_its_time_or_its_place_in_the_queue() -> None:
+    wait = Wait("loading the model", 100.0)
+    assert wait.line(103.24) == "loading the model… 3.2 s"
+    for position, place in ((3, "3 before you"), (0, "next")):
+        wait.follow(Progress(position, 0, 50), 100.0)
+        assert wait.line(105.0) == f"waiting in the queue: {place}"
 
 
 def test_a_prompt_tells_how_much_is_read_and_when_the_rest_will_be() -> None:
@@ -93,6 +87,9 @@ def test_the_line_is_shown_kept_moving_and_erased() -> None:
     ended(waiting)
     assert stream.shown == ""
     waiting.end()
+    waiting.begin("loading another")  # it can wait again
+    until_shown(stream, "loading another")
+    ended(waiting)
     assert "\n" not in stream.getvalue()
 
 
@@ -104,16 +101,6 @@ def test_nothing_is_shown_of_a_short_wait(monkeypatch: pytest.MonkeyPatch) -> No
     waiting.begin("thinking")
     ended(waiting)
     assert stream.getvalue() == ""
-
-
-def test_it_can_wait_again() -> None:
-    stream = Tty()
-    waiting = WaitingLine(stream)
-    for what in ("loading the model", "thinking"):
-        waiting.begin(what)
-        until_shown(stream, what)
-        ended(waiting)
-        assert stream.shown == ""
 
 
 @pytest.mark.parametrize("stream", [None, Tty(tty=False)])
@@ -129,16 +116,8 @@ def test_without_a_terminal_there_is_no_line_and_no_thread(stream: Tty | None) -
 def test_a_terminal_that_is_gone_is_no_reason_to_fail() -> None:
     stream = Tty()
     waiting = WaitingLine(stream)
-    waiting.begin("loading the model")
-    until_shown(stream, "loading")
-    stream.close()
-    ended(waiting)
-
-
-def test_a_line_is_never_longer_than_the_screen_is_wide() -> None:
-    stream = Tty()
-    waiting = WaitingLine(stream)
     waiting.begin("x" * 500)
     until_shown(stream, "x")
-    assert len(stream.shown) == 79
+    assert len(stream.shown) == 79  # never longer than the screen is wide
+    stream.close()
     ended(waiting)

@@ -16,7 +16,6 @@ import pytest
 
 from llmstream_cli.cli.bench.command import parameters_of, parse_streams
 from llmstream_cli.cli.bench.options import BenchOptions
-from llmstream_cli.cli.bench.progress import Plan
 from llmstream_cli.errors import InvalidValueError
 from tests.candle_files import write_model, write_tokenizer
 from tests.cli.ask.test_ask import COMMAND, TIMEOUT, modules_loaded_by
@@ -152,21 +151,6 @@ def test_a_terminal_gets_a_table_and_progress() -> None:
     assert [len(row) for row in rows(report)] == [12, 12]
 
 
-@pytest.mark.slow
-def test_a_closed_pipe_ends_quietly() -> None:
-    with subprocess.Popen(
-        [*BENCH, *LOCAL, "--streams", "1", "--prefix", "shared"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert process.wait(timeout=TIMEOUT) == 0
-        assert process.stderr.read() == b""
-
-
 # ---- a server -------------------------------------------------------------------------------
 
 
@@ -275,32 +259,22 @@ def test_the_end_of_the_time_prints_what_was_measured(answered: int, run: Run) -
         )
 
 
-def test_a_warm_up_that_leaves_no_time_for_a_run_is_told(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Plan, "allows", lambda _plan, _streams, runs=1: runs == 2)
-    with server(answer_events(*story())) as fake:
-        code, output, complaints = run(fake, "--seconds", "60")
-    assert (code, output) == (1, "")
-    assert complaints.startswith("llmstream: nothing could be measured in 60 s; give --seconds")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("answered", [0, 2])
-def test_ctrl_c_prints_what_was_measured(answered: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_prints_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMSTREAM_API_KEY", KEY)
     waiting = threading.Event()
 
     def reply(number: int) -> Reply:
-        if number < answered:
+        if number < 2:
             return answer_events(*story())
         waiting.set()
         return answer_events(*story()[:3], hang=True)
 
+    command = [*COMMAND, "bench", "--streams", "1", "--json", *TINY, "--url"]
     with (
         server(reply) as fake,
         subprocess.Popen(
-            [*BENCH, "--url", fake.url, "--streams", "1", "--json", *TINY],
+            [*command, fake.url],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -312,7 +286,7 @@ def test_ctrl_c_prints_what_was_measured(answered: int, monkeypatch: pytest.Monk
     assert (process.returncode, complaints) == (130, b"")
     report = json.loads(output)
     assert report["complete"] is False
-    assert [result["prefix"] for result in report["results"]] == ["distinct"] * (answered // 2)
+    assert [result["prefix"] for result in report["results"]] == ["distinct"]
 
 
 @pytest.mark.parametrize(
@@ -389,12 +363,9 @@ def test_bad_input_is_one_line(
 )
 def test_streams(text: str, streams: tuple[int, ...]) -> None:
     assert parse_streams(text) == streams
-
-
-@pytest.mark.parametrize("text", ["", "1,", "one", "1;2", "1.5", "-1", "1,257", "9" * 5000])
-def test_bad_streams(text: str) -> None:
-    with pytest.raises(InvalidValueError, match="--streams must be"):
-        parse_streams(text)
+    for mistake in (",", ",one", ";2", ".5", ",257", "9" * 5000):
+        with pytest.raises(InvalidValueError, match="--streams must be"):
+            parse_streams(text + mistake)
 
 
 # ---- start-up counts ------------------------------------------------------------------------

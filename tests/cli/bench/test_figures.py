@@ -155,15 +155,13 @@ def test_pieces_stand_for_tokens_that_are_not_reported() -> None:
     assert run.figures.cached_tokens is None
 
 
-def test_an_empty_answer_has_no_first_token() -> None:
+def test_what_never_came_has_no_rate() -> None:
     figures = evaluate([answer(usage=cost(20, 0))]).figures
     assert figures.first_token_p50_seconds is None
     assert figures.decode_tokens_per_second is None
     assert figures.prompt_tokens_per_second is None
     assert figures.generated_tokens == 0
-
-
-def test_streams_that_never_answer_together_have_no_decode_rate() -> None:
+    # Streams that never answer together.
     assert evaluate([answer(11, 12), answer(13, 14)]).figures.decode_tokens_per_second is None
 
 

@@ -40,10 +40,5 @@ def test_a_run_is_taken_to_last_as_long_as_the_last_for_each_stream(
     assert (plan.allows(4), plan.allows(3)) == (False, True)
 
 
-def test_without_a_limit_all_runs_are_allowed(pass_time: Callable[[float], None]) -> None:
-    plan = Plan([1, 256], seconds=None)
-    plan.start_run("")
-    pass_time(1e6)
-    plan.end_run(1)
-    assert plan.allows(256, runs=1000)
-    assert plan.left == 256e6
+def test_without_a_limit_all_runs_are_allowed() -> None:
+    assert Plan([1, 256], seconds=None).allows(256, runs=1000)
