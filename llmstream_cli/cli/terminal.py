@@ -11,6 +11,7 @@ from llmstream_cli.errors import InvalidValueError, LLMStreamError, OutputError,
 from llmstream_cli.files import decode, notice_wait, read_text
 
 MAX_INPUT_BYTES = 16 * 1024 * 1024
+_MAX_COLUMN_WIDTH = 24
 
 _WAITING = (
     "llmstream: waiting for the end of standard input, which belongs to the question; "

@@ -42,8 +42,8 @@ def run_ask(words: Sequence[str], how: AskOptions, setup: Setup) -> int:
 
         import asyncio  # this and the rest while the model loads
 
-        from llmstream_cli.cli.ask.stats import print_usage
-        from llmstream_cli.cli.ask.view import Answer, make_view, show_answer
+        from llmstream_cli.cli.ask.answer import Answer, print_usage
+        from llmstream_cli.cli.ask.view import make_view, show_answer
 
         answer = Answer(STARTED)
         view = make_view(markdown=setup.markdown, reasoning=setup.think is not False, how=how)

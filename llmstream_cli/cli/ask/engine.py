@@ -18,7 +18,7 @@ from llmstream_cli.models.reference import HubModel, parse_reference
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
 
 if TYPE_CHECKING:
-    from llmstream_cli.cli.conversation import Conversation
+    from llmstream_cli.cli.chat.conversation import Conversation
 
 
 class OpenEngine(NamedTuple):
@@ -47,7 +47,7 @@ def begin(setup: Setup) -> "tuple[OpenEngine, Conversation]":
             raise InvalidValueError("--system and --context both give the system message")
         system = context_message(setup.context)
     opened = None if setup.record.goes_on else open_engine(setup.engine, verbose=setup.verbose)
-    from llmstream_cli.cli.conversation import resume
+    from llmstream_cli.cli.chat.conversation import resume
 
     conversation = resume(setup.record)
     if opened is None:

@@ -1,74 +1,26 @@
-"""One answer: received, and shown as text, as markdown on a terminal, or as JSON."""
+"""How an answer is received and shown: as text, as markdown on a terminal, as JSON."""
 
 import codecs
 import contextlib
 import json
 import os
 import sys
-import time
 from asyncio import CancelledError
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
-from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, Usage
+from llmstream_cli.api import Chunk, FinishReason, GenerationRequest
+from llmstream_cli.cli.ask.answer import Answer, print_settings
 from llmstream_cli.cli.ask.engine import OpenEngine
 from llmstream_cli.cli.ask.options import AskOptions
-from llmstream_cli.cli.ask.stats import print_settings
 from llmstream_cli.cli.ask.waiting import DIM, PLAIN, WaitingLine
 from llmstream_cli.cli.terminal import AnswerWriter, complain, shows_sequences, without_controls
 from llmstream_cli.errors import LLMStreamError
-from llmstream_cli.history.records import Turn
 
 if TYPE_CHECKING:
     from llmstream_cli.cli.ask.markdown import MarkdownWriter
 
 _AS_TEXT = AskOptions()
-
-
-class Answer:
-    """What has come of an answer so far."""
-
-    def __init__(self, started: float) -> None:
-        self._started = started  # when whoever waits began to, by `time.perf_counter`
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self.model = ""
-        # From `started` to the first token, or to the first text where another server tells no
-        # tokens.
-        self.first_token_seconds: float | None = None
-        self.finish_reason: FinishReason | None = None  # None while it has not ended
-        self.usage: Usage | None = None
-
-    @property
-    def text(self) -> str:
-        return "".join(self._text)
-
-    @property
-    def reasoning(self) -> str:
-        return "".join(self._reasoning)
-
-    def add(self, chunk: Chunk) -> None:
-        if self.first_token_seconds is None and (chunk.token_ids or chunk.text or chunk.reasoning):
-            self.first_token_seconds = time.perf_counter() - self._started
-        if chunk.text:
-            self._text.append(chunk.text)
-        if chunk.reasoning:
-            self._reasoning.append(chunk.reasoning)
-        self.finish_reason = chunk.finish_reason
-        self.usage = chunk.usage
-
-    def turns(self, question: str, model: str, sampling: Mapping[str, Any]) -> tuple[Turn, Turn]:
-        """Return the question and what came of the answer, as they are kept."""
-        return Turn(role="user", content=question), Turn(
-            role="assistant",
-            content=self.text,
-            reasoning=self.reasoning,
-            model=model or self.model,
-            finish_reason=self.finish_reason or FinishReason.CANCELLED,
-            usage=self.usage,
-            sampling=sampling,
-        )
 
 
 async def show_answer(

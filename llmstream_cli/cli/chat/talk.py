@@ -6,11 +6,11 @@ import time
 from dataclasses import replace
 
 from llmstream_cli.api import FinishReason, ModelInfo
+from llmstream_cli.cli.ask.answer import Answer, print_usage
 from llmstream_cli.cli.ask.engine import OpenEngine, open_engine, request_for, with_model
 from llmstream_cli.cli.ask.options import Setup
-from llmstream_cli.cli.ask.stats import print_usage
-from llmstream_cli.cli.ask.view import Answer, make_view, show_answer
-from llmstream_cli.cli.conversation import Conversation
+from llmstream_cli.cli.ask.view import make_view, show_answer
+from llmstream_cli.cli.chat.conversation import Conversation
 from llmstream_cli.cli.process import leave_interrupted, run_interruptible
 from llmstream_cli.cli.terminal import complain
 from llmstream_cli.errors import InvalidValueError

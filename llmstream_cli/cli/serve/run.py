@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 
 from llmstream_cli.api import EngineConfig
-from llmstream_cli.cli.ask.stats import print_settings
+from llmstream_cli.cli.ask.answer import print_settings
 from llmstream_cli.cli.process import leave_on_interrupt
 from llmstream_cli.cli.progress import make_progress
 from llmstream_cli.cli.prompt import known_contexts, preset_format, read_template

@@ -9,10 +9,10 @@ import pytest
 
 from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, Progress, Usage
 from llmstream_cli.cli.ask import waiting as waiting_module
+from llmstream_cli.cli.ask.answer import Answer, duration, print_usage
 from llmstream_cli.cli.ask.engine import OpenEngine
 from llmstream_cli.cli.ask.options import AskOptions, EngineOptions
-from llmstream_cli.cli.ask.stats import duration, print_usage
-from llmstream_cli.cli.ask.view import Answer, JsonView, ReasoningWriter, make_view, show_answer
+from llmstream_cli.cli.ask.view import JsonView, ReasoningWriter, make_view, show_answer
 from llmstream_cli.cli.ask.waiting import WaitingLine
 from llmstream_cli.errors import EngineDiedError
 from llmstream_cli.prompts.messages import Message

@@ -8,8 +8,8 @@ from typing import Any
 
 from llmstream_cli.cli.ask.engine import OpenEngine
 from llmstream_cli.cli.ask.options import EngineOptions, RecordOptions, Setup
+from llmstream_cli.cli.chat.conversation import Conversation
 from llmstream_cli.cli.chat.talk import Talk
-from llmstream_cli.cli.conversation import Conversation
 from llmstream_cli.cli.options import SamplingOptions
 from llmstream_cli.models.presets import Preset
 from llmstream_cli.models.resolve import ResolvedModel

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from llmstream_cli.api import Usage
 from llmstream_cli.cli.ask.options import RecordOptions
-from llmstream_cli.cli.conversation import Conversation, resume
+from llmstream_cli.cli.chat.conversation import Conversation, resume
 from llmstream_cli.errors import (
     EngineDiedError,
     HistoryError,
