@@ -135,8 +135,9 @@ def test_an_interrupt_after_any_piece_keeps_all_text(
     assert visible(interrupted(pieces, columns, lines)) == visible(whole.text)
 
 
+@pytest.mark.parametrize("piece", ["two **three four", "two\n\n**three four\n"])
 @pytest.mark.parametrize("written", [False, True])
-def test_an_interrupt_within_a_write_keeps_all_text(written: bool) -> None:
+def test_an_interrupt_within_a_write_keeps_all_text(written: bool, piece: str) -> None:
     """Ctrl-C comes before the bytes are out, or after that but before it is noted."""
     terminal = ReflowingTerminal(30, 10)
     cut = False
@@ -153,7 +154,7 @@ def test_an_interrupt_within_a_write_keeps_all_text(written: bool) -> None:
     writer = make_writer(receive, 30, 10)
     writer.write("one ")
     with pytest.raises(CancelledError):
-        writer.write("two **three four")
+        writer.write(piece)
     writer.end(cut=True)
     words = terminal.text.replace("*", "").split()
     assert {"one", "two", "three", "four"} <= set(words)
