@@ -34,7 +34,7 @@ def talks(path: Path) -> Path:
     with History(path) as history:
         trip = history.begin("trip")
         history.append(trip, Turn(role="user", content="Where is Paris?"))
-        history.append(trip, Turn(role="assistant", content=EVIL, model="smollm2"))
+        history.append(trip, Turn(role="assistant", content=EVIL, model="my model"))
         other = history.begin()
         history.append(other, Turn(role="user", content="Who sings?\n" + "la " * 99))
     return path
@@ -61,13 +61,13 @@ def test_the_list(run: Cli) -> None:
     assert headings == ["number", "name", "changed", "turns", "model", "question"]
     assert [row[:2] + row[3:5] for row in rows] == [
         ["2", "-", "1", "-"],
-        ["1", "trip", "2", "smollm2"],
+        ["1", "trip", "2", "my_model"],
     ]
     assert rows[1][5] == "Where is Paris?"
     assert len(run("list", "--limit", "1")[1].splitlines()) == 2
     latest, trip = json.loads(run("list", "--json")[1])
     assert (latest["id"], latest["name"], latest["num_turns"]) == (2, None, 1)
-    assert (trip["name"], trip["title"], trip["model"]) == ("trip", "Where is Paris?", "smollm2")
+    assert (trip["name"], trip["title"], trip["model"]) == ("trip", "Where is Paris?", "my model")
 
 
 @pytest.mark.usefixtures("talks")
@@ -75,7 +75,7 @@ def test_a_conversation_is_shown(run: Cli) -> None:
     for name in ("trip", "TRIP", "1"):
         assert run("show", name) == (
             0,
-            f"# trip\n\n## Question\n\nWhere is Paris?\n\n## Answer (smollm2)\n\n{EVIL}\n",
+            f"# trip\n\n## Question\n\nWhere is Paris?\n\n## Answer (my model)\n\n{EVIL}\n",
             "",
         )
     assert "Who sings?" in run("show")[1]
