@@ -1,6 +1,18 @@
 """JSON schemas such as people write: what answers to them must fulfil is tested with these."""
 
+import base64
+import ipaddress
+import re
+import uuid
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta
+from functools import partial
 from typing import Any
+
+from hypothesis import strategies as st
+from pydantic import UUID4, TypeAdapter
+
+from llmstream_cli.core.grammar import schema_strings
 
 STRING: dict[str, Any] = {"type": "string"}
 INTEGER: dict[str, Any] = {"type": "integer"}
@@ -18,49 +30,19 @@ def closed(properties: dict[str, Any], *optional: str) -> dict[str, Any]:
 
 SCHEMAS: dict[str, dict[str, Any] | bool] = {
     "any": {},
-    "true": True,
-    "any object": {"type": "object"},
-    "any array": {"type": "array"},
-    "string": STRING,
-    "integer": INTEGER,
-    "number": {"type": "number"},
-    "boolean": {"type": "boolean"},
-    "null": {"type": "null"},
     "string or null": {"type": ["string", "null"]},
-    "remarks": {"type": "boolean", "title": "Sure?", "default": True, "examples": [False]},
-    "lengths": {"type": "string", "minLength": 3, "maxLength": 8},
     "long string": {"type": "string", "minLength": 200},
-    "exactly one character": {"type": "string", "minLength": 1, "maxLength": 1},
     "pattern": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{4}$"},
-    "pattern inside": {"type": "string", "pattern": "[0-9]{2}", "maxLength": 40},
-    "pattern of alternatives": {"type": "string", "pattern": "^(red|green|blue)( dark)?$"},
     "pattern of classes": {"type": "string", "pattern": "^\\w+\\.\\d{1,3}\\s?[^\\w]$"},
-    "pattern and length": {"type": "string", "pattern": "^[a-z]+$", "minLength": 4, "maxLength": 6},
     "pattern with quotes": {"type": "string", "pattern": '^"\\\\[\\n\\t]"$'},
     "pattern of many bytes": {"type": "string", "pattern": "^[äöüß日本語😀]{3,5}$"},
-    "byte": {"type": "integer", "minimum": 0, "maximum": 255},
-    "signed": {"type": "integer", "minimum": -12, "maximum": -3},
     "exclusive": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.5},
-    "exclusive integers": {"type": "integer", "exclusiveMinimum": 3, "exclusiveMaximum": 6},
-    "percentage": {"type": "number", "minimum": -0.5, "maximum": 99.75},
     "large": {"type": "integer", "minimum": 2**53 - 3, "maximum": 2**53 - 1},
     "multiple": {"type": "integer", "multipleOf": 7, "minimum": -100, "maximum": 100},
-    "quarters": {"type": "number", "multipleOf": 0.25, "minimum": 0, "maximum": 10},
     "const": {"const": {"kind": "fixed", "list": [1, 2.5, None, True, "ä\n"]}},
     "enum": {"enum": ["red", "amber", "green", 0, None, [1], {"a": "b"}]},
-    "enum with type": {"type": "string", "enum": ["yes", "no"]},
     "empty key": closed({"": INTEGER, 'quote"d': INTEGER, "new\nline": INTEGER, "日本": INTEGER}),
-    "list": {"type": "array", "items": INTEGER, "minItems": 2, "maxItems": 4},
-    "empty list": {"type": "array", "maxItems": 0},
     "long list": {"type": "array", "items": {"enum": [0, 1]}, "minItems": 30, "maxItems": 30},
-    "matrix": {
-        "type": "array",
-        "minItems": 2,
-        "maxItems": 2,
-        "items": {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "number"}},
-    },
-    "tuple": {"type": "array", "prefixItems": [STRING, INTEGER], "items": False, "minItems": 2},
-    "open tuple": {"type": "array", "prefixItems": [STRING], "items": {"type": "boolean"}},
     "tuple of draft 7": {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "type": "array",
@@ -68,8 +50,6 @@ SCHEMAS: dict[str, dict[str, Any] | bool] = {
         "additionalItems": False,
     },
     "person": closed({"name": STRING, "age": {"type": "integer", "minimum": 0, "maximum": 130}}),
-    "optional": closed({"a": INTEGER, "b": INTEGER, "c": INTEGER}, "a", "c"),
-    "all optional": closed({"a": INTEGER, "b": INTEGER}, "a", "b"),
     "open object": {"type": "object", "properties": {"id": INTEGER}, "required": ["id"]},
     "required but unlisted": {
         "type": "object",
@@ -77,20 +57,11 @@ SCHEMAS: dict[str, dict[str, Any] | bool] = {
         "additionalProperties": INTEGER,
     },
     "map": {"type": "object", "additionalProperties": INTEGER, "minProperties": 1},
-    "short map": {"type": "object", "additionalProperties": INTEGER, "maxProperties": 2},
     "pattern properties": {
         "type": "object",
         "patternProperties": {"^x_": INTEGER, "^y_": STRING},
         "additionalProperties": False,
     },
-    "nested": closed({"user": closed({"address": closed({"city": STRING, "zip": STRING}, "zip")})}),
-    "list of objects": {
-        "type": "array",
-        "minItems": 1,
-        "maxItems": 3,
-        "items": closed({"item": STRING, "price": {"type": "number", "minimum": 0}}),
-    },
-    "anyOf": {"anyOf": [STRING, INTEGER, closed({"a": {"type": "null"}})]},
     "anyOf with common beginning": {
         "anyOf": [closed({"kind": {"const": "a"}, "x": INTEGER}), closed({"kind": STRING})]
     },
@@ -111,10 +82,6 @@ SCHEMAS: dict[str, dict[str, Any] | bool] = {
     "allOf of bounds": {
         "allOf": [{"type": "number", "exclusiveMinimum": 0}, {"maximum": 0.5}, {"minimum": -3}]
     },
-    "allOf of strings": {"allOf": [{"type": "string", "minLength": 2}, {"pattern": "^[xy]*$"}]},
-    "defs": closed({"home": {"$ref": "#/$defs/place"}, "work": {"$ref": "#/$defs/place"}})
-    | {"$defs": {"place": closed({"city": STRING, "floor": INTEGER}, "floor")}},
-    "reference with more": {"$ref": "#/$defs/a", "maxLength": 4, "$defs": {"a": STRING}},
     "tree": {
         "$ref": "#/$defs/node",
         "$defs": {
@@ -180,3 +147,120 @@ SCHEMAS: dict[str, dict[str, Any] | bool] = {
         "email",
     ),
 }
+
+
+def strictly(parse: Callable[[str], object]) -> Callable[[str], bool]:
+    def checks(text: str) -> bool:
+        parse(text)
+        return True
+
+    return checks
+
+
+FORMATS: dict[str, Callable[[str], object]] = {
+    "date": strictly(date.fromisoformat),
+    "time": strictly(time.fromisoformat),
+    "date-time": strictly(datetime.fromisoformat),
+    "duration": strictly(TypeAdapter(timedelta).validate_python),
+    "ipv4": strictly(ipaddress.IPv4Address),
+    "ipv6": strictly(ipaddress.IPv6Address),
+    "uuid": strictly(uuid.UUID),
+    "uuid4": strictly(TypeAdapter(UUID4).validate_python),
+    "email": re.compile(r"[^@\s]+@[^@\s]+\.[a-zA-Z]+").fullmatch,
+    "hostname": re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63})*").fullmatch,
+    "uri": re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]*").fullmatch,
+    "base64": strictly(partial(base64.b64decode, validate=True)),
+    "base64url": strictly(base64.urlsafe_b64decode),
+    "ipv4network": strictly(ipaddress.IPv4Network),
+    "cidrv4": strictly(ipaddress.IPv4Interface),
+    "json-pointer": re.compile("(/([^~/]|~[01])*)*").fullmatch,
+    **{
+        name: re.compile(schema_strings.FORMATS[name]).fullmatch
+        for name in ("ulid", "nanoid", "cuid", "cuid2", "ksuid", "xid", "e164")
+    },
+}
+
+# ---- random schemas ----
+
+_bounds = st.integers(-20, 20) | st.sampled_from([0.5, -1.25, 3.75, 1e-3])
+_counts = st.integers(0, 4)
+_names = st.sampled_from(["a", "b", "é", ""])
+_leaves = st.one_of(
+    st.booleans(),
+    st.just({}),
+    st.fixed_dictionaries({"const": st.none() | st.text('aé日😀\\"\n', max_size=4) | _bounds}),
+    st.fixed_dictionaries({"enum": st.lists(st.integers(-9, 9) | st.text("ab"), min_size=1)}),
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["integer", "number"])},
+        optional={
+            "minimum": _bounds,
+            "exclusiveMinimum": _bounds,
+            "maximum": _bounds,
+            "exclusiveMaximum": _bounds,
+            "multipleOf": st.sampled_from([1, 3, 0.5]),
+        },
+    ),
+    st.fixed_dictionaries(
+        {"type": st.just("string")},
+        optional={
+            "minLength": _counts,
+            "maxLength": _counts,
+            "pattern": st.sampled_from(
+                ["^a", "[a-h]$", "[0-9]", "^[^a]*$", "^(?=.*b)a", r"^(?!\.).", "[[&&]"]
+            ),
+            "format": st.sampled_from(["ipv4", "date", "uuid", "json-pointer", "path"]),
+            "uniqueItems": st.booleans(),
+            "minLenght": _counts,
+        },
+    ),
+    st.just({"$ref": "#"}),
+)
+# A program that checks `not` of a reference to itself never ends.
+_without_references = st.sampled_from([{}, {"type": "string"}, {"const": 1}, {"required": ["a"]}])
+random_schemas = st.recursive(
+    _leaves,
+    lambda parts: st.one_of(
+        st.fixed_dictionaries(
+            {"type": st.just("array")},
+            optional={
+                "items": parts,
+                "prefixItems": st.lists(parts, max_size=2),
+                "minItems": _counts,
+                "maxItems": _counts,
+                "uniqueItems": st.booleans(),
+                "contains": parts,
+                "unevaluatedItems": _without_references,
+            },
+        ),
+        st.fixed_dictionaries(
+            {"type": st.sampled_from(["object", ["object", "null"]])},
+            optional={
+                "properties": st.dictionaries(_names, parts, max_size=3),
+                "required": st.lists(_names, max_size=3, unique=True),
+                "additionalProperties": parts,
+                "minProperties": _counts,
+                "maxProperties": _counts,
+                "propertyNames": st.sampled_from(
+                    [
+                        True,
+                        {"type": "string"},
+                        {"enum": ["a", "b", ""]},
+                        {"pattern": "^[ab]"},
+                        {"maxLength": 2},
+                        {"const": "a", "minLength": 1},
+                    ]
+                ),
+                "dependentRequired": st.dictionaries(
+                    _names, st.lists(_names, max_size=2, unique=True), max_size=2
+                ),
+                "dependentSchemas": st.dictionaries(_names, parts, max_size=1),
+                "unevaluatedProperties": _without_references,
+            },
+        ),
+        st.fixed_dictionaries(dict.fromkeys(("not", "if", "then"), _without_references)),
+        st.fixed_dictionaries({"anyOf": st.lists(parts, min_size=1, max_size=3)}),
+        st.fixed_dictionaries({"allOf": st.lists(parts, min_size=1, max_size=2)}),
+        st.fixed_dictionaries({"oneOf": st.lists(parts, min_size=1, max_size=2)}),
+    ),
+    max_leaves=6,
+)
