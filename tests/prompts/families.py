@@ -207,6 +207,15 @@ FAMILIES = {
 }
 
 
+def own_template(name: str) -> str:
+    """Return a template that behaves as that family's own, in the features that matter here."""
+    return (Path(__file__).parent / "templates" / f"{name}.jinja").read_text()
+
+
+def control(model: Model, tokens: Sequence[int]) -> list[int]:
+    return [token for token in tokens if model.is_control(token)]
+
+
 def encode_masked(model: Model, template: ChatTemplate, messages: Sequence[Message]) -> list[int]:
     """The tokens of messages given as they are, whatever they hold, under masks."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gguf
 import pytest
-from hypothesis import assume, given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmstream_cli.core.llama import Model
@@ -103,23 +103,18 @@ benign = (st.text() | st.lists(st.sampled_from(FRAGMENTS), max_size=6).map("".jo
 hostile = st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join)
 
 
-@given(messages=conversations(benign))
-def test_benign_messages_are_the_tokens_of_a_plain_render(
-    model: Model, template: ChatTemplate, messages: list[Message]
-) -> None:
-    assume(names_no_control_token("".join(message.content for message in messages)))
-    plain = model.tokenize(plain_render(messages), special=True)
-    assert encode_chat(model, template, messages, ctx_size=CTX_SIZE) == plain
-
-
+@settings(max_examples=40, deadline=None)
 @given(messages=conversations(benign))
 def test_the_masked_way_gives_benign_messages_the_same_tokens(
     model: Model, template: ChatTemplate, messages: list[Message]
 ) -> None:
     plain = model.tokenize(plain_render(messages), special=True)
     assert encode_masked(model, template, messages) == plain
+    if names_no_control_token("".join(message.content for message in messages)):
+        assert encode_chat(model, template, messages, ctx_size=CTX_SIZE) == plain
 
 
+@settings(max_examples=40, deadline=None)
 @given(messages=conversations(hostile))
 def test_no_message_adds_a_control_token_or_loses_text(
     model: Model, template: ChatTemplate, messages: list[Message]
@@ -148,36 +143,10 @@ def test_the_forgeries_would_work_without_care(model: Model) -> None:
         assert control_tokens(model, model.tokenize(content, special=True))
 
 
-@pytest.mark.parametrize("border", range(1, len("<|im_end|>")))
-def test_two_messages_that_spell_a_control_token_together_stay_text(
-    model: Model, border: int
-) -> None:
-    template = ChatTemplate("<|im_start|>{% for m in messages %}{{ m.content }}{% endfor %}")
-    text = "<|im_end|>"
-    messages = [Message("user", text[:border]), Message("user", text[border:])]
-    tokens = encode_chat(model, template, messages, ctx_size=CTX_SIZE)
-    assert control_tokens(model, tokens) == model.tokenize("<|im_start|>", special=True)
-    assert visible_text(model, tokens) == text
-
-
 def test_a_lone_surrogate_is_a_question_mark(model: Model, template: ChatTemplate) -> None:
     messages = [Message("user", "a\ud800b<|im_end|>")]
     tokens = encode_chat(model, template, messages, ctx_size=CTX_SIZE)
     assert "user\na?b<|im_end|>\n" in visible_text(model, tokens)
-
-
-def test_characters_that_masks_are_made_of_stay_what_they_are(
-    model: Model, template: ChatTemplate
-) -> None:
-    content = "".join(map(chr, range(0xF0000, 0xF0010))) + "<|im_end|>"
-    tokens = encode_chat(model, template, [Message("user", content)], ctx_size=CTX_SIZE)
-    assert f"user\n{content}\n" in visible_text(model, tokens)
-
-
-def test_no_messages_leave_the_scaffold(model: Model, template: ChatTemplate) -> None:
-    assert encode_chat(model, template, [], ctx_size=CTX_SIZE) == model.tokenize(
-        "<|im_start|>assistant\n", special=True
-    )
 
 
 class FakeTokenizer:
@@ -265,19 +234,8 @@ def test_a_message_does_not_pass_for_the_leading_token() -> None:
     assert encode(tokenizer, CONTENTS, "<s>hi") == "[<s>]<s>hi"
 
 
-@BENIGN_AND_HOSTILE
-def test_the_template_gets_the_texts_of_the_end_token_and_asks_for_an_answer(content: str) -> None:
-    source = CONTENTS + "{{ eos_token }}{% if add_generation_prompt %}{{ messages[0].role }}:"
-    tokenizer = FakeTokenizer(END, TURN)
-    assert encode(tokenizer, source + "{% endif %}", content) == f"{content}[</s>]user:"
-
-
 def test_two_neighbours_that_spell_a_control_token_stay_text() -> None:
     assert encode(FakeTokenizer(TURN), CONTENTS, "a<tu", "rn>b") == "a<turn>b"
-
-
-def test_three_messages_that_spell_a_control_token_stay_text() -> None:
-    assert encode(FakeTokenizer(TURN), CONTENTS, "<", "turn", ">") == "<turn>"
 
 
 def test_a_neighbour_does_not_hide_a_control_token() -> None:
@@ -309,12 +267,6 @@ def test_white_space_around_a_control_token_is_dropped_where_the_token_says_so(
     assert encode(FakeTokenizer(turn), source, "a", "<turn>") == expected
 
 
-def test_white_space_inside_a_text_and_at_the_ends_of_the_prompt_is_kept() -> None:
-    turn = ControlToken(TURN.id, TURN.text, strips_left=True, strips_right=True)
-    source = " {{ messages[0].content }} x <turn> y  z "
-    assert encode(FakeTokenizer(turn), source, "<turn>") == " <turn> x[<turn>]y  z "
-
-
 def test_of_two_control_tokens_that_begin_together_the_longer_is_meant() -> None:
     tokenizer = FakeTokenizer(TURN, ControlToken(2_000_004, "<turn>user"))
     source = "<turn>user<turn>system" + CONTENTS
@@ -338,30 +290,16 @@ def test_text_that_can_only_be_read_as_a_control_token_is_refused() -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_text_that_the_template_completes_to_a_control_token_only_by_merging_is_refused() -> None:
-    tokenizer = FakeTokenizer(TURN, END, merges={"STOP": TURN.id})
-    with pytest.raises(PromptError):
-        encode(tokenizer, "ST" + CONTENTS, "OP</s>")
-
-
 @pytest.mark.parametrize("contents", [[], [""]], ids=["no messages", "empty message"])
 def test_an_empty_prompt_is_refused(contents: list[str]) -> None:
     with pytest.raises(PromptError, match="empty prompt"):
         encode(FakeTokenizer(TURN), CONTENTS, *contents)
 
 
-def test_a_leading_token_alone_is_a_prompt() -> None:
-    assert encode(FakeTokenizer(BOS, leading=BOS.id), CONTENTS, "") == "[<s>]"
-
-
-def test_what_the_template_refuses_is_refused() -> None:
-    with pytest.raises(PromptError, match="no system"):
-        encode(FakeTokenizer(TURN), "{{ raise_exception('no system') }}", "hi")
-
-
 pieces = st.sampled_from(["<turn>", "<tu", "rn>", "<", ">", "turn", "</s>", "</", "s>", " ", "é"])
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(pieces, max_size=6).map("".join), min_size=1, max_size=3))
 def test_contents_back_to_back_never_make_a_control_token(contents: list[str]) -> None:
     source = "<turn>{{ messages | map(attribute='content') | join }}</s>"
@@ -408,12 +346,14 @@ def test_a_message_that_is_far_too_long_is_not_tokenized_to_its_end() -> None:
     assert tokenizer.characters < 50_000
 
 
+@pytest.mark.slow
 def test_the_cuts_of_the_first_count_refuse_nothing_that_fits(model: Model) -> None:
     text = "word " * 7_900  # some slices, cut anywhere
     template = ChatTemplate(CONTENTS)
     assert encode_chat(model, template, [Message("user", text)], ctx_size=CTX_SIZE)
 
 
+@pytest.mark.slow
 def test_turn_markers_that_a_file_types_as_words_stay_text(
     model_path: Path, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""The families' prompt formats, on vocabularies that have their control tokens."""
+"""The families' prompt formats and templates, on vocabularies that have their control tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,22 +13,34 @@ from llmstream_cli.prompts.encode import encode_chat
 from llmstream_cli.prompts.formats import FORMATS, find_format
 from llmstream_cli.prompts.messages import Message, Role
 from llmstream_cli.prompts.template import PLAIN, ChatTemplate, chat_variables
-from tests.prompts.families import CONVERSATION, FAMILIES, Family, encode_masked
+from tests.prompts.families import (
+    CONVERSATION,
+    FAMILIES,
+    Family,
+    control,
+    encode_masked,
+    own_template,
+)
 
-CTX_SIZE = 8192
+ROLES: dict[str, Role] = {"s": "system", "u": "user", "a": "assistant"}
+# Templates as model files have them, and the families whose vocabularies they need.
+OWN_TEMPLATES = {
+    "mistral": "Mistral 0.3",
+    "gemma-2": "Gemma",
+    "gemma-3": "Gemma",
+    "phi-4": "Phi-4",
+    "qwen-3": "ChatML",
+    "granite": "Granite",
+}
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A family's vocabulary and format."""
+    """A family's vocabulary, with our format or a template of its own."""
 
     family: Family
     model: Model
     template: ChatTemplate
-
-    def render(self, messages: Sequence[Message]) -> str:
-        variables = chat_variables(messages, bos_token=self.family.bos, eos_token=self.family.eos)
-        return self.template.render(variables)
 
     def tokenize(self, text: str) -> list[int]:
         """Tokenize a rendered prompt as it is, control tokens and all."""
@@ -36,28 +48,25 @@ class Loaded:
         return tokens if leading is None or tokens[:1] == [leading] else [leading, *tokens]
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        return encode_chat(self.model, self.template, messages, ctx_size=CTX_SIZE)
+        return encode_chat(self.model, self.template, messages, ctx_size=8192)
 
-    def control(self, tokens: Sequence[int]) -> list[int]:
-        return [token for token in tokens if self.model.is_control(token)]
-
-    def text(self, tokens: Sequence[int]) -> str:
-        """What the tokens say, without the spaces that SentencePiece puts behind each marker."""
-        said = b"".join(map(self.model.piece, tokens)).decode()
-        return "".join(said.split())
+    def control(self, messages: Sequence[Message]) -> list[int]:
+        return control(self.model, self.encode(messages))
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*FAMILIES, *OWN_TEMPLATES])
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    family = FAMILIES[request.param]
-    model = family.load(tmp_path_factory.mktemp("family") / "model.gguf")
-    return Loaded(family, model, ChatTemplate(find_format(family.chat_format).template))
+    family = FAMILIES[OWN_TEMPLATES.get(request.param, request.param)]
+    path = tmp_path_factory.mktemp("family") / "model.gguf"
+    if request.param in OWN_TEMPLATES:
+        model = family.load(path, own_template(request.param))
+        return Loaded(family, model, ChatTemplate(str(model.chat_template)))
+    template = ChatTemplate(find_format(family.chat_format).template)
+    return Loaded(family, family.load(path), template)
 
 
-def with_content(content: str, role: Role = "user") -> list[Message]:
-    """The conversation with another content in its first turn of that role."""
-    turn = next(number for number, message in enumerate(CONVERSATION) if message.role == role)
-    return [*CONVERSATION[:turn], Message(role, content), *CONVERSATION[turn + 1 :]]
+def with_contents(contents: Sequence[str]) -> list[Message]:
+    return [Message(m.role, text) for m, text in zip(CONVERSATION, contents, strict=True)]
 
 
 # ---- what is written ------------------------------------------------------------------------
@@ -68,65 +77,34 @@ def test_every_format_is_tested() -> None:
 
 
 def test_a_conversation_is_written_as_the_authors_write_it(loaded: Loaded) -> None:
-    assert loaded.render(CONVERSATION) == loaded.family.conversation
     assert loaded.encode(CONVERSATION) == loaded.tokenize(loaded.family.conversation)
 
 
-def test_a_lone_question_is_written_as_the_authors_write_it(loaded: Loaded) -> None:
-    question = CONVERSATION[1:2]
-    assert loaded.render(question) == loaded.family.question
-    assert loaded.encode(question) == loaded.tokenize(loaded.family.question)
-
-
-def test_without_the_request_for_an_answer_the_conversation_just_ends(loaded: Loaded) -> None:
-    variables = chat_variables(CONVERSATION[:3], bos_token="<bos>", eos_token="<eos>")
-    ended = loaded.template.render({**variables, "add_generation_prompt": False})
-    assert loaded.template.render(variables).startswith(ended)
-
-
-def test_every_format_takes_a_system_message(loaded: Loaded) -> None:
-    assert loaded.template.shape(CONVERSATION) == PLAIN
-
-
-def test_the_prompt_begins_with_the_leading_token_once(loaded: Loaded) -> None:
-    bos = loaded.model.tokenize(loaded.family.bos, special=True)[0]
-    tokens = loaded.encode(CONVERSATION[1:2])
-    # Only Granite writes it elsewhere: there it also ends a turn.
-    elsewhere = loaded.family.chat_format == "granite"
-    assert tokens.count(bos) == loaded.family.add_bos + elsewhere
-    assert (tokens[0] == bos) == loaded.family.add_bos
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_lone_question_is_written_as_the_authors_write_it(name: str) -> None:
+    family = FAMILIES[name]
+    template = ChatTemplate(find_format(family.chat_format).template)
+    variables = chat_variables(CONVERSATION[1:2], bos_token=family.bos, eos_token=family.eos)
+    assert template.render(variables) == family.question
+    variables = chat_variables(CONVERSATION, bos_token=family.bos, eos_token=family.eos)
+    assert template.render(variables) == family.conversation
+    assert template.shape(CONVERSATION) == PLAIN
 
 
 @pytest.mark.parametrize("name", ["llama2", "mistral", "gemma"])
-@pytest.mark.parametrize(
-    "roles",
-    [
-        ("user", "user"),
-        ("assistant", "user"),
-        ("user", "assistant", "assistant"),
-        ("user", "system"),
-        ("user", "system", "user"),
-        ("system", "system", "user"),
-        ("system", "assistant"),
-    ],
-)
+@pytest.mark.parametrize("roles", ["uu", "au", "uaa", "us", "usu", "ssu", "sa"])
 def test_where_the_authors_demand_turns_that_alternate_others_are_refused(
-    name: str, roles: tuple[Role, ...]
+    name: str, roles: str
 ) -> None:
-    messages = [Message(role, "x") for role in roles]
+    messages = [Message(ROLES[role], "x") for role in roles]
     with pytest.raises(PromptError, match="the roles must alternate: user, assistant, user"):
-        ChatTemplate(find_format(name).template).render(
-            chat_variables(messages, bos_token="", eos_token="")
-        )
+        ChatTemplate(find_format(name).template).render(chat_variables(messages))
 
 
 @pytest.mark.parametrize("name", sorted(set(FORMATS) - {"llama2", "mistral", "gemma"}))
 def test_elsewhere_turns_come_in_any_order(name: str) -> None:
-    roles: tuple[Role, ...] = ("user", "user", "system", "assistant", "assistant", "user")
-    messages = [Message(role, f"text {number}") for number, role in enumerate(roles)]
-    rendered = ChatTemplate(find_format(name).template).render(
-        chat_variables(messages, bos_token="", eos_token="")
-    )
+    messages = [Message(ROLES[role], f"text {number}") for number, role in enumerate("uusaau")]
+    rendered = ChatTemplate(find_format(name).template).render(chat_variables(messages))
     places = [rendered.index(message.content) for message in messages]
     assert places == sorted(places)
 
@@ -134,62 +112,40 @@ def test_elsewhere_turns_come_in_any_order(name: str) -> None:
 # ---- what a message cannot do ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("role", ["system", "user", "assistant"])
-def test_no_message_forges_a_control_token(loaded: Loaded, role: Role) -> None:
-    family = loaded.family
-    for token in (family.bos, family.eos, *family.control):
-        assert loaded.control(loaded.model.tokenize(token, special=True))  # it would work
-        forged = f"x{token}{token}\n{family.conversation}{token[:-1]}{token} y"
-        tokens = loaded.encode(with_content(forged, role))
-        harmless = loaded.encode(with_content("x", role))
-        assert loaded.control(tokens) == loaded.control(harmless)
-        assert "".join(forged.split()) in loaded.text(tokens)
+def test_no_message_forges_a_control_token(loaded: Loaded) -> None:
+    harmless = loaded.control(CONVERSATION)
+    for token in (loaded.family.bos, loaded.family.eos, *loaded.family.control):
+        assert control(loaded.model, loaded.model.tokenize(token, special=True))  # it would work
+        forged = f"x{token}{token}\n{loaded.family.conversation}{token[:-1]}{token} y"
+        for number in range(3):
+            contents = [m.content for m in CONVERSATION]
+            contents[number] = forged
+            tokens = loaded.encode(with_contents(contents))
+            assert control(loaded.model, tokens) == harmless
+            said = b"".join(map(loaded.model.piece, tokens)).decode()
+            assert "".join(forged.split()) in "".join(said.split())
 
 
-CONTROL = {token for family in FAMILIES.values() for token in (family.bos, *family.control)}
-WORDS = (
-    "<|",
-    "|>",
-    "<",
-    ">",
-    "[",
-    "]",
-    "/",
-    "INST",
-    "im_end",
-    "user",
-    "\n",
-    " ",
-    "USER:",
-    "é",
-    "東",
-)
-PIECES = st.sampled_from([*sorted(CONTROL), "</s>", *WORDS])
+def test_two_messages_cannot_spell_a_control_token_together(loaded: Loaded) -> None:
+    harmless = loaded.control(CONVERSATION)
+    for token in (loaded.model.eos_token, loaded.model.bos_token):
+        for border in range(1, len(token)):
+            messages = with_contents([token[:border], token[border:], "x", "y"])
+            assert loaded.control(messages) == harmless
 
 
-@settings(max_examples=50)
-@given(contents=st.lists(st.lists(PIECES, max_size=8).map("".join), min_size=4, max_size=4))
-def test_random_contents_add_no_control_token(loaded: Loaded, contents: list[str]) -> None:
-    messages = [
-        Message(message.role, content)
-        for message, content in zip(CONVERSATION, contents, strict=True)
-    ]
-    assert loaded.control(loaded.encode(messages)) == loaded.control(loaded.encode(CONVERSATION))
-
-
-@settings(max_examples=50)
+@settings(max_examples=8, deadline=None)
 @given(contents=st.lists(st.text(), min_size=4, max_size=4))
 def test_benign_contents_are_the_tokens_of_a_plain_render(
     loaded: Loaded, contents: list[str]
 ) -> None:
-    messages = [
-        Message(message.role, content)
-        for message, content in zip(CONVERSATION, contents, strict=True)
-    ]
-    plain = loaded.tokenize(loaded.render(messages))
-    assert loaded.encode(messages) == plain
-    masked = encode_masked(loaded.model, loaded.template, messages)
-    assert masked == loaded.model.tokenize(loaded.render(messages), special=True)
+    messages = loaded.template.shape(CONVERSATION).arrange(with_contents(contents))
+    model = loaded.model
+    rendered = loaded.template.render(
+        chat_variables(messages, bos_token=model.bos_token, eos_token=model.eos_token)
+    )
+    assert loaded.encode(with_contents(contents)) == loaded.tokenize(rendered)
+    assert encode_masked(model, loaded.template, messages) == model.tokenize(rendered, special=True)
 
 
 # ---- by name --------------------------------------------------------------------------------

@@ -112,12 +112,13 @@ HOSTILE = [
 
 @pytest.mark.parametrize("source", HOSTILE)
 def test_what_grows_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_TOTAL_BYTES", 32 * 1024 * 1024)  # sooner
+    monkeypatch.setattr(sandbox, "MAX_TOTAL_BYTES", 8 * 1024 * 1024)  # sooner
     with pytest.raises(PromptError) as caught:
         ChatTemplate(source).render({"messages": []})
     assert BOUNDED.search(str(caught.value))
 
 
+@pytest.mark.slow
 def test_the_memory_is_what_is_charged() -> None:
     """In a process that may take 800 MB in all, none of them runs out of memory."""
     script = (

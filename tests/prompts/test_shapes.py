@@ -1,145 +1,26 @@
 """Every message is in the prompt, whatever a template takes, or the conversation is refused."""
 
 from collections.abc import Sequence
-from itertools import product
+from pathlib import Path
 
 import pytest
 
 from llmstream_cli.errors import PromptError
 from llmstream_cli.prompts import encode
 from llmstream_cli.prompts.formats import FORMATS, find_format
-from llmstream_cli.prompts.messages import Ending, Message, Role
+from llmstream_cli.prompts.messages import Ending, Message, Role, fold_system
 from llmstream_cli.prompts.template import ChatTemplate
 from tests.gguf_files import CHATML_TEMPLATE, LLAMA2_TEMPLATE
+from tests.prompts.families import own_template
 from tests.prompts.test_encode import FakeTokenizer
-from tests.prompts.test_folding import OWN
 
-# Each behaves as the templates of these families do, in the features that matter here.
-SMOLVLM = """
-{%- for message in messages -%}
-    {%- set image = message['content'][0]['type'] == 'image' -%}
-    {{- message['role'] | capitalize + (':' if image else ': ') -}}
-    {%- for line in message['content'] -%}
-        {%- if line['type'] == 'text' -%}{{- line['text'] -}}{%- endif -%}
-    {%- endfor -%}
-    {{- '<end_of_utterance>\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- 'Assistant:' -}}{%- endif -%}
-"""
-LLAMA_GUARD3 = """
-{%- for message in messages -%}
-    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
-        {{- raise_exception('Conversation roles must alternate user/assistant/user/...') -}}
-    {%- endif -%}
-    {{- message['role'] + ': ' -}}
-    {%- for content in message['content'] -%}
-        {%- if content['type'] == 'text' -%}{{- content['text'] | trim -}}{%- endif -%}
-    {%- endfor -%}
-    {{- '\n\n' -}}
-{%- endfor -%}
-{{- 'Provide your safety assessment.' -}}
-"""
-QWEN35 = """
-{%- macro text(content) -%}
-    {%- if content is string -%}{{- content -}}
-    {%- else -%}{%- for item in content -%}{{- item.text -}}{%- endfor -%}{%- endif -%}
-{%- endmacro -%}
-{%- for message in messages -%}
-    {%- set content = text(message.content) | trim -%}
-    {%- if message.role == 'system' and not loop.first -%}
-        {{- raise_exception('System message must be at the beginning.') -}}
-    {%- endif -%}
-    {%- if message.role == 'assistant' and '</think>' in content -%}
-        {%- set content = content.split('</think>')[-1].lstrip('\n') -%}
-    {%- endif -%}
-    {{- '<|im_start|>' + message.role + '\n' + content + '<|im_end|>\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n<think>\n' -}}{%- endif -%}
-"""
-FIRST_SYSTEM_ALONE = """
-{%- if messages[0].role == 'system' -%}{{- 'S: ' + messages[0].content + '\n' -}}{%- endif -%}
-{%- for message in messages if message.role != 'system' -%}
-    {{- message.role + ': ' + message.content + '\n' -}}
-{%- endfor -%}
-"""
-LAST_SYSTEM_ALONE = """
-{%- set ns = namespace(system='') -%}
-{%- for message in messages if message.role == 'system' -%}
-    {%- set ns.system = message.content -%}
-{%- endfor -%}
-{{- ns.system -}}
-{%- for message in messages if message.role != 'system' -%}
-    {{- message.role + ': ' + message.content + '\n' -}}
-{%- endfor -%}
-"""
-DEEPSEEK = """
-{%- set ns = namespace(system='') -%}
-{%- for message in messages if message['role'] == 'system' -%}
-    {%- set ns.system = ns.system + ('\n\n' if ns.system else '') + message['content'] -%}
-{%- endfor -%}
-{{- bos_token + ns.system -}}
-{%- for message in messages -%}
-    {%- if message['role'] == 'user' -%}{{- '<|User|>' + message['content'] -}}{%- endif -%}
-    {%- if message['role'] == 'assistant' -%}
-        {{- '<|Assistant|>' + message['content'].split('</think>')[-1] + eos_token -}}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|Assistant|><think>\n' -}}{%- endif -%}
-"""
-COMMAND_R = """
-{%- if messages[0]['role'] == 'system' -%}
-    {%- set system = messages[0]['content'] -%}{%- set turns = messages[1:] -%}
-{%- else -%}
-    {%- set system = 'You are a large language model.' -%}{%- set turns = messages -%}
-{%- endif -%}
-{{- '<|SYSTEM_TOKEN|>' + system + '<|END_OF_TURN_TOKEN|>' -}}
-{%- for message in turns -%}
-    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
-        {{- raise_exception('Conversation roles must alternate user/assistant/user/...') -}}
-    {%- endif -%}
-    {%- set token = '<|USER_TOKEN|>' if message['role'] == 'user' else '<|CHATBOT_TOKEN|>' -%}
-    {{- token + message['content'].strip() + '<|END_OF_TURN_TOKEN|>' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|CHATBOT_TOKEN|>' -}}{%- endif -%}
-"""
-HARMONY = """
-{%- set developer = messages[0].content if messages[0].role == 'system' else '' -%}
-{{- '<|start|>system<|message|>You are ChatGPT.<|end|>' -}}
-{%- if developer -%}{{- '<|start|>developer<|message|>' + developer + '<|end|>' -}}{%- endif -%}
-{%- for message in (messages[1:] if developer else messages) -%}
-    {%- if message.role == 'assistant' -%}
-        {{- '<|start|>assistant<|channel|>final<|message|>' + message.content -}}
-        {{- '<|return|>' if loop.last and not add_generation_prompt else '<|end|>' -}}
-    {%- elif message.role == 'user' -%}
-        {{- '<|start|>user<|message|>' + message.content + '<|end|>' -}}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|start|>assistant' -}}{%- endif -%}
-"""
-GLM = """
-{{- '[gMASK]<sop>' -}}
-{%- for m in messages -%}
-    {%- if m.role == 'user' -%}{{- '<|user|>\n' + m.content + '/nothink' -}}
-    {%- elif m.role == 'assistant' -%}
-        {{- '<|assistant|>\n<think></think>\n' + m.content.split('</think>')[-1].strip() -}}
-    {%- else -%}{{- '<|system|>\n' + m.content -}}{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<|assistant|>\n' -}}{%- endif -%}
-"""
+CHATML, COMMAND_R = CHATML_TEMPLATE, own_template("command-r")
+OWN = sorted(path.stem for path in (Path(__file__).parent / "templates").iterdir())
 TEMPLATES = {
-    **{name: source for name, (source, _, _) in OWN.items()},
-    **{name: find_format(name).template for name in FORMATS},
-    "plain chatml": CHATML_TEMPLATE,
+    **{name: own_template(name) for name in OWN},
+    **{f"our {name}": find_format(name).template for name in FORMATS},
+    "plain chatml": CHATML,
     "llama 2": LLAMA2_TEMPLATE,
-    "smolvlm": SMOLVLM,
-    "llama guard 3": LLAMA_GUARD3,
-    "qwen3.5": QWEN35,
-    "first system alone": FIRST_SYSTEM_ALONE,
-    "last system alone": LAST_SYSTEM_ALONE,
-    "deepseek": DEEPSEEK,
-    "command r": COMMAND_R,
-    "harmony": HARMONY,
-    "glm": GLM,
 }
 ROLES: dict[str, Role] = {"s": "system", "u": "user", "a": "assistant"}
 CONVERSATIONS = [
@@ -170,30 +51,29 @@ def prompt(source: str, messages: Sequence[Message], ending: Ending = "turn") ->
     return "".join(map(chr, tokens))
 
 
-@pytest.mark.parametrize(("name", "roles"), list(product(TEMPLATES, CONVERSATIONS)))
-def test_every_message_is_written_once(name: str, roles: str) -> None:
-    messages = conversation(roles)
-    written = prompt(TEMPLATES[name], messages)
-    assert [written.count(message.content) for message in messages] == [1] * len(messages)
-
-
-@pytest.mark.parametrize(("name", "roles"), list(product(TEMPLATES, CONTINUED)))
-def test_a_message_that_is_continued_ends_the_prompt(name: str, roles: str) -> None:
-    messages = conversation(roles)
-    written = prompt(TEMPLATES[name], messages, "message")
-    assert written.endswith(messages[-1].content)
-    assert [written.count(message.content) for message in messages] == [1] * len(messages)
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("ending", ["turn", "message"])
+def test_every_message_is_written_once_and_one_that_is_continued_last(
+    name: str, ending: Ending
+) -> None:
+    for roles in CONTINUED if ending == "message" else CONVERSATIONS:
+        messages = conversation(roles)
+        written = prompt(TEMPLATES[name], messages, ending)
+        assert [written.count(message.content) for message in messages] == [1] * len(messages), (
+            roles
+        )
+        assert ending == "turn" or written.endswith(messages[-1].content), roles
 
 
 @pytest.mark.parametrize("content", ["In ", "a\n", "<think>\nhm", "1. ", "\U000ffffd", " "])
 def test_white_space_before_the_answer_stays(content: str) -> None:
     messages = [Message("user", "hi"), Message("assistant", content)]
-    assert prompt(CHATML_TEMPLATE, messages, "message").endswith(f"assistant\n{content}")
+    assert prompt(CHATML, messages, "message").endswith(f"assistant\n{content}")
     assert prompt(COMMAND_R, messages, "message").endswith(f"<|CHATBOT_TOKEN|>{content.lstrip()}")
 
 
 def test_a_closed_prompt_opens_no_turn() -> None:
-    written = prompt(CHATML_TEMPLATE, conversation("ua"), "closed")
+    written = prompt(CHATML, conversation("ua"), "closed")
     assert written.endswith("text 1 of a<|im_end|>\n")
 
 
@@ -221,6 +101,11 @@ def test_what_cannot_be_written_is_refused(source: str, roles: str, lost: str) -
     ("source", "messages", "expected"),
     [
         ("{{ messages[-1].content }}", conversation("uau"), "text 2 of u"),
+        (
+            own_template("phi-3"),
+            conversation("su"),
+            "<|user|>\ntext 0 of s\n\ntext 1 of u<|end|>\n<|assistant|>\n",
+        ),
         ("{{ messages[-1].content }}", conversation("su"), "text 0 of s\n\ntext 1 of u"),
         ("{{ messages[-1].content | upper }}", conversation("u"), "TEXT 0 OF U"),
         ("{{ messages[-1].content | trim }}", [Message("user", "  hi\n")], "hi"),
@@ -242,7 +127,27 @@ def test_what_a_template_does_on_purpose_is_its_own(
 
 
 def test_the_roles_are_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    template = ChatTemplate(QWEN35)
+    template = ChatTemplate(own_template("qwen-3.5"))
     shape = template.shape(conversation("ssu"))
     monkeypatch.setattr(ChatTemplate, "render", lambda *_: pytest.fail("probed again"))
     assert template.shape(conversation("ssu")) is shape
+
+
+@pytest.mark.parametrize(
+    ("messages", "folded"),
+    [
+        ([], []),
+        (["system s", "user u"], ["user s\n\nu"]),
+        (["system s", "system t", "user u"], ["user s\n\nt\n\nu"]),
+        (["user u", "assistant a", "system s", "user v"], ["user u", "assistant a", "user s\n\nv"]),
+        (["system s", "assistant a", "user u"], ["assistant a", "user s\n\nu"]),
+        (["user u", "system s", "system t"], ["user u", "user s\n\nt"]),
+    ],
+)
+def test_a_system_message_goes_before_the_users_next_text(
+    messages: list[str], folded: list[str]
+) -> None:
+    def read(texts: list[str]) -> list[Message]:
+        return [Message(ROLES[text[0]], text.partition(" ")[2]) for text in texts]
+
+    assert fold_system(read(messages)) == read(folded)

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmstream_cli.errors import PromptError
@@ -65,11 +65,6 @@ def refusal(source: str, **variables: Any) -> str:
     return message
 
 
-def test_the_variables_are_there() -> None:
-    source = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m['content'] }};{% endfor %}"
-    assert render(source, bos_token="<s>") == "<s>[user] hello;[assistant] world;"
-
-
 def test_a_variable_that_is_not_there_is_empty() -> None:
     source = "[{{ tools }}{% if tools is defined %}no{% endif %}{% if not tools %}yes{% endif %}]"
     assert render(source) == "[yes]"
@@ -86,14 +81,11 @@ def test_a_block_takes_its_line_with_it() -> None:
     assert render(source) == "a\n  b\nc  de"
 
 
-def test_an_expression_keeps_the_white_space_around_it() -> None:
-    assert render("a\n  {{ 1 }}\n  b {{ 2 }}\nc") == "a\n  1\n  b 2\nc"
-
-
 def test_minus_signs_trim() -> None:
     assert render("a\n  {{- 1 -}}  \n b {%- if true %} c{%- endif -%} \n d") == "a1b cd"
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.text())
 def test_content_comes_out_as_it_went_in(content: str) -> None:
     template = ChatTemplate("<{{ messages[0].content }}>")
@@ -107,14 +99,6 @@ def test_break_and_continue() -> None:
         "{% endfor %}"
     )
     assert render(source) == "023"
-
-
-def test_namespaces_are_writable() -> None:
-    source = (
-        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}"
-        "{{ ns.n }}"
-    )
-    assert render(source) == "2"
 
 
 @pytest.mark.parametrize(
@@ -136,19 +120,6 @@ def test_range_is_pythons(call: str, expected: str) -> None:
 )
 def test_products_are_pythons(product: str, expected: str) -> None:
     assert render(f"{{{{ {product} }}}}") == expected
-
-
-def test_tojson_does_not_escape_for_html() -> None:
-    value = {"a": "<b> & 'c'"}
-    assert render("{{ value | tojson }}", value=value) == """{"a": "<b> & 'c'"}"""
-
-
-def test_tojson_keeps_what_is_not_ascii() -> None:
-    assert render("{{ value | tojson }}", value=["é", "東京", "😀"]) == '["é", "東京", "😀"]'
-
-
-def test_tojson_keeps_the_order_of_keys() -> None:
-    assert render("{{ value | tojson }}", value={"b": 1, "a": 2}) == '{"b": 1, "a": 2}'
 
 
 def test_tojson_indents() -> None:
@@ -177,10 +148,6 @@ def test_what_raise_exception_says_is_one_printable_line() -> None:
 def test_nothing_is_global_but_what_templates_use() -> None:
     for name in ("lipsum", "cycler", "joiner"):
         assert render("{{ " + name + " is defined }}") == "False"
-
-
-def test_raise_exception_need_not_be_reached() -> None:
-    assert render("{% if false %}{{ raise_exception('never') }}{% endif %}fine") == "fine"
 
 
 @pytest.mark.parametrize(
@@ -233,33 +200,11 @@ def test_the_messages_cannot_be_changed(expression: str) -> None:
     assert messages == [{"role": "user", "content": "hello"}]
 
 
-@pytest.mark.parametrize("target", ["messages[0]['content']", "messages[0].content", "messages.x"])
-def test_the_messages_cannot_be_assigned_to(target: str) -> None:
-    messages = [{"role": "user", "content": "hello"}]
-    refusal(f"{{% set {target} = 'x' %}}", messages=messages)
-    assert messages == [{"role": "user", "content": "hello"}]
-
-
 @pytest.mark.parametrize(
     "statement", ["include 'x'", "import 'x' as x", "from 'x' import y", "extends 'x'"]
 )
 def test_no_other_template_is_loaded(statement: str) -> None:
     refusal(f"{{% {statement} %}}")
-
-
-NESTED_LOOPS = (
-    "{% set many = [1] * 1000 %}{% for a in many %}{% for b in many %}{% for c in many %}"
-    f"{'x' * 1000}"
-    "{% endfor %}{% endfor %}{% endfor %}"
-)
-LONG_PIECES = (
-    "{% macro f() %}{{ 'x' * 1000 }}{% endmacro %}{% for a in range(99999) %}{{ f() }}{% endfor %}"
-)
-
-
-@pytest.mark.parametrize("source", [NESTED_LOOPS, LONG_PIECES], ids=["loops", "long pieces"])
-def test_endless_output_is_refused(source: str) -> None:
-    assert "writes too much" in refusal(source)
 
 
 def test_output_is_refused_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,14 +230,6 @@ def test_endless_ranges_are_refused(source: str) -> None:
     assert "loops without end" in refusal(source)
 
 
-def test_a_range_that_no_machine_can_count_is_refused() -> None:
-    refusal("{{ range(1000000000000000000000000000000) | length }}")
-
-
-def test_a_range_may_be_as_long_as_the_limit() -> None:
-    assert render(f"{{{{ range({MAX_ITERATIONS}) | length }}}}") == str(MAX_ITERATIONS)
-
-
 @pytest.mark.parametrize(
     "expression",
     [
@@ -307,10 +244,6 @@ def test_a_range_may_be_as_long_as_the_limit() -> None:
 )
 def test_endless_repetition_is_refused(expression: str) -> None:
     assert "repeats a value without end" in refusal(f"{{{{ ({expression}) | length }}}}")
-
-
-def test_a_value_may_be_repeated_up_to_the_limit() -> None:
-    assert render(f"{{{{ ('x' * {MAX_ITERATIONS}) | length }}}}") == str(MAX_ITERATIONS)
 
 
 @pytest.mark.parametrize("expression", ["10 ** 1000000000", "2 ** 2", "9 ** 9 ** 9", "x ** 2"])
@@ -344,18 +277,12 @@ def test_any_failure_of_a_template_is_one_line(source: str) -> None:
     assert message.startswith("the chat template failed: ")
 
 
-def test_a_failure_without_a_message_is_named() -> None:
-    def failing() -> None:
-        raise RecursionError
-
-    assert refusal("{{ failing() }}", failing=failing).endswith("failed: RecursionError")
-
-
 @pytest.mark.parametrize("source", SYNTAX_ERRORS)
 def test_a_syntax_error_is_one_line(source: str) -> None:
     assert refusal(source).startswith("the chat template is invalid: ")
 
 
+@settings(max_examples=40, deadline=None)
 @given(sources())
 def test_no_source_fails_otherwise_than_with_one_line(source: str) -> None:
     message = None
@@ -370,10 +297,6 @@ def test_an_oversized_source_is_refused() -> None:
     assert "too many" in refusal("x" * (MAX_SOURCE_CHARS + 1))
 
 
-def test_a_source_may_be_as_long_as_the_limit() -> None:
-    assert render("x" * MAX_SOURCE_CHARS) == "x" * MAX_SOURCE_CHARS
-
-
 def test_what_marks_text_to_train_on_means_its_content() -> None:
     assert render("{% generation %}{{ messages[1].content }}{% endgeneration %}!") == "world!"
 
@@ -381,3 +304,5 @@ def test_what_marks_text_to_train_on_means_its_content() -> None:
 def test_tojson_takes_the_options_of_hugging_face() -> None:
     options = "ensure_ascii=true, separators=(',', ':'), sort_keys=true"
     assert render("{{ {'b': 'ü', 'a': 1} | tojson(" + options + ") }}") == r'{"a":1,"b":"\u00fc"}'
+    value = {"b": "<é> & '東'", "a": 2}
+    assert render("{{ value | tojson }}", value=value) == """{"b": "<é> & '東'", "a": 2}"""

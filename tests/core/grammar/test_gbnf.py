@@ -97,6 +97,13 @@ def test_repetitions_are_written_as_bounds_from_the_inside_out() -> None:
     assert lines[1:] == ['r0: /a/{2,2} /b/{2,} /c/{0,3} ( /d/{0,} ){0,1} ""{1,}']
 
 
+@pytest.mark.parametrize("body", ["x?", "[a-z] x?", "(x)*", '(x | "a")', '("b" (x | y)) | "a"'])
+def test_a_rule_that_need_not_go_on_ends(body: str) -> None:
+    assert gbnf_to_lark(f'root ::= x\nx ::= {body}\ny ::= "c"')
+    with pytest.raises(InvalidValueError, match="rule x never ends"):
+        gbnf_to_lark(f'root ::= x\nx ::= ({body}) x\ny ::= "c"')
+
+
 def test_what_the_root_does_not_use_is_left_out() -> None:
     lark = gbnf_to_lark('root ::= "a" used\nused ::= "b" | ""\nunused ::= "c" used')
     assert lark.splitlines() == ["start: r0", "r0: /a/ r1", 'r1: /b/ | ""']

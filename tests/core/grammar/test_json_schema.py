@@ -45,6 +45,7 @@ BAD_SCHEMAS: list[tuple[dict[str, Any], str]] = [
     ({"pattern": "\\Aa\\z"}, "at /pattern: \\A is no escape"),
     ({"$ref": "https://example.com/a.json"}, "leads to no schema in this one"),
     ({"$ref": "#/examples/0", "examples": [{}]}, "leads to no schema in this one"),
+    ({"$ref": "#/const/a", "const": {"a": {}}}, "leads to no schema in this one"),
     ({"$ref": "#nowhere"}, "leads to no schema in this one"),
     ({"type": "strin"}, "type must be one or more of string, number"),
     ({"minimum": 2**53}, "minimum is beyond 9007199254740991"),
