@@ -40,6 +40,7 @@ The message of each is one line that a person can act on: a command prints it as
 sends it as it is. Anything else that escapes is a bug and keeps its traceback.
 """
 
+import copyreg
 import re
 from collections.abc import Iterable
 from copy import copy
@@ -54,15 +55,7 @@ class LLMStreamError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Copy and pickle the message and the attributes: `__init__` may want others."""
-        return _rebuilt, (type(self), self.args, self.__dict__)
-
-
-def _rebuilt(
-    cls: type[LLMStreamError], args: tuple[object, ...], attributes: dict[str, object]
-) -> LLMStreamError:
-    error = cls.__new__(cls, *args)
-    error.__dict__.update(attributes)
-    return error
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class InvalidValueError(LLMStreamError):

@@ -18,27 +18,23 @@ MAX_GRAMMAR_CHARS = 64 * 1024
 MAX_BIAS = 100.0
 
 
+_LOCAL = "llamacpp vllm sglang ollama"
+_OPENAI = "openai llamacpp vllm sglang"
+_ALL = "openai llamacpp vllm sglang ollama"
+
+
 def _row(
     default: Any,
     help_: str,
     bounds: tuple[float, float] | None,
-    names: Mapping[str, str],
+    apis: str,
     flags: str = "",
     unset: str = "",
 ) -> Any:
     low, high = bounds or (None, None)
+    names = {api: name for api, _, name in (one.partition("=") for one in apis.split())}
     metadata = {"help": help_, "low": low, "high": high, "names": names}
     return field(default=default, metadata=metadata | {"flags": flags.split(), "unset": unset})
-
-
-def _same(apis: str, **others: str) -> dict[str, str]:
-    """Return the names in APIs: its own, which is empty, in some; another one in others."""
-    return {**dict.fromkeys(apis.split(), ""), **others}
-
-
-_OPENAI = _same("openai llamacpp vllm sglang")
-_ALL = _same("openai llamacpp vllm sglang ollama")
-_LOCAL = _same("llamacpp vllm sglang ollama")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,14 +73,14 @@ class SamplingParams:
         1.1,
         "make tokens in the window less likely; 1 is off",
         (0.1, 10),
-        _same("llamacpp ollama", vllm="repetition_penalty", sglang="repetition_penalty"),
+        "llamacpp ollama vllm=repetition_penalty sglang=repetition_penalty",
         "--repeat-penalty",
     )
     repeat_last_n: int = _row(
         64,
         "size of that window, over prompt and answer; 0 is off, -1 the whole context",
         (-1, 10**6),
-        _same("llamacpp ollama"),
+        "llamacpp ollama",
         "--repeat-last-n",
     )
     presence_penalty: float = _row(
@@ -107,7 +103,7 @@ class SamplingParams:
         None,
         "end the answer after so many tokens",
         (1, 2**31 - 1),
-        {**_OPENAI, "ollama": "num_predict"},
+        _OPENAI + " ollama=num_predict",
         "--max-tokens -n",
         unset="the model decides",
     )
@@ -117,17 +113,17 @@ class SamplingParams:
         (), 'what to add to the logits of tokens: `{"1234": -5.0}`', None, _OPENAI
     )
     ignore_eos: bool = _row(
-        False, "never end the turn; give `max_tokens`", None, _same("llamacpp vllm sglang")
+        False, "never end the turn; give `max_tokens`", None, "llamacpp vllm sglang"
     )
     # By the model's own logits, before any sampler; None reports nothing.
     logprobs: int | None = _row(
-        None, "log probabilities of so many most likely tokens beside the drawn one", (0, 20), {}
+        None, "log probabilities of so many most likely tokens beside the drawn one", (0, 20), ""
     )
     grammar: str | None = _row(
         None,
         "a GBNF grammar that the answer follows",
         None,
-        _same("llamacpp", vllm="structured_outputs.grammar", sglang="ebnf"),
+        "llamacpp vllm=structured_outputs.grammar sglang=ebnf",
     )
     # As JSON text. An answer that ends with `FinishReason.STOP` fulfils it.
     json_schema: str | None = _row(
@@ -135,13 +131,13 @@ class SamplingParams:
         "a JSON Schema that the answer fulfils, but for what the header `X-Schema-Ignored` "
         "[names](structured-output.md); `{}` is any JSON",
         None,
-        dict.fromkeys(("openai", "vllm", "sglang"), "response_format") | _same("llamacpp"),
+        "openai=response_format vllm=response_format sglang=response_format llamacpp",
     )
     regex: str | None = _row(
         None,
         "a regular expression that the whole answer matches",
         None,
-        _same("sglang", vllm="structured_outputs.regex"),
+        "sglang vllm=structured_outputs.regex",
     )
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from llmstream_cli.api import EngineConfig, GenerationRequest, ModelInfo, SamplingParams
 from llmstream_cli.core import output
@@ -171,11 +171,6 @@ class LoadedModel:
             )
 
 
-class Begun(NamedTuple):
-    splitter: Splitter | None  # tells its reasoning from the answer; None where there can be none
-    closing: str = ""  # what the prompt has to go on with, so that there is no reasoning
-
-
 class ModelReasoning:
     """How one model writes its reasoning; false where it has none."""
 
@@ -194,27 +189,27 @@ class ModelReasoning:
     def __bool__(self) -> bool:
         return self._is_harmony or self._tags is not None
 
-    def begin(self, prompt: list[int], *, closes: bool, continued: str | None = None) -> Begun:
-        """Tell how the answer to a prompt begins, which may continue a message.
+    def begin(
+        self, prompt: list[int], *, closes: bool, continued: str | None
+    ) -> tuple[Splitter | None, str]:
+        """Return what splits the answer to a prompt, which may continue a message.
 
-        With `closes` there shall be no reasoning.
+        With `closes` there shall be no reasoning: so the prompt has to go on with the text.
         """
         if self._is_harmony:
             return self._begin_harmony(prompt, closes=closes and continued is None)
         if self._tags is None:
-            return Begun(None)
+            return None, ""
         if continued is not None:
             splitter = ReasoningSplitter(self._tags, marks=self._marks)
             splitter.skip(continued)
-            return Begun(splitter)
+            return splitter, ""
         inside = self._text(prompt[-_TAIL_TOKENS:]).rstrip().endswith(self._tags.opening)
         closing = f"\n{self._tags.closing}\n\n" if inside and closes else ""
         inside = inside and not closes
-        return Begun(
-            ReasoningSplitter(self._tags, begins_inside=inside, marks=self._marks), closing
-        )
+        return ReasoningSplitter(self._tags, begins_inside=inside, marks=self._marks), closing
 
-    def _begin_harmony(self, prompt: list[int], *, closes: bool) -> Begun:
+    def _begin_harmony(self, prompt: list[int], *, closes: bool) -> tuple[Splitter, str]:
         splitter = HarmonySplitter(self._marks)
         start = self._token("<|start|>")
         if start in prompt:
@@ -222,8 +217,8 @@ class ModelReasoning:
             splitter.skip(self._text(prompt[turn:]))
         if closes and splitter.awaits_channel:
             splitter.skip(output.CHANNEL + "final" + output.MESSAGE)
-            return Begun(splitter, output.OPENS_ANSWER)
-        return Begun(splitter)
+            return splitter, output.OPENS_ANSWER
+        return splitter, ""
 
     def _text(self, tokens: list[int]) -> str:
         pieces = (self._marks.get(token) or self._model.piece(token) for token in tokens)

@@ -1,6 +1,5 @@
 """The C functions of llama.cpp, its log, and how its threads wait."""
 
-import contextlib
 import ctypes
 import importlib
 import importlib.util
@@ -9,7 +8,7 @@ import re
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -27,19 +26,6 @@ _SPIN_COUNT = "10000"
 _openmp_is_users = any(name.startswith(("OMP_", "GOMP_")) for name in os.environ)
 
 
-@contextlib.contextmanager
-def _spin_count() -> Iterator[None]:
-    """Set what libgomp reads when it is loaded, and nothing for the processes that are started."""
-    if _openmp_is_users:
-        yield
-        return
-    os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
-    try:
-        yield
-    finally:
-        del os.environ["GOMP_SPINCOUNT"]
-
-
 def _bindings() -> ModuleType:
     """Import `llama_cpp.llama_cpp` without running the package's own `__init__`.
 
@@ -54,13 +40,16 @@ def _bindings() -> ModuleType:
     package = ModuleType("llama_cpp")
     package.__path__ = list(spec.submodule_search_locations)
     sys.modules["llama_cpp"] = package
+    if not _openmp_is_users:
+        os.environ["GOMP_SPINCOUNT"] = _SPIN_COUNT
     try:
-        with _spin_count():
-            return importlib.import_module("llama_cpp.llama_cpp")
+        return importlib.import_module("llama_cpp.llama_cpp")
     except (OSError, RuntimeError) as error:  # a library that does not load on this machine
         raise ModelError(f"llama-cpp-python cannot be loaded: {error}") from error
     finally:
         del sys.modules["llama_cpp"]
+        if not _openmp_is_users:  # nor do processes that are started get it
+            del os.environ["GOMP_SPINCOUNT"]
 
 
 if TYPE_CHECKING:
