@@ -1,6 +1,7 @@
 """The tree at the top of errors.py is the one in the code."""
 
 import inspect
+import pickle
 import re
 
 import pytest
@@ -25,6 +26,15 @@ def test_the_drawn_tree_has_every_error_with_its_status_and_exit_code() -> None:
     }
     del defined["LLMStreamError"]
     assert drawn == defined
+
+
+@pytest.mark.parametrize(
+    "error", [errors.ContextLengthError(9, 8), errors.InvalidValueError("top_k is bad", "top_k")]
+)
+def test_an_error_is_copied_and_pickled_whatever_makes_it(error: errors.LLMStreamError) -> None:
+    for copied in (errors.copy_error(error), pickle.loads(pickle.dumps(error))):
+        assert copied is not error
+        assert (type(copied), str(copied), vars(copied)) == (type(error), str(error), vars(error))
 
 
 @pytest.mark.parametrize(
