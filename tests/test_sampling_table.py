@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import contextlib, io, json, os, sys, types
 from importlib.util import find_spec
@@ -39,6 +41,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_a_row_is_an_option_a_setting_a_field_and_a_remote_name(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text("[serve]\nwarmth = 0.5\n")

@@ -40,11 +40,13 @@ def finished(cache: PrefixCache, tokens: list[int]) -> int:
         # What others may need is copied, to the slot that was idle longest.
         ([[0] * 10, [1] * 10, [2] * 10], [2] * 5 + [7], Reuse(0, 2, 5)),
         ([[0] * 10, [1] * 10, [2] * 10], [0] * 5 + [7], Reuse(1, 0, 5)),
+        ([[0] * 10, [1] * 10, [2] * 10], [2] * 4 + [7], Reuse(0, 2, MIN_COPY)),
+        ([[0] * 10, [1] * 10, [2] * 10], [2] * 3 + [7], Reuse(0, 0, 0)),
         ([[1] * 20], [1] * 5 + [7], Reuse(0, 0, 5)),  # there is no other slot
         # Every prompt of a chat begins alike; that keeps no slot from being overwritten in turn.
         ([[1, 1, *range(100, 110)], [2] * 10], [1, 1, 7, 8], Reuse(0, 0, 2)),
     ],
-    ids=["goes on", "copied", "copied from the oldest", "tail given up", "too short to copy"],
+    ids=["goes on", "copied", "the oldest", "just enough", "too little", "tail given up", "shared"],
 )
 def test_the_slot_and_its_source(held: list[list[int]], prompt: list[int], expected: Reuse) -> None:
     cache = make(len(held))

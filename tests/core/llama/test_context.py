@@ -45,6 +45,7 @@ def growing(model: Model, ctx_size: int, **more: float) -> GrowingContext:
     return GrowingContext(make, ctx_size=ctx_size, model_bytes=model.size_bytes, **more)
 
 
+@pytest.mark.slow
 def test_what_a_token_takes_is_read_off_the_log(model_path: Path) -> None:
     model = Model(str(model_path))
     context = growing(model, 8192)
