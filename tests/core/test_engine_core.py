@@ -96,10 +96,6 @@ class Bench:
         return self.scheduler.cache.num_idle
 
 
-def reasoning(bench: Bench) -> str:
-    return "".join(chunk.reasoning for chunk in bench.chunks[1])
-
-
 @pytest.mark.parametrize(
     ("answer", "params", "texts", "reason"),
     [
@@ -132,24 +128,31 @@ def test_each_step_gives_a_chunk_with_the_token_and_its_text(
     assert bench.runner.params == {}
 
 
-def test_reasoning_comes_apart_from_the_answer_and_is_counted() -> None:
-    bench = Bench({1: "<think>hm</think>\n\nYes."})
-    bench.add(1, params=SamplingParams(stop=("m", ".")), splitter=ReasoningSplitter(KNOWN_TAGS[0]))
+@pytest.mark.parametrize(
+    ("answer", "begins_inside", "params", "text", "thoughts", "reason", "num_reasoning"),
+    [
+        ("<think>hm</think>\n\nYes.", False, {"stop": ("m", ".")}, "Yes", "hm", "stop", 17),
+        ("I think </t", True, {"max_tokens": 11}, "", "I think </t", "length", 11),
+    ],
+    ids=["apart", "cut off"],
+)
+def test_reasoning_comes_apart_from_the_answer_and_is_counted(
+    answer: str,
+    begins_inside: bool,
+    params: dict[str, Any],
+    text: str,
+    thoughts: str,
+    reason: str,
+    num_reasoning: int,
+) -> None:
+    bench = Bench({1: answer})
+    splitter = ReasoningSplitter(KNOWN_TAGS[0], begins_inside=begins_inside)
+    bench.add(1, params=SamplingParams(**params), splitter=splitter)
     bench.run()
-    assert (bench.text(1), reasoning(bench)) == ("Yes", "hm")
-    assert bench.reason(1) is FinishReason.STOP
-    assert bench.usage(1).reasoning_tokens == len("<think>hm</think>")
-    assert bench.usage(1).completion_tokens == len("<think>hm</think>\n\nYes.")
-
-
-def test_reasoning_that_max_tokens_cuts_off_leaves_no_answer() -> None:
-    bench = Bench({1: "I think </t"})
-    splitter = ReasoningSplitter(KNOWN_TAGS[0], begins_inside=True)
-    bench.add(1, params=SamplingParams(max_tokens=11), splitter=splitter)
-    bench.run()
-    assert (bench.text(1), reasoning(bench)) == ("", "I think </t")
-    assert bench.reason(1) is FinishReason.LENGTH
-    assert bench.usage(1).reasoning_tokens == bench.usage(1).completion_tokens == 11
+    reasoning = "".join(chunk.reasoning for chunk in bench.chunks[1])
+    assert (bench.text(1), reasoning, bench.reason(1)) == (text, thoughts, reason)
+    assert bench.usage(1).reasoning_tokens == num_reasoning
+    assert bench.usage(1).completion_tokens == len(answer)
 
 
 def test_a_text_that_ends_the_turn_is_a_stop_string_beside_the_requests_own() -> None:
@@ -328,15 +331,6 @@ def test_a_request_that_the_runner_refuses_harms_no_other_and_can_be_tried_again
     bench.run()
     assert (bench.text(1), bench.text(2)) == ("abc", "xyz")
     assert bench.free_slots() == 2
-
-
-def test_the_failure_of_a_step_is_raised() -> None:
-    bench = Bench({1: "abc"})
-    bench.add(1)
-    bench.steps(1)
-    bench.runner.run_error = EngineError("lost the GPU")
-    with pytest.raises(EngineError, match="lost the GPU"):
-        bench.steps(1)
 
 
 def test_a_refused_step_ends_its_requests_and_no_other() -> None:

@@ -160,6 +160,21 @@ def test_threads_that_spin_run_where_they_lose_less_than_others() -> None:
     assert {mode for mode, _ in steps[-500:]} == {ALL}
 
 
+def test_a_machine_that_only_seemed_quiet_has_to_be_so_for_longer_the_next_time() -> None:
+    control, waits = controlled([ALL, SLEEPING], contended=True), []
+    for quiet_seconds in (0.1, 0.1, 0.1, 0.1, 2.0, 0.1):
+        steps = 0
+        while control.contended:
+            control.choose(1)
+            control.observe(1, 0.005, 0.0)
+            steps += 1
+        waits.append(steps)
+        run(control, quiet, quiet_seconds)
+        while not control.contended:
+            control.observe(1, 0.03, 0.06)
+    assert waits == [4, 8, 16, 32, 32, 4]
+
+
 def test_far_fewer_threads_are_tried_only_where_fewer_are_faster() -> None:
     control = controlled(modes(64, fixed=False, can_sleep=True), contended=True)
     steps = run(control, lambda mode, _: (1.3 / mode.threads, 0.6), 20)
