@@ -190,7 +190,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         replace_file(path, "other")
     assert path.read_text("utf-8") == TEXT
