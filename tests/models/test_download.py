@@ -103,11 +103,13 @@ def test_a_killed_download_is_gone_on_with(
 
 
 def test_cut_connections_are_gone_on_with(model_hub: HubServer) -> None:
-    model_hub.cuts = [1_000_000, 500_000, 7]
+    model_hub.cuts = [1_000_000, 500_000, 7, 7, 7]  # more often than it may fail in a row
     log = ProgressLog()
     (path,) = fetch(MODEL, log)
     assert path.read_bytes() == CONTENT
-    assert [served.start for served in model_hub.served] == [0, 1_000_000, 1_500_000, 1_500_007]
+    assert [served.start for served in model_hub.served] == [
+        *(0, 1_000_000, 1_500_000, 1_500_007, 1_500_014, 1_500_021)
+    ]
     assert model_hub.bytes_served() == SIZE
     assert [work.done_bytes for work in log.works] == [SIZE, SIZE]
 
