@@ -77,10 +77,9 @@ class Dialect:
 
     def attach(self, app: Quart) -> None:
         for operation, handler in zip(self.operations, self._handlers, strict=True):
-            rule = re.sub(
-                r"{(\w+)}", r"<path:\1>", operation.path
-            )  # a model's name may have slashes
-            endpoint = f"{operation.method} {operation.path}".replace(".", "_")
+            # A parameter may have slashes, as names of models do.
+            rule = re.sub(r"{(\w+)}", r"<path:\1>", operation.path)
+            endpoint = f"{operation.method} {operation.path}"
             app.add_url_rule(rule, endpoint, handler, methods=[operation.method.upper()])
 
 

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmstream_cli.api import SamplingParams
@@ -73,6 +73,7 @@ def completion(**fields: Any) -> SamplingParams:
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=5))
+@example(["\\", '"', "\r\n"])
 def test_the_grammar_of_a_choice_has_the_texts_and_no_more(choices: list[str]) -> None:
     *before, root = gbnf_to_lark(completion(guided_choice=choices).grammar or "").splitlines()
     assert before == ["start: r0"]

@@ -78,4 +78,5 @@ def test_offsets_count_from_the_text_where_white_space_before_it_was_dropped() -
     aligned = AlignedLogprobs()
     assert aligned.push("", [logprob(b"\n\n")]) == []
     tokens = aligned.push("Yes.", [logprob(b"Yes"), logprob(b".")])
-    assert [one.text_offset for one in tokens] == [0, 0, 3]
+    tokens += aligned.push(" No", [logprob(b" No")])
+    assert [one.text_offset for one in tokens] == [0, 0, 3, 4]

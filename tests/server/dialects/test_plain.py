@@ -7,7 +7,9 @@ import pytest
 
 from llmstream_cli.api import Chunk
 from llmstream_cli.prompts.messages import Message
+from llmstream_cli.sampling import SamplingParams
 from llmstream_cli.server.app import create_app
+from llmstream_cli.server.dialects.plain import as_fields
 from tests.server.fakes import FakeEngine, new_context
 from tests.server.scripted import ScriptedEngine, last
 
@@ -39,6 +41,18 @@ async def test_the_engine_gets_the_conversation_in_order(
     engine = FakeEngine()
     assert await send(engine, **fields) == (200, "one two three")
     assert engine.requests[0].messages == messages
+
+
+def test_parameters_as_fields_leave_out_what_is_not_set() -> None:
+    fields = as_fields(SamplingParams())
+    assert None not in fields.values()
+    assert not fields.keys() & {"seed", "stop", "logit_bias", "json_schema", "logprobs"}
+    assert as_fields(SamplingParams(json_schema="{}", stop=("a",), logit_bias=((5, -1.0),))) == {
+        **fields,
+        "json_schema": {},
+        "stop": ["a"],
+        "logit_bias": {"5": -1.0},
+    }
 
 
 async def test_the_contexts_are_listed_by_their_names_to_those_who_have_a_key() -> None:

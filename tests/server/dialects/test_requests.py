@@ -219,11 +219,11 @@ def test_how_long_the_model_stays(given: Any, seconds: float | None) -> None:
 async def test_a_request_without_a_prompt_waits_for_the_model(route: str) -> None:
     for stream, content_type in ((True, "application/x-ndjson"), (False, "application/json")):
         engine = ScriptedEngine()
-        empty: dict[str, Any] = {"messages": [], "prompt": "", "raw": True, "keep_alive": "5m"}
+        empty: dict[str, Any] = {"messages": [], "prompt": "", "raw": True, "model": "TINY"}
         response = await client(engine).post(route, json={**empty, "stream": stream})
         assert (response.status_code, response.content_type) == (200, content_type)
         line = json.loads(await response.get_data())
-        assert (line["model"], line["done"], line["done_reason"]) == ("tiny:latest", True, "load")
+        assert (line["model"], line["done"], line["done_reason"]) == ("TINY", True, "load")
         assert line.get("response", line.get("message", {}).get("content")) == ""
         assert not engine.requests
     engine.status = EngineStatus(EngineState.CLOSED)
@@ -256,6 +256,7 @@ def test_what_asks_for_nothing_is_taken() -> None:
         (openai, {"chat_template_kwargs": {"tone": "formal"}}, "chat_template_kwargs.tone"),
         (openai, {"tools": [TOOL]}, "tools"),
         (openai, {"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
+        (openai, {"tools": [TOOL], "tool_choice": "auto"}, "tools"),
         (openai, {"functions": [{"name": "f"}]}, "functions"),
         (openai, {"modalities": ["text", "audio"]}, "modalities"),
         (openai, {"top_logprobs": 3}, "top_logprobs"),

@@ -104,7 +104,8 @@ CHUNKS = [
     Chunk("a", (1,), logprobs=(logprob(b"a", -0.25, top=(b"a", b"b")),)),
     Chunk("", (2,), logprobs=(logprob(EURO[:2], top=(EURO[:2], b"c")),)),
     Chunk("€", (3,), logprobs=(logprob(EURO[2:], float("-inf"), top=(b"d", b"d")),)),
-    Chunk("", (4,), logprobs=(logprob(b" st"),)),
+    Chunk("", (4,), logprobs=(logprob(b"", top=(b"e",)),)),  # a token without text
+    Chunk("", (5,), logprobs=(logprob(b" st"),)),  # held back: it could begin a stop string
     last(reason=FinishReason.STOP, usage=replace(USAGE, reasoning_tokens=2)),
 ]
 
@@ -122,16 +123,18 @@ TOKENS = [
     with_top(token("a", -0.25, b"a"), token("a", -0.5, b"a"), token("b", -1.5, b"b")),
     with_top(token(LOST, -0.5, EURO[:2]), token(LOST, -0.5, EURO[:2]), token("c", -1.5, b"c")),
     with_top(token(LOST, -9999.0, EURO[2:]), token("d", -0.5, b"d"), token("d", -1.5, b"d")),
+    with_top(token("", -0.5, b""), token("e", -0.5, b"e")),
 ]
 LISTS: dict[str, list[Any]] = {
-    "tokens": ["a", r"bytes:\xe2\x82", r"bytes:\xac"],
-    "token_logprobs": [-0.25, -0.5, -9999.0],
+    "tokens": ["a", r"bytes:\xe2\x82", r"bytes:\xac", ""],
+    "token_logprobs": [-0.25, -0.5, -9999.0, -0.5],
     "top_logprobs": [
         {"a": -0.5, "b": -1.5},
         {r"bytes:\xe2\x82": -0.5, "c": -1.5},
         {"d": -0.5, r"bytes:\xac": -9999.0},
+        {"e": -0.5, "": -0.5},
     ],
-    "text_offset": [0, 1, 1],
+    "text_offset": [0, 1, 1, 2],
 }
 USAGE_BODY = {
     "prompt_tokens": 12,
