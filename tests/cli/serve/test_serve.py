@@ -20,6 +20,7 @@ import httpx2
 import pytest
 
 from llmstream_cli.cli.app import run
+from llmstream_cli.cli.serve import run as run_module
 
 # One thread: several of them wait for each other at every step where the machine is busy.
 COMMAND = [sys.executable, "-m", "llmstream_cli", "serve", "--port", "0", "--threads", "1"]
@@ -100,8 +101,13 @@ def ask(url: str, query: str, **fields: Any) -> str:
 
 def failed(*arguments: str) -> tuple[int, str]:
     """Run a server that cannot start, in this process; return its exit code and what it says."""
+
+    def start(*_: object, **__: object) -> None:
+        raise AssertionError("it starts")
+
     stderr = io.StringIO()
-    with contextlib.redirect_stderr(stderr):
+    with contextlib.redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "serve_models", start)
         code = run([*COMMAND[3:], *arguments])
     return code, stderr.getvalue()
 
