@@ -107,7 +107,7 @@ def failed(*arguments: str) -> tuple[int, str]:
 
     stderr = io.StringIO()
     with contextlib.redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "serve_models", start)
+        patch.setattr(run_module, "_serve", start)
         code = run([*COMMAND[3:], *arguments])
     return code, stderr.getvalue()
 
