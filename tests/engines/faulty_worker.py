@@ -8,7 +8,6 @@ import itertools
 import os
 import sys
 import time
-from multiprocessing.connection import Connection
 from typing import Any
 
 from llmstream_cli.api import ModelInfo
@@ -85,8 +84,9 @@ match os.environ.get("LLAMA_FAULT", "").split():
         time.sleep(600)
     case ["contradiction"]:
         info = ModelInfo("model", "", 0, 0.0, {})
-        for report in (Ended(Failure.of(ModelError("no such model"))), Loaded(info)):
-            Connection(os.dup(0)).send_bytes(dump_report(report))
+        ended = Ended(Failure.of(ModelError("no such model")))
+        bodies = dump_report(ended), dump_report(Loaded(info))  # which come in one piece
+        os.write(0, b"".join(len(body).to_bytes(4, "big") + body for body in bodies))
         time.sleep(600)
     case ["deaf"]:
         time.sleep(600)

@@ -346,14 +346,17 @@ async def test_a_process_without_a_sign_of_life_is_killed_with_and_without_work(
     tiny_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervised_module, "_TICK_SECONDS", 0.05)
+    monkeypatch.setattr(supervised_module, "_MAX_UNANSWERED", 40)
     async with running(tiny_path) as engine:
         await engine.ready()
+        await asyncio.sleep(2.5)  # in which it answers pings
+        assert engine.metrics.restarts == 0
         reader = Reader(engine, question("the of", ENDLESS))
         await until(lambda: bool(reader.chunks))
         os.kill(pid(engine), signal.SIGSTOP)
         await reader.task
         assert isinstance(reader.error, EngineDiedError)
-        assert "no sign of life for 0.5 seconds" in str(reader.error)
+        assert "no sign of life for 2 seconds" in str(reader.error)
         await engine.ready()
         stopped = pid(engine)
         os.kill(stopped, signal.SIGSTOP)
@@ -373,3 +376,18 @@ async def test_a_load_without_progress_is_given_up(
     async with running(tiny_path) as engine:
         with pytest.raises(ModelError, match="made no progress"):
             await engine.ready()
+
+
+async def test_a_model_that_was_ready_is_tried_again_until_it_loads(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is gone for a while: nobody has to ask for the engine to come back."""
+    monkeypatch.setattr(supervised_module, "_LONGEST_PAUSE", 0.1)
+    async with running(tiny_path) as engine:
+        await engine.ready()
+        away = tiny_path.rename(tiny_path.with_suffix(".away"))  # noqa: ASYNC240
+        os.kill(pid(engine), signal.SIGKILL)
+        await until(lambda: engine.metrics.restarts >= 6)
+        assert engine.status.state is EngineState.RESTARTING
+        away.rename(tiny_path)
+        await engine.ready()
