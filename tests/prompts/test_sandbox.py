@@ -11,6 +11,7 @@ from llmstream_cli.prompts import sandbox
 from llmstream_cli.prompts.template import ChatTemplate
 
 BOUNDED = re.compile("without end|too much|too long|not allowed|recursion|No filter named")
+BEFOREHAND = re.compile("without end|not allowed|No filter named")
 LONG = "{% set s = 'x' * 100000 %}"
 
 
@@ -112,10 +113,11 @@ HOSTILE = [
 
 @pytest.mark.parametrize("source", HOSTILE)
 def test_what_grows_is_stopped(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_TOTAL_BYTES", 8 * 1024 * 1024)  # sooner
+    monkeypatch.setattr(sandbox, "MAX_TOTAL_BYTES", 32 * 1024 * 1024)  # sooner
     with pytest.raises(PromptError) as caught:
         ChatTemplate(source).render({"messages": []})
-    assert BOUNDED.search(str(caught.value))
+    bounded = BEFOREHAND if source.startswith(LONG) else BOUNDED
+    assert bounded.search(str(caught.value))
 
 
 @pytest.mark.slow

@@ -88,6 +88,7 @@ def test_a_template_that_cannot_leave_a_message_open_is_refused() -> None:
     [
         ("{{ 'nothing at all' }}", "u", r"message 1 \(user\)"),
         ("{{ messages[0].content }}", "uau", r"message 3 \(user\)"),
+        ("{{ messages[-1].content }}", "sua", r"message 1 \(system\)"),
         ("{% for m in messages if m.role == 'system' %}{{ m.content }}{% endfor %}", "su", "user"),
         ("{% for m in messages %}{{ m.content[:6] }}{% endfor %}", "u", r"message 1 \(user\)"),
     ],
