@@ -16,7 +16,7 @@ from llmstream_cli.cli.config.settings import SettingsCommand
 from llmstream_cli.cli.models.commands import app as models_app
 from llmstream_cli.cli.options import Json, print_help, takes
 from llmstream_cli.cli.serve.options import ServeOptions
-from llmstream_cli.cli.terminal import check_text, complain, discard_output
+from llmstream_cli.cli.terminal import check_text, discard_output, write_stderr
 from llmstream_cli.errors import LLMStreamError, did_you_mean, one_line
 
 app = typer.Typer(
@@ -67,7 +67,7 @@ def _left(error: BaseException) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    complain(f"llmstream: {one_line(message)}\n")
+    write_stderr(f"llmstream: {one_line(message)}\n")
     return code
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmstream_cli.cli import options
-from llmstream_cli.cli.terminal import AnswerWriter, complain, print_json, without_controls
+from llmstream_cli.cli.terminal import AnswerWriter, print_json, without_controls, write_stderr
 from llmstream_cli.config import history_path, load_config, why_no_history
 from llmstream_cli.errors import HistoryError, InvalidValueError, SessionNotFoundError
 from llmstream_cli.files import exists
@@ -132,13 +132,13 @@ def delete(
         else:
             sessions = [] if history is None else history.sessions(updated_before=before)
         if history is None or not sessions:
-            complain("there is nothing to delete\n")
+            write_stderr("there is nothing to delete\n")
             return 0
         ids = {session.id for session in sessions}
         if not yes and not _agreed(len(ids)):
-            complain("nothing is deleted\n")
+            write_stderr("nothing is deleted\n")
             return 1
-        complain(f"{history.delete(ids)} deleted\n")
+        write_stderr(f"{history.delete(ids)} deleted\n")
     return 0
 
 
@@ -183,7 +183,7 @@ def _agreed(number: int) -> bool:
         raise InvalidValueError(
             "delete asks before it deletes, and standard input is no terminal: give --yes"
         )
-    complain(f"Delete {number} conversation{'s' if number > 1 else ''} for good? [y/N] ")
+    write_stderr(f"Delete {number} conversation{'s' if number > 1 else ''} for good? [y/N] ")
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
@@ -215,4 +215,4 @@ def _print(
     elif rows:
         print_table(headings, rows)
     else:
-        complain(f"{nothing}\n")
+        write_stderr(f"{nothing}\n")

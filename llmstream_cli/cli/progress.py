@@ -5,7 +5,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
-from llmstream_cli.cli.terminal import complain
+from llmstream_cli.cli.terminal import write_stderr
 from llmstream_cli.errors import one_line
 from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.sizes import human_size
@@ -58,7 +58,7 @@ class LineProgress(Progress):
             self.note(f"{self._what}: stopped at {self._percent()} %")
 
     def note(self, line: str) -> None:
-        complain(one_line(line) + "\n")
+        write_stderr(one_line(line) + "\n")
 
     def _percent(self) -> int:
         return 100 * self._done // self._total if self._total else 100
@@ -100,7 +100,7 @@ class BarProgress(Progress):
 
     def note(self, line: str) -> None:
         if self._bar is None:
-            complain(one_line(line) + "\n")
+            write_stderr(one_line(line) + "\n")
         else:
             self._bar.console.print(one_line(line), markup=False, highlight=False, soft_wrap=True)
 

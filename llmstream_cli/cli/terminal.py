@@ -47,7 +47,7 @@ def print_json(content: object) -> None:
     sys.stdout.write(text.translate(_ESCAPED) + "\n")
 
 
-def complain(text: str) -> None:
+def write_stderr(text: str) -> None:
     """Write to standard error. Nobody may listen there: the answer matters more."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # full, closed, or None
         sys.stderr.write(text)
@@ -73,7 +73,7 @@ def read_file(
     """Return the text of a file that an option names, which may be a pipe; see `read_text`."""
 
     def tell() -> None:
-        complain(f"llmstream: {prefix}waiting for the end of {one_line(name)}\n")
+        write_stderr(f"llmstream: {prefix}waiting for the end of {one_line(name)}\n")
 
     return read_text(name, max_bytes, prefix=prefix, error=error, on_wait=tell)
 
@@ -86,7 +86,7 @@ def read_piped_input(*, strip: bool = True) -> str:
     if sys.stdin is None or sys.stdin.isatty():
         return ""
     try:
-        with notice_wait(lambda: complain(_WAITING)):
+        with notice_wait(lambda: write_stderr(_WAITING)):
             data = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
     except OSError:
         return ""

@@ -15,9 +15,9 @@ from llmstream_cli.cli import terminal
 from llmstream_cli.cli.terminal import (
     AnswerWriter,
     check_text,
-    complain,
     read_piped_input,
     shows_sequences,
+    write_stderr,
 )
 from llmstream_cli.errors import InvalidValueError, OutputError
 
@@ -131,7 +131,7 @@ def test_a_complaint_that_nobody_hears_is_dropped(
     if stream is not None:
         stream.close()
     monkeypatch.setattr("sys.stderr", stream)
-    complain("anything")
+    write_stderr("anything")
 
 
 def test_bytes_that_are_no_text_are_told_of() -> None:

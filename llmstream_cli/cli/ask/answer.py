@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmstream_cli.api import Chunk, FinishReason, ModelInfo, Usage
-from llmstream_cli.cli.terminal import complain
+from llmstream_cli.cli.terminal import write_stderr
 from llmstream_cli.history.records import Turn
 from llmstream_cli.sampling import SamplingParams
 
@@ -61,7 +61,7 @@ class Answer:
 def print_settings(info: ModelInfo, sampling: SamplingParams, retrieved_seconds: float) -> None:
     """Print what the answer will be made with, and how long the start took."""
     features = ", ".join(f"{name}: {str(on).lower()}" for name, on in info.cpu_features.items())
-    complain(
+    write_stderr(
         f"{features}\n"
         f"temp: {sampling.temperature:.2f} repeat-penalty: {sampling.repeat_penalty:.2f} "
         f"repeat-last-n: {sampling.repeat_last_n}\n"
@@ -76,13 +76,13 @@ def print_usage(answer: Answer) -> None:
     usage = answer.usage
     if usage is not None:
         speed = usage.prompt_tokens / usage.prompt_seconds if usage.prompt_seconds else 0.0
-        complain(
+        write_stderr(
             f"{usage.prompt_tokens} prompt tokens ({speed:.2f} token/s)\n"
             f"{usage.completion_tokens} tokens generated ({usage.tokens_per_second:.2f} token/s)\n"
         )
     if answer.first_token_seconds is not None:
-        complain(f"time to first token: {duration(answer.first_token_seconds)}\n")
-    complain(f"finish reason: {answer.finish_reason}\n")
+        write_stderr(f"time to first token: {duration(answer.first_token_seconds)}\n")
+    write_stderr(f"finish reason: {answer.finish_reason}\n")
 
 
 def duration(seconds: float) -> str:

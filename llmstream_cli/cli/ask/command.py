@@ -8,7 +8,7 @@ from llmstream_cli.cli.ask.engine import OpenEngine, begin, check_engine, reques
 from llmstream_cli.cli.ask.options import AskOptions, Setup
 from llmstream_cli.cli.ask.question import (
     check_schema,
-    nobody_asks,
+    has_no_question,
     read_grammar,
     read_schema,
     whole_question,
@@ -24,7 +24,7 @@ def run_ask(words: Sequence[str], how: AskOptions, setup: Setup) -> int:
     _check(how, setup)
     has_form = how.grammar is not None or how.schema is not None
     is_for_a_chat = not (how.raw or how.count_tokens or has_form or how.json or how.json_lines)
-    if is_for_a_chat and nobody_asks(words, how):
+    if is_for_a_chat and has_no_question(words, how):
         from llmstream_cli.cli.chat.command import run_chat
 
         return run_chat(setup)

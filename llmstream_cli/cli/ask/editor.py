@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmstream_cli.cli.terminal import MAX_INPUT_BYTES, complain
+from llmstream_cli.cli.terminal import MAX_INPUT_BYTES, write_stderr
 from llmstream_cli.errors import EditorError
 from llmstream_cli.files import exists, read_text
 
@@ -38,7 +38,7 @@ def edited(draft: str) -> Iterator[str]:
             yield text
     except BaseException:
         if exists(path):
-            complain(f"the question is kept in {path}\n")
+            write_stderr(f"the question is kept in {path}\n")
         raise
     path.unlink(missing_ok=True)
     if not text:

@@ -12,7 +12,7 @@ from llmstream_cli.api import Engine, EngineConfig, GenerationRequest
 from llmstream_cli.cli.ask.options import EngineOptions, Setup
 from llmstream_cli.cli.progress import make_progress
 from llmstream_cli.cli.prompt import context_message, preset_format, read_template
-from llmstream_cli.cli.terminal import complain, without_controls
+from llmstream_cli.cli.terminal import without_controls, write_stderr
 from llmstream_cli.errors import InvalidValueError, ModelNotFoundError, one_line
 from llmstream_cli.models.reference import HubModel, parse_reference
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
@@ -114,7 +114,7 @@ def open_engine(options: EngineOptions, *, verbose: bool = False) -> OpenEngine:
         from llmstream_cli.core.llama import set_log_sink
 
         # The log quotes the model's file, which anyone may have written.
-        set_log_sink(lambda text: complain(without_controls(text)))
+        set_log_sink(lambda text: write_stderr(without_controls(text)))
     engine = InProcessEngine(
         replace(
             _config(options, str(found.path)),
@@ -133,7 +133,7 @@ def _open_again(setup: Setup, model: str) -> OpenEngine:
         try:
             return open_engine(with_model(setup.engine, model), verbose=setup.verbose)
         except ModelNotFoundError as error:
-            complain(f"llmstream: another model goes on: {one_line(error)}\n")
+            write_stderr(f"llmstream: another model goes on: {one_line(error)}\n")
     return open_engine(setup.engine, verbose=setup.verbose)
 
 

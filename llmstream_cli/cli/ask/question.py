@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmstream_cli.cli.ask.options import AskOptions
-from llmstream_cli.cli.terminal import complain, read_file, read_piped_input, without_controls
+from llmstream_cli.cli.terminal import read_file, read_piped_input, without_controls, write_stderr
 from llmstream_cli.errors import InvalidValueError, one_line
 from llmstream_cli.sampling import MAX_GRAMMAR_CHARS
 
@@ -24,7 +24,7 @@ _MAX_FORM_BYTES = 4 * MAX_GRAMMAR_CHARS  # whose characters the core then counts
 _MAX_LISTED = 8
 
 
-def nobody_asks(words: Sequence[str], how: AskOptions) -> bool:
+def has_no_question(words: Sequence[str], how: AskOptions) -> bool:
     """Tell whether a person sits at a terminal and has not asked yet."""
     given = words or how.attach or how.edit
     return not given and sys.stdin is not None and sys.stdin.isatty()
@@ -105,4 +105,4 @@ def check_schema(text: str) -> None:
     if ignored:
         more = f", and {len(ignored) - _MAX_LISTED} more" if ignored[_MAX_LISTED:] else ""
         listed = ", ".join(ignored[:_MAX_LISTED])
-        complain(f"llmstream: --schema: not followed: {one_line(listed)}{more}\n")
+        write_stderr(f"llmstream: --schema: not followed: {one_line(listed)}{more}\n")

@@ -14,7 +14,7 @@ from llmstream_cli.cli.ask.answer import Answer, print_settings
 from llmstream_cli.cli.ask.engine import OpenEngine
 from llmstream_cli.cli.ask.options import AskOptions
 from llmstream_cli.cli.ask.waiting import DIM, PLAIN, WaitingLine
-from llmstream_cli.cli.terminal import AnswerWriter, complain, shows_sequences, without_controls
+from llmstream_cli.cli.terminal import AnswerWriter, shows_sequences, without_controls, write_stderr
 from llmstream_cli.errors import LLMStreamError
 
 if TYPE_CHECKING:
@@ -113,12 +113,12 @@ class ReasoningWriter:
             text = without_controls(text)
         if text:
             self._begun = True
-            complain(f"{DIM}{text}{PLAIN}" if self._dims else text)
+            write_stderr(f"{DIM}{text}{PLAIN}" if self._dims else text)
 
     def end(self) -> None:
         """End it, with an empty line before what follows; idempotent."""
         if self._begun:
-            complain("\n\n")
+            write_stderr("\n\n")
             self._begun = False
 
 

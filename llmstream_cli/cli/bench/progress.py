@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 
-from llmstream_cli.cli.terminal import complain
+from llmstream_cli.cli.terminal import write_stderr
 
 _BAR_CELLS = 24
 _REDRAW_SECONDS = 0.2
@@ -71,7 +71,7 @@ async def shown(plan: Plan) -> AsyncIterator[None]:
 
     async def redraw() -> None:
         while True:
-            complain(f"\r\x1b[K{plan.line}")
+            write_stderr(f"\r\x1b[K{plan.line}")
             await asyncio.sleep(_REDRAW_SECONDS)
 
     task = asyncio.create_task(redraw())
@@ -79,4 +79,4 @@ async def shown(plan: Plan) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
-        complain("\r\x1b[K")
+        write_stderr("\r\x1b[K")

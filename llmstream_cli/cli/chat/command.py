@@ -14,7 +14,7 @@ from llmstream_cli.cli.ask.view import make_view
 from llmstream_cli.cli.chat.lines import PipedLines, without_quotes
 from llmstream_cli.cli.chat.slash import run_command
 from llmstream_cli.cli.chat.talk import Talk
-from llmstream_cli.cli.terminal import check_text, complain
+from llmstream_cli.cli.terminal import check_text, write_stderr
 from llmstream_cli.errors import (
     InvalidValueError,
     LLMStreamError,
@@ -45,7 +45,7 @@ def run_chat(setup: Setup) -> int:
         num_turns = len(conversation.turns)
         before = f", {num_turns} turns of a conversation" if num_turns else ""
         greeting = (opened.name or str(setup.engine.url)) + before
-        complain(f"{greeting}: /help lists the commands, Ctrl-D leaves\n")
+        write_stderr(f"{greeting}: /help lists the commands, Ctrl-D leaves\n")
         with _interrupts_raised():
             _converse(talk, lines)
     return 0
@@ -86,14 +86,14 @@ def _converse(talk: Talk, lines: "Lines") -> int:
         except EOFError:
             return code
         except KeyboardInterrupt:
-            complain("\n")
+            write_stderr("\n")
         except OutputError:
             raise
         except LLMStreamError as error:
             code = error.exit_code
             advice = "; /undo takes back the last turn, /clear begins anew"
             advice = advice if isinstance(error, PromptError) else ""
-            complain(f"llmstream: {one_line(error)}{advice}\n")
+            write_stderr(f"llmstream: {one_line(error)}{advice}\n")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmstream_cli.cli.process import uninterrupted
-from llmstream_cli.cli.terminal import complain
+from llmstream_cli.cli.terminal import write_stderr
 from llmstream_cli.config import history_path, load_config, why_no_history
 from llmstream_cli.errors import HistoryError, InvalidValueError, SessionNotFoundError, one_line
 from llmstream_cli.files import exists
@@ -69,7 +69,7 @@ class Conversation:
                     history.append(self.session_id, turn)
             self.kept_system = self.system
         except (HistoryError, InvalidValueError) as error:
-            complain(f"llmstream: this is not kept: {one_line(error)}\n")
+            write_stderr(f"llmstream: this is not kept: {one_line(error)}\n")
 
     def undo(self) -> str | None:
         """Take the last question back, with its answer; return it, or None if there is none."""
@@ -84,7 +84,7 @@ class Conversation:
                 with uninterrupted(), History(self.path) as history:
                     history.undo(self.session_id)
             except HistoryError as error:
-                complain(f"llmstream: this is still kept: {one_line(error)}\n")
+                write_stderr(f"llmstream: this is still kept: {one_line(error)}\n")
         return question
 
     def clear(self) -> None:

@@ -18,7 +18,7 @@ from prompt_toolkit.shortcuts import CompleteStyle
 
 from llmstream_cli.cli.chat.lines import CONTINUATION, PROMPT, is_open
 from llmstream_cli.cli.chat.slash import complete
-from llmstream_cli.cli.terminal import complain
+from llmstream_cli.cli.terminal import write_stderr
 
 _LEAVE_HINT = "Ctrl-C once more leaves, and so does Ctrl-D; /help lists the commands\n"
 
@@ -58,7 +58,7 @@ class LineEditor:
                 if hinted:
                     raise EOFError from interrupt
                 hinted = True
-                complain(_LEAVE_HINT)
+                write_stderr(_LEAVE_HINT)
 
 
 def _output(screen: TextIO) -> Output:

@@ -5,7 +5,7 @@ Text of several lines stands between triple quotes. What `read` returns may be t
 
 from typing import BinaryIO, TextIO
 
-from llmstream_cli.cli.terminal import complain
+from llmstream_cli.cli.terminal import write_stderr
 from llmstream_cli.files import decode, notice_wait
 
 PROMPT, CONTINUATION = ">>> ", "... "
@@ -55,7 +55,7 @@ class PipedLines:
 
     def _tell_wait(self) -> None:
         if not self._is_told:
-            complain("llmstream: waiting for a question on standard input\n")
+            write_stderr("llmstream: waiting for a question on standard input\n")
 
 
 def is_open(text: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from llmstream_cli.cli.chat.talk import Talk
 from llmstream_cli.cli.options import SETTABLE
 from llmstream_cli.cli.prompt import context_message, known_contexts
-from llmstream_cli.cli.terminal import complain, without_controls
+from llmstream_cli.cli.terminal import without_controls, write_stderr
 from llmstream_cli.errors import InvalidValueError, did_you_mean, one_line
 
 _OFF = "off"  # takes a setting back
@@ -60,7 +60,7 @@ def complete(before: tuple[str, ...]) -> Iterable[str]:
 
 
 def _say(line: str) -> None:
-    complain(without_controls(line) + "\n")
+    write_stderr(without_controls(line) + "\n")
 
 
 # ---- the commands ---------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from llmstream_cli.cli.ask.options import Setup
 from llmstream_cli.cli.ask.view import make_view, show_answer
 from llmstream_cli.cli.chat.conversation import Conversation
 from llmstream_cli.cli.process import leave_interrupted, run_interruptible
-from llmstream_cli.cli.terminal import complain
+from llmstream_cli.cli.terminal import write_stderr
 from llmstream_cli.errors import InvalidValueError
 
 
@@ -74,11 +74,11 @@ class Talk:
             if not self._typed:
                 leave_interrupted()
             if not answer.text:
-                complain("stopped before the answer; /retry asks again\n")
+                write_stderr("stopped before the answer; /retry asks again\n")
         if answer.finish_reason is not None:
             self._tell_end(answer)
         if self._typed:
-            complain("\n")  # a person tells the turns apart
+            write_stderr("\n")  # a person tells the turns apart
 
     def retry(self) -> None:
         """Ask the last question again; if nothing comes of it, the old answer stays.
@@ -131,7 +131,7 @@ class Talk:
         usage, most = answer.usage, self.setup.sampling.said.get("max_tokens")
         cut = answer.finish_reason is FinishReason.LENGTH and usage is not None
         if cut and usage is not None and (most is None or usage.completion_tokens < most):
-            complain(
+            write_stderr(
                 "llmstream: the context is full, which ended the answer; "
                 "/undo takes back the last turn, /clear begins anew\n"
             )

@@ -8,7 +8,7 @@ import typer
 
 from llmstream_cli.cli import options
 from llmstream_cli.cli.config.settings import settings_commands
-from llmstream_cli.cli.terminal import complain, without_controls
+from llmstream_cli.cli.terminal import without_controls, write_stderr
 from llmstream_cli.config import VARIABLE, config_path, load_config
 from llmstream_cli.errors import ConfigError
 
@@ -72,7 +72,7 @@ def edit(context: typer.Context) -> int:
         _make(path)
     run_editor(path)
     checked_rows(load_config(), settings_commands(context))
-    complain(f"{path} is in order\n")
+    write_stderr(f"{path} is in order\n")
     return 0
 
 

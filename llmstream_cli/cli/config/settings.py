@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from llmstream_cli.cli.terminal import check_text, complain
+from llmstream_cli.cli.terminal import check_text, write_stderr
 from llmstream_cli.config import OPTION_TABLES, Config, load_config
 from llmstream_cli.errors import ConfigError, InvalidValueError, did_you_mean
 
@@ -167,7 +167,7 @@ def _load(ctx: Any) -> Config:
 
         register_own_presets(config)
     if config.unreadable:
-        complain(f"llmstream: {config.unreadable}; going on without it\n")
+        write_stderr(f"llmstream: {config.unreadable}; going on without it\n")
     warn_if_exposed(config)
     return config
 
@@ -177,7 +177,7 @@ def warn_if_exposed(config: Config) -> None:
     has_secret = any(not SECRETS.isdisjoint(config.tables.get(name, ())) for name in OPTION_TABLES)
     if has_secret and not config.is_private:
         path = config.path
-        complain(f"llmstream: {path} has an api_key and others can read it: chmod 600 {path}\n")
+        write_stderr(f"llmstream: {path} has an api_key and others can read it: chmod 600 {path}\n")
 
 
 # ---- which value wins -----------------------------------------------------------------------

@@ -23,7 +23,7 @@ from llmstream_cli.cli.config.settings import (
     warn_if_exposed,
 )
 from llmstream_cli.cli.prompt import context_message, read_template
-from llmstream_cli.cli.terminal import aligned, complain, print_json, without_controls
+from llmstream_cli.cli.terminal import aligned, print_json, without_controls, write_stderr
 from llmstream_cli.config import HISTORY_VARIABLE, Config, config_path, history_path, load_config
 from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
 from llmstream_cli.models.presets import DEFAULT_PRESET, OWN_PRESETS, PRESETS, find_preset
@@ -86,7 +86,7 @@ def show(commands: Mapping[str, SettingsCommand], *, json: bool) -> int:
             head = without_controls(f"{path}{'' if config.path else missing}")
         sys.stdout.write(f"{head}\n\n{_table(config, rows)}")
     for name, near in unknown_variables(commands):
-        complain(f"llmstream: {name} is no setting; {near}\n")
+        write_stderr(f"llmstream: {name} is no setting; {near}\n")
     warn_if_exposed(config)
     return 0
 

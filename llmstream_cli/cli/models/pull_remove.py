@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmstream_cli.cli.progress import make_progress
-from llmstream_cli.cli.terminal import complain, without_controls
+from llmstream_cli.cli.terminal import without_controls, write_stderr
 from llmstream_cli.errors import InvalidValueError, ModelError, ModelNotFoundError, NoRoomError
 from llmstream_cli.machine import memory
 from llmstream_cli.models import hub_cache
@@ -33,7 +33,7 @@ def _pull(model: NamedModel, *, force: bool) -> Path:
             f"{model.name} is a file, which needs no download: use it with --model {model.name}"
         )
     if model.file is not None and not force:
-        complain(f"{model.name} is here already: a package has brought it\n")
+        write_stderr(f"{model.name} is here already: a package has brought it\n")
         return model.file
     if model.preset is not None and not force:
         _check_memory(model.preset)
@@ -62,7 +62,7 @@ def remove_models(names: Sequence[str], *, yes: bool) -> int:
     copies = list(dict.fromkeys(copy for name in names for copy in _copies_of(named_model(name))))
     repacked = list(_find_repacked(copies))
     if not yes and not _agreed(copies, repacked):
-        complain("nothing is deleted\n")
+        write_stderr("nothing is deleted\n")
         return 1
     for path in repacked:  # first: they are found by what they were made from
         size = _size_of(path)
@@ -124,8 +124,8 @@ def _agreed(copies: Sequence[CachedModel], repacked: Sequence[Path]) -> bool:
     lines += [f"{path}, {human_size(_size_of(path))}: repacked from it" for path in repacked]
     size = sum(copy.size_bytes for copy in copies) + sum(map(_size_of, repacked))
     for line in lines:
-        complain(without_controls(line) + "\n")
-    complain(f"Delete {human_size(size)}? [y/N] ")
+        write_stderr(without_controls(line) + "\n")
+    write_stderr(f"Delete {human_size(size)}? [y/N] ")
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from llmstream_cli.api import FIRST_CTX_SIZE, EngineConfig, ModelInfo
 from llmstream_cli.cli.serve.options import ServeOptions
-from llmstream_cli.cli.terminal import complain, without_controls
+from llmstream_cli.cli.terminal import without_controls, write_stderr
 from llmstream_cli.engines.pool import EnginePool
 from llmstream_cli.engines.pooled_engine import PooledEngine
 from llmstream_cli.engines.supervised import SupervisedEngine
@@ -124,15 +124,15 @@ def serve_models(
 
 
 def _log(prefix: str, text: str) -> None:
-    complain(without_controls(prefix + text))  # it quotes the file, which anyone may have made
+    write_stderr(without_controls(prefix + text))  # it quotes the file, which anyone may have made
 
 
 def _announce_others(others: Sequence[_Candidate], max_bytes: int) -> None:
     names = ", ".join(candidate.found.name for candidate in others)
-    complain(f"loaded on request: {names}; all models together take {human_size(max_bytes)}\n")
+    write_stderr(f"loaded on request: {names}; all models together take {human_size(max_bytes)}\n")
     for candidate in others:
         if candidate.needed_bytes > max_bytes:
-            complain(
+            write_stderr(
                 f"warning: {candidate.found.name} needs {human_size(candidate.needed_bytes)}, so "
                 "requests for it will fail; see --memory, --ctx-size and --parallel\n"
             )

@@ -20,7 +20,7 @@ from llmstream_cli.cli.prompt import known_contexts, preset_format, read_templat
 from llmstream_cli.cli.serve.models import serve_models
 from llmstream_cli.cli.serve.options import ServeOptions
 from llmstream_cli.cli.serve.stderr_writer import stderr_in_background
-from llmstream_cli.cli.terminal import complain, read_file, without_controls
+from llmstream_cli.cli.terminal import read_file, without_controls, write_stderr
 from llmstream_cli.errors import InvalidValueError, ListenError
 from llmstream_cli.hosts import is_loopback
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
@@ -162,7 +162,7 @@ async def _serve(context: ServerContext, retrieved_seconds: float) -> int:
         _leave_after(context.settings.drain_seconds + STOP_SECONDS)
         num_cut = await server.stop()
     if num_cut:
-        complain(f"llmstream: ended {num_cut} answers that took too long to stop\n")
+        write_stderr(f"llmstream: ended {num_cut} answers that took too long to stop\n")
     return 0
 
 
@@ -171,7 +171,7 @@ async def _load(context: ServerContext, retrieved_seconds: float, url: str) -> N
     model = context.models.default
     print_settings(await model.engine.ready(), model.sampling, retrieved_seconds)
     named = model.name if len(context.models.models) > 1 else None
-    complain(f"serving {model.name} at {url}\n{_example(url, context.settings, named)}\n")
+    write_stderr(f"serving {model.name} at {url}\n{_example(url, context.settings, named)}\n")
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -193,7 +193,7 @@ def _leave_after(seconds: float) -> None:
     """Leave the process after that time, whatever hangs: the event loop, or a task at its end."""
 
     def leave() -> None:
-        complain("llmstream: could not stop in time\n")
+        write_stderr("llmstream: could not stop in time\n")
         time.sleep(_LAST_LINE_SECONDS)
         os._exit(1)
 
@@ -204,7 +204,7 @@ def _leave_after(seconds: float) -> None:
 
 def _announce(url: str) -> None:
     """Print the URL, all that standard output gets, for whoever started this to read."""
-    complain(f"listening on {url}, loading the model\n")
+    write_stderr(f"listening on {url}, loading the model\n")
     if sys.stdout is not None:
         with contextlib.suppress(OSError):  # nobody wants to know
             sys.stdout.write(f"{url}\n")
