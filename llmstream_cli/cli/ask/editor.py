@@ -1,4 +1,4 @@
-"""`--edit`: the question is written in the user's editor."""
+"""The user's editor, for `ask --edit` and `llmstream config edit`."""
 
 import contextlib
 import os

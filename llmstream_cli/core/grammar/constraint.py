@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 _CONTROL = b"\xff"
 
 # Between two parts of a JSON text: nothing, a space, or a new line and its indentation. Models
-# write worse where they may not break lines as they are used to (docs/structured-output.md has
-# figures), and where white space is free a small one can go on with it for ever.
+# write worse where they may not break lines as they are used to, and where white space is free a
+# small one can go on with it for ever.
 _JSON_STYLE: "JsonCompileOptions" = {
     "whitespace_pattern": r" |\n[ \t]{0,20}",
     # `read_schema` has found out whether a value can fulfil two of them, and says so.
