@@ -1,5 +1,6 @@
-"""What this machine has: memory, how fast it is read, processors, and room on the disk."""
+"""This machine: its memory and how fast that is read, its processors, disks and names."""
 
+import ipaddress
 import os
 import shutil
 import time
@@ -159,3 +160,12 @@ def others_running() -> int:
         return max(0, running - 1 - parent.rpartition(")")[2].startswith(" R"))
     except (OSError, ValueError, IndexError):  # not Linux
         return 0
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        name = host.lower()
+        return name == "localhost" or name.endswith(".localhost")

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from llmstream_cli import machine
-from llmstream_cli.machine import Memory, cgroup_memory, free_disk, memory
+from llmstream_cli.machine import Memory, cgroup_memory, free_disk, is_loopback, memory
 from llmstream_cli.models.sizes import human_size
 
 GIB = 2**30
@@ -142,3 +142,23 @@ def test_others_running_leaves_out_the_reader(
 )
 def test_sizes_have_three_digits_at_most(num_bytes: float, text: str) -> None:
     assert human_size(num_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        ("localhost", True),
+        ("LOCALHOST", True),
+        ("api.localhost", True),
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("localhost.example.org", False),
+        ("10.0.0.1", False),
+        ("", False),
+    ],
+)
+def test_loopback(host: str, own: bool) -> None:
+    assert is_loopback(host) is own

@@ -20,8 +20,8 @@ from typing import Any, Literal, NamedTuple
 
 import llmstream_cli
 from llmstream_cli import machine
+from llmstream_cli.cli.config.file import history_path, load_config
 from llmstream_cli.cli.terminal import print_json, without_controls
-from llmstream_cli.config import history_path, load_config
 from llmstream_cli.errors import ConfigError, LLMStreamError, UnreachableError
 from llmstream_cli.files import cache_folder, nearest_existing
 from llmstream_cli.models import hub_api

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmstream_cli.cli import options
+from llmstream_cli.cli.config.file import history_path, load_config, why_no_history
 from llmstream_cli.cli.terminal import AnswerWriter, print_json, without_controls, write_stderr
-from llmstream_cli.config import history_path, load_config, why_no_history
 from llmstream_cli.errors import HistoryError, InvalidValueError, SessionNotFoundError
 from llmstream_cli.files import exists
 

@@ -122,7 +122,7 @@ def preset_names() -> list[str]:
 
     names = [*PRESETS]
     with contextlib.suppress(LLMStreamError):
-        from llmstream_cli.config import load_config
+        from llmstream_cli.cli.config.file import load_config
 
         names += load_config().presets
     return list(dict.fromkeys(names))
@@ -163,7 +163,7 @@ def template_names() -> list[str]:
 def session_names() -> list[str]:
     """Return the names for `--session`, those that changed last first."""
     with contextlib.suppress(LLMStreamError):
-        from llmstream_cli.config import history_path, load_config
+        from llmstream_cli.cli.config.file import history_path, load_config
         from llmstream_cli.history.store import History
 
         path = history_path(load_config())

@@ -37,7 +37,7 @@ def preset_format(name: str | None) -> ChatFormat | None:
 
 def known_contexts() -> dict[str, str]:
     """Return all named contexts, the user's own among them; they win over ours."""
-    from llmstream_cli.config import load_config
+    from llmstream_cli.cli.config.file import load_config
     from llmstream_cli.prompts.contexts import CONTEXTS
 
     return {**CONTEXTS, **load_config().contexts}

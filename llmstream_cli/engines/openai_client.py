@@ -30,7 +30,7 @@ from llmstream_cli.errors import (
     UpstreamError,
     one_line,
 )
-from llmstream_cli.hosts import is_loopback
+from llmstream_cli.machine import is_loopback
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 300.0  # a long queue in front of a slow model is no reason to give up

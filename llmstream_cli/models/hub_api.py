@@ -33,7 +33,7 @@ from llmstream_cli.errors import (
     one_line,
 )
 from llmstream_cli.files import exists
-from llmstream_cli.hosts import is_loopback
+from llmstream_cli.machine import is_loopback
 from llmstream_cli.models.reference import HubModel, is_safe_path
 
 _LISTING_SECONDS = 20.0

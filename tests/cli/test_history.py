@@ -11,8 +11,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from llmstream_cli.cli.config.file import HISTORY_VARIABLE
 from llmstream_cli.cli.history import parse_age
-from llmstream_cli.config import HISTORY_VARIABLE
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.history.records import Turn
 from llmstream_cli.history.store import History

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmstream_cli.cli.config.file import history_path, load_config, why_no_history
 from llmstream_cli.cli.process import uninterrupted
 from llmstream_cli.cli.terminal import write_stderr
-from llmstream_cli.config import history_path, load_config, why_no_history
 from llmstream_cli.errors import HistoryError, InvalidValueError, SessionNotFoundError, one_line
 from llmstream_cli.files import exists
 from llmstream_cli.history.records import Turn, answered

@@ -7,9 +7,9 @@ from pathlib import Path
 import typer
 
 from llmstream_cli.cli import options
+from llmstream_cli.cli.config.file import VARIABLE, config_path, load_config
 from llmstream_cli.cli.config.settings import settings_commands
 from llmstream_cli.cli.terminal import without_controls, write_stderr
-from llmstream_cli.config import VARIABLE, config_path, load_config
 from llmstream_cli.errors import ConfigError
 
 _EXAMPLE = """\

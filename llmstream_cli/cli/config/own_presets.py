@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmstream_cli.api import EngineConfig
-from llmstream_cli.config import Config, Table
+from llmstream_cli.cli.config.file import Config, Table
 from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
 from llmstream_cli.files import expand
 from llmstream_cli.models.presets import Preset, register_presets

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from llmstream_cli.cli.config.file import OPTION_TABLES, Config, load_config
 from llmstream_cli.cli.terminal import check_text, write_stderr
-from llmstream_cli.config import OPTION_TABLES, Config, load_config
 from llmstream_cli.errors import ConfigError, InvalidValueError, did_you_mean
 
 SECRETS = frozenset({"api_key"})

@@ -10,6 +10,13 @@ from typing import Any
 from typer.core import TyperOption
 
 from llmstream_cli.api import EngineConfig
+from llmstream_cli.cli.config.file import (
+    HISTORY_VARIABLE,
+    Config,
+    config_path,
+    history_path,
+    load_config,
+)
 from llmstream_cli.cli.config.own_presets import register_own_presets
 from llmstream_cli.cli.config.settings import (
     PARAMETERS_BY_OPTION,
@@ -24,7 +31,6 @@ from llmstream_cli.cli.config.settings import (
 )
 from llmstream_cli.cli.prompt import context_message, read_template
 from llmstream_cli.cli.terminal import aligned, print_json, without_controls, write_stderr
-from llmstream_cli.config import HISTORY_VARIABLE, Config, config_path, history_path, load_config
 from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
 from llmstream_cli.models.presets import DEFAULT_PRESET, OWN_PRESETS, PRESETS, find_preset
 from llmstream_cli.models.sizes import parse_size

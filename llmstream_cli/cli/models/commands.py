@@ -20,8 +20,8 @@ def top(context: typer.Context) -> None:
     options.print_help(context)
     if context.invoked_subcommand is None:
         return
+    from llmstream_cli.cli.config.file import load_config
     from llmstream_cli.cli.config.own_presets import register_own_presets
-    from llmstream_cli.config import load_config
 
     register_own_presets(load_config())
 

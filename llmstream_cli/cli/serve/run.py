@@ -22,7 +22,7 @@ from llmstream_cli.cli.serve.options import ServeOptions
 from llmstream_cli.cli.serve.stderr_writer import stderr_in_background
 from llmstream_cli.cli.terminal import read_file, without_controls, write_stderr
 from llmstream_cli.errors import InvalidValueError, ListenError
-from llmstream_cli.hosts import is_loopback
+from llmstream_cli.machine import is_loopback
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
 from llmstream_cli.models.sizes import parse_size
 from llmstream_cli.server.context import ServerContext

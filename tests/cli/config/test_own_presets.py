@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from llmstream_cli.cli.app import run
+from llmstream_cli.cli.config.file import parse_config
 from llmstream_cli.cli.config.own_presets import register_own_presets
-from llmstream_cli.config import parse_config
 from llmstream_cli.errors import ConfigError, ModelNotFoundError
 from llmstream_cli.models.presets import OWN_PRESETS, register_presets
 from llmstream_cli.models.reference import HubModel

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from platformdirs import user_config_path
 
-from llmstream_cli.config import (
+from llmstream_cli.cli.config.file import (
     MAX_BYTES,
     Config,
     config_path,
