@@ -97,18 +97,18 @@ class Scheduler:
         step = Step(num_decoding=len(decoding))
         budget = self._budget.step_budget(len(decoding))
         for sequence in decoding:
-            self._begin(step, sequence, budget)
+            self._place(step, sequence, budget)
             self._plan(step, sequence, 1)
         for sequence in running:
             if budget.is_spent:
                 break
-            if sequence.num_uncomputed_tokens > 1 and self._begin(step, sequence, budget):
+            if sequence.num_uncomputed_tokens > 1 and self._place(step, sequence, budget):
                 wanted = min(sequence.num_uncomputed_tokens, MAX_PART_TOKENS)
                 count = budget.take_tokens(sequence.num_computed_tokens, wanted)
                 self._plan(step, sequence, count)
         return step
 
-    def _begin(self, step: Step, sequence: Sequence, budget: StepBudget) -> bool:
+    def _place(self, step: Step, sequence: Sequence, budget: StepBudget) -> bool:
         """Place a sequence in its slot; False while it waits for a prefix or for time to copy."""
         if self.cache.is_placed(sequence):
             return True

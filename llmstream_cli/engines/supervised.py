@@ -175,8 +175,8 @@ class SupervisedEngine:
         watch = asyncio.create_task(self._watch())
         try:
             while child is not None:
-                self._note_death(await child.ended())
-                child = await self._next_child()
+                self._handle_death(await child.ended())
+                child = await self._restart()
         except Exception as error:  # noqa: BLE001  (a bug; whoever waits must hear of it)
             self._fail(EngineState.FAILED, EngineError(f"the engine failed: {error!r}"))
         finally:
@@ -184,7 +184,7 @@ class SupervisedEngine:
             if child is not None:
                 child.kill("the engine is not supervised any more")
 
-    async def _next_child(self) -> Child | None:
+    async def _restart(self) -> Child | None:
         """Start a process after a pause; return None if there is to be none."""
         while self._failure is None:
             pause, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)
@@ -201,7 +201,7 @@ class SupervisedEngine:
                 return self._child
         return None
 
-    def _note_death(self, reason: str) -> None:
+    def _handle_death(self, reason: str) -> None:
         """Decide what becomes of the engine, and of its requests, after its process has died."""
         self._past = self._present.after(self._past)
         self._present = EngineMetrics(slots=self._config.max_seqs)
@@ -260,13 +260,13 @@ class SupervisedEngine:
                 for request_id, result in results:
                     self._deliver(request_id, result)
             case ipc.Loaded(info):
-                self._begin(info)
+                self._become_ready(info)
             case ipc.Ended(failure):
                 self._note_end(failure.error())
             case ipc.Pong():
                 self._quiet_ticks = 0
 
-    def _begin(self, info: ModelInfo) -> None:
+    def _become_ready(self, info: ModelInfo) -> None:
         """Take requests; send those again that the last process did not get to."""
         assert self._child is not None
         self._info = info

@@ -108,7 +108,7 @@ class _Download:
         There is a limit to requests in a row that bring nothing.
         """
         failures = requests = 0
-        size = self._begin(file, file.tell())
+        size = self._truncate(file, file.tell())
         while size < self.file.size:
             requests += 1
             before, reason = size, "the connection was closed"
@@ -139,7 +139,7 @@ class _Download:
         with self.client.stream(self.url, headers) as response:
             if response.status_code != httpx2.codes.PARTIAL_CONTENT and size:
                 self.progress.end()
-                size = self._begin(file, 0)
+                size = self._truncate(file, 0)
             for chunk in response.iter_raw():
                 size += len(chunk)
                 if size > self.file.size:
@@ -149,7 +149,7 @@ class _Download:
                 file.write(chunk)
                 self.progress.advance(len(chunk))
 
-    def _begin(self, file: BinaryIO, size: int) -> int:
+    def _truncate(self, file: BinaryIO, size: int) -> int:
         """Keep so much of the file, unless it cannot be a beginning; return how much."""
         size = size if size <= self.file.size else 0
         file.seek(size)
