@@ -30,7 +30,6 @@ _MARKS = (
 _XDG = {
     "config": ("XDG_CONFIG_HOME", ".config"),
     "data": ("XDG_DATA_HOME", ".local/share"),
-    "state": ("XDG_STATE_HOME", ".local/state"),
     "cache": ("XDG_CACHE_HOME", ".cache"),
 }
 
@@ -53,7 +52,7 @@ def set_home() -> None:
     os.environ["HOME"] = str(home if home.is_absolute() else os.devnull)
 
 
-def user_folder(kind: Literal["config", "data", "state", "cache"]) -> Path:
+def user_folder(kind: Literal["config", "data", "cache"]) -> Path:
     """Return the folder for the user's files of this program, as platformdirs; it may not exist."""
     set_home()
     if sys.platform != "linux":

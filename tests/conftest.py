@@ -24,7 +24,6 @@ def no_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for name in [name for name in os.environ if name.startswith("LLMSTREAM_")]:
             patch.delenv(name)
         patch.setenv("LLMSTREAM_CONFIG", "")
-        patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         patch.setenv("LLMSTREAM_CACHE", str(folder / "cache"))
         patch.setenv("HF_HOME", str(folder / "huggingface"))
         patch.setenv("XDG_DATA_HOME", str(folder / "data"))

@@ -21,7 +21,6 @@ _WAITING = (
 # A model, or the text it was given, can hold the sequences that move a terminal's cursor, set its
 # title or fill its clipboard. What is shown there keeps its line breaks and tabs, and no controls.
 _UNSAFE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), None)
-_MAX_COLUMN_WIDTH = 24
 _ESCAPED = {code: f"\\u{code:04x}" for code in range(127, 160)}  # json does so with the others
 
 

@@ -62,7 +62,7 @@ class Reply:
 class Operation:
     """A route, as the description tells of it."""
 
-    method: Literal["get", "post", "delete"]
+    method: Literal["get", "post"]
     path: str  # parameters in braces
     summary: str
     description: str = ""

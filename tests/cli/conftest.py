@@ -14,7 +14,6 @@ Cli = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def home(own_caches: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give commands empty caches, and a state folder of their own."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(own_caches / "state"))
     return own_caches
 
 
