@@ -86,7 +86,7 @@ class Request:
             answer, stopped = oracle(self.params.stop, data.decode("utf-8", "replace"))
             if stopped:
                 return drawn, answer, FinishReason.STOP
-            full = len(self.prompt) + len(drawn) > CTX_SIZE
+            full = len(self.prompt) + len(drawn) == CTX_SIZE
             if full or len(drawn) == self.params.max_tokens:
                 return drawn, answer, FinishReason.LENGTH
 
@@ -342,4 +342,4 @@ class Traffic(RuleBasedStateMachine):
 
 
 TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=30, stateful_step_count=40, derandomize=True)
+TestTraffic.settings = settings(max_examples=30, stateful_step_count=40)

@@ -22,9 +22,7 @@ GENERATING |= {"/api/generate"}
 ACROSS_FIELDS = re.compile(
     r"exclude each other|cannot be combined|are the same with two values|beside the one in messages"
     r"|needs messages|needs a last message|best_of must be the same as n|prompt and n ask for more"
-    r"|are not supported; leave them out|content is missing|top_logprobs needs logprobs"
-    r"|needs a chat template|keep_alive is|names a token twice"
-    r"|it is not JSON"  # a schema may be a text
+    r"|names a token twice|it is not JSON"  # as `1` and `01`; a schema may be a text
     r"|response_format\.\w+(\.schema)? (is missing|must be a string)"
 )
 EXAMPLES = 40
@@ -90,7 +88,7 @@ def try_out(schema: schemathesis.schemas.BaseSchema, mode: GenerationMode) -> Co
 def test_what_the_description_allows_is_answered(schema: schemathesis.schemas.BaseSchema) -> None:
     seen = try_out(schema, GenerationMode.POSITIVE)
     for path in GENERATING:
-        assert seen[path, 200] > 0, seen  # most bodies break a rule that is told in words alone
+        assert seen[path, 200] > EXAMPLES / 4, seen
 
 
 def test_what_the_description_forbids_is_refused(schema: schemathesis.schemas.BaseSchema) -> None:

@@ -69,6 +69,31 @@ class ClosedFields(FieldTable):
     model_config = ConfigDict(extra="forbid")
 
 
+# Of a field's value, in `excluded`.
+TRUE = {"const": True}
+ANY_TEXT = {"type": "string", "minLength": 1}
+ANY_ITEMS = {"type": "array", "minItems": 1}
+_MISSING = {"may be missing": True}
+NO_CONTENT = {"enum": [None, []], **_MISSING}
+NOT_TRUE = {"enum": [False, None], **_MISSING}
+NOT_NONE = {"not": {"const": "none"}, **_MISSING}
+
+
+def excluded(*together: dict[str, dict[str, Any]]) -> ConfigDict:
+    """Return what has a model's description say which values of fields exclude each other."""
+
+    def fulfilled(fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "required": [name for name, value in fields.items() if "may be missing" not in value],
+            "properties": {
+                name: {key: one for key, one in value.items() if key not in _MISSING}
+                for name, value in fields.items()
+            },
+        }
+
+    return ConfigDict(json_schema_extra={"not": {"anyOf": [*map(fulfilled, together)]}})
+
+
 _Model = TypeVar("_Model", bound=FieldTable)
 
 

@@ -10,9 +10,13 @@ from pydantic import Field
 
 from llmstream_cli.api import DrawnLogprob, TokenLogprob
 from llmstream_cli.errors import InvalidValueError
-from llmstream_cli.server.dialects.fields import FieldTable, Given
+from llmstream_cli.server.dialects.fields import NOT_TRUE, FieldTable, Given, excluded
 
 MAX_TOP_LOGPROBS = 20
+TOP_LOGPROBS_ALONE = {
+    "top_logprobs": {"type": "integer", "minimum": 1},
+    "logprobs": NOT_TRUE,
+}
 
 # JSON has no infinity. OpenAI's API says this of a token that is very unlikely.
 _LEAST_LOGPROB = -9999.0
@@ -103,6 +107,8 @@ def token_fields(token: TokenLogprob) -> dict[str, Any]:
 
 class WithTopLogprobs(FieldTable):
     """The fields that OpenAI's chats and Ollama's routes have for log probabilities."""
+
+    model_config = excluded(TOP_LOGPROBS_ALONE)
 
     logprobs: bool | None = Field(
         None, description="report [log probabilities](openai.md#log-probabilities)"

@@ -20,8 +20,17 @@ from llmstream_cli.prompts.messages import Message, Role
 from llmstream_cli.sampling import SamplingParams
 from llmstream_cli.server.context import server_context
 from llmstream_cli.server.dialects import common, fields, ollama_models
-from llmstream_cli.server.dialects.fields import FieldTable, Given, refused, with_fields
+from llmstream_cli.server.dialects.fields import (
+    ANY_TEXT,
+    TRUE,
+    FieldTable,
+    Given,
+    excluded,
+    refused,
+    with_fields,
+)
 from llmstream_cli.server.dialects.logprobs import (
+    TOP_LOGPROBS_ALONE,
     AlignedLogprobs,
     LocatedLogprob,
     WithTopLogprobs,
@@ -32,6 +41,12 @@ from llmstream_cli.server.respond import Answer, Encoder, collect, stream
 from llmstream_cli.server.served import ServedModel, keep_alive_seconds
 
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+_THINKING = {"enum": [True, "low", "medium", "high", "max"]}
+_NUMBER = r"[0-9]{1,15}(\.[0-9]{0,9})?"
+_DURATION = {
+    "type": "string",
+    "pattern": rf"^(-?({_NUMBER}|({_NUMBER}(ns|us|µs|ms|s|m|h))+)|forever|inf)?$",
+}
 _LOADING = "how models are loaded is decided when the server starts"
 _OPTIONS_REFUSED = {
     **refused("typical_p tfs_z", 1),
@@ -76,7 +91,7 @@ class _GenerationFields(WithTopLogprobs):
         "of `low`, `medium`, `high`, `max`, which all mean `true`; without it, as the model's "
         "template has it; not with `raw` or a `format`",
     )
-    keep_alive: float | str | None = Field(
+    keep_alive: float | Annotated[str, WithJsonSchema(_DURATION)] | None = Field(
         None,
         description="how long the model stays loaded for this client after its answers: seconds, "
         '`"5m"`, `"1h30m"`; 0 lets it go, -1 keeps it. Without it, as `--keep-alive` says',
@@ -163,6 +178,10 @@ class ChatRequest(_GenerationFields):
 )
 class GenerateRequest(_GenerationFields):
     """Body of `POST /api/generate`."""
+
+    model_config = excluded(
+        TOP_LOGPROBS_ALONE, {"raw": TRUE, "system": ANY_TEXT}, {"raw": TRUE, "think": _THINKING}
+    )
 
     prompt: str | None = Field(None, description="a question")
     system: str | None = Field(None, description="the system message before it; not with `raw`")

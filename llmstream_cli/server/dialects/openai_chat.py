@@ -12,12 +12,21 @@ from llmstream_cli.prompts.messages import Ending, Message, Role
 from llmstream_cli.sampling import SamplingParams
 from llmstream_cli.server.dialects import common, openai_common
 from llmstream_cli.server.dialects.fields import (
+    ANY_ITEMS,
+    NO_CONTENT,
+    NOT_NONE,
     ClosedFields,
     FieldTable,
+    excluded,
     refused,
     with_fields,
 )
-from llmstream_cli.server.dialects.logprobs import LocatedLogprob, WithTopLogprobs, token_fields
+from llmstream_cli.server.dialects.logprobs import (
+    TOP_LOGPROBS_ALONE,
+    LocatedLogprob,
+    WithTopLogprobs,
+    token_fields,
+)
 from llmstream_cli.server.respond import Answer
 
 MAX_TEXT_PARTS = 1024
@@ -69,6 +78,8 @@ class ContentPart(FieldTable):
 class OpenAIMessage(FieldTable):
     """One turn; its content is a string or a list of text parts."""
 
+    model_config = excluded({"role": {"not": {"const": "assistant"}}, "content": NO_CONTENT})
+
     role: Annotated[Role, common.read_role(_ROLES), WithJsonSchema({"enum": [*_ROLES]})]
     content: str | Annotated[list[ContentPart], Field(max_length=MAX_TEXT_PARTS)] | None = None
 
@@ -93,6 +104,12 @@ class ChatTemplateKwargs(ClosedFields):
 @with_fields(openai_common.PARAMETERS, _REFUSED, _IGNORED)
 class ChatCompletionRequest(openai_common.OpenAIRequest, WithTopLogprobs):
     """Body of `POST /v1/chat/completions`."""
+
+    model_config = excluded(
+        TOP_LOGPROBS_ALONE,
+        {"tools": ANY_ITEMS, "tool_choice": NOT_NONE},
+        {"functions": ANY_ITEMS, "function_call": NOT_NONE},
+    )
 
     messages: Annotated[
         list[OpenAIMessage],

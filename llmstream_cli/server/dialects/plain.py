@@ -19,7 +19,7 @@ from llmstream_cli.server.dialects.common import (
     json_response,
     sampling_params,
 )
-from llmstream_cli.server.dialects.fields import ClosedFields, with_fields
+from llmstream_cli.server.dialects.fields import ClosedFields, excluded, with_fields
 from llmstream_cli.server.respond import Encoder, stream
 
 DIALECT = Dialect()
@@ -36,6 +36,8 @@ class ChatMessage(ClosedFields):
 @with_fields({name: name for name in PARAMETERS if name != "logprobs"}, {}, closed=True)
 class TokenStreamRequest(ClosedFields):
     """A question, and how to answer it. What is left out, or null, is as the server was started."""
+
+    model_config = excluded({"system": {"type": "string"}, "context": {"type": "string"}})
 
     query: str = Field(
         min_length=1,
