@@ -7,7 +7,7 @@ from typing import Protocol
 
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.formats import ChatFormat
-from llmstream_cli.prompts.messages import Ending, Message
+from llmstream_cli.prompts.messages import Ending, Message, Tool, ToolCallDelta, ToolChoice
 from llmstream_cli.sampling import SamplingParams as SamplingParams  # noqa: PLC0414  (exported)
 
 FIRST_CTX_SIZE = 512  # of each request, until one needs more
@@ -41,6 +41,8 @@ class GenerationRequest:
     # How the prompt ends; None leaves the assistant's message open where it is the last and has a
     # text, so that the answer goes on with it, and opens a turn after any other.
     ending: Ending | None = None
+    tools: tuple[Tool, ...] = ()  # that the model may call, where there are messages
+    tool_choice: ToolChoice = ToolChoice()  # noqa: RUF009  (it is frozen)
 
     @property
     def continues_message(self) -> bool:
@@ -77,7 +79,8 @@ class FinishReason(StrEnum):
     """Why an answer ended."""
 
     STOP = "stop"  # the model ended its turn, or a stop string came
-    LENGTH = "length"  # max_tokens or the context is used up
+    TOOL_CALLS = "tool_calls"  # the model ended its turn, or was stopped, after calls of tools
+    LENGTH = "length"  # max_tokens or the context is used up; the last call may be cut
     CANCELLED = "cancelled"  # nobody waits for it any more
 
 
@@ -139,6 +142,7 @@ class Chunk:
     logprobs: tuple[DrawnLogprob, ...] = ()
     reasoning: str = ""  # new text of what the model thinks; all of it comes before `text`
     progress: Progress | None = None  # where that was asked for; the chunk has nothing else
+    tool_calls: tuple[ToolCallDelta, ...] = ()  # all of them come after `text`
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
-"""The turns of a conversation."""
+"""The turns of a conversation, and the tools that its model may call."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 # How a prompt ends: with the assistant's turn opened, with the last message left open for the
 # answer to go on with, or with neither.
@@ -13,11 +13,56 @@ Ending = Literal["turn", "message", "closed"]
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may ask for."""
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type":"object","properties":{}}'  # JSON schema of its arguments, as text
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that the model asked for."""
+
+    name: str
+    arguments: str = "{}"  # a JSON object, as text
+    id: str = ""  # by which a result names its call
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """What was added to a call of a tool.
+
+    The name is one of the request's tools, and stands in the call's first delta alone. All
+    arguments together are a JSON object that fulfils the tool's schema, unless the answer was cut.
+    """
+
+    index: int  # of the call in its answer, from 0
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Which tools the model may call, and whether it has to."""
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    names: tuple[str, ...] = ()  # of the tools that may be called; empty is all
+    parallel: bool = True  # whether an answer may have several calls
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `content` is what its author wrote and never becomes a control token."""
+    """One turn. What its author wrote, names and arguments too, never becomes a control token."""
 
     role: Role
-    content: str
+    content: str = ""
+    reasoning: str = ""  # before an answer of the assistant's, for templates that show it
+    tool_calls: tuple[ToolCall, ...] = ()  # of the assistant's
+    # Of a tool's result: the call that it answers. The name is found by the id where it is missing.
+    tool_call_id: str = ""
+    tool_name: str = ""
 
 
 def fold_system(messages: Sequence[Message]) -> list[Message]:
