@@ -59,14 +59,19 @@ class Generation:
         self._exchange = exchange = current_exchange()
         exchange.model = served.name
         if (schema := requests[0].sampling.json_schema) is not None:
-            exchange.schema_ignored = read_schema(schema).ignored
+            exchange.schema_ignored += read_schema(schema).ignored
         self._progress = context.requests.begin(
             exchange.request_id, served.engine, len(requests), self._fail
         )
         self._tasks = [
             asyncio.create_task(self._read(index, served.engine.generate(request)))
             for index, request in enumerate(
-                replace(request, client=exchange.owner, cache_scope=exchange.cache_scope)
+                replace(
+                    request,
+                    client=exchange.owner,
+                    cache_scope=exchange.cache_scope,
+                    unset=exchange.unset,
+                )
                 for request in requests
             )
         ]
@@ -122,7 +127,7 @@ class Generation:
                     if self._error is not None:
                         return
                     self._batch.append((index, chunk))
-                    self._batch_bytes += len(chunk.text) + len(chunk.reasoning) + _CHUNK_BYTES
+                    self._batch_bytes += _num_bytes(chunk)
                     self._arrived.set()
                     if self._batch_bytes > _MAX_WAITING_BYTES:
                         raise SlowReaderError("the client does not read its answer")
@@ -153,3 +158,8 @@ class Generation:
             metrics.first_token_seconds.labels(self._model).observe(now - self._started)
         else:
             metrics.token_gap_seconds.labels(self._model).observe(now - last)
+
+
+def _num_bytes(chunk: Chunk) -> int:
+    calls = sum(len(delta.name) + len(delta.arguments) for delta in chunk.tool_calls)
+    return len(chunk.text) + len(chunk.reasoning) + calls + _CHUNK_BYTES

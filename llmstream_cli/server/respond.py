@@ -49,12 +49,21 @@ LogprobFields = Callable[[LocatedLogprob], Mapping[str, object]]
 
 
 @dataclass(slots=True)
+class AnswerCall:
+    """A call of a tool, as far as it has come."""
+
+    name: str = ""
+    arguments: str = ""  # JSON, of an answer that was cut maybe the beginning of it
+
+
+@dataclass(slots=True)
 class Answer:
     """A whole answer: what its chunks have together."""
 
     text: str = ""
     reasoning: str = ""
     token_ids: list[int] = field(default_factory=list)
+    tool_calls: list[AnswerCall] = field(default_factory=list)
     # The lists of log probabilities by name, written as JSON chunk by chunk: thousands of them at
     # once would hold up the event loop.
     logprobs: dict[str, JsonList] = field(default_factory=lambda: defaultdict(JsonList))
@@ -67,6 +76,12 @@ class Answer:
         self.text += chunk.text
         self.reasoning += chunk.reasoning
         self.token_ids += chunk.token_ids
+        for delta in chunk.tool_calls:
+            while len(self.tool_calls) <= delta.index:
+                self.tool_calls.append(AnswerCall())
+            call = self.tool_calls[delta.index]
+            call.name += delta.name
+            call.arguments += delta.arguments
         self.finish_reason = chunk.finish_reason or self.finish_reason
         self.usage = chunk.usage or self.usage
         if logprob_fields is not None:

@@ -19,7 +19,7 @@ from llmstream_cli.sampling import CONSTRAINTS, SamplingParams
 from llmstream_cli.server.body import read_model
 from llmstream_cli.server.dialects.fields import FieldTable, Given, refused
 from llmstream_cli.server.dialects.logprobs import JsonList
-from llmstream_cli.server.http.exchange import note_schema_field
+from llmstream_cli.server.http.exchange import note_given, note_schema_field
 from llmstream_cli.server.http.failure import error_body
 from llmstream_cli.server.pages import ErrorReply, Operation, Reply
 
@@ -63,7 +63,9 @@ class Dialect:
             async def handle_body() -> Response:
                 assert request is not None
                 body = await read_model(request, any_content_type=self.any_content_type)
-                with fields_as_given([*body.given(), (body.thinking_field, "thinking", None)]):
+                given = body.given()
+                note_given(of for _, of, _ in given)
+                with fields_as_given([*given, (body.thinking_field, "thinking", None)]):
                     return await handler(body)
 
             answer = Reply(200, "The answer.", **reply)
@@ -112,7 +114,8 @@ def sampling_params(defaults: SamplingParams, given: Iterable[Given]) -> Samplin
         # A default that the constraint excludes gives way to it; what the client gave does not.
         values = {**dict.fromkeys(CONSTRAINTS), "stop": (), "ignore_eos": False, **values}
     schema_field = names.get("json_schema", "json_schema")
-    note_schema_field(schema_field)
+    if "json_schema" in names:
+        note_schema_field(schema_field)
     try:
         params = dataclasses.replace(defaults, **values)
         if params.json_schema is not None:

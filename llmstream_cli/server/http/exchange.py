@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 from prometheus_client import Counter
 
+from llmstream_cli.sampling import PARAMETERS
+
 _log = logging.getLogger(__name__)
 access_log = logging.getLogger("llmstream_cli.access")
 
@@ -43,7 +45,9 @@ class Exchange:
     generated_tokens: int = 0
     model: str = ""  # that answered
     schema_field: str = "json_schema"  # what the client calls the JSON schema of its answer
-    schema_ignored: tuple[str, ...] = ()  # pointers to what in it the answer need not fulfil
+    # Pointers to what in schemas the answer need not fulfil; in a tool's, from the body's root on.
+    schema_ignored: tuple[str, ...] = ()
+    unset: tuple[str, ...] = ()  # sampling parameters that the client did not give
     key: str = ""  # which of the server's keys it bears, by number, where there are several
     cache_scope: str = ""  # of its answers; see `GenerationRequest`
     started: float = field(default_factory=time.perf_counter)
@@ -77,6 +81,18 @@ def note_schema_field(name: str) -> None:
     """Keep what the client of the current request, if there is one, calls its JSON schema."""
     if (exchange := _current.get(None)) is not None:
         exchange.schema_field = name
+
+
+def note_ignored(pointers: Iterable[str]) -> None:
+    """Name what calls of a tool need not fulfil in the current response, if there is one."""
+    if (exchange := _current.get(None)) is not None:
+        exchange.schema_ignored += tuple(pointers)
+
+
+def note_given(names: Iterable[str]) -> None:
+    """Keep which sampling parameters the client of the current request gave."""
+    given = {*names}
+    current_exchange().unset = tuple(name for name in PARAMETERS if name not in given)
 
 
 class Exchanges:
@@ -143,7 +159,7 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return given.decode() if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex
 
 
-_NOT_LOGGED = {"started", "schema_field", "schema_ignored"}
+_NOT_LOGGED = {"started", "schema_field", "schema_ignored", "unset"}
 _LOGGED = [field.name for field in fields(Exchange) if field.name not in _NOT_LOGGED]
 
 
