@@ -143,6 +143,9 @@ class Chunk:
     reasoning: str = ""  # new text of what the model thinks; all of it comes before `text`
     progress: Progress | None = None  # where that was asked for; the chunk has nothing else
     tool_calls: tuple[ToolCallDelta, ...] = ()  # all of them come after `text`
+    # On the last chunk: which of the request's stop strings ended the answer, if one did. Another
+    # server does not tell.
+    stop_string: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +276,12 @@ class Engine(Protocol):
             PromptError: the messages make no prompt that fits; nothing was computed.
             QueueFullError: too many requests wait already; nothing was computed.
             EngineError: the engine failed; the chunks before it are good.
+        """
+
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        """Return how many tokens the request's prompt has, be it longer than the context.
+
+        Raises what `generate` does.
         """
 
     async def aclose(self) -> None:

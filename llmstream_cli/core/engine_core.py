@@ -33,6 +33,7 @@ class _Answer:
     request_id: int
     sequence: Sequence
     output: OutputStream
+    stops: tuple[str, ...]  # that the request names; a turn's end may be one of the output's too
     started: float | None = None
     first_token: float | None = None
     last_token: float | None = None
@@ -117,7 +118,7 @@ class EngineCore:
             self._scheduler.finish(sequence, FinishReason.CANCELLED)
             raise
         output = OutputStream((*params.stop, *encoded.turn_ends), encoded.splitter)
-        answer = _Answer(request_id, sequence, output)
+        answer = _Answer(request_id, sequence, output, params.stop)
         self._by_id[request_id] = self._by_sequence[sequence] = answer
         if encoded.report_progress:
             self._reporting[sequence] = None
@@ -248,6 +249,7 @@ class EngineCore:
         reason = answer.sequence.finish_reason
         if answer.output.stopped and reason is FinishReason.LENGTH:
             reason = FinishReason.STOP  # the last allowed token completed a stop string
+        stop = answer.output.stop_string
         return replace(
             last,
             text=last.text + rest.text,
@@ -255,6 +257,7 @@ class EngineCore:
             logprobs=(*last.logprobs, *answer.early_logprobs),
             finish_reason=reason,
             usage=answer.usage(self._clock()),
+            stop_string=stop if stop in answer.stops else "",
         )
 
 

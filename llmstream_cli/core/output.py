@@ -80,6 +80,11 @@ class OutputStream:
         return self._matcher.stopped
 
     @property
+    def stop_string(self) -> str:
+        """The stop string that has come; empty if none has."""
+        return self._matcher.stop_string
+
+    @property
     def phase(self) -> Phase:
         """What the last token belongs to; `OPENING` while that is not certain."""
         return Phase.ANSWER if self._splitter is None else self._splitter.phase
@@ -114,7 +119,11 @@ class StopMatcher:
         assert all(stops)
         self._stops = tuple(stops)
         self._held = ""
-        self.stopped = False
+        self.stop_string = ""  # the one that came
+
+    @property
+    def stopped(self) -> bool:
+        return bool(self.stop_string)
 
     def push(self, text: str) -> str:
         if self.stopped:
@@ -126,9 +135,9 @@ class StopMatcher:
             (start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0
         ]
         if matches:
-            self.stopped = True
-            self._held = ""
-            return text[: min(matches)[1]]
+            end, start = min(matches)
+            self.stop_string, self._held = text[start:end], ""
+            return text[:start]
         keep = max(suffix_that_begins(stop, text) for stop in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

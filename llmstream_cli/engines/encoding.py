@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
-from llmstream_cli.api import EngineConfig, GenerationRequest, ModelInfo
+from llmstream_cli.api import EngineConfig, GenerationRequest, ModelInfo, SamplingParams
 from llmstream_cli.core.model import EncodedRequest
 from llmstream_cli.engines import encoder
 from llmstream_cli.engines.ipc import spawn
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 ENCODER_MODULE = "llmstream_cli.engines.encoder"
 
+_NO_LIMIT = 2**31  # tokens; nothing is computed of them
 _MAX_SLOW = 8  # requests that wait in the slow lane
 _WALL_SECONDS = 60.0  # in which a process has its CPU time, however busy the machine is
 
@@ -181,6 +182,14 @@ class EncodingPool:
         else:
             self._slow.waiting.append(_Job(job.request_id, job.request, job.info))
             self._fill(self._slow)
+
+
+def counting(request: GenerationRequest, info: ModelInfo) -> tuple[GenerationRequest, ModelInfo]:
+    """Return what has a request's prompt made, however long it is, and no grammar compiled."""
+    # A grammar rules reasoning out, which the prompt may have to close.
+    thinking = False if request.sampling.is_constrained else request.thinking
+    request = replace(request, sampling=SamplingParams(), thinking=thinking)
+    return request, replace(info, ctx_size=_NO_LIMIT)
 
 
 def _too_expensive(job: _Job, lane: Lane) -> LLMStreamError:

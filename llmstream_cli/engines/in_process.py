@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmstream_cli.api import (
@@ -18,7 +17,6 @@ from llmstream_cli.api import (
     EngineStatus,
     GenerationRequest,
     ModelInfo,
-    SamplingParams,
 )
 from llmstream_cli.core.step_loop import Result, StepLoop
 from llmstream_cli.errors import EngineClosedError, LLMStreamError
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 # A run of the same character, from some 24,000 on, overflows the stack in several tokenizers of
 # llama.cpp, and takes others minutes. A process of its own takes half a second to start.
 _LONG_CHARS = 8_000
-_NO_LIMIT = 2**31  # tokens; nothing is computed of them
 
 
 class InProcessEngine:
@@ -118,9 +115,9 @@ class InProcessEngine:
 
         loaded = await self._loaded()
         if _is_long(request):
-            request = replace(request, sampling=SamplingParams())
-            info = replace(loaded.info, ctx_size=_NO_LIMIT)
-            return len((await self._encode_apart(request, info)).prompt)
+            from llmstream_cli.engines.encoding import counting
+
+            return len((await self._encode_apart(*counting(request, loaded.info))).prompt)
         return await asyncio.to_thread(loaded.count_tokens, request)
 
     async def aclose(self) -> None:

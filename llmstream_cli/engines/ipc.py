@@ -68,6 +68,14 @@ class Submit:
 
 
 @dataclass(frozen=True, slots=True)
+class Count:
+    """Count the tokens of a request's prompt; `Counted` answers, or a failure in `Results`."""
+
+    request_id: int
+    request: GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     """Nobody waits for this request any more."""
 
@@ -79,7 +87,7 @@ class Ping:
     """Answer with a `Pong`."""
 
 
-Command = Load | Submit | Cancel | Ping
+Command = Load | Submit | Count | Cancel | Ping
 
 
 def pack_command(command: Command) -> bytes:
@@ -143,6 +151,15 @@ class Results:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """What a `Count` asked for."""
+
+    request_id: int
+    num_tokens: int
+    type: Literal["counted"] = "counted"
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The engine has failed, and the process leaves."""
 
@@ -157,7 +174,7 @@ class Pong:
     type: Literal["pong"] = "pong"
 
 
-Report = Loaded | Results | Ended | Pong
+Report = Loaded | Results | Counted | Ended | Pong
 
 
 def dump_report(report: Report) -> bytes:

@@ -137,11 +137,10 @@ class PooledEngine:
     def status(self) -> EngineStatus:
         if self._closed:
             return EngineStatus(EngineState.CLOSED, str(EngineClosedError()))
-        match self.phase:
-            case Phase.LOADED:
-                return self._loaded_engine().status
-            case Phase.LOADING:
-                return EngineStatus(EngineState.LOADING, "the model is being loaded")
+        if self.phase is Phase.LOADED:
+            return self._loaded_engine().status
+        if self.phase is Phase.LOADING:
+            return EngineStatus(EngineState.LOADING, "the model is being loaded")
         if self._failure is not None and _now() < self._retry_at:
             return EngineStatus(EngineState.FAILED, str(self._failure))
         if self._pool.waiting(self):
@@ -173,10 +172,9 @@ class PooledEngine:
         """
         if self._launching:
             raise EngineNotReadyError(f"{self.status.reason}; try again later")
-        await self._enter(request.keep_alive, request.client)
         measured = False
-        try:
-            chunks = self._loaded_engine().generate(replace(request, keep_alive=None, client=""))
+        async with self._leased(request.keep_alive, request.client) as engine:
+            chunks = engine.generate(replace(request, keep_alive=None, client=""))
             async with contextlib.aclosing(chunks):
                 async for chunk in chunks:
                     if not measured:  # the context may have grown for the prompt
@@ -184,19 +182,23 @@ class PooledEngine:
                         self._measure()
                         self._pool.reschedule()
                     yield chunk
-        finally:
-            self.release(request.client)  # synchronous, as clean-up in a generator has to be
+
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        """Return how many tokens a request's prompt has, once the model is loaded."""
+        if self._launching:
+            raise EngineNotReadyError(f"{self.status.reason}; try again later")
+        async with self._leased(request.keep_alive, request.client) as engine:
+            return await engine.count_tokens(request)
 
     async def aclose(self) -> None:
         """End all requests, those that wait too, and the engine; see `Engine.aclose`."""
         if not self._closed:
             self._closed = True
             self._pool.reject(self, EngineClosedError())
-            match self.phase:
-                case Phase.LOADED:
-                    self.begin_unloading("the server is closing")
-                case Phase.LOADING:
-                    self._abandon()
+            if self.phase is Phase.LOADED:
+                self.begin_unloading("the server is closing")
+            elif self.phase is Phase.LOADING:
+                self._abandon()
         while self._task is not None and not self._task.done():
             await asyncio.wait([self._task])
 
@@ -218,11 +220,8 @@ class PooledEngine:
         return wish.keep_alive if self.leases else max(0.0, wish.expiry - _now())
 
     async def load(self, keep_alive: float | None = None, client: str | None = "") -> ModelInfo:
-        await self._enter(keep_alive, client)
-        try:
-            return await self._loaded_engine().ready()
-        finally:
-            self.release(client)
+        async with self._leased(keep_alive, client) as engine:
+            return await engine.ready()
 
     def unload(self, client: str = "") -> bool:
         """Unload the model as soon as it answers no request; see `Residency.unload`."""
@@ -267,8 +266,9 @@ class PooledEngine:
             _log.info("gave up loading %s: nobody waits for it any more", self.name)
             self._abandon()
 
-    async def _enter(self, keep_alive: float | None, client: str | None) -> None:
-        """Wait for a lease, which has to be released; refuse a request that could only fail."""
+    @contextlib.asynccontextmanager
+    async def _leased(self, keep_alive: float | None, client: str | None) -> AsyncGenerator[Engine]:
+        """Wait for a lease; refuse a request that could only fail."""
         if self._closed:
             raise EngineClosedError
         self._check_room()
@@ -280,8 +280,12 @@ class PooledEngine:
                 f"{present} requests run on {self.name} or wait for it already; try again later"
             )
         await self._pool.enter(self)
-        if client is not None:
-            self._note_wish(client, keep_alive)
+        try:
+            if client is not None:
+                self._note_wish(client, keep_alive)
+            yield self._loaded_engine()
+        finally:
+            self.release(client)  # synchronous, as clean-up in a generator has to be
 
     def _check_room(self) -> None:
         if self._estimated_bytes > self._pool.max_bytes:
@@ -298,8 +302,7 @@ class PooledEngine:
     def _note_wish(self, client: str, keep_alive: float | None) -> None:
         """Take a client's wish in place of its former one; nobody's counts for another."""
         self._wishes.pop(client, None)
-        seconds = self._keep_alive if keep_alive is None else keep_alive
-        self._wishes[client] = _Wish(seconds, _now())
+        self._wishes[client] = _Wish(self._keep_alive if keep_alive is None else keep_alive, _now())
         if len(self._wishes) > _MAX_CLIENTS:
             del self._wishes[next(iter(self._wishes))]
 
@@ -319,23 +322,20 @@ class PooledEngine:
         try:
             self._engine = self._factory()
             self._engine.start()
-            info = await self._engine.ready()
+            self._info = await self._engine.ready()
         except LLMStreamError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001  (a bug; whoever waits must hear of it)
             _log.exception("a bug kept %s from being loaded", self.name)
             self._fail(EngineError(f"{self.name} could not be loaded: {error!r}"))
         else:
-            self._info = info
             self.phase = Phase.LOADED
             self._wishes.clear()
             self._loaded_at = _now()
             self.loads += 1
-            self.load_seconds += self._loaded_at - started
+            self.load_seconds += (seconds := self._loaded_at - started)
             self.last_used = next(_uses)
-            self._log(
-                logging.INFO, "loaded %s in %.3f seconds", self.name, self._loaded_at - started
-            )
+            self._log(logging.INFO, "loaded %s in %.3f seconds", self.name, seconds)
             self._launching = False
             self._pause = _FIRST_PAUSE
             self._measure()

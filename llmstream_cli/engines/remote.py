@@ -114,6 +114,10 @@ class RemoteEngine:
             last = answer.end()
         yield last
 
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        """Refuse: the API has no route for it."""
+        raise InvalidValueError("tokens cannot be counted on another server")
+
     async def aclose(self) -> None:
         """Close all connections, which cancels what runs."""
         self._closed = True

@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -64,12 +64,12 @@ class _Call:
 
     # What to send again if the process dies; None once something has been delivered, or when it has
     # been sent again already.
-    request: GenerationRequest | None
+    command: ipc.Submit | ipc.Count | None
     # The time, by the loop's clock, until which it waits for the next process; None while a process
     # has it.
     expires: float | None = None
     # What has come and is not yet consumed.
-    results: asyncio.Queue[Chunk | LLMStreamError] = field(default_factory=asyncio.Queue)
+    results: asyncio.Queue[Chunk | int | LLMStreamError] = field(default_factory=asyncio.Queue)
 
 
 class SupervisedEngine:
@@ -137,26 +137,24 @@ class SupervisedEngine:
                 process had died before anything was generated.
             EngineDiedError: the process died; the chunks before it are good.
         """
-        if self._failure is not None:
-            raise copy_error(self._failure)
-        if self._status.state is not EngineState.READY:
-            raise EngineNotReadyError(f"{self._status.reason}; try again later")
-        assert self._child is not None
-        request_id, call = next(self._request_ids), _Call(request)
-        self._child.send(ipc.Submit(request_id, request))
-        self._calls[request_id] = call
-        try:
+        with self._call(ipc.Submit(next(self._request_ids), request)) as call:
             while True:
                 result = await call.results.get()
                 if isinstance(result, LLMStreamError):
                     raise result
+                assert isinstance(result, Chunk)
                 yield result
                 if result.finish_reason is not None:
                     return
-        finally:
-            # Synchronous, as clean-up in a generator has to be.
-            if self._calls.pop(request_id, None) is not None and self._child is not None:
-                self._child.send(ipc.Cancel(request_id))
+
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        """Return how many tokens a request's prompt has; see `Engine.count_tokens`."""
+        with self._call(ipc.Count(next(self._request_ids), request)) as call:
+            result = await call.results.get()
+        if isinstance(result, LLMStreamError):
+            raise result
+        assert isinstance(result, int)
+        return result
 
     async def aclose(self) -> None:
         """End all requests, and the process, by force if it does not leave within a second."""
@@ -167,6 +165,23 @@ class SupervisedEngine:
             self._child.hang_up()
         if self._supervisor is not None:
             await asyncio.wait([self._supervisor])
+
+    @contextlib.contextmanager
+    def _call(self, command: ipc.Submit | ipc.Count) -> Iterator[_Call]:
+        """Send a request, and listen to what comes of it."""
+        if self._failure is not None:
+            raise copy_error(self._failure)
+        if self._status.state is not EngineState.READY:
+            raise EngineNotReadyError(f"{self._status.reason}; try again later")
+        assert self._child is not None
+        self._child.send(command)
+        call = self._calls[command.request_id] = _Call(command)
+        try:
+            yield call
+        finally:
+            # Synchronous, as clean-up in a generator has to be.
+            if self._calls.pop(command.request_id, None) and self._child is not None:
+                self._child.send(ipc.Cancel(command.request_id))
 
     # ---- the processes, one after the other ---------------------------------------------------
 
@@ -222,7 +237,7 @@ class SupervisedEngine:
         self._set_status(EngineState.RESTARTING, f"{reason}; it is being started again")
         _log.warning("%s", self._status.reason)
         for request_id, call in [*self._calls.items()]:
-            if call.expires is None and call.request is not None:
+            if call.expires is None and call.command is not None:
                 call.expires = now + _RETRY_SECONDS
             elif call.expires is None:
                 self._end(request_id, EngineDiedError(self._status.reason))
@@ -259,6 +274,9 @@ class SupervisedEngine:
                 self._present = metrics
                 for request_id, result in results:
                     self._deliver(request_id, result)
+            case ipc.Counted(request_id, num_tokens):
+                if request_id in self._calls:
+                    self._end(request_id, num_tokens)
             case ipc.Loaded(info):
                 self._become_ready(info)
             case ipc.Ended(failure):
@@ -275,10 +293,10 @@ class SupervisedEngine:
         self._set_status(EngineState.READY)
         if self._past.restarts:
             _log.info("the model is loaded again")
-        for request_id, call in self._calls.items():
-            if call.request is not None:
-                self._child.send(ipc.Submit(request_id, call.request))
-                call.request = call.expires = None
+        for call in self._calls.values():
+            if call.command is not None:
+                self._child.send(call.command)
+                call.command = call.expires = None
 
     def _note_end(self, error: LLMStreamError) -> None:
         """Give up where the next process could only fail in the same way."""
@@ -298,13 +316,13 @@ class SupervisedEngine:
             self._end(request_id, result.error())
             return
         if result.progress is None:
-            call.request = None  # what has been told of its progress may be told again
+            call.command = None  # what has been told of its progress may be told again
         if result.finish_reason is not None:
             self._end(request_id, result)
         else:
             call.results.put_nowait(result)
 
-    def _end(self, request_id: int, last: Chunk | LLMStreamError) -> None:
+    def _end(self, request_id: int, last: Chunk | int | LLMStreamError) -> None:
         self._calls.pop(request_id).results.put_nowait(last)
 
     def _fail(self, state: EngineState, error: LLMStreamError) -> None:

@@ -27,7 +27,7 @@ from llmstream_cli.core.model import EncodedRequest
 from llmstream_cli.core.step_loop import Result, StepLoop
 from llmstream_cli.engines import ipc
 from llmstream_cli.engines.encoder import die_with_parent
-from llmstream_cli.engines.encoding import EncodingPool
+from llmstream_cli.engines.encoding import EncodingPool, counting
 from llmstream_cli.errors import LLMStreamError
 
 _READY = -1  # the request id under which the model's info comes; the parent's begin with 0
@@ -40,6 +40,7 @@ class Worker:
     def __init__(self, parent: Connection) -> None:
         self._parent = parent
         self._info: ModelInfo | None = None
+        self._counts: set[int] = set()  # requests whose prompt is only counted
         self._outbox: queue.SimpleQueue[ipc.Report] = queue.SimpleQueue()
         threading.Thread(target=self._write_reports, name="outbox", daemon=True).start()
 
@@ -103,7 +104,12 @@ class Worker:
             case ipc.Submit(request_id, request):
                 assert self._info is not None  # else the parent would not have sent it
                 self._encodings.submit(request_id, request, self._info)
+            case ipc.Count(request_id, request):
+                assert self._info is not None
+                self._counts.add(request_id)
+                self._encodings.submit(request_id, *counting(request, self._info))
             case ipc.Cancel(request_id):
+                self._counts.discard(request_id)
                 self._encodings.cancel(request_id)
                 with contextlib.suppress(LLMStreamError):  # the engine has just failed
                     self._steps.cancel(request_id)
@@ -113,7 +119,11 @@ class Worker:
     def _submit(
         self, request_id: int, request: GenerationRequest, outcome: EncodedRequest | LLMStreamError
     ) -> None:
-        if isinstance(outcome, EncodedRequest):
+        counts = request_id in self._counts
+        self._counts.discard(request_id)
+        if isinstance(outcome, EncodedRequest) and counts:
+            self._outbox.put(ipc.Counted(request_id, len(outcome.prompt)))
+        elif isinstance(outcome, EncodedRequest):
             with contextlib.suppress(LLMStreamError):  # the engine has just failed
                 self._steps.submit(request_id, outcome, request.sampling)
         else:

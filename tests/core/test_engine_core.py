@@ -163,6 +163,8 @@ def test_a_text_that_ends_the_turn_is_a_stop_string_beside_the_requests_own() ->
     bench.run()
     assert [bench.text(request) for request in (1, 2, 3)] == ["one", "one", "o"]
     assert bench.reason(1) is bench.reason(2) is bench.reason(3) is FinishReason.STOP
+    # Which of its own it was is told.
+    assert [bench.chunks[request][-1].stop_string for request in (1, 2, 3)] == ["", ", t", "n"]
 
 
 # ---- progress -------------------------------------------------------------------------------

@@ -48,6 +48,9 @@ def oracle(stops: Sequence[str], text: str) -> tuple[str, bool]:
 def run(stops: Sequence[str], pieces: Sequence[bytes]) -> tuple[str, bool]:
     output = OutputStream(stops)
     answer = "".join(delta.text for delta in [*map(output.push, pieces), output.flush()])
+    whole = b"".join(pieces).decode("utf-8", "replace")
+    assert output.stopped == (output.stop_string in stops)
+    assert whole.startswith(answer + output.stop_string)
     return answer, output.stopped
 
 
@@ -100,6 +103,7 @@ def test_only_what_could_begin_a_stop_string_is_held_back(stops: list[str], text
             for length in range(1, len(stop)):
                 assert oracle(stops, text[:index] + stop[length:])[0].startswith(out)
         if not matcher.stopped:
+            assert matcher.stop_string == ""
             held = text[len(out) : index]
             assert held == "" or any(
                 len(stop) > len(held) and stop.startswith(held) for stop in stops

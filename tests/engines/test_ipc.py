@@ -25,6 +25,7 @@ from llmstream_cli.api import (
 from llmstream_cli.core.llama import DecodeAbortedError
 from llmstream_cli.engines import ipc
 from llmstream_cli.engines.ipc import (
+    Counted,
     Ended,
     Failure,
     Loaded,
@@ -55,6 +56,7 @@ chunks = st.builds(
     ).map(tuple),
     reasoning=texts,
     progress=st.none() | st.builds(Progress, st.none() | counts, counts, counts),
+    stop_string=texts,
 )
 infos = st.builds(
     ModelInfo,
@@ -83,6 +85,7 @@ reports = st.one_of(
     st.builds(
         Results, st.lists(st.tuples(counts, chunks | failures), max_size=4).map(tuple), metrics
     ),
+    st.builds(Counted, counts, counts),
     st.builds(Ended, failures),
     st.just(Pong()),
 )

@@ -60,6 +60,22 @@ async def test_a_request_loads_the_model_and_the_time_unloads_it() -> None:
 
 
 @timeless
+async def test_to_count_tokens_loads_the_model_and_holds_it_meanwhile() -> None:
+    models = Models(1, automatic=False)
+    member, factory = models[0], models.factories[0]
+    counting = asyncio.ensure_future(member.count_tokens(GenerationRequest(prompt="?")))
+    await turns()
+    assert state(member) is EngineState.LOADING
+    factory.engine.loaded.set()
+    await asyncio.sleep(2 * KEEP)
+    assert (models.open, member.leases) == ([0], 1)
+    factory.engine.answered.set()
+    assert await counting == 5
+    await asyncio.sleep(KEEP + 1)
+    assert (models.open, member.leases) == ([], 0)
+
+
+@timeless
 async def test_a_request_may_say_how_long_its_model_stays() -> None:
     models = Models(1)
     await answered(models[0], keep_alive=0)

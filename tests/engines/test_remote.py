@@ -136,6 +136,8 @@ async def test_what_the_server_lacks_is_not_asked_of_it() -> None:
             await ask(server, request(top_k=5))
         with pytest.raises(InvalidValueError, match=r"^logprobs cannot"):
             await ask(server, request(logprobs=0))
+        with pytest.raises(InvalidValueError, match=r"^tokens cannot be counted"):
+            await RemoteEngine(server.url).count_tokens(request())
     assert server.requests == []
 
 

@@ -81,6 +81,34 @@ async def test_greedy_answers_are_those_of_the_engine_in_this_process(
     assert replace(await engine.ready(), load_seconds=info.load_seconds) == info
 
 
+async def test_the_tokens_of_a_prompt_are_those_that_its_answer_tells(
+    engine: SupervisedEngine, model_path: Path
+) -> None:
+    asked = question(PROMPTS[0], replace(SHORT, json_schema="{}"))
+    usage = (await collect(engine.generate(asked)))[-1].usage
+    assert usage is not None
+    assert await engine.count_tokens(asked) == usage.prompt_tokens
+    longer = question("the of " * 2000)
+    async with running_in_process(model_path, **ONE_THREAD) as other:  # of 1,024 tokens
+        assert await engine.count_tokens(longer) == await other.count_tokens(longer) > 2000
+    with pytest.raises(InvalidValueError, match="which is not in the vocabulary"):
+        await engine.count_tokens(GenerationRequest(prompt=(10**9,)))
+
+
+async def test_a_count_survives_the_process_that_was_to_make_it(tiny_path: Path) -> None:
+    async with running(tiny_path) as engine:
+        await engine.ready()
+        os.kill(pid(engine), signal.SIGSTOP)
+        counting = asyncio.ensure_future(engine.count_tokens(question("the of")))
+        gone = asyncio.ensure_future(engine.count_tokens(question("the of")))
+        await until(lambda: len(engine._calls) == 2)
+        gone.cancel()
+        await until(lambda: len(engine._calls) == 1)
+        os.kill(pid(engine), signal.SIGKILL)
+        assert await counting > 0
+        assert engine.metrics.restarts == 1
+
+
 async def test_a_prompt_format_and_its_stop_reach_the_process(
     tiny_path: Path, model_path: Path
 ) -> None:

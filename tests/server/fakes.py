@@ -99,6 +99,10 @@ class FakeEngine:
         for _ in range(self.repeat):
             yield from ((piece, "") for piece in pieces)
 
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        self.requests.append(request)
+        return 7
+
     async def aclose(self) -> None:
         self.closed = True
 

@@ -101,6 +101,12 @@ class ScriptedEngine:
                 raise item
             yield item
 
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        if self.status.state is not EngineState.READY:
+            raise EngineNotReadyError(self.status.reason)
+        self.requests.append(request)
+        return USAGE.prompt_tokens
+
     async def aclose(self) -> None:
         self.status = EngineStatus(EngineState.CLOSED)
 
