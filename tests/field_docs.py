@@ -15,6 +15,7 @@ from llmstream_cli.server.dialects.fields import FieldTable, Refused
 from llmstream_cli.server.dialects.ollama import ChatRequest, GenerateRequest, OllamaOptions
 from llmstream_cli.server.dialects.openai_chat import ChatCompletionRequest
 from llmstream_cli.server.dialects.openai_completions import CompletionRequest
+from llmstream_cli.server.dialects.openai_responses.request import ResponsesRequest
 from llmstream_cli.server.dialects.plain import TokenStreamRequest
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -25,6 +26,7 @@ TABLES: dict[str, tuple[tuple[type[FieldTable], ...], type[FieldTable] | None]] 
     "token_stream": ((TokenStreamRequest,), None),
     "chat.completions": ((ChatCompletionRequest,), None),
     "completions": ((CompletionRequest,), ChatCompletionRequest),
+    "responses": ((ResponsesRequest,), ChatCompletionRequest),
     "ollama": ((ChatRequest, GenerateRequest), None),
     "options": ((OllamaOptions,), None),
 }

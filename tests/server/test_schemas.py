@@ -38,6 +38,11 @@ DIALECTS: dict[str, tuple[str, Any, str]] = {
         lambda s: {"messages": MESSAGES, "response_format": _response_format(s), "stream": True},
         "response_format.json_schema.schema",
     ),
+    "responses": (
+        "/v1/responses",
+        lambda s: {"input": "?", "text": {"format": {"type": "json_schema", "schema": s}}},
+        "text.format.schema",
+    ),
     "completions": (
         "/v1/completions",
         lambda s: {"prompt": "?", "json_schema": s},

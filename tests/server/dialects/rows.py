@@ -30,6 +30,7 @@ class Row:
     tells: bool = True  # an error after the first token; else the response is cut
     any_type: bool = False  # the body is JSON whatever the request calls it
     reasons: bool = True  # reasoning is sent
+    cut: str = '"length"'  # in an answer that came to its bound
 
     def with_options(self, **options: Any) -> dict[str, Any]:
         named = {self.names.get(name, name): value for name, value in options.items()}
@@ -44,6 +45,14 @@ def events(data: bytes) -> list[Any]:
     found = [one.removeprefix("data: ") for one in data.decode().split("\n\n")[:-1]]
     assert all(one.splitlines() == [one] for one in found)
     return [json.loads(one) for one in found if one not in {"[DONE]", ": ping"}]
+
+
+def typed_events(data: bytes) -> list[Any]:
+    """The same where each event bears its type."""
+    found = [one.splitlines() for one in data.decode().split("\n\n")[:-1] if one != ": ping"]
+    bodies = [json.loads(one.removeprefix("data: ")) for _, one in found]
+    assert [one for one, _ in found] == [f"event: {body['type']}" for body in bodies]
+    return bodies
 
 
 def lines(data: bytes) -> list[Any]:
@@ -105,6 +114,27 @@ def ollama(route: str, body: dict[str, Any]) -> Row:
     )
 
 
+def delta(*types: str) -> Callable[[Any], Any]:
+    """What reads the deltas of a stream of responses, and in a whole response what they make."""
+
+    def read(part: Any) -> str:
+        if part.get("object") != "response":
+            return str(part["delta"]) if part["type"].removeprefix("response.") in types else ""
+        texts = [one for item in part["output"] for one in item.get("content") or item["summary"]]
+        return "".join(one["text"] for one in texts if f"{one['type']}.delta" in "".join(types))
+
+    return read
+
+
+def response_tokens(part: Any) -> list[str]:
+    if part.get("object") == "response":
+        contents = [one for item in part["output"] for one in item.get("content", ())]
+        return [token["token"] for one in contents for token in one["logprobs"]]
+    if part["type"] != "response.output_text.delta":
+        return []
+    return [token["token"] for token in part["logprobs"]]
+
+
 HELLO = {"messages": [{"role": "user", "content": "Hello"}]}
 ROWS = [
     Row(
@@ -135,6 +165,23 @@ ROWS = [
         logprobs=completion_tokens,
         asks_logprobs={"logprobs": 1},
         reasons=False,
+    ),
+    Row(
+        "/v1/responses",
+        {"input": "Hello"},
+        "text/event-stream; charset=utf-8",
+        parts=typed_events,
+        text=delta("output_text.delta"),
+        reasoning=delta("reasoning_summary_text.delta"),
+        logprobs=response_tokens,
+        error=lambda body: str((body.get("response") or body)["error"]["message"]),
+        usage=lambda body: (body["usage"]["input_tokens"], body["usage"]["output_tokens"]),
+        streams={"stream": True},
+        whole={},
+        no_thinking={"reasoning": {"effort": "none"}},
+        asks_logprobs={"include": ["message.output_text.logprobs"], "top_logprobs": 1},
+        names={"max_tokens": "max_output_tokens"},
+        cut='"reason":"max_output_tokens"',
     ),
     ollama("/api/chat", HELLO),
     ollama("/api/generate", {"prompt": "Hello"}),

@@ -16,6 +16,7 @@ from llmstream_cli.server.dialects.ollama import ChatRequest, GenerateRequest, O
 from llmstream_cli.server.dialects.ollama_models import ShowRequest
 from llmstream_cli.server.dialects.openai_chat import ChatCompletionRequest
 from llmstream_cli.server.dialects.openai_completions import CompletionRequest
+from llmstream_cli.server.dialects.openai_responses.request import ResponsesRequest
 from llmstream_cli.server.dialects.plain import TokenStreamRequest
 from tests.field_docs import PAGES, updated
 from tests.server.dialects.rows import SAMPLING, SCHEMA
@@ -54,10 +55,17 @@ def token_stream(fields: dict[str, Any]) -> Any:
     return request, body.model, body.include_reasoning
 
 
+def responses(fields: dict[str, Any]) -> Any:
+    body = validated(ResponsesRequest, {"input": "Hello", **fields})
+    request = body.generation_request(DEFAULTS)
+    return request, body.model, body.stream, body.include, body.metadata
+
+
 DIALECTS: dict[type[FieldTable], _Asked] = {
     TokenStreamRequest: token_stream,
     ChatCompletionRequest: openai(ChatCompletionRequest, {"messages": HELLO}),
     CompletionRequest: openai(CompletionRequest, {"prompt": "Once"}),
+    ResponsesRequest: responses,
     ChatRequest: ollama(ChatRequest, {"messages": HELLO}),
     GenerateRequest: ollama(GenerateRequest, {"prompt": "Hello"}),
     OllamaOptions: ollama(ChatRequest, {"messages": HELLO}, "options"),
@@ -92,8 +100,24 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "add_generation_prompt": {"add_generation_prompt": False},
     "reasoning_effort": {"reasoning_effort": "none"},
     "include_reasoning": {"include_reasoning": True},
+    "input": {"input": [{"type": "message", "role": "developer", "content": "Hi"}]},
+    "instructions": {"instructions": "Be brief."},
+    "reasoning": {"reasoning": {"effort": "none"}},
+    "text": {"text": {"format": {"type": "json_object"}}},
+    "include": {"include": ["message.output_text.logprobs"]},
+    "metadata": {"metadata": {"run": "1"}},
     "keep_alive": {"keep_alive": "5m"},
     "raw": {"raw": True},
+}
+# Of fields that one API has otherwise.
+_TOOLS = [{"type": "function", "name": "f"}]
+OWN_SAMPLES: dict[type[FieldTable], dict[str, dict[str, Any]]] = {
+    ResponsesRequest: {
+        "top_logprobs": {"top_logprobs": 2},
+        "tools": {"tools": _TOOLS},
+        "tool_choice": {"tool_choice": "required", "tools": _TOOLS},
+        "parallel_tool_calls": {"parallel_tool_calls": False, "tools": _TOOLS},
+    }
 }
 # Refused unless they are empty, or another field says that they are not to be used.
 CONDITIONAL = {"tools", "functions"}
@@ -136,14 +160,15 @@ def test_what_is_honoured_changes_what_is_asked(type_: type[FieldTable]) -> None
     ask = DIALECTS[type_]
     for name in sorted(honoured(type_) - CONDITIONAL):
         parameter = type_.parameters.get(name, "")
-        fields = SAMPLES.get(name) or {name: SAMPLING[parameter][0]}
+        own = OWN_SAMPLES.get(type_, {}).get(name)
+        fields = own or SAMPLES.get(name) or {name: SAMPLING[parameter][0]}
         if (type_, name) == (CompletionRequest, "logprobs"):
             fields = {"logprobs": 2}
         without = {key: value for key, value in fields.items() if key != name}
         if name == "best_of":  # refused alone: all choices are returned
             without = {"n": 1}
         assert ask(fields) != ask(without), name
-        if name not in {"query", "messages", "prompt"}:
+        if name not in {"query", "messages", "prompt", "input"}:
             assert ask({**without, name: None}) == ask(without), name
 
 
