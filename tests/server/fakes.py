@@ -21,6 +21,7 @@ from llmstream_cli.api import (
     Usage,
 )
 from llmstream_cli.errors import EngineNotReadyError, LLMStreamError
+from llmstream_cli.prompts.messages import ToolCallDelta
 from llmstream_cli.server.app import create_app
 from llmstream_cli.server.context import ServerContext
 from llmstream_cli.server.http.listener import Listener
@@ -41,6 +42,7 @@ class FakeEngine:
     Attributes:
         pieces: the answer; None repeats the question.
         reasoning: what comes before it.
+        calls: of tools, what comes after it.
         repeat: how often the pieces come.
         pause: seconds before each piece.
         error: raised after the last piece, instead of the end.
@@ -52,6 +54,7 @@ class FakeEngine:
 
     pieces: Sequence[str] | None = ("one ", "two ", "three")
     reasoning: Sequence[str] = ()
+    calls: Sequence[ToolCallDelta] = ()
     repeat: int = 1
     pause: float = 0.0
     error: Exception | None = None
@@ -83,11 +86,15 @@ class FakeEngine:
                 await self.gate.wait()
                 yield Chunk(piece, (num_tokens,), reasoning=reasoning)
                 num_tokens += 1
+            for call in self.calls:
+                yield Chunk("", (num_tokens,), tool_calls=(call,))
+                num_tokens += 1
             await self.gate.wait()
             if self.error is not None:
                 raise self.error
             usage = Usage(7, num_tokens, 0.1, 0.1, 3, len(self.reasoning))
-            yield Chunk("", (), FinishReason.STOP, usage)
+            reason = FinishReason.TOOL_CALLS if self.calls else FinishReason.STOP
+            yield Chunk("", (), reason, usage)
         finally:
             self.running -= 1
 

@@ -17,7 +17,7 @@ from llmstream_cli.errors import InvalidValueError, LLMStreamError, SchemaError
 from llmstream_cli.prompts.messages import Role
 from llmstream_cli.sampling import CONSTRAINTS, SamplingParams
 from llmstream_cli.server.body import read_model
-from llmstream_cli.server.dialects.fields import FieldTable, Given, refused
+from llmstream_cli.server.dialects.fields import FieldTable, Given
 from llmstream_cli.server.dialects.logprobs import JsonList
 from llmstream_cli.server.http.exchange import note_given, note_schema_field
 from llmstream_cli.server.http.failure import error_body
@@ -145,9 +145,6 @@ def fields_as_given(given: Collection[Given]) -> Iterator[None]:
 # ---- messages -------------------------------------------------------------------------------
 
 
-TOOL_CALLS = refused("tool_calls", [], advice="the model calls no tools")
-
-
 def read_role(roles: Mapping[str, Role]) -> BeforeValidator:
     """Return what reads whose turn a message is in the words of an API."""
 
@@ -157,8 +154,7 @@ def read_role(roles: Mapping[str, Role]) -> BeforeValidator:
         if role in roles:
             return roles[role]
         *others, last = roles
-        tools = "; tools are not supported" if role in {"tool", "function"} else ""
-        raise ValueError(f"must be {', '.join(others)} or {last}{tools}")
+        raise ValueError(f"must be {', '.join(others)} or {last}")
 
     return BeforeValidator(read)
 

@@ -8,15 +8,16 @@ server starts.
 import asyncio
 import time
 from abc import abstractmethod
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, WithJsonSchema
 from quart import Response
 
-from llmstream_cli.api import Chunk, GenerationRequest, Usage
+from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, Usage
 from llmstream_cli.errors import InvalidValueError, LLMStreamError, TimeLimitError
-from llmstream_cli.prompts.messages import Message, Role
+from llmstream_cli.prompts.messages import Message, Role, ToolChoice
 from llmstream_cli.sampling import SamplingParams
 from llmstream_cli.server.context import server_context
 from llmstream_cli.server.dialects import common, fields, ollama_models
@@ -36,11 +37,22 @@ from llmstream_cli.server.dialects.logprobs import (
     WithTopLogprobs,
     token_fields,
 )
+from llmstream_cli.server.dialects.tools import (
+    MAX_TOOLS,
+    FunctionTool,
+    TurnFields,
+    arguments_object,
+    defaults_beside,
+    function_definitions,
+    link_results,
+    new_call_id,
+    read_tools,
+)
 from llmstream_cli.server.http.exchange import current_exchange
-from llmstream_cli.server.respond import Answer, Encoder, collect, stream
+from llmstream_cli.server.respond import Answer, AnswerCall, Encoder, collect, stream
 from llmstream_cli.server.served import ServedModel, keep_alive_seconds
 
-_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+_ROLES: dict[str, Role] = {role: role for role in get_args(Role)}
 _THINKING = {"enum": [True, "low", "medium", "high", "max"]}
 _NUMBER = r"[0-9]{1,15}(\.[0-9]{0,9})?"
 _DURATION = {
@@ -60,6 +72,7 @@ _OPTIONS_IGNORED = """
     num_ctx num_keep num_batch num_gpu main_gpu num_gqa num_thread numa low_vram f16_kv logits_all
     vocab_only use_mmap use_mlock embedding_only mirostat_tau mirostat_eta
 """.split()  # noqa: SIM905  (names without quotes)
+_Calls = Sequence[tuple[int, AnswerCall]]  # with their places in the answer
 _IGNORED = ("truncate", "shift", "_debug_render_only")
 
 
@@ -129,41 +142,60 @@ class _GenerationFields(WithTopLogprobs):
         """
 
     @abstractmethod
-    def text_fields(self, text: str, reasoning: str) -> dict[str, Any]:
-        """Return the fields of a line that have text."""
+    def text_fields(self, text: str, reasoning: str, calls: _Calls) -> dict[str, Any]:
+        """Return the fields of a line that have text, and calls of tools where there are any."""
 
 
-@with_fields(
-    {},
-    {**refused("images", [], advice="the model reads text only"), **common.TOOL_CALLS},
-    closed=True,
-)
-class OllamaMessage(FieldTable):
+@with_fields({}, refused("images", [], advice="the model reads text only"), closed=True)
+class OllamaMessage(TurnFields):
     """One turn."""
 
     role: Annotated[Role, common.read_role(_ROLES), WithJsonSchema({"enum": [*_ROLES]})]
     content: str | None = None
+    thinking: str | None = None  # of the assistant's
+    tool_name: str | None = None  # of a tool's result
+
+    def message(self, field: str) -> Message:
+        """Return the turn, which stands at that place in the body."""
+        text, name = self.content or "", self.tool_name or ""
+        return self.as_message(self.role, text, self.thinking, field, name)
 
 
-@with_fields({}, refused("tools", []), _IGNORED)
+@with_fields({}, refused("tool_choice", "auto"), _IGNORED)
 class ChatRequest(_GenerationFields):
     """Body of `POST /api/chat`."""
 
     messages: Annotated[list[OllamaMessage], Field(max_length=common.MAX_MESSAGES)] | None = Field(
-        None, description="turns of `system`, `user` and `assistant`"
+        None,
+        description="turns of `system`, `user`, `assistant`, which may have `tool_calls`, and "
+        "`tool`, with a `tool_name`",
+    )
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = Field(
+        None,
+        description="[functions](openai.md#tools) that the model may call; not with a `format`",
     )
 
     def generation_request(self, defaults: SamplingParams) -> GenerationRequest | None:
+        functions = read_tools(function_definitions(self.tools))
+        defaults = defaults_beside(functions, ToolChoice(), defaults, self.given())
         sampling = common.sampling_params(defaults, self.given())
         if not self.messages:
             return None
-        messages = tuple(Message(turn.role, turn.content or "") for turn in self.messages)
-        keep_alive = self.keep_alive_seconds
-        return GenerationRequest(messages, sampling, keep_alive=keep_alive, thinking=self.thinks)
+        return GenerationRequest(
+            link_results(
+                turn.message(f"messages.{index}") for index, turn in enumerate(self.messages)
+            ),
+            sampling,
+            keep_alive=self.keep_alive_seconds,
+            thinking=self.thinks,
+            tools=functions,
+        )
 
-    def text_fields(self, text: str, reasoning: str) -> dict[str, Any]:
-        thinking = {"thinking": reasoning} if reasoning else {}
-        return {"message": {"role": "assistant", "content": text, **thinking}}
+    def text_fields(self, text: str, reasoning: str, calls: _Calls) -> dict[str, Any]:
+        more: dict[str, Any] = {"thinking": reasoning} if reasoning else {}
+        if calls:
+            more["tool_calls"] = [*map(_call_fields, calls)]
+        return {"message": {"role": "assistant", "content": text, **more}}
 
 
 @with_fields(
@@ -208,7 +240,8 @@ class GenerateRequest(_GenerationFields):
         messages = (*system, Message("user", self.prompt))
         return GenerationRequest(messages, sampling, keep_alive=keep_alive, thinking=self.thinks)
 
-    def text_fields(self, text: str, reasoning: str) -> dict[str, Any]:
+    def text_fields(self, text: str, reasoning: str, calls: _Calls) -> dict[str, Any]:
+        assert not calls  # without tools there are none
         return {"response": text, **({"thinking": reasoning} if reasoning else {})}
 
 
@@ -224,16 +257,25 @@ class OllamaEncoder(Encoder):
         self._loading = residency if residency is not None and residency.info is None else None
         self._loaded_seconds = self._loading.load_seconds if self._loading else 0.0
         self._aligned = AlignedLogprobs()
+        self._answer = Answer()  # as far as its calls go
+        self._num_sent = 0  # of them: each goes out whole
 
     def encode(self, index: int, chunk: Chunk) -> bytes:
         located = self._aligned.push(chunk.text, chunk.logprobs) if self._body.logprobs else []
         lines = b""
         if chunk.reasoning:
-            lines = self.line(reasoning=chunk.reasoning)
+            lines = self.line("", chunk.reasoning)
         if chunk.text or located:
             tokens = [_logprob(one)["logprobs"] for one in located]
             more: dict[str, Any] = {"logprobs": tokens} if tokens else {}
             lines += self.line(chunk.text, **more)
+        if chunk.tool_calls:
+            self._answer.add(Chunk("", tool_calls=chunk.tool_calls))
+        calls = self._answer.tool_calls
+        num_whole = len(calls) - (chunk.finish_reason is None)
+        if num_whole > self._num_sent:
+            lines += self.line(calls=[*enumerate(calls)][self._num_sent : num_whole])
+            self._num_sent = num_whole
         if chunk.finish_reason is not None:
             lines += self.line(**self._statistics(chunk.finish_reason, chunk.usage))
         return lines
@@ -245,12 +287,14 @@ class OllamaEncoder(Encoder):
     def line(self, text: str = "", reasoning: str = "", **more: Any) -> bytes:
         return common.dump_line(self.line_fields(text, reasoning, **more)) + b"\n"
 
-    def line_fields(self, text: str = "", reasoning: str = "", **more: Any) -> dict[str, Any]:
+    def line_fields(
+        self, text: str = "", reasoning: str = "", calls: _Calls = (), **more: Any
+    ) -> dict[str, Any]:
         """Return a line, which is not the last one unless its fields say so."""
         return {
             "model": self._model,
             "created_at": ollama_models.rfc3339(datetime.now(UTC)),
-            **self._body.text_fields(text, reasoning),
+            **self._body.text_fields(text, reasoning, calls),
             "done": False,
             **more,
         }
@@ -258,15 +302,17 @@ class OllamaEncoder(Encoder):
     def body(self, answer: Answer) -> dict[str, Any]:
         """Return a response that is not streamed."""
         statistics = self._statistics(answer.finish_reason, answer.usage)
-        return self.line_fields(answer.text, answer.reasoning, **statistics, **answer.logprobs)
+        calls = [*enumerate(answer.tool_calls)]
+        more = {**statistics, **answer.logprobs}
+        return self.line_fields(answer.text, answer.reasoning, calls, **more)
 
-    def _statistics(self, reason: str, usage: Usage | None) -> dict[str, Any]:
+    def _statistics(self, reason: FinishReason, usage: Usage | None) -> dict[str, Any]:
         """Return why the answer ended and what it cost."""
         assert usage is not None  # every complete answer has one
         load_seconds = self._loading.load_seconds - self._loaded_seconds if self._loading else 0.0
         return {
             "done": True,
-            "done_reason": reason,
+            "done_reason": "stop" if reason is FinishReason.TOOL_CALLS else reason,
             "total_duration": _nanoseconds(time.perf_counter() - current_exchange().started),
             "load_duration": round(load_seconds * 1e9),
             "prompt_eval_count": usage.prompt_tokens,
@@ -274,6 +320,13 @@ class OllamaEncoder(Encoder):
             "eval_count": usage.completion_tokens,
             "eval_duration": _nanoseconds(usage.completion_seconds),
         }
+
+
+def _call_fields(numbered: tuple[int, AnswerCall]) -> dict[str, Any]:
+    index, call = numbered
+    arguments = arguments_object(call.arguments)
+    function = {"index": index, "name": call.name, "arguments": arguments}
+    return {"id": new_call_id(), "function": function}
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -160,7 +160,7 @@ async def show(body: ShowRequest) -> Response:
             "template": info.chat_template or "",
             "details": _details(info),
             "model_info": _model_info(info),
-            "capabilities": ["completion", *(["thinking"] if info.thinks else [])],
+            "capabilities": ["completion", "tools", *(["thinking"] if info.thinks else [])],
             "modified_at": _modified_at(served),
         }
     )

@@ -1,6 +1,6 @@
 """`POST /v1/chat/completions`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, WithJsonSchema
@@ -8,7 +8,7 @@ from quart import Response
 
 from llmstream_cli.api import Chunk, GenerationRequest
 from llmstream_cli.errors import InvalidValueError
-from llmstream_cli.prompts.messages import Ending, Message, Role
+from llmstream_cli.prompts.messages import Ending, Message, Role, ToolCallDelta
 from llmstream_cli.sampling import SamplingParams
 from llmstream_cli.server.dialects import common, openai_common
 from llmstream_cli.server.dialects.fields import (
@@ -27,6 +27,18 @@ from llmstream_cli.server.dialects.logprobs import (
     WithTopLogprobs,
     token_fields,
 )
+from llmstream_cli.server.dialects.tools import (
+    MAX_TOOLS,
+    ChoiceField,
+    FunctionTool,
+    TurnFields,
+    defaults_beside,
+    function_definitions,
+    link_results,
+    new_call_id,
+    read_choice,
+    read_tools,
+)
 from llmstream_cli.server.respond import Answer
 
 MAX_TEXT_PARTS = 1024
@@ -36,11 +48,12 @@ _ROLES: dict[str, Role] = {
     "developer": "system",
     "user": "user",
     "assistant": "assistant",
+    "function": "tool",
+    "tool": "tool",
 }
 _REFUSED = {
     **openai_common.REFUSED,
-    **refused("tool_choice", "none", "auto", advice="leave it and tools out"),
-    **refused("function_call", "none", "auto", advice="leave it and functions out"),
+    **refused("function_call", "none", "auto", advice="send tools and tool_choice"),
     **refused("modalities", [], ["text"], advice="the answer can be text only"),
     **refused("audio web_search_options"),
     **refused("verbosity", "medium", advice="say it in a message"),
@@ -58,7 +71,7 @@ _REFUSED = {
     **refused("reasoning_in_content", False),
     **refused("separate_reasoning include_reasoning", True),
 }
-_IGNORED = (*openai_common.IGNORED, "parallel_tool_calls", "prediction", "stream_reasoning")
+_IGNORED = (*openai_common.IGNORED, "prediction", "stream_reasoning")
 
 
 def _check_kind(kind: str) -> str:
@@ -74,20 +87,27 @@ class ContentPart(FieldTable):
     text: str
 
 
-@with_fields({}, {**common.TOOL_CALLS, **refused("function_call")}, closed=True)
-class OpenAIMessage(FieldTable):
+@with_fields({}, refused("function_call", advice="send tool_calls"), closed=True)
+class OpenAIMessage(TurnFields):
     """One turn; its content is a string or a list of text parts."""
 
     model_config = excluded({"role": {"not": {"const": "assistant"}}, "content": NO_CONTENT})
 
     role: Annotated[Role, common.read_role(_ROLES), WithJsonSchema({"enum": [*_ROLES]})]
     content: str | Annotated[list[ContentPart], Field(max_length=MAX_TEXT_PARTS)] | None = None
+    reasoning_content: str | None = None  # of the assistant's
 
     @property
     def text(self) -> str:
         if isinstance(self.content, str):
             return self.content
         return "\n".join(part.text for part in self.content or ())
+
+    def message(self, field: str) -> Message:
+        """Return the turn, which stands at that place in the body."""
+        if self.content in (None, []) and self.role != "assistant":
+            raise _invalid(f"{field}.content", "is missing")
+        return self.as_message(self.role, self.text, self.reasoning_content, field)
 
 
 def _invalid(field: str, how: str) -> InvalidValueError:
@@ -107,7 +127,6 @@ class ChatCompletionRequest(openai_common.OpenAIRequest, WithTopLogprobs):
 
     model_config = excluded(
         TOP_LOGPROBS_ALONE,
-        {"tools": ANY_ITEMS, "tool_choice": NOT_NONE},
         {"functions": ANY_ITEMS, "function_call": NOT_NONE},
     )
 
@@ -116,9 +135,9 @@ class ChatCompletionRequest(openai_common.OpenAIRequest, WithTopLogprobs):
         Field(
             min_length=1,
             max_length=common.MAX_MESSAGES,
-            description="turns of `system`, `developer` (the same as `system`), `user` and "
-            "`assistant`; `content` is a string or a list of `text` parts, which are joined with "
-            "line breaks",
+            description="turns of `system`, `developer` (the same as `system`), `user`, "
+            "`assistant` and `tool`; `content` is a string or a list of `text` parts, which are "
+            "joined with line breaks; an assistant's may have [`tool_calls`](#tools) instead",
         ),
     ]
     chat_template_kwargs: ChatTemplateKwargs | None = Field(
@@ -138,8 +157,16 @@ class ChatCompletionRequest(openai_common.OpenAIRequest, WithTopLogprobs):
         description="how the prompt ends, as in vLLM; without the two a last message of the "
         "assistant's is [continued](prompts.md#a-last-message-of-the-assistants)",
     )
-    tools: list[Any] | None = Field(
-        None, description='refused unless empty, or `tool_choice` is `"none"`'
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = Field(
+        None, description="[functions](#tools) that the model may call"
+    )
+    tool_choice: ChoiceField | None = Field(
+        None,
+        description="`auto`, `none`, `required`, a function that has to be called, or "
+        "`allowed_tools`, one of which may be",
+    )
+    parallel_tool_calls: bool | None = Field(
+        None, description="whether an answer may have several calls; `true` unless it is `false`"
     )
     functions: list[Any] | None = Field(
         None, description='refused unless empty, or `function_call` is `"none"`'
@@ -155,17 +182,23 @@ class ChatCompletionRequest(openai_common.OpenAIRequest, WithTopLogprobs):
         return False if self.reasoning_effort == "none" else None  # of others, not how much
 
     def generation_requests(self, defaults: SamplingParams) -> list[GenerationRequest]:
-        for name, choice in (("tools", "tool_choice"), ("functions", "function_call")):
-            if getattr(self, name) and getattr(self, choice) != "none":
-                raise _invalid(
-                    name, f'are not supported; leave them out, or set {choice} to "none"'
-                )
-        for index, turn in enumerate(self.messages):
-            if turn.content in (None, []) and turn.role != "assistant":
-                raise _invalid(f"messages.{index}.content", "is missing")
-        messages = tuple(Message(turn.role, turn.text) for turn in self.messages)
+        if self.functions and getattr(self, "function_call", None) != "none":
+            raise _invalid("functions", "are not supported; send tools")
+        functions = read_tools(function_definitions(self.tools))
+        choice = read_choice(self.tool_choice, functions, parallel=self.parallel_tool_calls)
+        defaults = defaults_beside(functions, choice, defaults, self.given())
+        messages = link_results(
+            turn.message(f"messages.{index}") for index, turn in enumerate(self.messages)
+        )
         return [
-            GenerationRequest(messages, sampling, thinking=self.thinks, ending=self._ending())
+            GenerationRequest(
+                messages,
+                sampling,
+                thinking=self.thinks,
+                ending=self._ending(),
+                tools=functions,
+                tool_choice=choice,
+            )
             for sampling in self.sampling(defaults)
         ]
 
@@ -203,6 +236,9 @@ class ChatEncoder(openai_common.OpenAIEncoder):
             events = self._delta(index, {"reasoning_content": chunk.reasoning})
         if chunk.text or tokens:
             events += self._delta(index, {"content": chunk.text}, self.logprobs(tokens))
+        for call in chunk.tool_calls:
+            for fields in _call_fields(call):
+                events += self._delta(index, {"tool_calls": [{"index": call.index, **fields}]})
         if chunk.finish_reason is not None:
             events += self._delta(index, {}, finish_reason=chunk.finish_reason)
         return events
@@ -214,9 +250,14 @@ class ChatEncoder(openai_common.OpenAIEncoder):
         return self.event({**choice, "finish_reason": finish_reason})
 
     def choice(self, answer: Answer) -> dict[str, Any]:
-        message = {"role": "assistant", "content": answer.text, "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
         if answer.reasoning:  # in the field that DeepSeek's API has for it
             message["reasoning_content"] = answer.reasoning
+        if answer.tool_calls:
+            message["content"] = answer.text or None
+            message["tool_calls"] = [
+                _new_call(call.name, call.arguments) for call in answer.tool_calls
+            ]
         return {"message": message}
 
     def logprobs(self, lists: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -227,6 +268,19 @@ class ChatEncoder(openai_common.OpenAIEncoder):
     def logprob_fields(located: LocatedLogprob) -> dict[str, Any]:
         top = [token_fields(token) for token in located.logprob.top]
         return {"content": {**token_fields(located.logprob.drawn), "top_logprobs": top}}
+
+
+def _call_fields(call: ToolCallDelta) -> Iterator[dict[str, Any]]:
+    """Yield what the events of a call have: the first alone has its id and its name."""
+    if call.name:
+        yield _new_call(call.name)
+    if call.arguments:
+        yield {"function": {"arguments": call.arguments}}
+
+
+def _new_call(name: str, arguments: str = "") -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {"id": new_call_id(), "type": "function", "function": function}
 
 
 @openai_common.DIALECT.route(

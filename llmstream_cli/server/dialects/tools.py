@@ -1,15 +1,18 @@
 """Tools in the dialects: definitions, the choice among them, calls and results in a history."""
 
 import dataclasses
+import json
 import secrets
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
+from pydantic_core import from_json
 
 from llmstream_cli.core.grammar.json_schema import read_schema
 from llmstream_cli.errors import InvalidValueError, SchemaError
-from llmstream_cli.prompts.messages import Message, Tool, ToolCall, ToolChoice
+from llmstream_cli.prompts.messages import Message, Role, Tool, ToolCall, ToolChoice
 from llmstream_cli.sampling import CONSTRAINTS, MAX_GRAMMAR_CHARS, SamplingParams
 from llmstream_cli.server.dialects.fields import FieldTable, Given, schema_text
 from llmstream_cli.server.http.exchange import note_ignored, note_schema_field
@@ -227,11 +230,51 @@ class FunctionCall(FieldTable):
         return ToolCall(self.function.name, arguments, self.id or "")
 
 
+class TurnFields(FieldTable):
+    """What a message has of tools in OpenAI's chat API and Ollama's."""
+
+    tool_calls: Annotated[list[FunctionCall], Field(max_length=MAX_CALLS)] | None = None
+    tool_call_id: CallId | None = None  # of a result
+    name: str | None = None  # of its tool
+
+    def as_message(
+        self, role: Role, text: str, reasoning: str | None, field: str, tool_name: str = ""
+    ) -> Message:
+        """Return the message, which stands at that place in the body."""
+        if role == "assistant":
+            calls = tuple(one.call for one in self.tool_calls or ())
+            return Message("assistant", text, reasoning or "", calls)
+        if self.tool_calls:
+            raise _invalid(f"{field}.tool_calls", "belong to messages of the assistant's")
+        if role == "tool":
+            name = tool_name or self.name or ""
+            return Message("tool", text, tool_call_id=self.tool_call_id or "", tool_name=name)
+        return Message(role, text)
+
+
 def arguments_text(arguments: str | dict[str, Any] | None) -> str:
     """Return a call's arguments as JSON; text that is none, of a call that was cut, stays it."""
     if isinstance(arguments, str):
         return arguments.strip() or "{}"
     return schema_text(arguments or {})
+
+
+def arguments_object(text: str) -> dict[str, Any]:
+    """Return a call's arguments, of one that was cut those that are complete."""
+    try:
+        value = json.loads(text, parse_float=_finite)
+    except (ValueError, RecursionError):
+        try:
+            value = from_json(text, allow_partial=True, allow_inf_nan=False)
+        except ValueError:  # not even a beginning
+            return {}
+        value = json.loads(json.dumps(value), parse_float=_finite, parse_constant=_finite)
+    return value if isinstance(value, dict) else {}
+
+
+def _finite(number: str) -> float:
+    """Return the nearest number that JSON can be written with: 1e999 is infinite to Python."""
+    return max(-sys.float_info.max, min(float(number), sys.float_info.max))
 
 
 def link_results(messages: Iterable[Message]) -> tuple[Message, ...]:

@@ -71,6 +71,8 @@ DIALECTS: dict[type[FieldTable], _Asked] = {
     OllamaOptions: ollama(ChatRequest, {"messages": HELLO}, "options"),
 }
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+
 # A value for each field beside the parameters.
 SAMPLES: dict[str, dict[str, Any]] = {
     "query": {"query": "Hi"},
@@ -108,6 +110,9 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "metadata": {"metadata": {"run": "1"}},
     "keep_alive": {"keep_alive": "5m"},
     "raw": {"raw": True},
+    "tools": {"tools": [TOOL]},
+    "tool_choice": {"tool_choice": "required", "tools": [TOOL]},
+    "parallel_tool_calls": {"parallel_tool_calls": False},
 }
 # Of fields that one API has otherwise.
 _TOOLS = [{"type": "function", "name": "f"}]
@@ -120,7 +125,7 @@ OWN_SAMPLES: dict[type[FieldTable], dict[str, dict[str, Any]]] = {
     }
 }
 # Refused unless they are empty, or another field says that they are not to be used.
-CONDITIONAL = {"tools", "functions"}
+CONDITIONAL = {"functions"}
 
 JUNK = [True, False, 0, 1, 2, -1, 0.5, "", "x", [], [1], ["text"], {}, {"a": 1}]
 

@@ -234,6 +234,7 @@ async def test_a_client_that_leaves_ends_the_generation(
 
 # ---- fields ---------------------------------------------------------------------------------
 
+CALL = {"function": {"name": "f", "arguments": "{}"}}
 LENIENT: list[tuple[str, Any, Any]] = [
     ("seed", -1, None),
     ("seed", 2**40, 2**40 % (2**32 - 1)),
@@ -328,11 +329,11 @@ async def test_two_constraints_exclude_each_other(row: Row) -> None:
 @pytest.mark.parametrize(
     ("turn", "message"),
     [
-        ({"role": "tool", "content": "4"}, "messages.0.role must be system, "),
-        ({"role": "function", "content": "4"}, "tools are not supported"),
-        ({"role": "owner", "content": "4"}, "user or assistant"),
+        ({"role": "owner", "content": "4"}, "messages.0.role must be system, "),
+        ({"role": "owner", "content": "4"}, " or tool"),
         ({"role": 5, "content": "4"}, "messages.0.role must be one of"),
-        ({"role": "assistant", "content": "", "tool_calls": [{}]}, "the model calls no tools"),
+        ({"role": "assistant", "tool_calls": [{}]}, "messages.0.tool_calls.0.function is missing"),
+        ({"role": "user", "content": "4", "tool_calls": [CALL]}, "messages of the assistant's"),
         ({"role": "user", "content": 5}, "messages.0.content must be a string"),
         ({"content": "4"}, "messages.0.role is missing"),
     ],

@@ -128,12 +128,12 @@ async def test_what_show_says() -> None:
             "tokenizer.ggml.add_bos_token": False,
             "tokenizer.ggml.model": "gpt2",
         },
-        "capabilities": ["completion"],
+        "capabilities": ["completion", "tools"],
         "modified_at": "2023-11-14T22:13:20.000000Z",
     }
     assert "num_predict" not in (await show())["parameters"]
     thinking = await show(replace(INFO, thinks=True))
-    assert thinking["capabilities"] == ["completion", "thinking"]
+    assert thinking["capabilities"] == ["completion", "tools", "thinking"]
 
 
 async def test_show_takes_the_old_name_of_the_field_and_knows_no_other_model() -> None:

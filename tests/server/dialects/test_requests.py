@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from llmstream_cli.api import EngineState, EngineStatus, GenerationRequest, SamplingParams
 from llmstream_cli.errors import InvalidValueError
-from llmstream_cli.prompts.messages import Message
+from llmstream_cli.prompts.messages import Message, ToolCall
 from llmstream_cli.server.body import validated
 from llmstream_cli.server.dialects.ollama import ChatRequest, GenerateRequest
 from llmstream_cli.server.dialects.openai_chat import ChatCompletionRequest
@@ -46,12 +46,21 @@ def generate(**fields: Any) -> list[GenerationRequest]:
 # ---- messages and prompts -------------------------------------------------------------------
 
 
+CALLS = [
+    {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a":'}},
+    {"id": "2", "function": {"name": "g", "arguments": {}}},
+]
+
+
 def test_messages_of_openais_chats() -> None:
     parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
     turns = [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": parts},
         {"role": "assistant", "content": None, "tool_calls": [], "function_call": None},
+        {"role": "assistant", "reasoning_content": "hm", "tool_calls": CALLS},
+        {"role": "tool", "content": parts, "tool_call_id": "2"},
+        {"role": "function", "content": "", "name": "f"},
         {"role": "assistant", "content": "Three", "name": "me", "refusal": None},
         {"role": "user", "content": ""},
     ]
@@ -59,6 +68,9 @@ def test_messages_of_openais_chats() -> None:
         Message("system", "Be brief."),
         Message("user", "one\ntwo"),
         Message("assistant", ""),
+        Message("assistant", "", "hm", (ToolCall("f", '{"a":', "1"), ToolCall("g", "{}", "2"))),
+        Message("tool", "one\ntwo", tool_call_id="2", tool_name="g"),
+        Message("tool", "", tool_call_id="1", tool_name="f"),
         Message("assistant", "Three"),
         Message("user", ""),
     )
@@ -69,12 +81,16 @@ def test_messages_of_ollamas_chats() -> None:
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hello", "images": []},
         {"role": "assistant", "content": None, "thinking": "hm", "tool_calls": []},
+        {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]},
+        {"role": "tool", "content": "2", "tool_name": "f"},
         {"role": "user"},
     ]
     assert chat(messages=turns)[0].messages == (
         Message("system", "Be brief."),
         Message("user", "Hello"),
-        Message("assistant", ""),
+        Message("assistant", "", "hm"),
+        Message("assistant", tool_calls=(ToolCall("f", '{"a":1}'),)),
+        Message("tool", "2", tool_name="f"),
         Message("user", ""),
     )
 
@@ -234,6 +250,7 @@ async def test_a_request_without_a_prompt_waits_for_the_model(route: str) -> Non
 # ---- what is refused ------------------------------------------------------------------------
 
 TOOL = {"type": "function", "function": {"name": "f"}}
+BAD_SCHEMA = {"function": {"name": "f", "parameters": {"required": 5}}}
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
 FORMAT = {"type": "json_object"}
 USER_MESSAGE = {**USER, "images": ["aGk="]}
@@ -242,7 +259,6 @@ USER_MESSAGE = {**USER, "images": ["aGk="]}
 def test_what_asks_for_nothing_is_taken() -> None:
     for harmless in (
         {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True},
-        {"tools": [TOOL], "tool_choice": "none"},
         {"functions": [{"name": "f"}], "function_call": "none"},
     ):
         assert openai(**harmless) == openai()
@@ -254,9 +270,18 @@ def test_what_asks_for_nothing_is_taken() -> None:
     ("ask", "fields", "field"),
     [
         (openai, {"chat_template_kwargs": {"tone": "formal"}}, "chat_template_kwargs.tone"),
-        (openai, {"tools": [TOOL]}, "tools"),
-        (openai, {"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
-        (openai, {"tools": [TOOL], "tool_choice": "auto"}, "tools"),
+        (openai, {"tools": [{"type": "custom", "function": {"name": "f"}}]}, "tools.0.type"),
+        (openai, {"tools": [{"function": {"name": "f g"}}]}, "tools.0.function.name"),
+        (openai, {"tools": [TOOL, TOOL]}, "tools.1.function.name"),
+        (openai, {"tools": [TOOL] * 1025}, "tools"),
+        (openai, {"tools": [BAD_SCHEMA]}, "tools.0.function.parameters"),
+        (openai, {"tools": [TOOL], "response_format": FORMAT}, "response_format"),
+        (openai, {"tools": [TOOL], "grammar": "g", "tool_choice": "auto"}, "grammar"),
+        (openai, {"tools": [TOOL], "tool_choice": "always"}, "tool_choice"),
+        (openai, {"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice"),
+        (openai, {"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.tools"),
+        (openai, {"tool_choice": "required"}, "tool_choice"),
+        (openai, {"function_call": "f"}, "function_call"),
         (openai, {"functions": [{"name": "f"}]}, "functions"),
         (openai, {"modalities": ["text", "audio"]}, "modalities"),
         (openai, {"top_logprobs": 3}, "top_logprobs"),
@@ -295,7 +320,9 @@ def test_what_asks_for_nothing_is_taken() -> None:
         (chat, {"model": "m" * 257}, "model"),
         (chat, {"think": "deeply"}, "think"),
         (chat, {"keep_alive": "soon"}, "keep_alive"),
-        (chat, {"tools": [TOOL]}, "tools"),
+        (chat, {"tools": [BAD_SCHEMA]}, "tools.0.function.parameters"),
+        (chat, {"tools": [TOOL], "format": "json"}, "format"),
+        (chat, {"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
         (chat, {"messages": [USER, USER_MESSAGE]}, "messages.1.images"),
         (generate, {"suffix": "end"}, "suffix"),
         (generate, {"template": "{{ .Prompt }}"}, "template"),
