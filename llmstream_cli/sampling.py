@@ -207,7 +207,7 @@ class Parameter(NamedTuple):
     high: float | None
     # What APIs of other programs call it, by API: `openai`, `llamacpp` (llama-server), `vllm`,
     # `sglang`, `ollama`. Empty is the parameter's own name; one with a dot is a field in an object.
-    # An API that is missing has no such parameter.
+    # An API that is missing has no such parameter; a server of this project has those that any has.
     names: Mapping[str, str]
     flags: Sequence[str]  # of its option in the command line, if it has one
     unset: str  # what it means that nothing is said
@@ -218,6 +218,8 @@ class Parameter(NamedTuple):
         return next(iter(get_args(self.type)), self.type)  # type: ignore[no-any-return]
 
     def name_in(self, api: str) -> str | None:
+        if api == "llmstream":
+            return self.name if self.names else None
         name = self.names.get(api)
         return self.name if name == "" else name
 

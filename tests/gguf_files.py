@@ -91,7 +91,7 @@ _FEED_FORWARD: _Shapes = {
 }
 
 
-def write_llama(path: Path, template: str = LLAMA2_TEMPLATE) -> Path:
+def write_llama(path: Path, template: str | None = LLAMA2_TEMPLATE) -> Path:
     """Attention to everything; SentencePiece with `<s>` and a space put first; Llama 2's chat."""
     return _write(
         path,

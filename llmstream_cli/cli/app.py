@@ -12,7 +12,7 @@ from llmstream_cli.cli import history
 from llmstream_cli.cli.ask.options import AskOptions, Setup
 from llmstream_cli.cli.bench.options import BenchOptions
 from llmstream_cli.cli.config.commands import app as config_app
-from llmstream_cli.cli.config.settings import SettingsCommand
+from llmstream_cli.cli.config.settings import SettingsCommand, settings_commands, unknown_variables
 from llmstream_cli.cli.models.commands import app as models_app
 from llmstream_cli.cli.options import Json, print_help, takes
 from llmstream_cli.cli.serve.options import ServeOptions
@@ -154,6 +154,8 @@ def top(
     ] = False,
 ) -> None:
     """Stream a local language model to your terminal."""
+    for name, advice in unknown_variables(settings_commands(context)):
+        write_stderr(f"llmstream: {one_line(name)} is no setting; {advice}\n")
     print_help(context)
 
 

@@ -173,6 +173,12 @@ KNOWN_TAGS = (
 )
 
 
+def names_reasoning(template: str) -> bool:
+    """Tell whether a chat template names the tags or the markers of some model's reasoning."""
+    tags = any(one.closing in template for one in KNOWN_TAGS)
+    return tags or all(marker in template for marker in REQUIRED_MARKERS)
+
+
 class ReasoningSplitter:
     """Splits by tags; `marks` is the text of those that are control tokens."""
 

@@ -68,6 +68,14 @@ class Upstream:
         self._idle_seconds = idle_seconds
         self._client = _client(self.url, _headers(api_key), idle_seconds)
 
+    @property
+    def no_api(self) -> str:
+        """Say that this is not where OpenAI's API is, and what to write instead."""
+        url = httpx2.URL(self.url)
+        root = str(url.copy_with(path="/")).rstrip("/")
+        advice = "give the URL that stands before /v1" + (f", such as {root}" * (url.path != "/"))
+        return f"{self.url} has no API of OpenAI's; {advice}"
+
     async def get_json(self, path: str) -> object:
         """Return what the server has at a path; None where that is nothing, or no JSON."""
         async with self._response("GET", path) as response:
@@ -154,6 +162,8 @@ class Upstream:
                 problem = "does not take this API key" if self._api_key else "wants an API key"
             case HTTPStatus.FORBIDDEN:
                 problem = "does not let this request in"
+            case HTTPStatus.NOT_FOUND if not (isinstance(body, dict) and "error" in body):
+                raise self._error(f"{self.no_api} ({said})")  # a path that no API answers at
             case _:
                 problem = "refused the request" if response.is_client_error else "failed"
         raise UpstreamError(f"the server {problem} ({said})")

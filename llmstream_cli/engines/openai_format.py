@@ -40,7 +40,7 @@ from llmstream_cli.sampling import PARAMETERS
 # https://docs.vllm.ai/en/stable/serving/openai_compatible_server.html
 # https://docs.sglang.ai/basic_usage/sampling_params.html
 _OURS = "llmstream"
-_APIS = {_OURS: "llamacpp", "llamacpp": "llamacpp", "vllm": "vllm", "sglang": "sglang"}
+_APIS = {_OURS: _OURS, "llamacpp": "llamacpp", "vllm": "vllm", "sglang": "sglang"}
 
 MAX_EVENT_BYTES = 1 << 20
 

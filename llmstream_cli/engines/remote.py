@@ -125,7 +125,12 @@ class RemoteEngine:
 
     async def _find_model(self) -> RemoteModel:
         if self._model is None:
-            models = parse_models(await self._upstream.get_json(_MODELS))
+            body = await self._upstream.get_json(_MODELS)
+            models = parse_models(body)
+            if body is None and self._wanted is None:
+                raise UpstreamError(
+                    f"{self._upstream.no_api}, or name a model of the server (nothing at {_MODELS})"
+                )
             if self._wanted is None:
                 self._model = only_model(models)
             else:

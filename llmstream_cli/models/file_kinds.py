@@ -1,8 +1,12 @@
-"""What a file that is no GGUF is instead, and what to do about it."""
+"""What a file or a folder is that is named in the place of a GGUF file, and what to do about it."""
 
 import re
+from pathlib import Path
+
+from llmstream_cli.models.reference import is_model
 
 HEAD_BYTES = 1024
+_MAX_NAMES = 5
 
 _GET_GGUF = "get the model as a .gguf file"
 _CONVERT = f"convert it with llama.cpp's convert_hf_to_gguf.py, or {_GET_GGUF}"
@@ -61,3 +65,21 @@ _BEGINNINGS = [
 def kind_of_file(head: bytes) -> str | None:
     """Tell what a file is that does not begin as GGUF does, as far as its first bytes show it."""
     return next((kind for beginning, kind in _BEGINNINGS if beginning.match(head)), None)
+
+
+def kind_of_folder(folder: Path) -> str:
+    """Tell which model files a folder has, or whose folder it is if it has none."""
+    try:
+        paths = [*folder.glob("*"), *folder.glob("snapshots/*/*")]  # of the Hub's cache
+    except OSError as error:
+        return f"a directory that cannot be read: {error.strerror}"
+    names = sorted(str(path.relative_to(folder)) for path in paths if is_model(path.name))
+    match names:
+        case [name]:
+            return f"a directory; name the model file in it: {folder / name}"
+        case [_, *_]:
+            shown = ", ".join([*names[:_MAX_NAMES], "…"][: len(names)])
+            return f"a directory with several model files; name one of them: {shown}"
+    if any(path.suffix == ".safetensors" or path.name == "config.json" for path in paths):
+        return f"a directory of Hugging Face's without a .gguf file: {_CONVERT}"
+    return "a directory without a .gguf file; `llmstream models list` tells which models there are"

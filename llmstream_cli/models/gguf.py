@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from llmstream_cli.errors import ModelError, ModelNotFoundError
-from llmstream_cli.models.file_kinds import HEAD_BYTES, kind_of_file
+from llmstream_cli.models.file_kinds import HEAD_BYTES, kind_of_file, kind_of_folder
 
 MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32
@@ -126,7 +126,7 @@ def opened(path: Path) -> Iterator[tuple[io.BufferedReader, int]]:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise ModelError(f"{path} is a directory; name the .gguf file in it")
+            raise ModelError(f"{path} is {kind_of_folder(path)}")
         if not stat.S_ISREG(status.st_mode):
             raise ModelError(f"{path} is not a regular file")
         with path.open("rb") as file:

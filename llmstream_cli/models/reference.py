@@ -11,7 +11,7 @@ from typing import NoReturn
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from llmstream_cli.errors import ModelNotFoundError
-from llmstream_cli.files import expand, is_file
+from llmstream_cli.files import exists, expand, is_file
 
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 
@@ -104,7 +104,8 @@ def parse_reference(text: str) -> HubModel | Path | str:
         return path
     if "://" in text or text.lower().startswith(tuple(f"{host}/" for host in _HOSTS)):
         return _parse_address(text)
-    if text.startswith(("/", ".", "~")) and "\0" not in text:
+    is_folder = text.endswith("/") and exists(path)
+    if (is_folder or text.startswith(("/", ".", "~"))) and "\0" not in text:
         return path
     if not text.isprintable() or " " in text:
         _refuse(f"{text!r} is not a model's name; it should be {_FORMS}")

@@ -152,7 +152,10 @@ FAILED = {
         "text/plain", b"", status="302 Found\r\nLocation: https://else.where/x"
     ),
     "the server failed (HTTP 304:)": answer("text/plain", b"", status="304 Not Modified"),
-    "refused the request (HTTP 404: none)": answer_json({"detail": "none"}, "404 Not Found"),
+    "has no API of OpenAI's; give the URL that stands before /v1 (HTTP 404: none)": answer_json(
+        {"detail": "none"}, "404 Not Found"
+    ),
+    "the server refused the request (HTTP 404: pull it)": refusal("404 No", message="pull it"),
     "the stream ended without [DONE]": answer_events(ROLE, b"data: [DONE]\n"),
     "the connection failed: peer closed connection": Reply((CHUNKED, b"5\r\ndata:")),
     "the connection failed: Server disconnected": Reply(()),

@@ -123,9 +123,15 @@ async def test_which_model_is_asked() -> None:
     none = answer_json({"detail": "Not Found"}, "404 Not Found")
     async with serving(told, pages={"/v1/models": none}) as server:
         await ask(server, request(), model="any")
+        for path, advice in (("", "/v1"), ("/nix", f"/v1, such as {server.url}")):
+            wrong = f"{server.url}{path} has no API of OpenAI's; give the URL that stands before "
+            async with remote(server.url + path) as engine:
+                with pytest.raises(UpstreamError, match=f"^{re.escape(wrong + advice)}, or name"):
+                    await answer_of(engine, request())
+    assert server.requests[0].body["model"] == "any"
+    async with serving(told, models={"data": []}) as server:
         with pytest.raises(UpstreamError, match="does not say what model it has"):
             await ask(server, request())
-    assert server.requests[0].body["model"] == "any"
 
 
 async def test_what_the_server_lacks_is_not_asked_of_it() -> None:

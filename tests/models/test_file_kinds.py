@@ -12,6 +12,7 @@ from gguf import GGUFWriter
 from llmstream_cli.errors import ModelError
 from llmstream_cli.models.gguf import read_header
 from llmstream_cli.models.gguf_check import check_gguf
+from llmstream_cli.models.resolve import ModelChoice, resolve
 
 
 def zipped() -> bytes:
@@ -71,6 +72,31 @@ def test_a_file_that_is_no_gguf(tmp_path: Path, name: str) -> None:
     assert message.startswith(str(path))
     assert told in message
     assert "\n" not in message
+
+
+FOLDERS = {
+    "": "a directory without a .gguf file; `llmstream models list` tells",
+    "mmproj-x.gguf README.md": "a directory without a .gguf file; `llmstream models list` tells",
+    "config.json tokenizer.json model.safetensors": "a directory of Hugging Face's without",
+    "model.gguf tokenizer.json config.json": "name the model file in it: {}/model.gguf",
+    "b.gguf a-00001-of-00002.gguf a-00002-of-00002.gguf":
+        "a directory with several model files; name one of them: a-00001-of-00002.gguf, b.gguf",
+    "1.gguf 2.gguf 3.gguf 4.gguf 5.gguf 6.gguf": "name one of them: 1.gguf, 2.gguf, 3.gguf, "
+        "4.gguf, 5.gguf, …",
+    "refs/main snapshots/1f/a.gguf": "name the model file in it: {}/snapshots/1f/a.gguf",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("files", FOLDERS)
+def test_a_folder_is_told_by_the_model_files_in_it(tmp_path: Path, files: str) -> None:
+    for file in files.split():
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    with pytest.raises(ModelError) as caught:
+        resolve(ModelChoice(model=f"{tmp_path}/"))
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path} is a directory")
+    assert FOLDERS[files].format(tmp_path) in message
 
 
 KEYS = {

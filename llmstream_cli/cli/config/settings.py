@@ -16,7 +16,7 @@ turns out to be wrong, the error names the variable or the line.
 
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import typer
@@ -26,6 +26,8 @@ from llmstream_cli.cli.config.file import OPTION_TABLES, Config, load_config
 from llmstream_cli.cli.terminal import check_text, write_stderr
 from llmstream_cli.errors import ConfigError, InvalidValueError, did_you_mean
 
+_PREFIX = "LLMSTREAM_"
+_OTHER_VARIABLES = {"LLMSTREAM_CONFIG", "LLMSTREAM_CACHE", "LLMSTREAM_HISTORY"}  # no options
 SECRETS = frozenset({"api_key"})
 
 # What belongs to one run, and is not kept.
@@ -190,7 +192,7 @@ def is_own(command: str | None, name: str) -> bool:
 
 def variable(command: str | None, name: str) -> str:
     """Return the variable of a setting."""
-    return f"LLMSTREAM_{f'{command}_' if is_own(command, name) else ''}{name}".upper()
+    return f"{_PREFIX}{f'{command}_' if is_own(command, name) else ''}{name}".upper()
 
 
 def _tables(command: str | None, name: str) -> tuple[str, ...]:
@@ -277,3 +279,19 @@ def check_names(config: Config, commands: Mapping[str, SettingsCommand]) -> None
             if name not in names:
                 hint = f"in [{table}]; {did_you_mean(name, names)}"
                 raise config.refusal(f"there is no setting {name!r} {hint}", table, name)
+
+
+def unknown_variables(commands: Mapping[str, SettingsCommand]) -> Iterator[tuple[str, str]]:
+    """Yield the variables that look like settings and are none, each with what may be meant."""
+    names = sorted(name for name in os.environ if name.startswith(_PREFIX))
+    if _OTHER_VARIABLES.issuperset(names):
+        return
+    known = _OTHER_VARIABLES | {
+        variable(command.name, name) for command in commands.values() for name in command.settings
+    }
+    # Compared without what all have in common, which would make everything near.
+    rest = [name.removeprefix(_PREFIX) for name in known]
+    for name in names:
+        if name not in known:
+            near = did_you_mean(name.removeprefix(_PREFIX), rest, "")
+            yield name, near.replace("mean ", f"mean {_PREFIX}") or "see `llmstream config show`"

@@ -26,12 +26,11 @@ from llmstream_cli.cli.config.settings import (
     check_names,
     complaint,
     is_own,
-    variable,
     warn_if_exposed,
 )
 from llmstream_cli.cli.prompt import context_message, read_template
-from llmstream_cli.cli.terminal import aligned, print_json, without_controls, write_stderr
-from llmstream_cli.errors import InvalidValueError, LLMStreamError, did_you_mean
+from llmstream_cli.cli.terminal import aligned, print_json, without_controls
+from llmstream_cli.errors import InvalidValueError, LLMStreamError
 from llmstream_cli.models.presets import DEFAULT_PRESET, OWN_PRESETS, PRESETS, find_preset
 from llmstream_cli.models.sizes import parse_size
 from llmstream_cli.sampling import SamplingParams
@@ -39,8 +38,6 @@ from llmstream_cli.server.served import keep_alive_seconds
 from llmstream_cli.server.settings import ServerSettings
 
 _MAX_VALUE_CHARS = 48  # in the table
-_PREFIX = "LLMSTREAM_"
-_OTHER_VARIABLES = {"LLMSTREAM_CONFIG", "LLMSTREAM_CACHE", "LLMSTREAM_HISTORY"}  # no options
 
 # What tells whether a value can be, where no class of parameters does.
 _CHECKS = {
@@ -91,8 +88,6 @@ def show(commands: Mapping[str, SettingsCommand], *, json: bool) -> int:
             missing = ", which cannot be read" if config.unreadable else ", which does not exist"
             head = without_controls(f"{path}{'' if config.path else missing}")
         sys.stdout.write(f"{head}\n\n{_table(config, rows)}")
-    for name, near in unknown_variables(commands):
-        write_stderr(f"llmstream: {name} is no setting; {near}\n")
     warn_if_exposed(config)
     return 0
 
@@ -215,16 +210,3 @@ def _text(row: Row) -> str:
     elif not (isinstance(text, str) and text.isprintable()):
         text = without_controls(json_text.dumps(text, ensure_ascii=False))
     return text if len(text) <= _MAX_VALUE_CHARS else f"{text[: _MAX_VALUE_CHARS - 1]}…"
-
-
-def unknown_variables(commands: Mapping[str, SettingsCommand]) -> Iterator[tuple[str, str]]:
-    """Yield the variables that look like settings and are none, each with what may be meant."""
-    known = _OTHER_VARIABLES | {
-        variable(command.name, name) for command in commands.values() for name in command.settings
-    }
-    # Compared without what all have in common, which would make everything near.
-    rest = [name.removeprefix(_PREFIX) for name in known]
-    for name in sorted(os.environ):
-        if name.startswith(_PREFIX) and name not in known:
-            near = did_you_mean(name.removeprefix(_PREFIX), rest, "")
-            yield name, near.replace("mean ", f"mean {_PREFIX}") or "see `llmstream config show`"

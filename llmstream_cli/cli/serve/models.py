@@ -8,6 +8,7 @@ from functools import partial
 from llmstream_cli.api import FIRST_CTX_SIZE, EngineConfig, ModelInfo
 from llmstream_cli.cli.serve.options import ServeOptions
 from llmstream_cli.cli.terminal import without_controls, write_stderr
+from llmstream_cli.core.output import names_reasoning
 from llmstream_cli.engines.pool import EnginePool
 from llmstream_cli.engines.pooled_engine import PooledEngine
 from llmstream_cli.engines.supervised import SupervisedEngine
@@ -42,7 +43,10 @@ class _Candidate:
 
     def describe(self) -> ModelInfo:
         """Say of a model that is not loaded what its file does."""
-        facts = self.facts
+        facts, config = self.facts, self.config
+        default = config.default_chat_format if facts.chat_template is None else None
+        chat_format = config.chat_format or default
+        template = facts.chat_template if chat_format is None else chat_format.template
         return ModelInfo(
             name=self.found.path.stem,
             description=" ".join(filter(None, (facts.architecture, facts.quantization))),
@@ -54,7 +58,8 @@ class _Candidate:
             num_parameters=facts.num_parameters,
             size_bytes=sum(facts.weight_types.values()),
             metadata=dict(facts.metadata),
-            chat_template=facts.chat_template,
+            chat_template=template,
+            thinks=names_reasoning(template or ""),
         )
 
 

@@ -23,7 +23,13 @@ from llmstream_cli.errors import InvalidValueError, LLMStreamError
 from llmstream_cli.sampling import SamplingParams
 from llmstream_cli.server.context import server_context
 from llmstream_cli.server.dialects import common, fields
-from llmstream_cli.server.dialects.fields import ClosedFields, FieldTable, Given, refused
+from llmstream_cli.server.dialects.fields import (
+    ClosedFields,
+    FieldTable,
+    Given,
+    refused,
+    with_fields,
+)
 from llmstream_cli.server.dialects.logprobs import AlignedLogprobs, LocatedLogprob
 from llmstream_cli.server.http.failure import error_body
 from llmstream_cli.server.respond import Answer, Encoder, collect, stream
@@ -92,6 +98,7 @@ class JsonSchemaFormat(FieldTable):
     schema_: dict[str, Any] | None = Field(None, alias="schema")
 
 
+@with_fields({}, refused("structural_tag structures triggers whitespace_pattern"), closed=True)
 class ResponseFormat(ClosedFields):
     """What the answer has to look like, in the words of several APIs."""
 
@@ -132,15 +139,17 @@ class ResponseFormat(ClosedFields):
         return [(prefix, "json_schema", common.JSON_OBJECT)]
 
 
+@with_fields(
+    {"json_": "json_schema", "regex": "regex", "choice": "grammar", "grammar": "grammar"},
+    {
+        **refused("structural_tag whitespace_pattern"),
+        **refused("disable_any_whitespace disable_additional_properties", False),
+        **refused("disable_fallback", False, True),  # to another library: there is none
+    },
+    closed=True,
+)
 class StructuredOutputs(ClosedFields):
     """vLLM's name for what the answer has to look like."""
-
-    parameters = {  # noqa: RUF012  (a `ClassVar` of the base)
-        "json_": "json_schema",
-        "regex": "regex",
-        "choice": "grammar",
-        "grammar": "grammar",
-    }
 
     json_: dict[str, Any] | str | None = Field(None, alias="json")
     json_object: bool | None = None

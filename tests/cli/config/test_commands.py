@@ -143,11 +143,12 @@ def test_keys_are_not_printed(
     assert f"others can read it: chmod 600 {config}\n" in capsys.readouterr().err
 
 
-def test_an_unknown_variable_is_told_and_does_no_harm(
-    config: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("command", ["config show", "models list", "models show smollm2", "ask -h"])
+def test_an_unknown_variable_is_told_by_every_command_and_does_no_harm(
+    config: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("LLMSTREAM_TEMPRATURE", "1")
-    assert run(["config", "show"]) == 0
+    assert run(command.split()) == 0
     assert capsys.readouterr().err == (
         "llmstream: LLMSTREAM_TEMPRATURE is no setting; did you mean LLMSTREAM_TEMPERATURE?\n"
     )

@@ -12,8 +12,8 @@ import llmstream_cli
 from llmstream_cli.cli import app as app_module
 from llmstream_cli.cli.app import run
 from llmstream_cli.cli.config.file import parse_config
-from llmstream_cli.cli.config.settings import SettingsCommand
-from llmstream_cli.cli.config.show import checked_rows, unknown_variables
+from llmstream_cli.cli.config.settings import SettingsCommand, unknown_variables
+from llmstream_cli.cli.config.show import checked_rows
 from llmstream_cli.cli.serve import run as serve_module
 from llmstream_cli.cli.serve.options import ServeOptions
 from llmstream_cli.cli.serve.run import model_choices

@@ -15,8 +15,9 @@ from llmstream_cli.engines.pooled_engine import PooledEngine
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.machine import Memory
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
+from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.server.served import ServedModels
-from tests.gguf_files import write_llama
+from tests.gguf_files import CHATML_TEMPLATE, THINKING_TEMPLATE, write_llama
 
 
 @pytest.fixture
@@ -111,3 +112,20 @@ def test_a_model_is_described_before_it_is_loaded(found: list[ResolvedModel]) ->
 def test_two_models_of_the_same_name_are_an_error(found: list[ResolvedModel]) -> None:
     with pytest.raises(InvalidValueError, match="two models are called first"):
         served([found[0], found[0]])
+
+
+def test_whether_an_unloaded_model_thinks_is_read_off_its_template(tmp_path: Path) -> None:
+    plain, thinking = (ChatFormat("a", CHATML_TEMPLATE), ChatFormat("b", "</think>"))
+    cases: list[tuple[str | None, dict[str, Any], bool]] = [
+        (THINKING_TEMPLATE, {}, True),
+        (CHATML_TEMPLATE, {"default_chat_format": thinking}, False),
+        (CHATML_TEMPLATE, {"chat_format": thinking}, True),
+        (THINKING_TEMPLATE, {"chat_format": plain}, False),
+        (None, {"default_chat_format": thinking}, True),
+        (None, {}, False),
+    ]
+    for template, config, thinks in cases:
+        path = write_llama(tmp_path / "a.gguf", template=template)
+        describe = served([resolve(ModelChoice(model=str(path)))], **config).default.describe
+        assert describe is not None
+        assert describe().thinks is thinks, (template, config)

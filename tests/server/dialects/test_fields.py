@@ -229,6 +229,7 @@ GBNF = 'root ::= "a" | "\\U00000022b"'
         ({"response_format": {"type": "grammar", "grammar": "g"}}, {"grammar": "g"}),
         ({"response_format": {"type": "grammar", "value": "g"}}, {"grammar": "g"}),
         ({"structured_outputs": {"json": SCHEMA}}, {"json_schema": '{"type":"null"}'}),
+        ({"structured_outputs": {"regex": "a", "disable_any_whitespace": False}}, {"regex": "a"}),
         ({"structured_outputs": {"json": "{}"}}, {"json_schema": "{}"}),
         ({"structured_outputs": {"json_object": True}}, {"json_schema": '{"type":"object"}'}),
         ({"structured_outputs": {"regex": "a+"}}, {"regex": "a+"}),
@@ -266,7 +267,13 @@ def test_other_servers_names(
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema is"),
         ({"response_format": {"type": "regex"}}, "response_format.regex must be a string"),
         ({"response_format": {"type": "json_object", "schem": {}}}, "there is no field"),
-        ({"structured_outputs": {"structural_tag": "a"}}, "there is no field"),
+        ({"structured_outputs": {"structura": "a"}}, "there is no field"),
+        *(
+            ({outer: {**given, name: "a"}}, f"{outer}.{name} is not supported; leave it out")
+            for outer, given in (("structured_outputs", {}), ("response_format", {"type": "text"}))
+            for name in ("structural_tag", "whitespace_pattern")
+        ),
+        ({"response_format": {"type": "structural_tag", "triggers": []}}, "response_format.t"),
         ({"guided_json": {}, "guided_regex": "a"}, "guided_regex and guided_json exclude"),
         ({"guided_json": {}, "json_schema": {}}, "guided_json and json_schema exclude"),
         ({"structured_outputs": {"regex": "a", "json": {}}}, "structured_outputs.regex and"),
