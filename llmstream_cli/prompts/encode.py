@@ -7,21 +7,25 @@ the template is rendered with the message's dangerous characters under a mask: t
 found then are the template's own, and the text between them is tokenized as text, mask removed.
 """
 
+import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from llmstream_cli.errors import ContextLengthError, PromptError
-from llmstream_cli.prompts.messages import Ending, Message
+from llmstream_cli.prompts.messages import Ending, Message, Tool, ToolCall
 from llmstream_cli.prompts.template import ChatTemplate, chat_variables
 from llmstream_cli.prompts.tokenizer import ControlToken, Tokenizer
+from llmstream_cli.prompts.tool_history import AS_TEXT, ToolStyle, prepare
 
 # Masks come from a plane of Unicode that no standard assigns.
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
 _SLICE_CHARS = 16 * 1024
 _TOKENS_OF_A_CUT = 64
-_Render = Callable[[Sequence[Message]], str]
+_Render = Callable[[Sequence[Message], Sequence[Tool]], str]
 _C_SPACE = " \t\n\v\f\r"  # what C's isspace, and so llama.cpp, takes for white space
 
 
@@ -31,6 +35,7 @@ def encode_chat(
     messages: Sequence[Message],
     *,
     ctx_size: int,
+    tools: Sequence[Tool] = (),
     thinking: bool | None = None,  # what the template is told of reasoning; None tells nothing
     ending: Ending = "turn",
 ) -> list[int]:
@@ -45,16 +50,23 @@ def encode_chat(
         PromptError: the template refuses the messages, or leaves one out.
     """
     _refuse_what_cannot_fit(tokenizer, [message.content for message in messages], ctx_size)
-    shape = template.shape(messages, opens_turn=ending == "turn")
+    style = AS_TEXT
+    if tools or any(message.tool_calls or message.role == "tool" for message in messages):
+        style, knows_form = _find_style(tokenizer, template)
+        messages = prepare(messages, tools, style, knows_form=knows_form)
+    listed = tools if style.lists_tools else ()
+    shape = template.shape(messages, opens_turn=ending == "turn", style=style)
     messages = shape.arrange(messages)
 
-    def render(messages: Sequence[Message]) -> str:
+    def render(messages: Sequence[Message], tools: Sequence[Tool]) -> str:
         variables = chat_variables(
             messages,
             bos_token=tokenizer.bos_token,
             eos_token=tokenizer.eos_token,
             typed=shape.typed,
             opens_turn=ending == "turn",
+            tools=tools,
+            style=style,
         )
         if thinking is not None:
             # Qwen3 and most others ask by the first name, DeepSeek V3.1 and Granite by the second.
@@ -63,10 +75,10 @@ def encode_chat(
 
     if ending == "message":
         render = partial(_render_open, render)
-    if _names_control_token(tokenizer, [message.content for message in messages]):
-        tokens = list(_encode_masked(tokenizer, render, messages))
+    if _names_control_token(tokenizer, [*_texts(messages, listed)]):
+        tokens = list(_encode_masked(tokenizer, render, messages, listed))
     else:
-        tokens = tokenizer.tokenize(render(messages), special=True)
+        tokens = tokenizer.tokenize(render(messages, listed), special=True)
     tokens = _with_leading_token(tokenizer, tokens)
     if not tokens:
         raise PromptError("the chat template makes an empty prompt of these messages")
@@ -118,15 +130,89 @@ def _refuse_what_cannot_fit(tokenizer: Tokenizer, contents: Sequence[str], ctx_s
                 raise ContextLengthError(count, ctx_size, at_least=True)
 
 
-def _render_open(render: _Render, messages: Sequence[Message]) -> str:
+def _find_style(tokenizer: Tokenizer, template: ChatTemplate) -> tuple[ToolStyle, bool]:
+    """Return how a template takes tools, and whether its model has a form of its own for calls.
+
+    Calls of a form that nobody knows could not be read: there the model is told of another.
+    """
+    from llmstream_cli.prompts.tools.families import GENERIC, find_family
+
+    control = {token.text for token in tokenizer.control_tokens()}
+    knows_form = find_family(template.source, control) is not GENERIC
+    style = template.tool_style if knows_form else AS_TEXT
+    return style, knows_form and style.writes_calls
+
+
+def _render_open(render: _Render, messages: Sequence[Message], tools: Sequence[Tool]) -> str:
     """Render messages without what the template writes behind the last of them."""
     *before, last = messages
-    used = set("".join(message.content for message in messages))
+    used = set("".join(_texts(messages, tools)))
     mark = next(chr(code) for code in reversed(_PRIVATE_USE) if chr(code) not in used)
-    rendered, found, _ = render([*before, Message(last.role, last.content + mark)]).rpartition(mark)
+    opened = replace(last, content=last.content + mark)
+    rendered, found, _ = render([*before, opened], tools).rpartition(mark)
     if not found:
         raise PromptError("the chat template cannot leave the last message open to be continued")
     return rendered
+
+
+def _texts(messages: Sequence[Message], tools: Sequence[Tool]) -> Iterator[str]:
+    """Yield every text that others wrote, those in JSON as well."""
+    for message in messages:
+        yield from (message.content, message.reasoning, message.tool_call_id, message.tool_name)
+        for call in message.tool_calls:
+            yield from (call.name, call.id, *_strings(json.loads(call.arguments)))
+    for tool in tools:
+        yield from (tool.name, tool.description, *_strings(json.loads(tool.parameters)))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case dict():
+            for key, item in value.items():
+                yield key
+                yield from _strings(item)
+        case list():
+            for item in value:
+                yield from _strings(item)
+
+
+def _translate_message(message: Message, mask: Mapping[int, str]) -> Message:
+    return Message(
+        message.role,
+        message.content.translate(mask),
+        message.reasoning.translate(mask),
+        tuple(
+            ToolCall(
+                call.name.translate(mask),
+                _translate_json(call.arguments, mask),
+                call.id.translate(mask),
+            )
+            for call in message.tool_calls
+        ),
+        message.tool_call_id.translate(mask),
+        message.tool_name.translate(mask),
+    )
+
+
+def _translate_tool(tool: Tool, mask: Mapping[int, str]) -> Tool:
+    parameters = _translate_json(tool.parameters, mask)
+    return Tool(tool.name.translate(mask), tool.description.translate(mask), parameters)
+
+
+def _translate_json(text: str, mask: Mapping[int, str]) -> str:
+    def translate(value: Any) -> Any:
+        match value:
+            case str():
+                return value.translate(mask)
+            case dict():
+                return {translate(key): translate(item) for key, item in value.items()}
+            case list():
+                return [translate(item) for item in value]
+        return value
+
+    return json.dumps(translate(json.loads(text)), ensure_ascii=False)
 
 
 def _names_control_token(tokenizer: Tokenizer, contents: Sequence[str]) -> bool:
@@ -139,13 +225,17 @@ def _names_control_token(tokenizer: Tokenizer, contents: Sequence[str]) -> bool:
 
 
 def _encode_masked(
-    tokenizer: Tokenizer, render: _Render, messages: Sequence[Message]
+    tokenizer: Tokenizer,
+    render: _Render,
+    messages: Sequence[Message],
+    tools: Sequence[Tool] = (),
 ) -> Iterator[int]:
     control = tokenizer.control_tokens()
-    mask = _mask(control, "".join(message.content for message in messages))
-    masked = [Message(message.role, message.content.translate(mask)) for message in messages]
+    mask = _mask(control, "".join(_texts(messages, tools)))
+    masked = [_translate_message(message, mask) for message in messages]
+    masked_tools = [_translate_tool(tool, mask) for tool in tools]
     unmask = {ord(substitute): character for character, substitute in mask.items()}
-    for part in _split(render(masked), control):
+    for part in _split(render(masked, masked_tools), control):
         if isinstance(part, ControlToken):
             yield part.id
         else:

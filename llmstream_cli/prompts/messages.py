@@ -93,8 +93,16 @@ def lead_with_system(messages: Sequence[Message]) -> list[Message]:
 
 
 def merge_neighbours(messages: Sequence[Message]) -> list[Message]:
-    """Join messages in a row that have one role, an empty line between."""
-    return [
-        Message(role, "\n\n".join(message.content for message in turns))
-        for role, turns in groupby(messages, key=lambda message: message.role)
-    ]
+    """Join messages in a row that have one role, an empty line between; results stay apart."""
+    merged: list[Message] = []
+    for role, turns in groupby(messages, key=lambda message: message.role):
+        row = [*turns]
+        merged += row if role == "tool" else [_join(role, row)]
+    return merged
+
+
+def _join(role: Role, row: Sequence[Message]) -> Message:
+    texts = (m.content for m in row if m.content or not m.tool_calls)
+    reasoning = "\n\n".join(m.reasoning for m in row if m.reasoning)
+    calls = tuple(call for m in row for call in m.tool_calls)
+    return Message(role, "\n\n".join(texts), reasoning, calls)

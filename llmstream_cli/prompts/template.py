@@ -12,6 +12,8 @@ well; one that leaves out a system message or the last message is refused.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -20,9 +22,18 @@ from llmstream_cli.prompts import sandbox
 from llmstream_cli.prompts.messages import (
     Message,
     Role,
+    Tool,
+    ToolCall,
     fold_system,
     lead_with_system,
     merge_neighbours,
+)
+from llmstream_cli.prompts.tool_history import (
+    AS_TEXT,
+    ToolStyle,
+    find_style,
+    message_variables,
+    tool_variables,
 )
 
 MAX_SOURCE_CHARS = 512 * 1024
@@ -73,7 +84,17 @@ class ChatTemplate:
         # Jinja compiles to Python, whose own compiler can refuse what Jinja let pass.
         except Exception as error:
             raise PromptError(f"the chat template is invalid: {one_line(error)}") from error
-        self._shapes: dict[tuple[bool | Role, ...], Shape] = {}
+        self.source = source
+        self._shapes: dict[tuple[bool | ToolStyle | Role | int, ...], Shape] = {}
+
+    @cached_property
+    def tool_style(self) -> ToolStyle:
+        """How the template takes tools, calls and results."""
+        return find_style(
+            lambda messages, tools, style: self.render(
+                chat_variables(messages, tools=tools, style=style)
+            )
+        )
 
     def render(self, variables: Mapping[str, Any]) -> str:
         """Render the template with `chat_variables`.
@@ -101,24 +122,29 @@ class ChatTemplate:
             sandbox.allowance.reset(token)
         return "".join(pieces)
 
-    def shape(self, messages: Sequence[Message], *, opens_turn: bool = True) -> Shape:
-        """Return the shape in which the template writes all messages, by their roles.
+    def shape(
+        self,
+        messages: Sequence[Message],
+        *,
+        opens_turn: bool = True,
+        style: ToolStyle = AS_TEXT,
+    ) -> Shape:
+        """Return the shape in which the template writes all messages, by their roles and calls.
 
         Raises:
             PromptError: a system message, or the last message, is written in none.
         """
-        key = opens_turn, *(message.role for message in messages)
+        turns = ((message.role, len(message.tool_calls)) for message in messages)
+        key = opens_turn, style, *(part for turn in turns for part in turn)
         if key not in self._shapes:
             if len(self._shapes) >= _MAX_SHAPES:
                 self._shapes.clear()
-            self._shapes[key] = self._find_shape(messages, opens_turn)
+            self._shapes[key] = self._find_shape(messages, opens_turn, style)
         return self._shapes[key]
 
-    def _find_shape(self, messages: Sequence[Message], opens_turn: bool) -> Shape:
+    def _find_shape(self, messages: Sequence[Message], opens_turn: bool, style: ToolStyle) -> Shape:
         marks = [f"mark{number:05}" for number in range(len(messages))]
-        marked = [
-            Message(message.role, mark) for message, mark in zip(messages, marks, strict=True)
-        ]
+        marked = [_marked(message, mark) for message, mark in zip(messages, marks, strict=True)]
         tried: list[tuple[list[Message], bool]] = []
         missing: dict[Shape, list[int]] = {}
         for shape in _SHAPES:
@@ -128,17 +154,29 @@ class ChatTemplate:
             tried.append(attempt)
             try:
                 rendered = self.render(
-                    chat_variables(attempt[0], typed=shape.typed, opens_turn=opens_turn)
+                    chat_variables(
+                        attempt[0], typed=shape.typed, opens_turn=opens_turn, style=style
+                    )
                 )
             except PromptError:
                 continue
             written = set(_MARK.findall(rendered.lower()))  # some write a text in capitals
-            missing[shape] = [number for number, mark in enumerate(marks) if mark not in written]
+            missing[shape] = [
+                number
+                for number, mark in enumerate(marks)
+                # Some write no text beside calls.
+                if mark not in written and not messages[number].tool_calls
+            ]
             if not missing[shape]:
                 return shape
         if not missing:
             return PLAIN  # what it refuses is told in its own words, by who renders the contents
         return _with_least_lost(missing, messages)
+
+
+def _marked(message: Message, mark: str) -> Message:
+    calls = tuple(ToolCall("call", id=call.id) for call in message.tool_calls)
+    return replace(message, content=mark, reasoning="", tool_calls=calls)
 
 
 def _with_least_lost(missing: Mapping[Shape, list[int]], messages: Sequence[Message]) -> Shape:
@@ -164,19 +202,15 @@ def chat_variables(
     eos_token: str = "",
     typed: bool = False,
     opens_turn: bool = True,
+    tools: Sequence[Tool] = (),
+    style: ToolStyle = AS_TEXT,
 ) -> dict[str, Any]:
     """Return what templates of the dialect expect."""
     return {
-        "messages": [
-            {
-                "role": m.role,
-                "content": [{"type": "text", "text": m.content}] if typed else m.content,
-            }
-            for m in messages
-        ],
+        "messages": [message_variables(m, typed=typed, style=style) for m in messages],
         "add_generation_prompt": opens_turn,
         "bos_token": bos_token,
         "eos_token": eos_token,
-        "tools": None,
+        "tools": [tool_variables(tool) for tool in tools] or None,
         "documents": None,
     }

@@ -7,7 +7,7 @@ from typing import Literal
 
 from llmstream_cli.core.llama import Model
 from llmstream_cli.prompts import encode
-from llmstream_cli.prompts.messages import Message
+from llmstream_cli.prompts.messages import Message, Tool
 from llmstream_cli.prompts.template import ChatTemplate, chat_variables
 from tests.gguf_files import write_family
 
@@ -219,7 +219,7 @@ def control(model: Model, tokens: Sequence[int]) -> list[int]:
 def encode_masked(model: Model, template: ChatTemplate, messages: Sequence[Message]) -> list[int]:
     """The tokens of messages given as they are, whatever they hold, under masks."""
 
-    def render(messages: Sequence[Message]) -> str:
+    def render(messages: Sequence[Message], _: Sequence[Tool]) -> str:
         return template.render(
             chat_variables(messages, bos_token=model.bos_token, eos_token=model.eos_token)
         )

@@ -28,7 +28,7 @@ def read_parameters(tool: Tool) -> dict[str, Any]:
     """
     try:
         schema = json.loads(tool.parameters)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _error(tool, "is no JSON") from error
     if not isinstance(schema, dict) or schema.get("type", "object") not in ("object", ["object"]):
         raise _error(tool, 'must be a JSON schema with "type": "object"')
