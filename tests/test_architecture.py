@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 PURE = {
     "core": "output prefill_budget prefix_cache scheduler sequence",
     "core/grammar": "gbnf json_schema schema_keywords schema_strings",
-    "engines": "openai_format",
+    "engines": "openai_format openai_tools",
 }
 PURE_MODULES = [f"{room}/{module}" for room, modules in PURE.items() for module in modules.split()]
 

@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, ModelInfo, Usage
+from llmstream_cli.engines.openai_tools import RemoteCalls, message_fields, tool_fields
 from llmstream_cli.errors import InvalidValueError, UpstreamError
 from llmstream_cli.sampling import PARAMETERS
 
@@ -47,7 +48,12 @@ MAX_EVENT_BYTES = 1 << 20
 _BOM = b"\xef\xbb\xbf"
 _MAX_COUNT = 2**53
 _MAX_MODELS_SHOWN = 5
-_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+_REASONS = {
+    "stop": FinishReason.STOP,
+    "length": FinishReason.LENGTH,
+    "tool_calls": FinishReason.TOOL_CALLS,
+    "function_call": FinishReason.TOOL_CALLS,
+}
 
 
 # ---- models ---------------------------------------------------------------------------------
@@ -134,8 +140,10 @@ def request_body(request: GenerationRequest, model: str, owner: str) -> dict[str
     }
     if request.messages:
         body["messages"] = [
-            {"role": message.role, "content": message.content} for message in request.messages
+            message_fields(message, takes_reasoning=owner in _APIS)
+            for message in request.messages
         ]
+        body |= tool_fields(request)
         if request.thinking is not None:
             body |= _thinking(request.thinking, owner)
     else:
@@ -197,13 +205,14 @@ class RemoteAnswer:
         self._text, self._reasoning = (
             codecs.getincrementaldecoder("utf-16-le")("replace") for _ in range(2)
         )
+        self._calls = RemoteCalls()
         self._finish_reason: FinishReason | None = None
         self._tokens: tuple[int, int, int] | None = None  # of prompt and answer, and cached ones
         self._first_seconds: float | None = None
         self._last_seconds = 0.0
 
     def push(self, event: Mapping[str, Any], seconds: float) -> Chunk | None:
-        """Take an event, so many seconds after the request; return its chunk, if it has text.
+        """Take an event, so many seconds after the request; return its chunk, if it has any.
 
         An answer that has been broken off is an `UpstreamError`.
         """
@@ -215,21 +224,27 @@ class RemoteAnswer:
                 return None
         text = self._text.decode(_utf16(_answer_text(choice)))
         reasoning = self._reasoning.decode(_utf16(_reasoning_text(choice)))
+        calls = self._calls.push(choice)
         if (reason := choice.get("finish_reason")) is not None:
             self._finish_reason = _REASONS.get(reason) if isinstance(reason, str) else None
             if self._finish_reason is None:
                 raise UpstreamError(f"the server broke the answer off: {str(reason)[:50]!r}")
-        if not (text or reasoning):
+        if not (text or reasoning or calls):
             return None
         self._last_seconds = seconds
         if self._first_seconds is None:
             self._first_seconds = self._last_seconds
-        return Chunk(text, reasoning=reasoning)
+        return Chunk(text, reasoning=reasoning, tool_calls=calls)
 
     def end(self) -> Chunk:
         """Return the last chunk; an answer that is not complete is an `UpstreamError`."""
         if self._finish_reason is None:
             raise UpstreamError("the stream ended without a reason to finish")
+        reason = self._finish_reason
+        if reason is FinishReason.TOOL_CALLS and not self._calls:
+            raise UpstreamError("the server says that tools are called, and sent no call")
+        if reason is FinishReason.STOP and self._calls:
+            reason = FinishReason.TOOL_CALLS
         usage = None
         if self._tokens is not None:
             prompt_tokens, completion_tokens, cached_tokens = self._tokens
@@ -243,7 +258,7 @@ class RemoteAnswer:
             )
         return Chunk(
             self._text.decode(b"", final=True),
-            finish_reason=self._finish_reason,
+            finish_reason=reason,
             usage=usage,
             reasoning=self._reasoning.decode(b"", final=True),
         )

@@ -6,6 +6,7 @@
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import replace
 from urllib.parse import quote
 
 from llmstream_cli.api import (
@@ -34,6 +35,7 @@ from llmstream_cli.errors import (
     UpstreamError,
     did_you_mean,
 )
+from llmstream_cli.prompts.tool_history import AS_TEXT, link_results
 
 CHAT, COMPLETIONS, _MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
 
@@ -103,7 +105,8 @@ class RemoteEngine:
             raise InvalidValueError("logprobs cannot be had from another server")
         with self._watched():
             model = await self._find_model()
-            body = request_body(request, model.name, model.owner)
+            linked = link_results(request.messages, AS_TEXT)
+            body = request_body(replace(request, messages=tuple(linked)), model.name, model.owner)
             answer, began = RemoteAnswer(), time.perf_counter()
             path = CHAT if request.messages else COMPLETIONS
             async with contextlib.aclosing(self._upstream.events(path, body)) as events:

@@ -17,7 +17,7 @@ from llmstream_cli.engines.openai_format import (
     request_body,
 )
 from llmstream_cli.errors import InvalidValueError, UpstreamError
-from llmstream_cli.prompts.messages import Message
+from llmstream_cli.prompts.messages import Message, Tool, ToolCall, ToolCallDelta, ToolChoice
 
 # ---- requests -------------------------------------------------------------------------------
 
@@ -49,6 +49,54 @@ def test_a_conversation_and_a_raw_prompt() -> None:
     for prompt in ("Once", (1, 2)):  # of whose thinking nothing is said
         request = GenerationRequest(prompt=prompt, unset=ALL, thinking=False)
         assert request_body(request, "tiny", "vllm") == {**common, "prompt": prompt}
+
+
+WEATHER = Tool("weather", "Tell it.", '{"type":"object","properties":{"city":{}}}')
+HISTORY = (
+    Message("user", "And in Bern?"),
+    Message("assistant", "", "Hm.", (ToolCall("weather", '{"city":"Bern"}', "a1"),)),
+    Message("tool", "rain", tool_call_id="a1", tool_name="weather"),
+)
+
+
+def test_tools_calls_and_results() -> None:
+    tools = (WEATHER, Tool("clock"))
+    choice = ToolChoice("required", ("weather",), parallel=False)
+    request = GenerationRequest(HISTORY, unset=ALL, tools=tools, tool_choice=choice)
+    body = request_body(request, "tiny", "vllm")
+    definition = {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "description": "Tell it.",
+            "parameters": {"type": "object", "properties": {"city": {}}},
+        },
+    }
+    assert body["tools"] == [definition]
+    assert (body["tool_choice"], body["parallel_tool_calls"]) == ("required", False)
+    _, asked, result = body["messages"]
+    assert asked == {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "Hm.",
+        "tool_calls": [
+            {
+                "id": "a1",
+                "type": "function",
+                "function": {"name": "weather", "arguments": '{"city":"Bern"}'},
+            }
+        ],
+    }
+    assert result == {"role": "tool", "content": "rain", "tool_call_id": "a1"}
+    # OpenAI's own servers refuse what they do not know.
+    assert "reasoning_content" not in request_body(request, "tiny", "openai")["messages"][1]
+
+
+def test_all_tools_are_sent_where_none_is_chosen() -> None:
+    request = GenerationRequest(HELLO, unset=ALL, tools=(WEATHER, Tool("clock")))
+    body = request_body(request, "tiny", "")
+    assert [one["function"]["name"] for one in body["tools"]] == ["weather", "clock"]
+    assert (body["tool_choice"], body["parallel_tool_calls"]) == ("auto", True)
 
 
 OWNERS = ["llmstream", "llamacpp", "vllm", "sglang", "openai", ""]
@@ -292,6 +340,78 @@ def test_an_answer_without_a_reason_to_finish_is_cut(events: list[dict[str, Any]
 def test_other_reasons_are_no_good_end(reason: Any) -> None:
     with pytest.raises(UpstreamError, match="the server broke the answer off"):
         chunks_of(delta(reason, content="Once"))
+
+
+# ---- calls ----------------------------------------------------------------------------------
+
+
+def call(name: object = None, arguments: object = None, **more: object) -> dict[str, Any]:
+    return {"function": {"name": name, "arguments": arguments}, **more}
+
+
+CALLED = delta("tool_calls")
+FIRST, SECOND = ToolCallDelta(0, "f", '{"a": 1}'), ToolCallDelta(1, "f", "{}")
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [[call("f", "", index=0, id="1"), call("f", "", index=1, id="2")],
+         [call(arguments='{"a": 1}', index=0)], [call(arguments="{}", index=1)]],
+        [[call("f", '{"a"', index=0, id="1")], [call("f", ": 1}", index=0, id="1")],
+         [call("f", "{}", index=1, id="2")]],
+        [[call("f", {"a": 1}, id="1"), call("f", {}, id="2")]],
+        [[call("f", {"a": 1})], [call("f", {})]],
+        [[call("f", '{"a": 1}', index=0, id="1")], [call("f", "{}", index=0, id="2")]],
+        [[call("f", "", id="1")], [call(arguments='{"a": 1}')], [call("f", id="2")],
+         [call(arguments="{}", id="2")]],
+        [[call("f", '{"a": 1}', index=7)], [{"index": 7, "type": "function"}],
+         [call("f", "{}", index=9)]],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("reason", ["tool_calls", "function_call", "stop", "length"])
+def test_calls_in_the_ways_of_servers(events: list[list[Any]], reason: str) -> None:
+    chunks = chunks_of(
+        delta(content="Wait."), *(delta(tool_calls=calls) for calls in events), delta(reason)
+    )
+    deltas = [one for chunk in chunks for one in chunk.tool_calls]
+    for place, whole in enumerate((FIRST, SECOND)):
+        first, *others = [one for one in deltas if one.index == place]
+        assert (first.name, {one.name for one in others} - {""}) == ("f", set())
+        assert "".join(one.arguments for one in (first, *others)) == whole.arguments
+    expected = FinishReason.LENGTH if reason == "length" else FinishReason.TOOL_CALLS
+    assert (chunks[0].text, chunks[-1].finish_reason) == ("Wait.", expected)
+
+
+def test_a_name_of_its_own_begins_a_call() -> None:
+    parts = [call("f", "{}", index=0), call("g", "{}", index=0)]
+    (chunk, _) = chunks_of(delta(tool_calls=parts), CALLED)
+    assert chunk.tool_calls == (ToolCallDelta(0, "f", "{}"), ToolCallDelta(1, "g", "{}"))
+
+
+def test_the_call_of_a_function_as_it_was_before_tools() -> None:
+    chunks = chunks_of(
+        delta(function_call={"name": "f", "arguments": ""}),
+        delta(function_call={"arguments": "{}"}),
+        delta("function_call"),
+    )
+    deltas = [one for chunk in chunks for one in chunk.tool_calls]
+    assert deltas == [ToolCallDelta(0, "f"), ToolCallDelta(0, arguments="{}")]
+    assert chunks[-1].finish_reason is FinishReason.TOOL_CALLS
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        (delta(tool_calls=[call(arguments="{}", index=0)]), "a call without a name"),
+        (delta(tool_calls=[{}]), "a call without a name"),
+        (delta(tool_calls=[5]), "a call that is none"),
+        (delta(tool_calls=[]), "sent no call"),
+    ],
+)
+def test_calls_that_are_none(event: dict[str, Any], message: str) -> None:
+    with pytest.raises(UpstreamError, match=message):
+        chunks_of(event, CALLED)
 
 
 @pytest.mark.parametrize("content", [7, ["Once"], {"type": "text"}])

@@ -5,6 +5,7 @@ import contextlib
 import json
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from llmstream_cli.errors import (
     QueueFullError,
     UpstreamError,
 )
-from llmstream_cli.prompts.messages import Message
+from llmstream_cli.prompts.messages import Message, Tool, ToolCall, ToolCallDelta
 from tests.engines.processes import state
 from tests.fake_openai import (
     DONE,
@@ -42,6 +43,7 @@ from tests.fake_openai import (
     answer_events,
     answer_json,
     delta,
+    event,
     serving,
     story,
 )
@@ -101,6 +103,33 @@ async def test_an_answer() -> None:
     assert "top_p" not in asked.body
     for sent in (server.gets[0], asked):
         assert sent.headers["authorization"] == "Bearer sk-secret"
+
+
+async def test_tools_are_asked_of_the_server_and_calls_come_back() -> None:
+    cut = Message("assistant", tool_calls=(ToolCall("weather", '{"city": "Ro'),))
+    asked = replace(
+        request(),
+        messages=(*HELLO, cut, Message("tool", "sun", tool_name="weather")),
+        tools=(Tool("weather"),),
+    )
+    called = {"index": 0, "id": "a", "function": {"name": "weather", "arguments": ""}}
+    writes = [
+        delta(tool_calls=[called]),
+        delta(tool_calls=[{"index": 0, "function": {"arguments": "{}"}}]),
+        event({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}),
+        DONE,
+    ]
+    async with serving(answer_events(ROLE, *writes)) as server:
+        chunks = await ask(server, asked)
+    deltas = [one for chunk in chunks for one in chunk.tool_calls]
+    assert deltas == [ToolCallDelta(0, "weather"), ToolCallDelta(0, arguments="{}")]
+    assert chunks[-1].finish_reason is FinishReason.TOOL_CALLS
+    body = server.requests[0].body
+    assert [one["function"]["name"] for one in body["tools"]] == ["weather"]
+    _, said, result = body["messages"]
+    (call,) = said["tool_calls"]
+    assert call["id"] == result["tool_call_id"] != ""
+    assert json.loads(call["function"]["arguments"]) == {"city": "Ro"}  # no server takes half
 
 
 async def test_which_model_is_asked() -> None:
