@@ -19,6 +19,8 @@ PURE = {
     "core": "output prefill_budget prefix_cache scheduler sequence",
     "core/grammar": "gbnf json_schema schema_keywords schema_strings",
     "engines": "openai_format openai_tools",
+    "prompts": "messages",
+    "prompts/tools": "schemas",
 }
 PURE_MODULES = [f"{room}/{module}" for room, modules in PURE.items() for module in modules.split()]
 

@@ -140,8 +140,7 @@ def request_body(request: GenerationRequest, model: str, owner: str) -> dict[str
     }
     if request.messages:
         body["messages"] = [
-            message_fields(message, takes_reasoning=owner in _APIS)
-            for message in request.messages
+            message_fields(message, takes_reasoning=owner in _APIS) for message in request.messages
         ]
         body |= tool_fields(request)
         if request.thinking is not None:
