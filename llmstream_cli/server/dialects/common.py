@@ -1,5 +1,6 @@
 """What the dialects share: routes, a client's fields into `SamplingParams`, messages, JSON."""
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -7,7 +8,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator
 from quart import Quart, Response
@@ -17,6 +18,7 @@ from llmstream_cli.errors import InvalidValueError, LLMStreamError, SchemaError
 from llmstream_cli.prompts.messages import Role
 from llmstream_cli.sampling import CONSTRAINTS, SamplingParams
 from llmstream_cli.server.body import read_model
+from llmstream_cli.server.context import server_context
 from llmstream_cli.server.dialects.fields import FieldTable, Given
 from llmstream_cli.server.dialects.logprobs import JsonList
 from llmstream_cli.server.http.exchange import note_given, note_schema_field
@@ -29,6 +31,7 @@ MAX_NAME_CHARS = 256
 # JSON mode promises an object, not any JSON.
 JSON_OBJECT = '{"type":"object"}'
 
+_Read = TypeVar("_Read")
 _Handler = Callable[..., Awaitable[Response]]
 
 
@@ -140,6 +143,12 @@ def fields_as_given(given: Collection[Given]) -> Iterator[None]:
         if name is None or error.field in {name for name, _, _ in given}:
             raise
         raise error.renamed(name) from error
+
+
+async def off_the_loop(read: Callable[[SamplingParams], _Read], defaults: SamplingParams) -> _Read:
+    """Return what a body asks of the engine; to read hundreds of schemas takes up to a second."""
+    async with server_context().parsing:  # one body at a time, or they would share out the GIL
+        return await asyncio.to_thread(read, defaults)
 
 
 # ---- messages -------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ TRUE = {"const": True}
 ANY_TEXT = {"type": "string", "minLength": 1}
 ANY_ITEMS = {"type": "array", "minItems": 1}
 _MISSING = {"may be missing": True}
+NOT_ASSISTANT = {"not": {"const": "assistant"}}
 NO_CONTENT = {"enum": [None, []], **_MISSING}
 NOT_TRUE = {"enum": [False, None], **_MISSING}
 NOT_NONE = {"not": {"const": "none"}, **_MISSING}

@@ -20,9 +20,11 @@ from llmstream_cli.errors import InvalidValueError, LLMStreamError, TimeLimitErr
 from llmstream_cli.prompts.messages import Message, Role, ToolChoice
 from llmstream_cli.sampling import SamplingParams
 from llmstream_cli.server.context import server_context
-from llmstream_cli.server.dialects import common, fields, ollama_models
+from llmstream_cli.server.dialects import common, fields, ollama_models, tools
 from llmstream_cli.server.dialects.fields import (
+    ANY_ITEMS,
     ANY_TEXT,
+    NOT_ASSISTANT,
     TRUE,
     FieldTable,
     Given,
@@ -37,17 +39,7 @@ from llmstream_cli.server.dialects.logprobs import (
     WithTopLogprobs,
     token_fields,
 )
-from llmstream_cli.server.dialects.tools import (
-    MAX_TOOLS,
-    FunctionTool,
-    TurnFields,
-    arguments_object,
-    defaults_beside,
-    function_definitions,
-    link_results,
-    new_call_id,
-    read_tools,
-)
+from llmstream_cli.server.dialects.tools import FunctionTools
 from llmstream_cli.server.http.exchange import current_exchange
 from llmstream_cli.server.respond import Answer, AnswerCall, Encoder, collect, stream
 from llmstream_cli.server.served import ServedModel, keep_alive_seconds
@@ -147,8 +139,10 @@ class _GenerationFields(WithTopLogprobs):
 
 
 @with_fields({}, refused("images", [], advice="the model reads text only"), closed=True)
-class OllamaMessage(TurnFields):
+class OllamaMessage(tools.TurnFields):
     """One turn."""
+
+    model_config = excluded({"role": NOT_ASSISTANT, "tool_calls": ANY_ITEMS})
 
     role: Annotated[Role, common.read_role(_ROLES), WithJsonSchema({"enum": [*_ROLES]})]
     content: str | None = None
@@ -170,19 +164,19 @@ class ChatRequest(_GenerationFields):
         description="turns of `system`, `user`, `assistant`, which may have `tool_calls`, and "
         "`tool`, with a `tool_name`",
     )
-    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = Field(
+    tools: FunctionTools | None = Field(
         None,
         description="[functions](openai.md#tools) that the model may call; not with a `format`",
     )
 
     def generation_request(self, defaults: SamplingParams) -> GenerationRequest | None:
-        functions = read_tools(function_definitions(self.tools))
-        defaults = defaults_beside(functions, ToolChoice(), defaults, self.given())
+        functions = tools.read_tools(tools.function_definitions(self.tools))
+        defaults = tools.defaults_beside(functions, ToolChoice(), defaults, self.given())
         sampling = common.sampling_params(defaults, self.given())
         if not self.messages:
             return None
         return GenerationRequest(
-            link_results(
+            tools.link_results(
                 turn.message(f"messages.{index}") for index, turn in enumerate(self.messages)
             ),
             sampling,
@@ -324,9 +318,9 @@ class OllamaEncoder(Encoder):
 
 def _call_fields(numbered: tuple[int, AnswerCall]) -> dict[str, Any]:
     index, call = numbered
-    arguments = arguments_object(call.arguments)
+    arguments = tools.arguments_object(call.arguments)
     function = {"index": index, "name": call.name, "arguments": arguments}
-    return {"id": new_call_id(), "function": function}
+    return {"id": tools.new_call_id(), "function": function}
 
 
 def _nanoseconds(seconds: float) -> int:
@@ -342,7 +336,8 @@ def _logprob(located: LocatedLogprob) -> dict[str, Any]:
 
 async def _answer(body: _GenerationFields) -> Response:
     served = server_context().models.find(body.model)
-    request = body.generation_request(served.sampling_for(body.thinks))
+    defaults = served.sampling_for(body.thinks)
+    request = await common.off_the_loop(body.generation_request, defaults)
     encoder = OllamaEncoder(body, served)
     streams = body.stream is not False
     if request is None:

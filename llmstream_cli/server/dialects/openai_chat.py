@@ -14,6 +14,7 @@ from llmstream_cli.server.dialects import common, openai_common
 from llmstream_cli.server.dialects.fields import (
     ANY_ITEMS,
     NO_CONTENT,
+    NOT_ASSISTANT,
     NOT_NONE,
     ClosedFields,
     FieldTable,
@@ -28,9 +29,8 @@ from llmstream_cli.server.dialects.logprobs import (
     token_fields,
 )
 from llmstream_cli.server.dialects.tools import (
-    MAX_TOOLS,
     ChoiceField,
-    FunctionTool,
+    FunctionTools,
     TurnFields,
     defaults_beside,
     function_definitions,
@@ -91,7 +91,10 @@ class ContentPart(FieldTable):
 class OpenAIMessage(TurnFields):
     """One turn; its content is a string or a list of text parts."""
 
-    model_config = excluded({"role": {"not": {"const": "assistant"}}, "content": NO_CONTENT})
+    model_config = excluded(
+        {"role": NOT_ASSISTANT, "content": NO_CONTENT},
+        {"role": NOT_ASSISTANT, "tool_calls": ANY_ITEMS},
+    )
 
     role: Annotated[Role, common.read_role(_ROLES), WithJsonSchema({"enum": [*_ROLES]})]
     content: str | Annotated[list[ContentPart], Field(max_length=MAX_TEXT_PARTS)] | None = None
@@ -157,7 +160,7 @@ class ChatCompletionRequest(openai_common.OpenAIRequest, WithTopLogprobs):
         description="how the prompt ends, as in vLLM; without the two a last message of the "
         "assistant's is [continued](prompts.md#a-last-message-of-the-assistants)",
     )
-    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)] | None = Field(
+    tools: FunctionTools | None = Field(
         None, description="[functions](#tools) that the model may call"
     )
     tool_choice: ChoiceField | None = Field(

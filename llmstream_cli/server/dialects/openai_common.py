@@ -350,7 +350,8 @@ def _system_fingerprint(served: ServedModel) -> str:
 async def answer(body: OpenAIRequest, encoder_type: type[OpenAIEncoder]) -> Response:
     """Answer a request, streamed or whole."""
     served = server_context().models.find(body.model)
-    requests = body.generation_requests(served.sampling_for(body.thinks))
+    defaults = served.sampling_for(body.thinks)
+    requests = await common.off_the_loop(body.generation_requests, defaults)
     encoder = encoder_type(body, served, requests)
     if body.stream:
         return await stream(served, requests, encoder)

@@ -44,6 +44,9 @@ class FunctionTool(FieldTable):
     function: FunctionFields
 
 
+FunctionTools = Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS)]
+
+
 class Definition(NamedTuple):
     """A tool as it was sent, and where it stands in the body."""
 

@@ -7,6 +7,8 @@ from typing import Any
 import ollama
 import openai
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from openai.lib.streaming.chat import FunctionToolCallArgumentsDoneEvent
 
 from llmstream_cli.api import Chunk, FinishReason, SamplingParams
@@ -70,9 +72,9 @@ def test_a_choice_is_of_tools_that_there_are() -> None:
     tools = [Tool("f"), Tool("g")]
     assert choose(tools, "required", ["g", "g"]) == ToolChoice("required", ("g",))
     assert choose([], "none") == ToolChoice("none")
-    for given, names in ((tools, ["h"]), ([], [])):
+    for there, names in ((tools, ["h"]), ([], [])):
         with pytest.raises(InvalidValueError, match=r"^tool_choice ") as caught:
-            choose(given, "required", names)
+            choose(there, "required", names)
         assert caught.value.field == "tool_choice"
 
 
@@ -255,6 +257,41 @@ async def test_ollamas_calls_come_whole() -> None:
     for call in whole["message"]["tool_calls"]:
         del call["id"]
     assert whole["message"] == {"role": "assistant", "content": "Wait.", "tool_calls": found}
+
+
+NAMES = st.sampled_from("fgh")
+ARGUMENTS = st.dictionaries(st.text(max_size=3), st.text(max_size=9) | st.integers(), max_size=2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(calls=st.lists(st.tuples(NAMES, ARGUMENTS), min_size=1, max_size=4), data=st.data())
+async def test_calls_are_the_same_however_they_come(
+    calls: list[tuple[str, dict[str, Any]]], data: st.DataObject
+) -> None:
+    deltas = []
+    for index, (name, arguments) in enumerate(calls):
+        text = json.dumps(arguments, ensure_ascii=False)
+        cut = data.draw(st.integers(0, len(text)))
+        deltas += [ToolCallDelta(index, name, text[:cut]), ToolCallDelta(index, "", text[cut:])]
+    script: list[Chunk] = []
+    while deltas:
+        count = data.draw(st.integers(1, len(deltas)))
+        script.append(Chunk("", (1,), tool_calls=tuple(deltas[:count])))
+        del deltas[:count]
+    script.append(last(reason=FinishReason.TOOL_CALLS))
+    whole = await (await ask("/v1/chat/completions", script)).get_json()
+    of_openai = [one["function"] for one in whole["choices"][0]["message"]["tool_calls"]]
+    assert [(one["name"], json.loads(one["arguments"])) for one in of_openai] == calls
+    data_ = await (await ask("/v1/chat/completions", script, stream=True)).get_data()
+    streamed = ["" for _ in calls]
+    for part in events(data_):
+        for call in part["choices"][0]["delta"].get("tool_calls", ()):
+            streamed[call["index"]] += call["function"]["arguments"]
+    assert streamed == [one["arguments"] for one in of_openai]
+    parts = lines(await (await ask("/api/chat", script)).get_data())
+    of_ollama = [call["function"] for one in parts for call in one["message"].get("tool_calls", ())]
+    assert [(one["name"], one["arguments"]) for one in of_ollama] == calls
+    assert [one["index"] for one in of_ollama] == [*range(len(calls))]
 
 
 async def test_a_call_that_was_cut() -> None:

@@ -24,7 +24,8 @@ from llmstream_cli.server.respond import collect, stream
 )
 async def responses(body: ResponsesRequest) -> Response:
     served = server_context().models.find(body.model)
-    request = body.generation_request(served.sampling_for(body.thinks))
+    defaults = served.sampling_for(body.thinks)
+    request = await common.off_the_loop(body.generation_request, defaults)
     encoder = ResponsesEncoder(body, served, request)
     if body.stream:
         return await stream(served, [request], encoder)
