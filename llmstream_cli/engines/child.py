@@ -78,13 +78,13 @@ class Child:
     @property
     def rss_bytes(self) -> int:
         """Resident memory of the process; 0 where the system does not tell, or it has ended."""
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):  # the second without file descriptors
             return self._observed.memory_info().rss
         return 0
 
     def activity(self) -> object:
         """Return what changes while the process computes or reads; None where it is not known."""
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, OSError):  # the second without file descriptors
             return self._observed.cpu_times(), self._observed.memory_info().rss
         return None
 

@@ -1,12 +1,15 @@
 """The engine in a process of its own, on real processes: what it answers, and how it dies."""
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
+import psutil
 import pytest
 
 from llmstream_cli.api import (
@@ -127,7 +130,9 @@ async def test_a_prompt_format_and_its_stop_reach_the_process(
         assert (await engine.ready()).chat_format is None  # the file has a template
 
 
-async def test_state_from_loading_to_closed(tiny_path: Path) -> None:
+async def test_state_from_loading_to_closed(
+    tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines: list[str] = []
     config = EngineConfig(model_path=str(tiny_path), **ONE_THREAD)
     engine: Engine = SupervisedEngine(config, log=lines.append)
@@ -146,6 +151,9 @@ async def test_state_from_loading_to_closed(tiny_path: Path) -> None:
     assert metrics.generated_tokens == 8
     assert metrics.restarts == 0
     assert metrics.rss_bytes > 1_000_000
+    with monkeypatch.context() as patched:  # as where the server is out of file descriptors
+        patched.setattr(psutil.Process, "memory_info", Mock(side_effect=OSError(errno.EMFILE, "")))
+        assert engine.metrics.rss_bytes == 0
     await engine.aclose()
     await engine.aclose()
     assert state(engine) is EngineState.CLOSED
