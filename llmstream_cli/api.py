@@ -1,6 +1,6 @@
 """What the skins know of an engine: requests, chunks, and the protocol that every engine speaks."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
@@ -149,6 +149,49 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """Texts to make a vector of each; with a `query`, to score each by how well it answers that.
+
+    Raises:
+        InvalidValueError: there is no input, or one has no tokens.
+    """
+
+    inputs: tuple[str | tuple[int, ...], ...]  # texts, or token ids that are taken as they are
+    truncate: bool = False  # cut inputs that are longer than the context, instead of refusing them
+    query: str | None = None  # needs a reranker; the inputs are texts
+    keep_alive: float | None = None  # for this and `client` see `GenerationRequest`
+    client: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise InvalidValueError("input must have at least one text", "input")
+        if () in self.inputs:
+            raise InvalidValueError("input has an empty list of tokens", "input")
+        if self.keep_alive is not None and not self.keep_alive >= 0:
+            raise InvalidValueError("keep_alive must not be negative", "keep_alive")
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """What was made of the inputs, in their order, or of those next in order."""
+
+    # Little-endian float32 of length 1 together; of a reranker a score, as its model computes it.
+    vectors: tuple[bytes, ...]
+    num_tokens: int  # of all inputs, with those that were put at their ends
+    finished: bool = True  # no more come
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Embeddings]") -> "Embeddings":
+        return cls(
+            tuple(vector for part in parts for vector in part.vectors),
+            sum(part.num_tokens for part in parts),
+        )
+
+
+_POOLINGS = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}  # by llama.cpp's numbers
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A loaded model. Another server's model has zeros where that server does not tell."""
 
@@ -165,6 +208,30 @@ class ModelInfo:
     chat_template: str | None = None  # Jinja source of the one in force, if there is one
     chat_format: str | None = None  # whose template that is; None if it is the file's own
     thinks: bool = False  # whether it may reason before it answers
+
+    @property
+    def pooling(self) -> str | None:
+        """How a model that only embeds makes one vector of a text; None if it continues text."""
+        return pooling_of(self.metadata)
+
+    @property
+    def capabilities(self) -> list[str]:
+        """What the model is for, in Ollama's words, and one for rerankers."""
+        if self.pooling is not None:
+            return ["rerank" if self.pooling == "rank" else "embedding"]
+        return ["completion", "tools", *(["thinking"] if self.thinks else [])]
+
+
+def pooling_of(metadata: Mapping[str, str]) -> str | None:
+    """Return what the metadata of a GGUF file says of `ModelInfo.pooling`."""
+    architecture = metadata.get("general.architecture", "")
+    pooling = _POOLINGS.get(metadata.get(f"{architecture}.pooling_type", ""))
+    return pooling or ("mean" if is_encoder(architecture) else None)
+
+
+def is_encoder(architecture: str) -> bool:
+    """Tell whether a model of an architecture, by llama.cpp's name, has no KV cache."""
+    return "bert" in architecture or architecture == "gemma-embedding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,6 +349,15 @@ class Engine(Protocol):
         """Return how many tokens the request's prompt has, be it longer than the context.
 
         Raises what `generate` does.
+        """
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Return a vector for each input. Cancelling the task cancels the request.
+
+        Raises:
+            ModelKindError: scores are asked for, and the model is no reranker; or the reverse.
+            PromptError: an input is longer than the context; nothing was computed.
+            EngineError: the engine failed.
         """
 
     async def aclose(self) -> None:

@@ -6,6 +6,7 @@
     ├── PromptError               400     1   no prompt can be made of the messages
     │   └── ContextLengthError    400     1   the prompt does not fit into the context
     ├── ModelError                500     1   the model cannot be used
+    │   ├── ModelKindError        422     1   it is no model for what is asked of it
     │   ├── ModelNotFoundError    404     1   there is no model of that name
     │   ├── DownloadError         502     1   the model cannot be downloaded
     │   │   └── UnreachableError  503     1   the Hub does not answer
@@ -94,6 +95,10 @@ class ContextLengthError(PromptError):
 
 
 class ModelError(LLMStreamError): ...
+
+
+class ModelKindError(ModelError):
+    status = 422
 
 
 class ModelNotFoundError(ModelError):

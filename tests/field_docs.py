@@ -11,6 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from llmstream_cli.server.body import _described, _schema
+from llmstream_cli.server.dialects.embeddings import (
+    EmbeddingsRequest,
+    OllamaEmbeddingsRequest,
+    OllamaEmbedRequest,
+)
 from llmstream_cli.server.dialects.fields import FieldTable, Refused
 from llmstream_cli.server.dialects.ollama import ChatRequest, GenerateRequest, OllamaOptions
 from llmstream_cli.server.dialects.openai_chat import ChatCompletionRequest
@@ -29,6 +34,8 @@ TABLES: dict[str, tuple[tuple[type[FieldTable], ...], type[FieldTable] | None]] 
     "responses": ((ResponsesRequest,), ChatCompletionRequest),
     "ollama": ((ChatRequest, GenerateRequest), None),
     "options": ((OllamaOptions,), None),
+    "embeddings": ((EmbeddingsRequest,), None),
+    "embed": ((OllamaEmbedRequest, OllamaEmbeddingsRequest), None),
 }
 
 _BLOCK = re.compile(

@@ -63,6 +63,8 @@ _WORDS = (
     " from this him but all she they were my are me one their so an said them we who would been"
 )
 
+RANK = 4  # llama.cpp's number of the pooling that a reranker has
+
 _Shapes = Mapping[str, tuple[int, ...]]  # as in GGUF, the inputs of a matrix first
 
 _WIDTH, _INNER, _HEADS, _KV_HEADS = 64, 128, 4, 2
@@ -247,6 +249,48 @@ def write_nomic_bert(path: Path) -> Path:
     )
 
 
+def write_bert(path: Path, pooling: int = 1, context: int = 64) -> Path:
+    """An encoder with learned positions; WordPiece; the head of a reranker where it pools ranks."""
+
+    def with_bias(name: str, inputs: int, outputs: int) -> _Shapes:
+        return {f"{name}.weight": (inputs, outputs), f"{name}.bias": (outputs,)}
+
+    norms = {f"{name}.{part}": (_WIDTH,) for name in _POST_NORMS for part in ("weight", "bias")}
+    layer = {
+        **with_bias("attn_q", _WIDTH, _WIDTH),
+        **with_bias("attn_k", _WIDTH, _WIDTH),
+        **with_bias("attn_v", _WIDTH, _WIDTH),
+        **with_bias("attn_output", _WIDTH, _WIDTH),
+        **with_bias("ffn_up", _WIDTH, _INNER),
+        **with_bias("ffn_down", _INNER, _WIDTH),
+        **norms,
+    }
+    head = {**with_bias("cls", _WIDTH, _WIDTH), **with_bias("cls.output", _WIDTH, 1)}
+    return _write(
+        path,
+        "bert",
+        _wordpiece_vocabulary(),
+        template=None,
+        keys={
+            "context_length": context,
+            "feed_forward_length": _INNER,
+            "attention.head_count": _HEADS,
+            "attention.layer_norm_epsilon": 1e-12,
+            "attention.causal": False,
+            "pooling_type": pooling,
+        },
+        layers=[layer] * 2,
+        last={
+            "position_embd.weight": (_WIDTH, context),
+            "token_types.weight": (_WIDTH, 2),
+            "token_embd_norm.weight": (_WIDTH,),
+            "token_embd_norm.bias": (_WIDTH,),
+            **(head if pooling == RANK else {}),
+        },
+        tied=True,
+    )
+
+
 _POST_NORMS = ("attn_output_norm", "layer_output_norm")
 
 
@@ -332,6 +376,30 @@ def _sentencepiece_vocabulary(
             "add_bos_token": True,
             "add_eos_token": False,
             "add_space_prefix": space_first,
+        },
+        unlikely=range(len(special)),
+    )
+
+
+def _wordpiece_vocabulary() -> _Vocabulary:
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = [chr(code) for code in range(0x21, 0x7F) if not chr(code).isupper()]
+    tokens = [*special, *(f"\u2581{word}" for word in [*_WORDS.split(), *letters])]
+    tokens = [*dict.fromkeys([*tokens, *letters])]
+    return _Vocabulary(
+        tokens=tokens,
+        keys={
+            "model": "bert",
+            "pre": "default",
+            "token_type": [TokenType.CONTROL] * len(special)
+            + [TokenType.NORMAL] * (len(tokens) - len(special)),
+            "token_type_count": 2,
+            "padding_token_id": 0,
+            "unknown_token_id": 1,
+            "bos_token_id": 2,
+            "cls_token_id": 2,
+            "seperator_token_id": 3,
+            "mask_token_id": 4,
         },
         unlikely=range(len(special)),
     )

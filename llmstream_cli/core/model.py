@@ -7,11 +7,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmstream_cli.api import EngineConfig, GenerationRequest, ModelInfo, SamplingParams
+from llmstream_cli.api import (
+    EmbeddingRequest,
+    EngineConfig,
+    GenerationRequest,
+    ModelInfo,
+    SamplingParams,
+)
 from llmstream_cli.core import output
-from llmstream_cli.core.llama import Model, TokenConstraint, cpu_features
+from llmstream_cli.core.llama import Model, TokenConstraint, cpu_features, does_not_continue
 from llmstream_cli.core.output import HarmonySplitter, ReasoningSplitter, ReasoningTags, Splitter
-from llmstream_cli.errors import InvalidValueError, PromptError
+from llmstream_cli.errors import InvalidValueError, ModelKindError, PromptError
 
 if TYPE_CHECKING:
     from llmstream_cli.core.grammar.constraint import Constraint, GrammarCompiler
@@ -34,6 +40,13 @@ class EncodedRequest:
     splitter: Splitter | None = None
     report_progress: bool = False  # see `GenerationRequest`
     cache_scope: str = ""  # see `GenerationRequest`
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedTexts:
+    """The inputs of an `EmbeddingRequest` in the model's own terms."""
+
+    inputs: list[list[int]]  # token ids, none empty, none longer than the context
 
 
 class LoadedModel:
@@ -93,6 +106,8 @@ class LoadedModel:
             PromptError: there can be no prompt.
             InvalidValueError: a token is not in the vocabulary, or the grammar cannot be compiled.
         """
+        if self.info.pooling is not None:
+            raise ModelKindError(does_not_continue(self.info.name))
         sampling = request.sampling
         self._check_vocabulary((token for token, _ in sampling.logit_bias), "logit_bias")
         if request.thinking and not self._reasoning:
@@ -111,6 +126,61 @@ class LoadedModel:
         if sampling.is_constrained:
             return replace(encoded, constraint=self._compile(sampling))
         return replace(encoded, turn_ends=self._turn_ends(request), splitter=splitter)
+
+    def encode_texts(self, request: EmbeddingRequest) -> EncodedTexts:
+        """Encode texts, with the tokens that the model wants at the ends of one.
+
+        Raises:
+            PromptError: one has no tokens, or more than the context holds.
+            InvalidValueError: a token is not in the vocabulary.
+            ModelKindError: the model is, or is not, a reranker, and the other is wanted.
+        """
+        check_pooling(request, self.info)
+        head: list[int] = []
+        tail: list[int] = []
+        if request.query is None:
+            ends = self.model.tokenize("", special=False, ends=True)
+            num_leading = int(bool(ends) and ends[0] == self.model.leading_token)
+            tail = ends[num_leading:]
+        else:
+            between, tail = self.model.separators
+            leading = self.model.leading_token
+            query = self.model.tokenize(request.query, special=False)
+            head = [*([] if leading is None else [leading]), *query, *between]
+        encoded = []
+        for index, given in enumerate(request.inputs):
+            if isinstance(given, str):
+                ends_wanted = request.query is None
+                tokens = self.model.tokenize(given, special=False, ends=ends_wanted)
+                tokens = tokens if ends_wanted else head + tokens + tail
+            else:
+                self._check_vocabulary(given, "input")
+                tokens = [*given]
+            what = f"input {index}" if len(request.inputs) > 1 else "the input"
+            encoded.append(self._fitted(tokens, request, what, head, tail))
+        return EncodedTexts(encoded)
+
+    def _fitted(
+        self,
+        tokens: list[int],
+        request: EmbeddingRequest,
+        what: str,
+        head: list[int],
+        tail: list[int],
+    ) -> list[int]:
+        """Return an input's tokens, cut where that is wanted, but not at the ends."""
+        size = self.info.ctx_size
+        if not tokens:
+            raise PromptError(f"{what} has no tokens")
+        if len(tokens) <= size:
+            return tokens
+        if not request.truncate or len(head) + len(tail) >= size:
+            raise PromptError(
+                f"{what} has {len(tokens)} tokens, and the model takes at most {size}; shorten it, "
+                "or send truncate"
+            )
+        end = tail if tokens[len(tokens) - len(tail) :] == tail else []
+        return tokens[: size - len(end)] + end
 
     def _compile(self, sampling: SamplingParams) -> "Constraint":
         with self._lock:
@@ -169,6 +239,18 @@ class LoadedModel:
             raise InvalidValueError(
                 f"{field} has token {foreign}, which is not in the vocabulary of {size}", field
             )
+
+
+def check_pooling(request: EmbeddingRequest, info: ModelInfo) -> None:
+    """Refuse to rerank with what is no reranker, and to embed with one."""
+    if request.query is not None and info.pooling != "rank":
+        raise ModelKindError(
+            f"cannot rerank with {info.name}: its file has no rank pooling; choose a reranker"
+        )
+    if request.query is None and info.pooling == "rank":
+        raise ModelKindError(
+            f"cannot embed with {info.name}: it is a reranker; choose a model that embeds"
+        )
 
 
 class ModelReasoning:

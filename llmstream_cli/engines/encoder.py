@@ -25,8 +25,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from llmstream_cli.api import EngineConfig, GenerationRequest, SamplingParams
-from llmstream_cli.core.model import EncodedRequest, LoadedModel
+from llmstream_cli.api import EmbeddingRequest, EngineConfig, GenerationRequest, SamplingParams
+from llmstream_cli.core.model import EncodedRequest, EncodedTexts, LoadedModel
 from llmstream_cli.errors import EngineError, LLMStreamError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _LOW_PRIORITY = 10
 class Job:
     """What a process is forked for."""
 
-    request: GenerationRequest
+    request: GenerationRequest | EmbeddingRequest
     ctx_size: int  # the most tokens of prompt and answer together
     seconds: float  # CPU time for it
     low_priority: bool  # whether whatever else runs on the machine comes first
@@ -95,9 +95,12 @@ class _Encoder(LoadedModel):
             connection.send(self._constraint.bits())
             self._constraint.accept(connection.recv())
 
-    def _outcome(self) -> EncodedRequest | LLMStreamError:
+    def _outcome(self) -> EncodedRequest | EncodedTexts | LLMStreamError:
+        request = self._job.request
         try:
-            return replace(self.encode(self._job.request), constraint=None)
+            if isinstance(request, EmbeddingRequest):
+                return self.encode_texts(request)
+            return replace(self.encode(request), constraint=None)
         except LLMStreamError as error:
             return error
         except MemoryError:

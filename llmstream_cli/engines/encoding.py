@@ -23,8 +23,14 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
-from llmstream_cli.api import EngineConfig, GenerationRequest, ModelInfo, SamplingParams
-from llmstream_cli.core.model import EncodedRequest
+from llmstream_cli.api import (
+    EmbeddingRequest,
+    EngineConfig,
+    GenerationRequest,
+    ModelInfo,
+    SamplingParams,
+)
+from llmstream_cli.core.model import EncodedRequest, EncodedTexts
 from llmstream_cli.engines import encoder
 from llmstream_cli.engines.ipc import spawn
 from llmstream_cli.errors import (
@@ -41,6 +47,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 ENCODER_MODULE = "llmstream_cli.engines.encoder"
+
+Request = GenerationRequest | EmbeddingRequest
+Outcome = EncodedRequest | EncodedTexts | LLMStreamError  # by the kind of the request
 
 _NO_LIMIT = 2**31  # tokens; nothing is computed of them
 _MAX_SLOW = 8  # requests that wait in the slow lane
@@ -59,10 +68,15 @@ class Lane:
 @dataclass(slots=True, eq=False)
 class _Job:
     request_id: int
-    request: GenerationRequest
+    request: Request
     info: ModelInfo
     deadline: float = 0.0
     compiling: bool = False
+
+    @property
+    def is_constrained(self) -> bool:
+        request = self.request
+        return isinstance(request, GenerationRequest) and request.sampling.is_constrained
 
 
 class EncodingPool:
@@ -75,7 +89,7 @@ class EncodingPool:
     def __init__(
         self,
         config: EngineConfig,
-        deliver: Callable[[int, GenerationRequest, EncodedRequest | LLMStreamError], object],
+        deliver: Callable[[int, Request, Outcome], object],
         *,
         quick: Lane | None = None,
         slow: Lane | None = None,
@@ -97,7 +111,7 @@ class EncodingPool:
         """Those that may become readable, upon which `receive` has something to do."""
         return [*self._quick.running, *self._slow.running]
 
-    def submit(self, request_id: int, request: GenerationRequest, info: ModelInfo) -> None:
+    def submit(self, request_id: int, request: Request, info: ModelInfo) -> None:
         """Encode a request as soon as there is a place."""
         self._quick.waiting.append(_Job(request_id, request, info))
         self._fill(self._quick)
@@ -141,8 +155,7 @@ class EncodingPool:
             lane.running[connection] = job
 
     def _fork(self, job: _Job) -> Connection:
-        constrained = job.request.sampling.is_constrained
-        kind = encoder.CONSTRAINED if constrained else encoder.PLAIN
+        kind = encoder.CONSTRAINED if job.is_constrained else encoder.PLAIN
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -164,7 +177,7 @@ class EncodingPool:
             job.compiling = True
             return
         del lane.running[connection]
-        if isinstance(message, EncodedRequest) and job.request.sampling.is_constrained:
+        if isinstance(message, EncodedRequest) and job.is_constrained:
             message = replace(message, constraint=RemoteConstraint(connection, job.info.vocab_size))
         else:
             connection.close()
@@ -195,7 +208,10 @@ def counting(request: GenerationRequest, info: ModelInfo) -> tuple[GenerationReq
 def _too_expensive(job: _Job, lane: Lane) -> LLMStreamError:
     if not job.compiling:
         limit = f"{lane.seconds:g} seconds or {encoder.PROMPT_BYTES >> 20} MiB"
+        if isinstance(job.request, EmbeddingRequest):
+            return PromptError(f"the input has no tokens within {limit}; send less at once")
         return PromptError(f"the messages made no prompt within {limit}; shorten them")
+    assert isinstance(job.request, GenerationRequest)
     what = "grammar" if job.request.sampling.json_schema is None else "JSON schema"
     limit = f"{encoder.COMPILE_SECONDS:g} second or {encoder.COMPILE_BYTES >> 20} MiB"
     return InvalidValueError(f"{what}: it needs more than {limit} to compile; simplify it")
@@ -205,7 +221,7 @@ class LongPrompts:
     """Encodes long prompts one after another, for an engine that encodes others in its process."""
 
     def __init__(self, config: EngineConfig) -> None:
-        self._outcomes: list[EncodedRequest | LLMStreamError] = []
+        self._outcomes: list[Outcome] = []
         self._pool = EncodingPool(
             config,
             lambda _, __, outcome: self._outcomes.append(outcome),
@@ -214,8 +230,8 @@ class LongPrompts:
         self._lock = threading.Lock()
 
     def encode(
-        self, request: GenerationRequest, info: ModelInfo, given_up: threading.Event
-    ) -> EncodedRequest:
+        self, request: Request, info: ModelInfo, given_up: threading.Event
+    ) -> EncodedRequest | EncodedTexts:
         """Encode a request; see `LoadedModel.encode`. Blocks until `given_up` at the latest."""
         with self._lock:
             self._outcomes.clear()

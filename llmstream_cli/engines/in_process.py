@@ -7,10 +7,12 @@ import contextlib
 import itertools
 import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from llmstream_cli.api import (
     Chunk,
+    EmbeddingRequest,
+    Embeddings,
     EngineConfig,
     EngineMetrics,
     EngineState,
@@ -24,7 +26,7 @@ from llmstream_cli.errors import EngineClosedError, LLMStreamError
 if TYPE_CHECKING:
     import asyncio
 
-    from llmstream_cli.core.model import EncodedRequest, LoadedModel
+    from llmstream_cli.core.model import EncodedRequest, EncodedTexts, LoadedModel
     from llmstream_cli.engines.encoding import LongPrompts
 
 # A run of the same character, from some 24,000 on, overflows the stack in several tokenizers of
@@ -120,6 +122,31 @@ class InProcessEngine:
             return len((await self._encode_apart(*counting(request, loaded.info))).prompt)
         return await asyncio.to_thread(loaded.count_tokens, request)
 
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Return a vector for each input; see `Engine.embed`."""
+        import asyncio
+
+        loaded = await self._loaded()
+        encoded: EncodedTexts
+        if _is_long(request):
+            encoded = await self._encode_apart(request, loaded.info)
+        else:
+            encoded = await asyncio.to_thread(loaded.encode_texts, request)
+        with self._subscribe() as (request_id, results):
+            self._steps.embed(request_id, encoded)
+            parts: list[Embeddings] = []
+            try:
+                while not parts or not parts[-1].finished:
+                    result = await results.get()
+                    if isinstance(result, LLMStreamError):
+                        raise result
+                    assert isinstance(result, Embeddings)
+                    parts.append(result)
+            finally:
+                with contextlib.suppress(LLMStreamError):
+                    self._steps.cancel(request_id)
+        return Embeddings.joined(parts)
+
     async def aclose(self) -> None:
         """Stop the running step and the thread, and release the model.
 
@@ -141,7 +168,15 @@ class InProcessEngine:
             raise EngineClosedError
         return loaded
 
-    async def _encode_apart(self, request: GenerationRequest, info: ModelInfo) -> "EncodedRequest":
+    @overload
+    async def _encode_apart(
+        self, request: GenerationRequest, info: ModelInfo
+    ) -> "EncodedRequest": ...
+    @overload
+    async def _encode_apart(self, request: EmbeddingRequest, info: ModelInfo) -> "EncodedTexts": ...
+    async def _encode_apart(
+        self, request: GenerationRequest | EmbeddingRequest, info: ModelInfo
+    ) -> "EncodedRequest | EncodedTexts":
         """Encode in a process that the kernel limits; see `engines.encoding`."""
         import asyncio
 
@@ -179,7 +214,10 @@ class InProcessEngine:
                 self._queues[request_id].put_nowait(result)
 
 
-def _is_long(request: GenerationRequest) -> bool:
+def _is_long(request: GenerationRequest | EmbeddingRequest) -> bool:
+    if isinstance(request, EmbeddingRequest):
+        texts = [request.query or "", *request.inputs]
+        return sum(len(text) for text in texts if isinstance(text, str)) > _LONG_CHARS
     prompt = request.prompt
     if prompt is None:
         return sum(len(message.content) for message in request.messages) > _LONG_CHARS

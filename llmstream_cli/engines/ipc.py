@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from llmstream_cli.api import Chunk, EngineConfig, EngineMetrics, GenerationRequest, ModelInfo
+from llmstream_cli.api import (
+    Chunk,
+    EmbeddingRequest,
+    Embeddings,
+    EngineConfig,
+    EngineMetrics,
+    GenerationRequest,
+    ModelInfo,
+)
 from llmstream_cli.errors import InvalidValueError, LLMStreamError
 
 MAX_COMMAND_BYTES = 64 * 1024 * 1024  # a request with its whole conversation
@@ -61,10 +69,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Generate. Results name the request by its id."""
+    """Generate, or embed. Results name the request by its id."""
 
     request_id: int
-    request: GenerationRequest
+    request: GenerationRequest | EmbeddingRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +153,7 @@ class Loaded:
 class Results:
     """All that a step produced, and the state after it."""
 
-    results: tuple[tuple[int, Chunk | Failure], ...]
+    results: tuple[tuple[int, Chunk | Embeddings | Failure], ...]
     metrics: EngineMetrics
     type: Literal["results"] = "results"
 

@@ -84,6 +84,14 @@ class Upstream:
             await self._check(response)
             return _parse_json(await _read(response))
 
+    async def post_json(self, path: str, body: Mapping[str, Any]) -> object:
+        """Post a request whose answer is whole; None where it is no JSON. Raises as `events`."""
+        content = json.dumps(body, allow_nan=False).encode()
+        headers = {"Content-Type": "application/json"}
+        async with self._response("POST", path, content=content, headers=headers) as response:
+            await self._check(response)
+            return _parse_json(await _read(response))
+
     async def events(self, path: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
         """Post a request whose answer is streamed; yield the answer's events up to `[DONE]`.
 

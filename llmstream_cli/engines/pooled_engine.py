@@ -8,10 +8,12 @@ import math
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import replace
 from enum import Enum, auto
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from llmstream_cli.api import (
     Chunk,
+    EmbeddingRequest,
+    Embeddings,
     Engine,
     EngineMetrics,
     EngineState,
@@ -19,6 +21,7 @@ from llmstream_cli.api import (
     GenerationRequest,
     ModelInfo,
 )
+from llmstream_cli.engines.keep_alive import Wishes
 from llmstream_cli.errors import (
     EngineClosedError,
     EngineError,
@@ -35,7 +38,6 @@ _log = logging.getLogger(__name__)
 
 _GIGABYTE = 1e9
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds until a model that failed is tried again
-_MAX_CLIENTS = 1024  # whose keep-alive is remembered
 
 _uses = itertools.count(1)  # a clock that ticks with each use
 
@@ -49,17 +51,6 @@ class Phase(Enum):
     LOADING = auto()
     LOADED = auto()
     UNLOADING = auto()
-
-
-class _Wish(NamedTuple):
-    """A client wants the model to stay so many seconds since it was answered last."""
-
-    keep_alive: float
-    since: float  # by the loop's clock
-
-    @property
-    def expiry(self) -> float:
-        return self.since + self.keep_alive
 
 
 class _Pool(Protocol):
@@ -118,9 +109,7 @@ class PooledEngine:
         self._pool = pool
         self._factory = factory
         self._estimated_bytes = needed_bytes
-        self._keep_alive = keep_alive
-        self._loaded_at = 0.0  # by the loop's clock
-        self._wishes: dict[str, _Wish] = {}  # the latest of each client, the oldest first
+        self._wishes = Wishes(keep_alive)
         self._max_requests = max_requests
         self._engine: Engine | None = None
         self._info: ModelInfo | None = None
@@ -190,6 +179,13 @@ class PooledEngine:
         async with self._leased(request.keep_alive, request.client) as engine:
             return await engine.count_tokens(request)
 
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Return the vectors, once the model is loaded; see `Engine.embed`."""
+        if self._launching:
+            raise EngineNotReadyError(f"{self.status.reason}; try again later")
+        async with self._leased(request.keep_alive, request.client) as engine:
+            return await engine.embed(replace(request, keep_alive=None, client=""))
+
     async def aclose(self) -> None:
         """End all requests, those that wait too, and the engine; see `Engine.aclose`."""
         if not self._closed:
@@ -216,7 +212,7 @@ class PooledEngine:
     def expires_seconds(self) -> float:
         if self.phase is not Phase.LOADED:
             return 0.0
-        wish = self._longest_wish()
+        wish = self._wishes.longest()
         return wish.keep_alive if self.leases else max(0.0, wish.expiry - _now())
 
     async def load(self, keep_alive: float | None = None, client: str | None = "") -> ModelInfo:
@@ -226,7 +222,7 @@ class PooledEngine:
     def unload(self, client: str = "") -> bool:
         """Unload the model as soon as it answers no request; see `Residency.unload`."""
         if self.phase is Phase.LOADED:
-            self._note_wish(client, 0.0)
+            self._wishes.note(client, 0.0, _now())
             self._rest()
         return not self.expires_seconds
 
@@ -241,8 +237,7 @@ class PooledEngine:
         assert self.leases
         self.leases -= 1
         self.last_used = next(_uses)
-        if client in self._wishes:  # its time begins anew
-            self._wishes[client] = self._wishes[client]._replace(since=_now())
+        self._wishes.restart(client, _now())
         if self.phase is Phase.LOADED:
             self._measure()
             self._rest()
@@ -282,7 +277,7 @@ class PooledEngine:
         await self._pool.enter(self)
         try:
             if client is not None:
-                self._note_wish(client, keep_alive)
+                self._wishes.note(client, keep_alive, _now())
             yield self._loaded_engine()
         finally:
             self.release(client)  # synchronous, as clean-up in a generator has to be
@@ -298,17 +293,6 @@ class PooledEngine:
         if self._engine is None:
             raise EngineClosedError  # since the lease was taken; nothing else unloads it then
         return self._engine
-
-    def _note_wish(self, client: str, keep_alive: float | None) -> None:
-        """Take a client's wish in place of its former one; nobody's counts for another."""
-        self._wishes.pop(client, None)
-        self._wishes[client] = _Wish(self._keep_alive if keep_alive is None else keep_alive, _now())
-        if len(self._wishes) > _MAX_CLIENTS:
-            del self._wishes[next(iter(self._wishes))]
-
-    def _longest_wish(self) -> "_Wish":
-        unasked = _Wish(self._keep_alive, self._loaded_at)
-        return max(self._wishes.values() or [unasked], key=lambda wish: wish.expiry)
 
     # ---- loading and unloading --------------------------------------------------------------
 
@@ -330,10 +314,9 @@ class PooledEngine:
             self._fail(EngineError(f"{self.name} could not be loaded: {error!r}"))
         else:
             self.phase = Phase.LOADED
-            self._wishes.clear()
-            self._loaded_at = _now()
+            self._wishes.reset(_now())
             self.loads += 1
-            self.load_seconds += (seconds := self._loaded_at - started)
+            self.load_seconds += (seconds := _now() - started)
             self.last_used = next(_uses)
             self._log(logging.INFO, "loaded %s in %.3f seconds", self.name, seconds)
             self._launching = False
@@ -387,7 +370,7 @@ class PooledEngine:
         if self.status.state is EngineState.FAILED:
             self._fail(EngineError(self.status.reason))
             return
-        wish = self._longest_wish()
+        wish = self._wishes.longest()
         if wish.expiry <= _now():
             self.begin_unloading("it is not to be kept")
         elif math.isfinite(wish.expiry):

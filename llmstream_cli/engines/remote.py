@@ -11,12 +11,15 @@ from urllib.parse import quote
 
 from llmstream_cli.api import (
     Chunk,
+    EmbeddingRequest,
+    Embeddings,
     EngineMetrics,
     EngineState,
     EngineStatus,
     GenerationRequest,
     ModelInfo,
 )
+from llmstream_cli.engines import openai_embeddings
 from llmstream_cli.engines.openai_client import IDLE_SECONDS, Upstream
 from llmstream_cli.engines.openai_format import (
     RemoteAnswer,
@@ -120,6 +123,16 @@ class RemoteEngine:
     async def count_tokens(self, request: GenerationRequest) -> int:
         """Refuse: the API has no route for it."""
         raise InvalidValueError("tokens cannot be counted on another server")
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Ask the server for the vectors; see `Engine.embed`, and `Upstream.events` for errors."""
+        parts = []
+        with self._watched():
+            model = await self._find_model()
+            for path, body, count in openai_embeddings.bodies(request, model.name):
+                answer = await self._upstream.post_json(path, body)
+                parts.append(openai_embeddings.parse(answer, path, count))
+        return Embeddings.joined(parts)
 
     async def aclose(self) -> None:
         """Close all connections, which cancels what runs."""

@@ -27,6 +27,8 @@ from pathlib import Path
 
 from llmstream_cli.api import (
     Chunk,
+    EmbeddingRequest,
+    Embeddings,
     EngineConfig,
     EngineMetrics,
     EngineState,
@@ -58,6 +60,9 @@ _MAX_UNANSWERED = 10  # ticks without a sign of life until a process is killed
 _MAX_STALLED = 30  # ticks in which a load neither computes nor reads
 
 
+_Result = Chunk | Embeddings | int
+
+
 @dataclass(slots=True, eq=False)
 class _Call:
     """A request on its way."""
@@ -69,7 +74,7 @@ class _Call:
     # has it.
     expires: float | None = None
     # What has come and is not yet consumed.
-    results: asyncio.Queue[Chunk | int | LLMStreamError] = field(default_factory=asyncio.Queue)
+    results: asyncio.Queue[_Result | LLMStreamError] = field(default_factory=asyncio.Queue)
 
 
 class SupervisedEngine:
@@ -155,6 +160,18 @@ class SupervisedEngine:
             raise result
         assert isinstance(result, int)
         return result
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Return a vector for each input; see `Engine.embed`, and `generate` for what it raises."""
+        parts: list[Embeddings] = []
+        with self._call(ipc.Submit(next(self._request_ids), request)) as call:
+            while not parts or not parts[-1].finished:
+                result = await call.results.get()
+                if isinstance(result, LLMStreamError):
+                    raise result
+                assert isinstance(result, Embeddings)
+                parts.append(result)
+        return Embeddings.joined(parts)
 
     async def aclose(self) -> None:
         """End all requests, and the process, by force if it does not leave within a second."""
@@ -308,21 +325,22 @@ class SupervisedEngine:
         self._child.exit_reason = str(error)
         self._child.hang_up()
 
-    def _deliver(self, request_id: int, result: Chunk | ipc.Failure) -> None:
+    def _deliver(self, request_id: int, result: Chunk | Embeddings | ipc.Failure) -> None:
         call = self._calls.get(request_id)
         if call is None:  # nobody waits for it any more
             return
         if isinstance(result, ipc.Failure):
             self._end(request_id, result.error())
             return
-        if result.progress is None:
+        if isinstance(result, Embeddings) or result.progress is None:
             call.command = None  # what has been told of its progress may be told again
-        if result.finish_reason is not None:
+        finished = result.finished if isinstance(result, Embeddings) else result.finish_reason
+        if finished:
             self._end(request_id, result)
         else:
             call.results.put_nowait(result)
 
-    def _end(self, request_id: int, last: Chunk | int | LLMStreamError) -> None:
+    def _end(self, request_id: int, last: _Result | LLMStreamError) -> None:
         self._calls.pop(request_id).results.put_nowait(last)
 
     def _fail(self, state: EngineState, error: LLMStreamError) -> None:

@@ -21,13 +21,13 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import NoReturn
 
-from llmstream_cli.api import Chunk, GenerationRequest, ModelInfo
+from llmstream_cli.api import Chunk, Embeddings, GenerationRequest, ModelInfo
 from llmstream_cli.core.llama import set_log_sink
-from llmstream_cli.core.model import EncodedRequest
+from llmstream_cli.core.model import EncodedRequest, EncodedTexts
 from llmstream_cli.core.step_loop import Result, StepLoop
 from llmstream_cli.engines import ipc
 from llmstream_cli.engines.encoder import die_with_parent
-from llmstream_cli.engines.encoding import EncodingPool, counting
+from llmstream_cli.engines.encoding import EncodingPool, Outcome, Request, counting
 from llmstream_cli.errors import LLMStreamError
 
 _READY = -1  # the request id under which the model's info comes; the parent's begin with 0
@@ -73,12 +73,12 @@ class Worker:
 
     def _report(self, results: Sequence[tuple[int, Result]]) -> None:
         """Send what a step produced; on the main thread."""
-        answers: list[tuple[int, Chunk | ipc.Failure]] = []
+        answers: list[tuple[int, Chunk | Embeddings | ipc.Failure]] = []
         for request_id, result in results:
             if isinstance(result, ModelInfo):
                 self._info = replace(result, name=ipc.encodable(result.name))
                 self._outbox.put(ipc.Loaded(self._info))
-            elif isinstance(result, Chunk):
+            elif isinstance(result, Chunk | Embeddings):
                 answers.append((request_id, result))
             elif request_id != _READY:  # a load that failed is told with `Ended`
                 answers.append((request_id, ipc.Failure.of(result)))
@@ -116,14 +116,16 @@ class Worker:
             case ipc.Ping():
                 self._outbox.put(ipc.Pong())
 
-    def _submit(
-        self, request_id: int, request: GenerationRequest, outcome: EncodedRequest | LLMStreamError
-    ) -> None:
+    def _submit(self, request_id: int, request: Request, outcome: Outcome) -> None:
         counts = request_id in self._counts
         self._counts.discard(request_id)
         if isinstance(outcome, EncodedRequest) and counts:
             self._outbox.put(ipc.Counted(request_id, len(outcome.prompt)))
+        elif isinstance(outcome, EncodedTexts):
+            with contextlib.suppress(LLMStreamError):
+                self._steps.embed(request_id, outcome)
         elif isinstance(outcome, EncodedRequest):
+            assert isinstance(request, GenerationRequest)
             with contextlib.suppress(LLMStreamError):  # the engine has just failed
                 self._steps.submit(request_id, outcome, request.sampling)
         else:

@@ -1,12 +1,14 @@
 """What a server serves: models by name, each with its engine, and how long one stays loaded."""
 
+import asyncio
+import contextlib
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from llmstream_cli.api import Engine, EngineState, ModelInfo, Residency, SamplingParams
-from llmstream_cli.errors import InvalidValueError, ModelNotFoundError
+from llmstream_cli.errors import InvalidValueError, LLMStreamError, ModelNotFoundError
 
 _LATEST = ":latest"  # Ollama's clients add it to a name that has no tag
 
@@ -47,6 +49,14 @@ class ServedModel:
         if self.residency is not None:
             return self.residency.info
         return await self.engine.ready() if self.is_loaded else None
+
+    async def known(self) -> ModelInfo | None:
+        """Return the model, by what its file says where it is not loaded; this loads nothing."""
+        info = await self.loaded()
+        if info is None and self.describe is not None:
+            with contextlib.suppress(LLMStreamError):  # a request to the model tells what is wrong
+                return await asyncio.to_thread(self.describe)
+        return info
 
     async def load(self, keep_alive: float | None = None, client: str = "") -> ModelInfo:
         """Wait until the model is loaded; see `Residency.load`."""

@@ -11,6 +11,8 @@ from typing import Any
 
 from llmstream_cli.api import (
     Chunk,
+    EmbeddingRequest,
+    Embeddings,
     EngineMetrics,
     EngineState,
     EngineStatus,
@@ -96,6 +98,16 @@ class PoolEngine:
         finally:
             self.running -= 1
         return 5
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        assert (request.keep_alive, request.client) == (None, "")
+        assert self.is_open
+        self.running += 1
+        try:
+            await self.answered.wait()
+        finally:
+            self.running -= 1
+        return Embeddings((b"abcd",), 1)
 
     async def aclose(self) -> None:
         self.state = EngineState.CLOSED

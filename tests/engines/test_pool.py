@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from llmstream_cli.api import Chunk, EngineState, GenerationRequest
-from llmstream_cli.engines import pooled_engine
+from llmstream_cli.engines import keep_alive as keep_alive_module
 from llmstream_cli.errors import (
     EngineDiedError,
     EngineError,
@@ -135,7 +135,7 @@ async def test_whoever_is_answered_later_keeps_the_model(client: str) -> None:
 
 @timeless
 async def test_of_too_many_clients_the_first_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pooled_engine, "_MAX_CLIENTS", 2)
+    monkeypatch.setattr(keep_alive_module, "_MAX_CLIENTS", 2)
     models = Models(1)
     for client, keep_alive in (("one", math.inf), ("two", 9), ("one", math.inf), ("three", 9)):
         await answered(models[0], keep_alive, client)

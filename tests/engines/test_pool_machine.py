@@ -179,7 +179,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert (member._timer is not None) == (
                 member.phase is Phase.LOADED
                 and not member.leases
-                and all(wish.keep_alive < math.inf for wish in member._wishes.values())
+                and all(wish.keep_alive < math.inf for wish in member._wishes)
             )
 
     # ---- the end ------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import struct
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from quart import Quart
 
 from llmstream_cli.api import (
     Chunk,
+    EmbeddingRequest,
+    Embeddings,
     EngineMetrics,
     EngineState,
     EngineStatus,
@@ -109,6 +112,10 @@ class FakeEngine:
     async def count_tokens(self, request: GenerationRequest) -> int:
         self.requests.append(request)
         return 7
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        width = 4 if request.query is None else 1
+        return Embeddings((struct.pack("<f", 0.5) * width,) * len(request.inputs), 7)
 
     async def aclose(self) -> None:
         self.closed = True

@@ -1,5 +1,6 @@
 """An engine that says what it is told to, and the chunks to tell it."""
 
+import struct
 from collections.abc import AsyncGenerator, Sequence
 
 from quart.typing import TestClientProtocol
@@ -7,6 +8,8 @@ from quart.typing import TestClientProtocol
 from llmstream_cli.api import (
     Chunk,
     DrawnLogprob,
+    EmbeddingRequest,
+    Embeddings,
     EngineMetrics,
     EngineState,
     EngineStatus,
@@ -81,6 +84,7 @@ class ScriptedEngine:
     def __init__(self, script: Sequence[Chunk | Exception] = ()) -> None:
         self.script = script
         self.requests: list[GenerationRequest] = []
+        self.embedded: list[EmbeddingRequest] = []
         self.status = EngineStatus(EngineState.READY)
         self.metrics = EngineMetrics()
 
@@ -106,6 +110,21 @@ class ScriptedEngine:
             raise EngineNotReadyError(self.status.reason)
         self.requests.append(request)
         return USAGE.prompt_tokens
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Make a vector, or a score, of how long each input is."""
+        if self.status.state is not EngineState.READY:
+            raise EngineNotReadyError(self.status.reason)
+        self.embedded.append(request)
+        for item in self.script:
+            if isinstance(item, Exception):
+                raise item
+        numbers = [float(len(one)) for one in request.inputs]
+        if request.query is None:
+            vectors = [struct.pack("<3f", 0.5, 0.75, number) for number in numbers]
+        else:
+            vectors = [struct.pack("<f", number) for number in numbers]
+        return Embeddings(tuple(vectors), int(sum(numbers)))
 
     async def aclose(self) -> None:
         self.status = EngineStatus(EngineState.CLOSED)

@@ -21,13 +21,15 @@ from llmstream_cli.core.llama.bindings import (
     system_info,
 )
 from llmstream_cli.core.llama.context import Batch, Context, DecodeAbortedError, GrowingContext
-from llmstream_cli.core.llama.model import Model
+from llmstream_cli.core.llama.embedding_context import EmbeddingContext
+from llmstream_cli.core.llama.model import Model, does_not_continue
 from llmstream_cli.core.llama.sampler import Sampler, SamplerChain, TokenConstraint
 
 __all__ = [
     "Batch",
     "Context",
     "DecodeAbortedError",
+    "EmbeddingContext",
     "GrowingContext",
     "Model",
     "Sampler",
@@ -35,6 +37,7 @@ __all__ = [
     "SpinSwitch",
     "TokenConstraint",
     "cpu_features",
+    "does_not_continue",
     "set_log_sink",
     "supports_gpu",
     "system_info",

@@ -16,7 +16,7 @@ from llmstream_cli.errors import ContextMemoryError, EngineError, ModelError, St
 from llmstream_cli.machine import memory
 
 _KV_ALIGNMENT = 256  # llama.cpp rounds the cells of a sequence up to this
-_INITIALIZING = threading.Lock()  # one context at once, for `kv_buffers` belong to it
+INITIALIZING = threading.Lock()  # one context at once, for `kv_buffers` belong to it
 _RESERVE = 10  # one part in so many of the machine's memory is left to others
 _OVERHEAD_BYTES = 200_000_000  # of the process, beside weights and KV cache
 
@@ -27,7 +27,7 @@ _DECODE_REFUSALS = {1: "no free cell in the KV cache", -1: "an invalid batch"}
 # ggml asks before every operation of the graph whether to abort. A Python callback would wait for
 # the GIL each time. C's `strlen` of a two-byte buffer is 0 (go on) or 1 (abort).
 _STRLEN = ctypes.CDLL("msvcrt" if sys.platform == "win32" else None).strlen
-_ABORT_IF_SET: Any = ctypes.cast(_STRLEN, C.ggml_abort_callback)
+ABORT_IF_SET: Any = ctypes.cast(_STRLEN, C.ggml_abort_callback)
 
 
 class DecodeAbortedError(EngineError):
@@ -84,9 +84,9 @@ class Context:
         params.kv_unified = False
         params.no_perf = True
         self._abort_flag = ctypes.create_string_buffer(2)
-        params.abort_callback = _ABORT_IF_SET
+        params.abort_callback = ABORT_IF_SET
         params.abort_callback_data = ctypes.cast(self._abort_flag, ctypes.c_void_p)
-        with _INITIALIZING:
+        with INITIALIZING:
             kv_buffers.clear()
             pointer = C.llama_init_from_model(model.pointer, params)
             self.kv_bytes = sum(kv_buffers)  # not of recurrent states, which do not grow
@@ -151,14 +151,18 @@ class Context:
             EngineError: llama.cpp failed; all sequences are lost.
         """
         assert 0 < batch.struct.n_tokens <= batch.capacity
-        status = C.llama_decode(self.pointer, batch.struct)
-        if status == 0:
-            return
-        if status == _DECODE_ABORTED:
-            raise DecodeAbortedError("the step was aborted")
-        if status in _DECODE_REFUSALS:
-            raise StepRefusedError(f"llama.cpp refused a step: {_DECODE_REFUSALS[status]}")
-        raise EngineError(f"llama.cpp failed to compute a step (code {status})")
+        check_status(C.llama_decode(self.pointer, batch.struct))
+
+
+def check_status(status: int) -> None:
+    """Raise what `Context.decode` does, for what llama_decode or llama_encode returned."""
+    if status == 0:
+        return
+    if status == _DECODE_ABORTED:
+        raise DecodeAbortedError("the step was aborted")
+    if status in _DECODE_REFUSALS:
+        raise StepRefusedError(f"llama.cpp refused a step: {_DECODE_REFUSALS[status]}")
+    raise EngineError(f"llama.cpp failed to compute a step (code {status})")
 
 
 class _Growth(NamedTuple):

@@ -8,6 +8,7 @@ import weakref
 from functools import cached_property
 from pathlib import Path
 
+from llmstream_cli.api import is_encoder, pooling_of
 from llmstream_cli.core.llama.bindings import C, listen_to_log, recent_errors
 from llmstream_cli.errors import EngineError, ModelError
 from llmstream_cli.prompts.tokenizer import ControlToken
@@ -105,15 +106,39 @@ class Model:
         return self._text(C.llama_vocab_eos(self._vocab))
 
     @property
+    def separators(self) -> tuple[list[int], list[int]]:
+        """What a reranker wants between a query and a text, and behind the text."""
+        end, sep = C.llama_vocab_eos(self._vocab), C.llama_vocab_sep(self._vocab)
+        wants_sep = C.llama_vocab_get_add_sep(self._vocab) and sep >= 0
+        if C.llama_vocab_get_add_eos(self._vocab) and max(end, sep) >= 0:
+            last = [end if end >= 0 else sep]
+            return last + [sep] * wants_sep, last
+        return [sep] * wants_sep, [sep] * wants_sep
+
+    @cached_property
+    def pooling(self) -> str | None:
+        """See `ModelInfo.pooling`."""
+        return pooling_of(self.metadata())
+
+    @cached_property
+    def is_causal(self) -> bool:
+        """Whether no token's vector depends on the tokens behind it."""
+        metadata = self.metadata()
+        architecture = metadata.get("general.architecture", "")
+        causal = metadata.get(f"{architecture}.attention.causal") != "false"
+        return causal and not is_encoder(architecture)
+
+    @property
     def leading_token(self) -> int | None:
         """The token that the model wants before every prompt, if it wants one."""
         token: int = C.llama_vocab_bos(self._vocab)
         # A file can want a token that its vocabulary lacks.
         return token if token >= 0 and C.llama_vocab_get_add_bos(self._vocab) else None
 
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Split text into tokens; nothing is added at either end.
+    def tokenize(self, text: str, *, special: bool, ends: bool = False) -> list[int]:
+        """Split text into tokens; nothing is added at either end, but with `ends`.
 
+        `ends` adds what the model wants there, such as `[CLS]` and `[SEP]`.
         `special` reads `<|im_end|>` and the like as the control tokens that they name. A lone
         surrogate becomes a question mark.
         """
@@ -121,7 +146,7 @@ class Model:
         capacity = len(data) + 8
         for _ in range(2):
             tokens = (C.llama_token * capacity)()
-            count = C.llama_tokenize(self._vocab, data, len(data), tokens, capacity, False, special)
+            count = C.llama_tokenize(self._vocab, data, len(data), tokens, capacity, ends, special)
             if count >= 0:
                 found: list[int] = tokens[:count]
                 if min(found, default=0) < 0:  # how llama.cpp says that it knows of none

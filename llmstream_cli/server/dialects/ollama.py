@@ -47,7 +47,7 @@ from llmstream_cli.server.served import ServedModel, keep_alive_seconds
 _ROLES: dict[str, Role] = {role: role for role in get_args(Role)}
 _THINKING = {"enum": [True, "low", "medium", "high", "max"]}
 _NUMBER = r"[0-9]{1,15}(\.[0-9]{0,9})?"
-_DURATION = {
+DURATION = {
     "type": "string",
     "pattern": rf"^(-?({_NUMBER}|({_NUMBER}(ns|us|µs|ms|s|m|h))+)|forever|inf)?$",
 }
@@ -96,7 +96,7 @@ class _GenerationFields(WithTopLogprobs):
         "of `low`, `medium`, `high`, `max`, which all mean `true`; without it, as the model's "
         "template has it; not with `raw` or a `format`",
     )
-    keep_alive: float | Annotated[str, WithJsonSchema(_DURATION)] | None = Field(
+    keep_alive: float | Annotated[str, WithJsonSchema(DURATION)] | None = Field(
         None,
         description="how long the model stays loaded for this client after its answers: seconds, "
         '`"5m"`, `"1h30m"`; 0 lets it go, -1 keeps it. Without it, as `--keep-alive` says',
@@ -341,7 +341,7 @@ async def _answer(body: _GenerationFields) -> Response:
     encoder = OllamaEncoder(body, served)
     streams = body.stream is not False
     if request is None:
-        reason = await _load_or_unload(served, body.keep_alive_seconds)
+        reason = await load_or_unload(served, body.keep_alive_seconds)
         done: dict[str, Any] = {"done": True, "done_reason": reason}
         if streams:
             return Response(encoder.line(**done), content_type=encoder.content_type)
@@ -352,7 +352,7 @@ async def _answer(body: _GenerationFields) -> Response:
     return common.json_response(encoder.body(answer))
 
 
-async def _load_or_unload(
+async def load_or_unload(
     served: ServedModel, keep_alive: float | None
 ) -> Literal["load", "unload"]:
     """Wait for the model, or let go of it: that is what a request without a prompt is for."""

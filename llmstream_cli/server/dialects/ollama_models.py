@@ -1,7 +1,5 @@
 """Models as Ollama describes them: `/api/tags`, `/api/ps`, `/api/show`, `/api/version`."""
 
-import asyncio
-import contextlib
 import hashlib
 import json
 import re
@@ -108,7 +106,7 @@ def _quantization_level(description: str) -> str:
 @DIALECT.route("/api/tags", "List the models")
 async def tags() -> Response:
     found = [
-        {**_entry(served, await _known(served)), "modified_at": _modified_at(served)}
+        {**_entry(served, await served.known()), "modified_at": _modified_at(served)}
         for served in server_context().models.models
     ]
     return json_response({"models": found})
@@ -146,7 +144,7 @@ class ShowRequest(FieldTable):
 @DIALECT.route("/api/show", "Describe a model", request=ShowRequest)
 async def show(body: ShowRequest) -> Response:
     served = server_context().models.find(body.model)
-    info = await _known(served)
+    info = await served.known()
     if info is None:
         status = served.engine.status
         raise EngineNotReadyError(status.reason or f"the model is {status.state}")
@@ -160,19 +158,10 @@ async def show(body: ShowRequest) -> Response:
             "template": info.chat_template or "",
             "details": _details(info),
             "model_info": _model_info(info),
-            "capabilities": ["completion", "tools", *(["thinking"] if info.thinks else [])],
+            "capabilities": info.capabilities,
             "modified_at": _modified_at(served),
         }
     )
-
-
-async def _known(served: ServedModel) -> ModelInfo | None:
-    """Return the model, by what its file says where it is not loaded; it is not loaded for this."""
-    info = await served.loaded()
-    if info is None and served.describe is not None:
-        with contextlib.suppress(LLMStreamError):  # a request to the model tells what is wrong
-            return await asyncio.to_thread(served.describe)
-    return info
 
 
 def _parameters(sampling: SamplingParams, info: ModelInfo) -> list[str]:

@@ -362,21 +362,23 @@ async def answer(body: OpenAIRequest, encoder_type: type[OpenAIEncoder]) -> Resp
 # ---- models ---------------------------------------------------------------------------------
 
 
-def _model(served: ServedModel) -> dict[str, Any]:
+async def _model(served: ServedModel) -> dict[str, Any]:
+    info = await served.known()
     return {
         "id": served.name,
         "object": "model",
         "created": served.created,
         "owned_by": "llmstream",
+        **({"capabilities": info.capabilities} if info else {}),
     }
 
 
 @DIALECT.route("/v1/models", "List the models")
 async def list_models() -> Response:
-    data = [_model(served) for served in server_context().models.models]
+    data = [await _model(served) for served in server_context().models.models]
     return common.json_response({"object": "list", "data": data})
 
 
 @DIALECT.route("/v1/models/{name}", "Describe a model")
 async def retrieve_model(name: str) -> Response:
-    return common.json_response(_model(server_context().models.find(name)))
+    return common.json_response(await _model(server_context().models.find(name)))

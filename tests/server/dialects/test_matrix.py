@@ -56,12 +56,15 @@ def read(row: Row, way: dict[str, Any], data: bytes) -> list[Any]:
     return row.parts(data) if way == row.streams else [json.loads(data)]
 
 
+NO_ANSWERS = {"/api/show", "/v1/embeddings", "/api/embed", "/api/embeddings"}
+
+
 def test_every_route_that_generates_has_a_row() -> None:
     described = {
         operation.path
         for dialect in all_dialects()
         for operation in dialect.operations
-        if operation.request is not None and operation.path != "/api/show"
+        if operation.request is not None and operation.path not in NO_ANSWERS
     }
     assert described == {row.route for row in ROWS}
 
