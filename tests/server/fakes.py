@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import struct
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class FakeEngine:
 
     pieces: Sequence[str] | None = ("one ", "two ", "three")
     reasoning: Sequence[str] = ()
-    calls: Sequence[ToolCallDelta] = ()
+    calls: Iterable[ToolCallDelta] = ()
     repeat: int = 1
     pause: float = 0.0
     error: Exception | None = None

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import itertools
 import json
 import os
 import random
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from llmstream_cli.errors import EngineDiedError
+from llmstream_cli.prompts.messages import ToolCallDelta
 from llmstream_cli.server.http.listener import Listener
 from llmstream_cli.server.settings import ServerSettings
 from tests.server.fakes import (
@@ -332,6 +334,20 @@ async def test_what_waits_for_a_reader_is_bounded() -> None:
         await until(lambda: engine.requests)
         await until(lambda: engine.running == 0)  # long before it stalls
         writer.transport.abort()
+
+
+async def test_calls_that_wait_for_a_reader_are_bounded_like_text() -> None:
+    taken = itertools.count()
+    engine = FakeEngine((), calls=(ToolCallDelta(0, "", "x" * 50_000) for _ in taken))
+    async with serving(engine, stall_seconds=30) as served:
+        _, writer = await connect(served)
+        pause_reading(writer)
+        body = b'{"messages": [{"role": "user", "content": "?"}], "stream": true}'
+        writer.write(post(body, path="/v1/chat/completions"))
+        await until(lambda: engine.requests)
+        await until(lambda: engine.running == 0)
+        writer.transport.abort()
+    assert next(taken) < 1000
 
 
 # ---- limits ---------------------------------------------------------------------------------
