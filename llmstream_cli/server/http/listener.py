@@ -4,8 +4,11 @@ import asyncio
 import errno
 import json
 import logging
+import os
+import resource
 import socket
 import ssl
+import sys
 from typing import Any
 
 from hypercorn.asyncio.worker_context import WorkerContext
@@ -24,6 +27,7 @@ _READ_BUFFER = 32 * 1024
 _TLS_SECONDS = 15.0
 _RETRY_SECONDS = 0.5  # until a connection is accepted again, where one could not be
 _TELL_SECONDS = 60.0  # between two lines in the log about that
+_SPARE_FILES = 32  # for pages, late imports and the engine's process
 _SEND_BUFFER = 128 * 1024  # bytes in the kernel: a slow reader shows sooner
 _LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (where listening everywhere is here)
 
@@ -99,6 +103,8 @@ class Listener:
         loop = asyncio.get_running_loop()
         while True:
             try:
+                if len(self._serving) >= _num_free_files(listening):
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 sock, _ = await loop.sock_accept(listening)
             except ConnectionAbortedError:  # the client left before
                 continue
@@ -139,6 +145,15 @@ class Listener:
             await connection.serve()
         finally:
             del self._connections[connection]
+
+
+def _num_free_files(listening: socket.socket) -> int:
+    """Return how many connections the process may hold beside the files that it needs."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return sys.maxsize
+    # The system gives the lowest number that is free: about so many were open before it listened.
+    return max(1, limit - listening.fileno() - min(_SPARE_FILES, limit // 2))
 
 
 def _refusal() -> bytes:

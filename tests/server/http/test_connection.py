@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import resource
 import socket
 import ssl
 from pathlib import Path
@@ -366,6 +367,24 @@ async def test_one_connection_too_many_is_503() -> None:
             writer.close()
         await until(lambda: served.listener.num_connections == 0)
         assert (await ask(served, PROBE)).status == 200
+
+
+async def test_connections_leave_files_to_the_rest_of_the_process(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("llmstream_cli.server.http.listener._RETRY_SECONDS", 0.01)
+    for limit, told in ((1, True), (100_000, False), (resource.RLIM_INFINITY, False)):
+        caplog.clear()
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limit=limit: (limit, limit))
+        async with serving() as served:
+            writers = [(await connect(served))[1] for _ in range(2)]
+            await until(lambda: served.listener.num_connections == 2 - told)  # noqa: B023
+            await asyncio.sleep(0.05)
+            assert served.listener.num_connections == 2 - told
+            for writer in writers:
+                writer.close()
+            assert (await asyncio.wait_for(ask(served, PROBE), TIMEOUT)).status == 200
+        assert any("connections have to wait" in line for line in caplog.messages) == told
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOBUFS, errno.ECONNABORTED])
