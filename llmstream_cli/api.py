@@ -45,6 +45,15 @@ class GenerationRequest:
     tool_choice: ToolChoice = ToolChoice()  # noqa: RUF009  (it is frozen)
 
     @property
+    def callable_tools(self) -> tuple[Tool, ...]:
+        return () if self.tool_choice.mode == "none" else self.tools
+
+    @property
+    def is_constrained(self) -> bool:
+        """Whether a grammar holds for the answer, or for the calls in it."""
+        return self.sampling.is_constrained or bool(self.callable_tools)
+
+    @property
     def continues_message(self) -> bool:
         return self.prompt_ending == "message"
 
@@ -71,6 +80,31 @@ class GenerationRequest:
             raise InvalidValueError(
                 "thinking cannot be combined with a grammar or a JSON schema, which hold from the "
                 "first token on",
+                "thinking",
+            )
+        self._check_tools()
+
+    def _check_tools(self) -> None:
+        names = {tool.name for tool in self.tools}
+        required = self.tool_choice.mode == "required"
+        unknown = next((name for name in self.tool_choice.names if name not in names), None)
+        if unknown is not None:
+            raise InvalidValueError(f"tool_choice names {unknown!r}, which is none of the tools")
+        if required and not self.tools:
+            raise InvalidValueError("tool_choice asks for a call, and there are no tools", "tools")
+        if not self.callable_tools:
+            return
+        for excluded, what in (
+            (self.prompt is not None, "a raw prompt"),
+            (self.sampling.is_constrained, "a grammar or a JSON schema for the answer"),
+            (self.sampling.ignore_eos, "ignore_eos"),
+        ):
+            if excluded:
+                raise InvalidValueError(f"tools cannot be combined with {what}", "tools")
+        if self.thinking and required:
+            raise InvalidValueError(
+                "thinking cannot be combined with a call that is required, which begins with the "
+                "first token",
                 "thinking",
             )
 

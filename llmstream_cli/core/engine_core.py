@@ -45,7 +45,8 @@ class _Answer:
             self.early_logprobs.append(logprob)
         if self.output.phase is Phase.OPENING:
             return ()
-        logprobs = tuple(self.early_logprobs) if self.output.phase is Phase.ANSWER else ()
+        is_text = self.output.phase is Phase.ANSWER and not self.output.num_calls
+        logprobs = tuple(self.early_logprobs) if is_text else ()
         self.early_logprobs.clear()
         return logprobs
 
@@ -113,11 +114,14 @@ class EngineCore:
         )
         self._scheduler.add(sequence)
         try:
-            self._runner.add(sequence, params, encoded.constraint)
+            self._runner.add(sequence, params, encoded.constraint, encoded.constrained)
         except Exception:  # whatever it is, the request must leave nothing behind
             self._scheduler.finish(sequence, FinishReason.CANCELLED)
             raise
-        output = OutputStream((*params.stop, *encoded.turn_ends), encoded.splitter)
+        calls = None if encoded.calls is None else encoded.calls()
+        output = OutputStream(
+            (*params.stop, *encoded.turn_ends), encoded.splitter, calls, encoded.marks
+        )
         answer = _Answer(request_id, sequence, output, params.stop)
         self._by_id[request_id] = self._by_sequence[sequence] = answer
         if encoded.report_progress:
@@ -233,9 +237,16 @@ class EngineCore:
             else:
                 answer.last_token = now
                 self._generated_tokens += 1
-                text, reasoning = answer.output.push(self._piece(token.token_id), token.token_id)
-                logprobs = answer.answer_logprobs(token.logprob)
-                chunk = Chunk(text, (token.token_id,), logprobs=logprobs, reasoning=reasoning)
+                delta = answer.output.push(self._piece(token.token_id), token.token_id)
+                if (begun := answer.output.take_begun()) is not None:
+                    self._runner.begin_constraint(sequence, begun)
+                chunk = Chunk(
+                    delta.text,
+                    (token.token_id,),
+                    logprobs=answer.answer_logprobs(token.logprob),
+                    reasoning=delta.reasoning,
+                    tool_calls=delta.tool_calls,
+                )
             if answer.output.stopped:
                 self._scheduler.finish(sequence, FinishReason.STOP)
             if sequence.status is SequenceStatus.FINISHED:
@@ -249,11 +260,14 @@ class EngineCore:
         reason = answer.sequence.finish_reason
         if answer.output.stopped and reason is FinishReason.LENGTH:
             reason = FinishReason.STOP  # the last allowed token completed a stop string
+        if answer.output.num_calls and reason is FinishReason.STOP:
+            reason = FinishReason.TOOL_CALLS
         stop = answer.output.stop_string
         return replace(
             last,
             text=last.text + rest.text,
             reasoning=last.reasoning + rest.reasoning,
+            tool_calls=last.tool_calls + rest.tool_calls,
             logprobs=(*last.logprobs, *answer.early_logprobs),
             finish_reason=reason,
             usage=answer.usage(self._clock()),

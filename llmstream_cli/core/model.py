@@ -1,9 +1,10 @@
 """A loaded model and what follows from it: what it is, and how prompts are written for it."""
 
+import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +17,20 @@ from llmstream_cli.api import (
 )
 from llmstream_cli.core import output
 from llmstream_cli.core.llama import Model, TokenConstraint, cpu_features, does_not_continue
-from llmstream_cli.core.output import HarmonySplitter, ReasoningSplitter, ReasoningTags, Splitter
+from llmstream_cli.core.output import (
+    CallParser,
+    HarmonySplitter,
+    ReasoningSplitter,
+    ReasoningTags,
+    Splitter,
+)
 from llmstream_cli.errors import InvalidValueError, ModelKindError, PromptError
+from llmstream_cli.prompts.messages import Tool
 
 if TYPE_CHECKING:
     from llmstream_cli.core.grammar.constraint import Constraint, GrammarCompiler
     from llmstream_cli.prompts.template import ChatTemplate
+    from llmstream_cli.prompts.tools import CallFormat
 
 _NO_LIMIT = 2**31  # tokens; nothing is computed of them
 _MAX_TEMPLATE_CHARS = 512 * 1024  # to be shown; a longer one is not rendered either
@@ -34,6 +43,13 @@ class EncodedRequest:
 
     prompt: list[int]  # token ids, fewer than the context holds
     constraint: TokenConstraint | None = None  # its grammar or JSON schema, compiled
+    constraint_begins_later: bool = False  # with a call of a tool, not with the first token
+    # How tokens are drawn while the constraint is active, where that differs.
+    constrained: SamplingParams | None = None
+    calls: Callable[[], CallParser] | None = (
+        None  # makes what tells calls of tools from the text, where there are tools
+    )
+    marks: Mapping[int, bytes] = field(default_factory=dict)  # see `CallFormat.marks`
     turn_ends: tuple[str, ...] = ()  # texts that end the answer, besides its own stop strings
     # Tells its reasoning from the answer; None if all that comes is answer, as where a constraint
     # holds for the whole of it.
@@ -94,6 +110,13 @@ class LoadedModel:
         return ChatTemplate(source)
 
     @cached_property
+    def _calls(self) -> "CallFormat":
+        from llmstream_cli.prompts.tools import find_call_format
+
+        source = self.model.chat_template if self._format is None else self._format.template
+        return find_call_format(source, self.model)
+
+    @cached_property
     def _grammars(self) -> "GrammarCompiler":
         from llmstream_cli.core.grammar.constraint import GrammarCompiler
 
@@ -114,7 +137,8 @@ class LoadedModel:
             raise InvalidValueError(
                 f"thinking is not supported by {self.info.name}; leave it out", "thinking"
             )
-        if sampling.is_constrained and request.thinking is None:
+        at_once = sampling.is_constrained or request.tool_choice.mode == "required"
+        if at_once and request.thinking is None:
             request = replace(request, thinking=False)
         prompt = self._encode_prompt(request, ctx_size=self.info.ctx_size)
         prompt, splitter = self._begin_answer(request, prompt)
@@ -123,8 +147,19 @@ class LoadedModel:
             report_progress=request.report_progress,
             cache_scope=request.cache_scope,
         )
+        if request.is_constrained:
+            constrained = _without_default_penalties(request)
+            encoded = replace(encoded, constraint=self._compile(request), constrained=constrained)
         if sampling.is_constrained:
-            return replace(encoded, constraint=self._compile(sampling))
+            return encoded
+        if request.callable_tools:
+            tools, choice = request.callable_tools, request.tool_choice
+            encoded = replace(
+                encoded,
+                constraint_begins_later=choice.mode == "auto",
+                calls=partial(self._calls.parser, tools, choice, begun=False),
+                marks=self._calls.marks,
+            )
         return replace(encoded, turn_ends=self._turn_ends(request), splitter=splitter)
 
     def encode_texts(self, request: EmbeddingRequest) -> EncodedTexts:
@@ -182,10 +217,15 @@ class LoadedModel:
         end = tail if tokens[len(tokens) - len(tail) :] == tail else []
         return tokens[: size - len(end)] + end
 
-    def _compile(self, sampling: SamplingParams) -> "Constraint":
+    def _compile(self, request: GenerationRequest) -> "Constraint":
         with self._lock:
             grammars = self._grammars
-        return grammars.compile_grammar(sampling)
+        if request.sampling.is_constrained:
+            return grammars.compile_grammar(request.sampling)
+        tools = [_with_read_schema(tool) for tool in request.callable_tools]
+        begun = request.tool_choice.mode == "auto"
+        grammar = self._calls.grammar(tools, request.tool_choice, begun=begun)
+        return grammars.compile_calls(grammar, [*self._calls.marks], begins_later=begun)
 
     def count_tokens(self, request: GenerationRequest) -> int:
         """Return how many tokens the request's prompt has, be it more than the context holds."""
@@ -208,6 +248,7 @@ class LoadedModel:
                     ctx_size=ctx_size,
                     thinking=request.thinking,
                     ending=request.prompt_ending,
+                    tools=request.callable_tools,
                 )
             case str(text):
                 return encode.encode_text(self.model, text, ctx_size=ctx_size)
@@ -251,6 +292,21 @@ def check_pooling(request: EmbeddingRequest, info: ModelInfo) -> None:
         raise ModelKindError(
             f"cannot embed with {info.name}: it is a reranker; choose a model that embeds"
         )
+
+
+def _with_read_schema(tool: Tool) -> Tool:
+    """Return a tool whose schema is as llguidance follows it."""
+    from llmstream_cli.core.grammar.json_schema import read_schema
+
+    return replace(tool, parameters=json.dumps(read_schema(tool.parameters).schema))
+
+
+def _without_default_penalties(request: GenerationRequest) -> SamplingParams | None:
+    """Return how tokens are drawn inside a grammar: repetition belongs to JSON and to code."""
+    neutral = {"repeat_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+    changed = {name: value for name, value in neutral.items() if name in request.unset}
+    sampling = replace(request.sampling, **changed)  # type: ignore[arg-type]
+    return None if sampling == request.sampling else sampling
 
 
 class ModelReasoning:

@@ -27,6 +27,8 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
+from llmstream_cli.prompts.messages import ToolCallDelta
+
 _WHITE_SPACE = " \t\r\n"
 
 
@@ -35,6 +37,7 @@ class Delta(NamedTuple):
 
     text: str = ""  # of the answer itself
     reasoning: str = ""  # of what the model thinks; it comes before all of the answer
+    tool_calls: tuple[ToolCallDelta, ...] = ()  # they come after all text
 
 
 class Phase(IntEnum):
@@ -60,14 +63,36 @@ class Splitter(Protocol):
         """End the stream; return what was held back."""
 
 
-class OutputStream:
-    """Token bytes in, certain text out; stop strings mean nothing in the reasoning.
+class CallParser(Protocol):
+    """Tells calls of tools from the text of an answer."""
 
-    The bytes of a part of a character wait until it is complete. Bytes that are no UTF-8 become
-    U+FFFD, as everywhere in Python's codecs; so does an incomplete character at the end.
+    num_calls: int  # that have been told of
+    rest: str | None  # what has come of a call behind its beginning, where one has just begun
+
+    def push(self, text: str) -> tuple[str, tuple[ToolCallDelta, ...]]:
+        """Add text; return what is certain: text before the first call, and what calls got."""
+
+    def flush(self) -> tuple[str, tuple[ToolCallDelta, ...]]:
+        """End the answer; return what was held back."""
+
+
+class OutputStream:
+    """Token bytes in, certain text out; stop strings mean nothing in reasoning and calls of tools.
+
+    `marks` are the bytes of tokens that are read otherwise than as their text. The bytes of a part
+    of a character wait until it is complete. Bytes that are no UTF-8 become U+FFFD, as everywhere
+    in Python's codecs; so does an incomplete character at the end.
     """
 
-    def __init__(self, stops: Sequence[str], splitter: Splitter | None = None) -> None:
+    def __init__(
+        self,
+        stops: Sequence[str],
+        splitter: Splitter | None = None,
+        calls: CallParser | None = None,
+        marks: Mapping[int, bytes] | None = None,
+    ) -> None:
+        self._calls = calls
+        self._marks = {**(marks or {}), **(splitter.marks if splitter is not None else {})}
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._splitter = splitter
         self._matcher = StopMatcher(stops)
@@ -89,23 +114,49 @@ class OutputStream:
         """What the last token belongs to; `OPENING` while that is not certain."""
         return Phase.ANSWER if self._splitter is None else self._splitter.phase
 
+    @property
+    def num_calls(self) -> int:
+        """Calls of tools that have been told of."""
+        return 0 if self._calls is None else self._calls.num_calls
+
+    def take_begun(self) -> str | None:
+        """Return what has come of a call behind its beginning, once, where one has just begun."""
+        if self._calls is None or self._matcher.stopped:
+            return None
+        begun, self._calls.rest = self._calls.rest, None
+        return begun
+
     def push(self, piece: bytes, token_id: int = -1) -> Delta:
+        piece = self._marks.get(token_id, piece)
         if self._splitter is None:
-            return Delta(self._matcher.push(self._decoder.decode(piece)))
+            return self._answer(self._decoder.decode(piece))
         self._num_tokens += 1
         before = self._splitter.phase
-        piece = self._splitter.marks.get(token_id, piece)
-        text, reasoning = self._splitter.push(self._decoder.decode(piece))
+        text, reasoning, _ = self._splitter.push(self._decoder.decode(piece))
         if reasoning or (before <= Phase.REASONING and self._splitter.opened):
             self.num_reasoning_tokens = self._num_tokens
-        return Delta(self._matcher.push(text), reasoning)
+        return self._answer(text)._replace(reasoning=reasoning)
 
     def flush(self) -> Delta:
         text, reasoning = self._decoder.decode(b"", final=True), ""
         if self._splitter is not None:
-            (text, reasoning), rest = self._splitter.push(text), self._splitter.flush()
+            (text, reasoning, _), rest = self._splitter.push(text), self._splitter.flush()
             text, reasoning = text + rest.text, reasoning + rest.reasoning
-        return Delta(self._matcher.push(text) + self._matcher.flush(), reasoning)
+        text, _, calls = self._answer(text)
+        if self._calls is not None and not self._matcher.stopped:
+            more, last_calls = self._calls.flush()
+            text, calls = text + self._matcher.push(more), calls + last_calls
+        return Delta(text + self._matcher.flush(), reasoning, calls)
+
+    def _answer(self, text: str) -> Delta:
+        """Tell calls of tools from the text, which ends before a stop string."""
+        if self._calls is None or self._matcher.stopped:
+            return Delta(self._matcher.push(text))
+        text, calls = self._calls.push(text)
+        text = self._matcher.push(text)
+        if self._calls.num_calls and not self._matcher.stopped:
+            text += self._matcher.flush()
+        return Delta(text, tool_calls=calls if not self._matcher.stopped else ())
 
 
 class StopMatcher:

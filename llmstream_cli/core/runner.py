@@ -73,7 +73,11 @@ class Runner:
         return self.contexts.make_room(num_tokens, wait=wait)
 
     def add(
-        self, sequence: Sequence, params: SamplingParams, constraint: TokenConstraint | None = None
+        self,
+        sequence: Sequence,
+        params: SamplingParams,
+        constraint: TokenConstraint | None = None,
+        constrained: SamplingParams | None = None,
     ) -> None:
         self._samplers[sequence] = Sampler(
             self._model,
@@ -81,7 +85,12 @@ class Runner:
             prompt=sequence.token_ids,
             ctx_size=self.contexts.max_ctx_size,
             constraint=constraint,
+            constrained=constrained,
         )
+
+    def begin_constraint(self, sequence: Sequence, text: str) -> None:
+        """See `Sampler.begin_constraint`."""
+        self._samplers[sequence].begin_constraint(text)
 
     def remove(self, sequence: Sequence) -> None:
         del self._samplers[sequence]

@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from llmstream_cli.api import EmbeddingRequest, EngineConfig, GenerationRequest, SamplingParams
+from llmstream_cli.api import EmbeddingRequest, EngineConfig, GenerationRequest
 from llmstream_cli.core.model import EncodedRequest, EncodedTexts, LoadedModel
 from llmstream_cli.errors import EngineError, LLMStreamError
 
@@ -85,15 +85,27 @@ class _Encoder(LoadedModel):
         outcome = self._outcome()
         _end_with(connection, False)
         connection.send(outcome)
-        while self._constraint is not None:
+        if self._constraint is not None:
+            self._follow(self._constraint, connection)
+
+    def _follow(self, constraint: "Constraint", connection: Connection) -> None:
+        """Tell what may come next; hear what came, or the text after which the grammar holds."""
+        while True:
+            if constraint.is_active:
+                _limit(MASK_SECONDS, COMPILE_BYTES)
+                try:
+                    connection.send(constraint.bits())
+                except EngineError as error:
+                    connection.send(error)
+                    return
+            came: int | str = connection.recv()
             _limit(MASK_SECONDS, COMPILE_BYTES)
-            try:
-                self._constraint.allowed()
-            except EngineError as error:
-                connection.send(error)
-                return
-            connection.send(self._constraint.bits())
-            self._constraint.accept(connection.recv())
+            if isinstance(came, int):
+                constraint.accept(came)
+                continue
+            constraint.begin(came)
+            if not constraint.is_active:
+                connection.send(constraint.bits())
 
     def _outcome(self) -> EncodedRequest | EncodedTexts | LLMStreamError:
         request = self._job.request
@@ -108,10 +120,10 @@ class _Encoder(LoadedModel):
         except Exception as error:  # noqa: BLE001  (a bug; the request must hear of it)
             return EngineError(f"the prompt could not be encoded: {error!r}")
 
-    def _compile(self, sampling: SamplingParams) -> "Constraint":
+    def _compile(self, request: GenerationRequest) -> "Constraint":
         self._connection.send(COMPILING)
         _limit(min(self._job.seconds, COMPILE_SECONDS), COMPILE_BYTES)
-        self._constraint = super()._compile(sampling)
+        self._constraint = super()._compile(request)
         return self._constraint
 
 

@@ -76,7 +76,7 @@ class _Job:
     @property
     def is_constrained(self) -> bool:
         request = self.request
-        return isinstance(request, GenerationRequest) and request.sampling.is_constrained
+        return isinstance(request, GenerationRequest) and request.is_constrained
 
 
 class EncodingPool:
@@ -178,7 +178,10 @@ class EncodingPool:
             return
         del lane.running[connection]
         if isinstance(message, EncodedRequest) and job.is_constrained:
-            message = replace(message, constraint=RemoteConstraint(connection, job.info.vocab_size))
+            constraint = RemoteConstraint(
+                connection, job.info.vocab_size, is_active=not message.constraint_begins_later
+            )
+            message = replace(message, constraint=constraint)
         else:
             connection.close()
         self._deliver(job.request_id, job.request, message)
@@ -253,7 +256,8 @@ class LongPrompts:
 class RemoteConstraint:
     """Follows an answer through its grammar in another process; see `constraint.Constraint`."""
 
-    def __init__(self, connection: Connection, vocab_size: int) -> None:
+    def __init__(self, connection: Connection, vocab_size: int, *, is_active: bool) -> None:
+        self.is_active = is_active
         self._connection = connection
         self._vocab_size = vocab_size
         self._poll = select.poll()
@@ -263,23 +267,35 @@ class RemoteConstraint:
 
     def is_ready(self, seconds: float) -> bool:
         """Tell whether `allowed` returns at once; wait so long, if it did the last time."""
-        if self._mask is None:
+        if self._mask is None and self.is_active:
             self._on_time = bool(self._poll.poll(1000 * seconds if self._on_time else 0))
             return self._on_time
         return True
+
+    def begin(self, text: str) -> None:
+        """Hold after a text; `allowed` tells whether the grammar begins so."""
+        self._mask, self.is_active = None, True
+        with contextlib.suppress(OSError):
+            self._connection.send(text)
 
     def allowed(self) -> "npt.NDArray[np.bool_]":
         """Tell for each token whether it may come next; see `Constraint.allowed`."""
         import numpy as np
 
         if self._mask is None:
-            bits = np.frombuffer(self._receive(), np.uint8)
+            message = self._receive() if self.is_active else b""
+            self.is_active = bool(message)
+            if not self.is_active:
+                return np.ones(self._vocab_size, np.bool_)
+            bits = np.frombuffer(message, np.uint8)
             mask = np.unpackbits(bits, count=self._vocab_size, bitorder="little")
             self._mask = mask.view(np.bool_)
         return self._mask
 
     def accept(self, token: int) -> None:
         """Go on with a token, which must be an allowed one."""
+        if not self.is_active:
+            return
         self._mask = None
         with contextlib.suppress(OSError):  # its end is seen when the next token is asked for
             self._connection.send(token)

@@ -220,5 +220,8 @@ def _is_long(request: GenerationRequest | EmbeddingRequest) -> bool:
         return sum(len(text) for text in texts if isinstance(text, str)) > _LONG_CHARS
     prompt = request.prompt
     if prompt is None:
-        return sum(len(message.content) for message in request.messages) > _LONG_CHARS
+        texts = [message.content for message in request.messages]
+        texts += [call.arguments for message in request.messages for call in message.tool_calls]
+        texts += [tool.description + tool.parameters for tool in request.callable_tools]
+        return sum(map(len, texts)) > _LONG_CHARS
     return isinstance(prompt, str) and len(prompt) > _LONG_CHARS

@@ -39,6 +39,7 @@ class FakeRunner:
         self.cache: dict[int, list[int]] = {}  # the tokens computed in each slot
         self.params: dict[Sequence, SamplingParams] = {}  # of those added and not yet removed
         self.removed: list[Sequence] = []
+        self.begun: list[str] = []  # texts behind which constraints were to hold
         self.add_error: Exception | None = None  # raised by the next `add`, once
         self.run_error: Exception | None = None  # raised by the next `run`, once
         self.draw_errors: dict[Sequence, EngineError] = {}  # in place of its next token, once
@@ -63,12 +64,21 @@ class FakeRunner:
     def held(self) -> set[Sequence]:
         return self.waiting_for_grammar
 
-    def add(self, sequence: Sequence, params: SamplingParams, constraint: object = None) -> None:
+    def add(
+        self,
+        sequence: Sequence,
+        params: SamplingParams,
+        constraint: object = None,
+        constrained: SamplingParams | None = None,
+    ) -> None:
         error, self.add_error = self.add_error, None
         if error is not None:
             raise error
         assert sequence not in self.params
         self.params[sequence] = params
+
+    def begin_constraint(self, sequence: Sequence, text: str) -> None:
+        self.begun.append(text)
 
     def remove(self, sequence: Sequence) -> None:
         del self.params[sequence]

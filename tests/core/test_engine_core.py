@@ -1,5 +1,6 @@
 """Requests in, chunks out, on a fake runner that answers from a script."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -17,12 +18,13 @@ from llmstream_cli.api import (
 )
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.model import EncodedRequest
-from llmstream_cli.core.output import KNOWN_TAGS, ReasoningSplitter
+from llmstream_cli.core.output import KNOWN_TAGS, CallParser, ReasoningSplitter
 from llmstream_cli.core.prefix_cache import PrefixCache
 from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence
 from llmstream_cli.errors import ContextMemoryError, EngineError, StepRefusedError
+from llmstream_cli.prompts.messages import ToolCallDelta
 from tests.core.fakes import FakeClock, FakeRunner, piece, prompt, scripted
 
 
@@ -56,9 +58,13 @@ class Bench:
         splitter: ReasoningSplitter | None = None,
         *,
         report_progress: bool = False,
+        calls: Callable[[], CallParser] | None = None,
     ) -> None:
         encoded = EncodedRequest(
-            prompt(request, num_tokens), splitter=splitter, report_progress=report_progress
+            prompt(request, num_tokens),
+            splitter=splitter,
+            report_progress=report_progress,
+            calls=calls,
         )
         self.core.add(request, encoded, params or SamplingParams())
 
@@ -398,3 +404,51 @@ def test_reasoning_has_no_log_probabilities_and_the_answer_has_all(answer: str, 
     bench.run()
     tokens = [entry.drawn.token_id for chunk in bench.chunks[1] for entry in chunk.logprobs]
     assert b"".join(map(piece, tokens)).decode() == bench.text(1) == text
+
+
+# ---- calls of tools -----------------------------------------------------------------------------
+
+
+class CallsBehindHash:
+    """Takes what stands behind a `#` for the arguments of a call."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+        self.rest: str | None = None
+
+    def push(self, text: str) -> tuple[str, tuple[ToolCallDelta, ...]]:
+        if self.num_calls:
+            return "", (ToolCallDelta(0, arguments=text),) if text else ()
+        text, mark, arguments = text.partition("#")
+        if not mark:
+            return text, ()
+        self.num_calls, self.rest = 1, arguments
+        return text, (ToolCallDelta(0, "tool", arguments),)
+
+    def flush(self) -> tuple[str, tuple[ToolCallDelta, ...]]:
+        return "", ()
+
+
+@pytest.mark.parametrize(
+    ("answer", "params", "text", "arguments", "reason"),
+    [
+        ("so#{}", {}, "so", "{}", FinishReason.TOOL_CALLS),
+        ("#{}", {"stop": ("}",)}, "", "{}", FinishReason.TOOL_CALLS),
+        ("so#{}", {"stop": ("o!",)}, "so", "{}", FinishReason.TOOL_CALLS),
+        ("so#{}", {"stop": ("o",)}, "s", "", FinishReason.STOP),
+        ("so#{}", {"max_tokens": 4}, "so", "{", FinishReason.LENGTH),
+        ("so", {}, "so", "", FinishReason.STOP),
+    ],
+)
+def test_calls_come_apart_from_the_text(
+    answer: str, params: dict[str, Any], text: str, arguments: str, reason: FinishReason
+) -> None:
+    bench = Bench({1: answer})
+    bench.add(1, params=SamplingParams(**params), calls=CallsBehindHash)
+    bench.run()
+    deltas = [delta for chunk in bench.chunks[1] for delta in chunk.tool_calls]
+    assert bench.text(1) == text
+    assert "".join(delta.arguments for delta in deltas) == arguments
+    assert [delta.name for delta in deltas] == ["tool", *[""] * (len(deltas) - 1)][: len(deltas)]
+    assert bench.reason(1) is reason
+    assert bench.runner.begun == [""] * bool(arguments)

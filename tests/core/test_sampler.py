@@ -32,6 +32,7 @@ class FakeConstraint(Constraint):
     """Allows some tokens, again and again."""
 
     def __init__(self, vocab_size: int, allowed: list[int]) -> None:
+        self.is_active = True
         self._mask = np.isin(np.arange(vocab_size), allowed)
         self.accepted: list[int] = []
 

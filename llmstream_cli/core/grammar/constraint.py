@@ -52,6 +52,9 @@ _NUMBER = (
 _STRING = r'"(?:[^"\\\x00-\x1F]|\\.)*"'
 _JSON_TOKENS = rf"(?:(?:{_NUMBER})?(?:{_STRING}|true|false|null|[\[\]{{}}:, \n\t]))*(?:{_NUMBER})?"
 
+# Of calls of tools: any text, but no number without an end.
+_NO_LONG_NUMBER = r"/(?s:[0-9]{0,40}([^0-9][0-9]{0,40})*)/"
+
 # What llguidance says in the words of its own parser and options.
 _REASONS = {
     "Too many items": "it can be read in too many ways at once",
@@ -110,8 +113,32 @@ class GrammarCompiler:
             raise InvalidValueError(f"{field}: {_reason(refused)}", field)
         return self._begin([matcher], field)
 
-    def _begin(self, matchers: Sequence[llguidance.LLMatcher], what: str) -> "Constraint":
-        constraint = Constraint(matchers, self._vocabulary.vocab_size)
+    def compile_calls(
+        self, grammar: str, control_tokens: Sequence[int], *, begins_later: bool
+    ) -> "Constraint":
+        """Compile the grammar of calls of tools.
+
+        Args:
+            grammar: llguidance's dialect of Lark.
+            control_tokens: those that stand in it.
+            begins_later: whether it holds from `Constraint.begin` on, not from the first token.
+
+        Raises:
+            InvalidValueError: the schemas of the tools are too complex together.
+        """
+        control = " | ".join(f"<[{token}]>" for token in control_tokens)
+        parts = f"({control}) TEXT?" if control else ""
+        bounded = f"start: TEXT?{f' ({parts})*' if parts else ''}\nTEXT: {_NO_LONG_NUMBER}"
+        matchers = [self._compile(one) for one in (grammar, bounded)]
+        for refused in filter(None, (matcher.get_error() for matcher in matchers)):
+            raise InvalidValueError(f"tools: {_reason(refused)}", "tools")
+        return self._begin(matchers, "tools", begins_later=begins_later)
+
+    def _begin(
+        self, matchers: Sequence[llguidance.LLMatcher], what: str, *, begins_later: bool = False
+    ) -> "Constraint":
+        greedy = self.read_vocabulary().greedy_tokenize
+        constraint = Constraint(matchers, self._vocabulary.vocab_size, greedy)
         try:
             constraint.allowed()
         except EngineError as error:
@@ -119,6 +146,7 @@ class GrammarCompiler:
             raise (
                 SchemaError(told) if "schema" in what else InvalidValueError(told, what)
             ) from error
+        constraint.is_active = not begins_later
         return constraint
 
     def _compile(self, grammar: str) -> llguidance.LLMatcher:
@@ -138,15 +166,39 @@ class GrammarCompiler:
 
 
 class Constraint:
-    """Follows one answer through grammars that all hold. Not thread-safe."""
+    """Follows one answer through grammars that all hold. Not thread-safe.
 
-    def __init__(self, matchers: Sequence[llguidance.LLMatcher], vocab_size: int) -> None:
+    While it is not active, every token may come. `tokenize` splits a text into any tokens.
+    """
+
+    def __init__(
+        self,
+        matchers: Sequence[llguidance.LLMatcher],
+        vocab_size: int,
+        tokenize: Callable[[str], list[int]],
+    ) -> None:
         self._matchers = matchers
         self._vocab_size = vocab_size
+        self._tokenize = tokenize
+        self.is_active = True
         # llguidance writes 32-bit words.
         self._bits = np.zeros((len(matchers), (vocab_size + 31) // 32), np.int32)
         self._words: npt.NDArray[np.int32] = self._bits[0]  # of all matchers together
         self._fresh = False
+
+    def begin(self, text: str) -> None:
+        """Hold from here on, after a text that has come already.
+
+        It stays inactive if the grammars do not begin so.
+        """
+        tokens = self._tokenize(text)
+        for matcher in self._matchers:
+            matcher.reset()
+        self._fresh = False
+        self.is_active = all(
+            matcher.validate_tokens(tokens) == len(tokens) and matcher.consume_tokens(tokens)
+            for matcher in self._matchers
+        )
 
     def allowed(self) -> npt.NDArray[np.bool_]:
         """Tell for each token whether it may come next; at least one may.
@@ -157,6 +209,8 @@ class Constraint:
             EngineError: the grammar is too ambiguous to be followed, or has led to a place where no
                 token of this vocabulary fits.
         """
+        if not self.is_active:
+            return np.ones(self._vocab_size, np.bool_)
         if not self._fresh:
             for matcher, bits in zip(self._matchers, self._bits, strict=True):
                 matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
@@ -169,7 +223,10 @@ class Constraint:
         return mask.view(np.bool_)
 
     def bits(self) -> bytes:
-        """Return what `allowed` told last as a bit for each token, the lowest of a byte first."""
+        """Return `allowed` as a bit for each token, the lowest of a byte first; empty is all."""
+        if not self.is_active:
+            return b""
+        self.allowed()
         bits: bytes = self._words.tobytes()
         return bits
 
@@ -184,7 +241,7 @@ class Constraint:
             EngineError: as `allowed`.
         """
         self._fresh = False
-        for matcher in self._matchers:
+        for matcher in self._matchers if self.is_active else ():
             if not matcher.consume_token(token):
                 _raise_on_error(matcher)
 

@@ -32,6 +32,9 @@ _WORTH_IT = 4  # narrow where at most this part of the vocabulary is left
 class TokenConstraint(Protocol):
     """Follows an answer through its grammar; see `constraint.Constraint`."""
 
+    @property
+    def is_active(self) -> bool: ...
+    def begin(self, text: str) -> None: ...
     def is_ready(self, seconds: float) -> bool: ...
     def allowed(self) -> "npt.NDArray[np.bool_]": ...
     def accept(self, token: int) -> None: ...
@@ -59,8 +62,9 @@ class SamplerChain:
 class Sampler:
     """Draws the tokens of one sequence, of those that the constraint allows.
 
-    The prompt counts into the penalty window, as the answer will; the window is at most the
-    context. Without a seed a fresh one is taken.
+    `constrained` is how it draws while the constraint is active. The prompt counts into the penalty
+    window, as the answer will; the window is at most the context. Without a seed a fresh one is
+    taken.
     """
 
     def __init__(
@@ -71,7 +75,11 @@ class Sampler:
         prompt: Sequence[int],
         ctx_size: int,
         constraint: TokenConstraint | None = None,
+        constrained: SamplingParams | None = None,
     ) -> None:
+        if constraint is not None and constraint.is_active:
+            params = constrained or params
+        self._constrained = constrained
         self._model = model
         self._num_top = params.logprobs
         self.constraint = constraint
@@ -83,18 +91,29 @@ class Sampler:
 
     def sample(self, context: Context, row: int) -> tuple[int, DrawnLogprob | None]:
         """Draw a token, count it into the window, and tell how likely it was if asked."""
-        if self.constraint is None and self._num_top is None:
+        constraint = self.constraint
+        if constraint is not None and not constraint.is_active:
+            constraint = None
+        if constraint is None and self._num_top is None:
             return self._chain.sample(context, row), None
         values = view(context.logits(row))
-        raw = values if self.constraint is None or self._num_top is None else values.copy()
-        if self.constraint is not None:
-            rule_out(values, self.constraint.allowed())
+        raw = values if constraint is None or self._num_top is None else values.copy()
+        if constraint is not None:
+            rule_out(values, constraint.allowed())
         token = self._chain.sample(context, row)
-        if self.constraint is not None:
-            self.constraint.accept(token)
+        if constraint is not None:
+            constraint.accept(token)
         if self._num_top is None:
             return token, None
         return token, describe(raw, token, self._num_top, self._model.piece)
+
+    def begin_constraint(self, text: str) -> None:
+        """Let the constraint hold from the next token on, behind a text that has come already."""
+        if self.constraint is None or self.constraint.is_active:
+            return  # it holds for what comes after its first call as well
+        self.constraint.begin(text)
+        if self._constrained is not None:
+            self._chain = SamplerChain(_samplers(self._model, self._constrained, window=0))
 
 
 def _samplers(model: Model, params: SamplingParams, window: int) -> Iterator[Any]:
