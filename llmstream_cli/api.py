@@ -36,7 +36,7 @@ class GenerationRequest:
     # Whether the model reasons before it answers; None leaves that to its chat template.
     thinking: bool | None = None
     report_progress: bool = False  # before the first token, by chunks of their own
-    client: str = ""  # who asks, where that is known; see `Residency`
+    client: str = ""  # who asks, where that is known; see `ServedModel`
     cache_scope: str = ""  # prefixes are shared among requests of one scope only
     # How the prompt ends; None leaves the assistant's message open where it is the last and has a
     # text, so that the answer goes on with it, and opens a turn after any other.
@@ -62,7 +62,8 @@ class GenerationRequest:
         if self.ending is not None or not self.messages:
             return self.ending or "turn"
         last = self.messages[-1]
-        return "message" if last.role == "assistant" and last.content else "turn"
+        is_open = last.role == "assistant" and last.content and not last.tool_calls
+        return "message" if is_open else "turn"
 
     def __post_init__(self) -> None:
         role = self.messages[-1].role if self.messages else "assistant"
@@ -396,36 +397,3 @@ class Engine(Protocol):
 
     async def aclose(self) -> None:
         """Stop what runs, release the model, and refuse further requests."""
-
-
-class Residency(Protocol):
-    """When the model of an engine is in memory, where requests load it: see `engines.pool`."""
-
-    @property
-    def info(self) -> ModelInfo | None:
-        """The model, if it is loaded; to ask neither loads it nor keeps it."""
-
-    @property
-    def memory_bytes(self) -> int:
-        """What it takes of the memory for models; 0 while it is not loaded."""
-
-    # Counters; the seconds are those of all loads together.
-    @property
-    def loads(self) -> int: ...
-    @property
-    def load_seconds(self) -> float: ...
-    @property
-    def unloads(self) -> int: ...
-
-    @property
-    def expires_seconds(self) -> float:
-        """Seconds until it is unloaded if nobody asks; infinite for never."""
-
-    async def load(self, keep_alive: float | None = None, client: str = "") -> ModelInfo:
-        """Wait until the model is loaded; the time begins anew that it stays so for this client.
-
-        For `keep_alive` and `client` see `GenerationRequest`; raises what `Engine.generate` does.
-        """
-
-    def unload(self, client: str = "") -> bool:
-        """Unload the model as soon as it answers no request; False if other clients want it."""

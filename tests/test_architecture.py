@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Modules that know no clock, thread or model.
 PURE = {
-    "core": "output prefill_budget prefix_cache scheduler sequence",
+    "core": "output prefill_budget prefix_cache reasoning scheduler sequence",
     "core/grammar": "gbnf json_schema schema_keywords schema_strings",
     "engines": "openai_format openai_tools",
     "prompts": "messages",

@@ -14,8 +14,9 @@ from llmstream_cli.api import (
     Usage,
 )
 from llmstream_cli.core.model import EncodedRequest
-from llmstream_cli.core.output import OutputStream, Phase
+from llmstream_cli.core.output import OutputStream
 from llmstream_cli.core.prefix_cache import MIN_COPY_TOKENS
+from llmstream_cli.core.reasoning import Phase
 from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler
 from llmstream_cli.core.sequence import Sequence, SequenceStatus

@@ -15,15 +15,10 @@ from llmstream_cli.api import (
     ModelInfo,
     SamplingParams,
 )
-from llmstream_cli.core import output
+from llmstream_cli.core import reasoning
 from llmstream_cli.core.llama import Model, TokenConstraint, cpu_features, does_not_continue
-from llmstream_cli.core.output import (
-    CallParser,
-    HarmonySplitter,
-    ReasoningSplitter,
-    ReasoningTags,
-    Splitter,
-)
+from llmstream_cli.core.output import CallParser
+from llmstream_cli.core.reasoning import HarmonySplitter, ReasoningSplitter, ReasoningTags, Splitter
 from llmstream_cli.errors import InvalidValueError, ModelKindError, PromptError
 from llmstream_cli.prompts.messages import Tool
 
@@ -316,12 +311,14 @@ class ModelReasoning:
         self._model = model
         self._marks: Mapping[int, bytes]
         self._tags: ReasoningTags | None = None
-        self._is_harmony = all(map(self._token, output.REQUIRED_MARKERS))
+        self._is_harmony = all(map(self._token, reasoning.REQUIRED_MARKERS))
         if self._is_harmony:
-            marks = {self._token(text): mark.encode() for text, mark in output.MARKERS.items()}
+            marks = {self._token(text): mark.encode() for text, mark in reasoning.MARKERS.items()}
             self._marks = {token: mark for token, mark in marks.items() if token is not None}
         else:
-            self._tags = next((t for t in output.KNOWN_TAGS if self._has_tags(t, template)), None)
+            self._tags = next(
+                (t for t in reasoning.KNOWN_TAGS if self._has_tags(t, template)), None
+            )
             self._marks = dict(self._control_tags())
 
     def __bool__(self) -> bool:
@@ -354,8 +351,8 @@ class ModelReasoning:
             turn = len(prompt) - prompt[::-1].index(start) - 1
             splitter.skip(self._text(prompt[turn:]))
         if closes and splitter.awaits_channel:
-            splitter.skip(output.CHANNEL + "final" + output.MESSAGE)
-            return splitter, output.OPENS_ANSWER
+            splitter.skip(reasoning.CHANNEL + "final" + reasoning.MESSAGE)
+            return splitter, reasoning.OPENS_ANSWER
         return splitter, ""
 
     def _text(self, tokens: list[int]) -> str:

@@ -69,7 +69,7 @@ class _Pool(Protocol):
 
 
 class PooledEngine:
-    """An engine that is there when it is asked; implements `api.Engine` and `Residency`.
+    """An engine that is there when it is asked; implements `Engine` and `Residency`.
 
         ABSENT ──▶ LOADING ──▶ LOADED ──▶ UNLOADING ──▶ ABSENT
                       └────── failed, given up ──▲

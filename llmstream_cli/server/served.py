@@ -6,11 +6,45 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from llmstream_cli.api import Engine, EngineState, ModelInfo, Residency, SamplingParams
+from llmstream_cli.api import Engine, EngineState, ModelInfo, SamplingParams
 from llmstream_cli.errors import InvalidValueError, LLMStreamError, ModelNotFoundError
 
 _LATEST = ":latest"  # Ollama's clients add it to a name that has no tag
+
+
+class Residency(Protocol):
+    """When the model of an engine is in memory, where requests load it: see `engines.pool`."""
+
+    @property
+    def info(self) -> ModelInfo | None:
+        """The model, if it is loaded; to ask neither loads it nor keeps it."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it takes of the memory for models; 0 while it is not loaded."""
+
+    # Counters; the seconds are those of all loads together.
+    @property
+    def loads(self) -> int: ...
+    @property
+    def load_seconds(self) -> float: ...
+    @property
+    def unloads(self) -> int: ...
+
+    @property
+    def expires_seconds(self) -> float:
+        """Seconds until it is unloaded if nobody asks; infinite for never."""
+
+    async def load(self, keep_alive: float | None = None, client: str = "") -> ModelInfo:
+        """Wait until the model is loaded; the time begins anew that it stays so for this client.
+
+        For `keep_alive` and `client` see `GenerationRequest`; raises what `Engine.generate` does.
+        """
+
+    def unload(self, client: str = "") -> bool:
+        """Unload the model as soon as it answers no request; False if other clients want it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

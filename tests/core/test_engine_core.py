@@ -18,8 +18,9 @@ from llmstream_cli.api import (
 )
 from llmstream_cli.core.engine_core import EngineCore
 from llmstream_cli.core.model import EncodedRequest
-from llmstream_cli.core.output import KNOWN_TAGS, CallParser, ReasoningSplitter
+from llmstream_cli.core.output import CallParser
 from llmstream_cli.core.prefix_cache import PrefixCache
+from llmstream_cli.core.reasoning import KNOWN_TAGS, ReasoningSplitter
 from llmstream_cli.core.runner import Runner
 from llmstream_cli.core.scheduler import DrawnToken, Scheduler, Step
 from llmstream_cli.core.sequence import Sequence

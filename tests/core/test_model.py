@@ -15,7 +15,7 @@ from llmstream_cli.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.grammar.constraint import GrammarCompiler
 from llmstream_cli.core.llama import Model
 from llmstream_cli.core.model import LoadedModel
-from llmstream_cli.core.output import Phase
+from llmstream_cli.core.reasoning import Phase
 from llmstream_cli.errors import ContextLengthError, InvalidValueError, PromptError
 from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.prompts.messages import Message

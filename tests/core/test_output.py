@@ -8,17 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmstream_cli.core.output import (
+from llmstream_cli.core.output import OutputStream, StopMatcher
+from llmstream_cli.core.reasoning import (
     KNOWN_TAGS,
     MARKERS,
     Delta,
     HarmonySplitter,
-    OutputStream,
     Phase,
     ReasoningSplitter,
     ReasoningTags,
     Splitter,
-    StopMatcher,
     suffix_that_begins,
 )
 

@@ -8,7 +8,7 @@ from functools import partial
 from llmstream_cli.api import FIRST_CTX_SIZE, EngineConfig, ModelInfo
 from llmstream_cli.cli.serve.options import ServeOptions
 from llmstream_cli.cli.terminal import without_controls, write_stderr
-from llmstream_cli.core.output import names_reasoning
+from llmstream_cli.core.reasoning import names_reasoning
 from llmstream_cli.engines.pool import EnginePool
 from llmstream_cli.engines.pooled_engine import PooledEngine
 from llmstream_cli.engines.supervised import SupervisedEngine
