@@ -193,7 +193,7 @@ async def test_what_a_response_says_of_itself_and_of_what_was_asked() -> None:
     response = await whole(
         [*THOUGHT, Chunk("Wait."), call(0, "f", "{}"), last(reason=FinishReason.LENGTH)],
         instructions="Be brief.",
-        tools=[tool, {"type": "web_search"}, {"type": "namespace", "name": "a b", "tools": [{}]}],
+        tools=[tool, {"type": "web_search"}],
         tool_choice={"type": "function", "name": "f"},
         parallel_tool_calls=False,
         include=["reasoning.encrypted_content"],
@@ -449,12 +449,24 @@ def test_tools_and_the_choice_among_them(fields: Any, choice: ToolChoice) -> Non
     assert request("Hi", tools=others).tools == ()
 
 
+async def test_functions_of_a_namespace_are_called_by_both_names() -> None:
+    space = {"type": "namespace", "name": "n", "tools": [{"type": "custom"}, G]}
+    asked = request([USER, {**CALL, "namespace": "n"}], tools=[F, space])
+    assert asked.tools == (Tool("f"), Tool("n.g"))
+    assert asked.messages[1].tool_calls == (ToolCall("n.f", '{"a":1}', "c1"),)
+    response = await whole([call(0, "n.g", "{}"), call(1, "f", "{}"), last()], tools=[F, space])
+    names = [(item["name"], item.get("namespace")) for item in response["output"]]
+    assert names == [("g", "n"), ("f", None)]
+    assert [tool["type"] for tool in response["tools"]] == ["function", "namespace"]
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
         ({"tools": [F, F]}, "tools.1.name"),
         ({"tools": [{"type": "function"}]}, "tools.0.name"),
         ({"tools": [{**F, "name": "a b"}]}, "tools.0.name"),
+        ({"tools": [{"type": "namespace", "name": "n", "tools": [F, F]}]}, "tools.0.tools.1.name"),
         ({"tools": [{"name": "f"}]}, "tools.0.type"),
         ({"tools": [{**F, "parameters": {"type": "array"}}]}, "tools.0.parameters.type"),
         ({"tools": [F], "tool_choice": {"type": "function", "name": "h"}}, "tool_choice"),

@@ -15,7 +15,11 @@ from llmstream_cli.server.dialects.logprobs import (
     LocatedLogprob,
     token_fields,
 )
-from llmstream_cli.server.dialects.openai_responses.request import WITH_ENCRYPTED, ResponsesRequest
+from llmstream_cli.server.dialects.openai_responses.request import (
+    WITH_ENCRYPTED,
+    OtherTool,
+    ResponsesRequest,
+)
 from llmstream_cli.server.dialects.tools import new_call_id
 from llmstream_cli.server.http.failure import error_body
 from llmstream_cli.server.respond import Encoder
@@ -80,6 +84,11 @@ class ResponsesEncoder(Encoder):
         self._pieces: list[str] = []  # of its text
         self._place: dict[str, Any] = {}  # its own
         self._num_calls = 0
+        self._names = {
+            one.name: {"name": one.tool.name, "namespace": one.namespace}
+            for one in body.callable_functions()
+            if one.namespace
+        }
         self._is_cut = False
 
     def begin(self) -> bytes:
@@ -100,7 +109,8 @@ class ResponsesEncoder(Encoder):
         for call in chunk.tool_calls:
             if call.index >= self._num_calls:
                 self._num_calls = call.index + 1
-                events += self._begin_item("function_call", call_id=new_call_id(), name=call.name)
+                name = self._names.get(call.name, {"name": call.name})
+                events += self._begin_item("function_call", call_id=new_call_id(), **name)
             events += self._grow("function_call", call.arguments) if call.arguments else b""
         if chunk.finish_reason is not None:
             self._is_cut = chunk.finish_reason is FinishReason.LENGTH
@@ -210,7 +220,11 @@ def _response(
         "max_tool_calls": None,
         "reasoning": {"effort": None, "summary": None, **asked.get("reasoning", {})},
         "text": {"format": {"type": "text"}, **asked.get("text", {})},
-        "tools": [one.model_dump(by_alias=True) for one in body.functions_by_place.values()],
+        "tools": [
+            tool.model_dump(by_alias=True)
+            for tool in body.tools or ()
+            if not isinstance(tool, OtherTool)
+        ],
         "tool_choice": choice.model_dump(exclude_none=True)
         if isinstance(choice, FieldTable)
         else choice or "auto",

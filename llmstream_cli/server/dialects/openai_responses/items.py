@@ -77,6 +77,7 @@ class InputItem(FieldTable):
     summary: _Content = None
     call_id: CallId | None = None
     name: PastName | None = None
+    namespace: PastName | None = None
     arguments: str | None = None
     input: str | None = None
     output: _Content = None
@@ -101,12 +102,18 @@ class InputItem(FieldTable):
         if kind in _CALLS:
             custom = {"input": self.input or ""} if kind == "custom_tool_call" else None
             arguments = arguments_text(custom or self.arguments)
-            call = ToolCall(needed("name"), arguments, needed("call_id"))
+            name = full_name(self.namespace, needed("name"))
+            call = ToolCall(name, arguments, needed("call_id"))
             return Message("assistant", tool_calls=(call,))
         if kind in _OUTPUTS:
             output = _text(needed("output"), f"{place}.output")
             return Message("tool", output, tool_call_id=needed("call_id"))
         return None  # a search of another server's: the answer after it says what it found
+
+
+def full_name(namespace: str | None, name: str) -> str:
+    """Return what the model calls a function."""
+    return f"{namespace}.{name}" if namespace else name
 
 
 def missing(field: str) -> InvalidValueError:

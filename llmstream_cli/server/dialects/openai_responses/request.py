@@ -1,6 +1,7 @@
 """The fields of `POST /v1/responses`."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
@@ -21,6 +22,7 @@ from llmstream_cli.server.dialects.logprobs import MAX_TOP_LOGPROBS
 from llmstream_cli.server.dialects.openai_responses.items import (
     MISSING,
     InputItem,
+    full_name,
     merged,
     missing,
 )
@@ -29,6 +31,7 @@ from llmstream_cli.server.dialects.tools import (
     ChoiceField,
     Definition,
     FunctionFields,
+    ToolName,
     defaults_beside,
     link_results,
     read_choice,
@@ -72,9 +75,12 @@ class ResponsesTool(FunctionFields):
     strict: bool | None = None
 
 
+_READ_KINDS = ["function", "namespace"]
+
+
 def _other_kind(kind: str) -> str:
-    if kind == "function":
-        raise ValueError("must be that of a function")
+    if kind in _READ_KINDS:
+        raise ValueError("is another kind's")
     return kind
 
 
@@ -84,8 +90,28 @@ class OtherTool(FieldTable):
     type: Annotated[
         str,
         AfterValidator(_other_kind),
-        WithJsonSchema({"type": "string", "not": {"const": "function"}}),
+        WithJsonSchema({"type": "string", "not": {"enum": _READ_KINDS}}),
     ]
+
+
+class NamespaceTool(FieldTable):
+    """Functions under a name, as Codex has those of MCP servers."""
+
+    type: Literal["namespace"]
+    name: ToolName
+    tools: Annotated[list[ResponsesTool | OtherTool], Field(max_length=MAX_TOOLS)] | None = None
+
+
+class Function(NamedTuple):
+    """A function that the model may call, and where it stands in the body."""
+
+    field: str
+    namespace: str | None
+    tool: ResponsesTool
+
+    @property
+    def name(self) -> str:
+        return full_name(self.namespace, self.tool.name)
 
 
 class TextFormat(ClosedFields):
@@ -162,10 +188,13 @@ class ResponsesRequest(FieldTable):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
         None, description="of so many most likely tokens at each place"
     )
-    tools: Annotated[list[ResponsesTool | OtherTool], Field(max_length=MAX_TOOLS)] | None = Field(
+    tools: (
+        Annotated[list[ResponsesTool | NamespaceTool | OtherTool], Field(max_length=MAX_TOOLS)]
+        | None
+    ) = Field(
         None,
-        description="functions that the model may call; tools of other kinds are passed over, and "
-        "are not in the answer's `tools`",
+        description="functions that the model may call, alone or in a `namespace`; tools of other "
+        "kinds are passed over, and are not in the answer's `tools`",
     )
     tool_choice: ChoiceField | None = Field(
         None,
@@ -186,15 +215,20 @@ class ResponsesRequest(FieldTable):
             given.append(("top_logprobs", "logprobs", self.top_logprobs or 0))
         return given
 
-    @property
-    def functions_by_place(self) -> dict[str, ResponsesTool]:
-        places = ((f"tools.{index}", tool) for index, tool in enumerate(self.tools or ()))
-        return {place: tool for place, tool in places if isinstance(tool, ResponsesTool)}
+    def callable_functions(self) -> Iterator[Function]:
+        for index, tool in enumerate(self.tools or ()):
+            place = f"tools.{index}"
+            if isinstance(tool, ResponsesTool):
+                yield Function(place, None, tool)
+            elif isinstance(tool, NamespaceTool):
+                for inner, one in enumerate(tool.tools or ()):
+                    if isinstance(one, ResponsesTool):
+                        yield Function(f"{place}.tools.{inner}", tool.name, one)
 
     def generation_request(self, defaults: SamplingParams) -> GenerationRequest:
         tools = read_tools(
-            Definition(place, tool.name, tool.description, tool.schema_)
-            for place, tool in self.functions_by_place.items()
+            Definition(one.field, one.name, one.tool.description, one.tool.schema_)
+            for one in self.callable_functions()
         )
         choice = read_choice(self.tool_choice, tools, parallel=self.parallel_tool_calls)
         given = self.given()
