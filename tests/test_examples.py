@@ -1,6 +1,7 @@
 """Every example runs."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,13 @@ def test_clients(example: str, tmp_path: Path) -> None:
     assert place.startswith("Place(city=")
 
 
+def test_tools(tmp_path: Path) -> None:
+    with running_server(tmp_path / "log") as url:
+        call, *answer = run(sys.executable, str(EXAMPLES / "tools.py"), url).splitlines()
+    assert re.fullmatch(r'weather\(\{"city": "(\w+)"\}\) -> It rains in \1, at 12 °C\.', call)
+    assert "".join(answer)
+
+
 @pytest.mark.parametrize(
     ("command", "example"),
     [
@@ -77,4 +85,5 @@ def test_no_example_is_untested() -> None:
         "token_stream.mjs",
         "token_stream.py",
         "token_stream.sh",
+        "tools.py",
     }
