@@ -189,6 +189,16 @@ class MediaTypeError(RequestError):
     status = 415
 
 
+class RangeError(RequestError):
+    """The range that a client wants is not there; `length` is what there is, in bytes."""
+
+    status = 416
+
+    def __init__(self, message: str, length: int) -> None:
+        super().__init__(message)
+        self.length = length
+
+
 class BusyError(RequestError):
     status = 503
 

@@ -21,6 +21,7 @@ from llmstream_cli.errors import (
 from llmstream_cli.server import pages, status
 from llmstream_cli.server.context import ServerContext, server_context
 from llmstream_cli.server.dialects import all_dialects, error_shape
+from llmstream_cli.server.http import answers
 from llmstream_cli.server.http.exchange import Exchanges
 from llmstream_cli.server.http.failure import error_response
 from llmstream_cli.server.http.guards import Guards
@@ -54,10 +55,11 @@ def create_app(context: ServerContext) -> Quart:
     Guards(context.settings).attach(app)
     dialects = all_dialects()
     operations = [one for dialect in dialects for one in dialect.operations]
-    operations += status.OPERATIONS
+    operations += (*status.OPERATIONS, *answers.OPERATIONS)
     for dialect in dialects:
         dialect.attach(app)
     app.register_blueprint(status.status_routes(context))
+    app.register_blueprint(answers.answer_routes(context.answers))
     app.register_blueprint(pages.page_routes(operations, context.contexts))
     app.register_error_handler(LLMStreamError, _respond)
     app.register_error_handler(HTTPException, _respond_http)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from quart import Quart, current_app
 
+from llmstream_cli.server.http.answers import Answers
 from llmstream_cli.server.metrics import Metrics
 from llmstream_cli.server.progress import ProgressRegistry
 from llmstream_cli.server.served import ServedModels
@@ -24,6 +25,7 @@ class ServerContext:
     metrics: Metrics = field(init=False)
     draining: bool = False  # the server was told to stop, and takes no new request
     requests: ProgressRegistry = field(default_factory=ProgressRegistry)
+    answers: Answers = field(default_factory=Answers)  # that may be resumed
     # Held by whoever parses a body, which blocks the event loop for a moment.
     parsing: asyncio.Lock = field(default_factory=asyncio.Lock)
 

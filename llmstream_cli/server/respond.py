@@ -11,9 +11,10 @@ from quart import Response
 
 from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, Usage
 from llmstream_cli.errors import EngineError, LLMStreamError
-from llmstream_cli.server.context import server_context
+from llmstream_cli.server.context import ServerContext, server_context
 from llmstream_cli.server.dialects.logprobs import AlignedLogprobs, JsonList, LocatedLogprob
-from llmstream_cli.server.generation import Batch, Generation
+from llmstream_cli.server.generation import Generation
+from llmstream_cli.server.http.answers import resume_seconds
 from llmstream_cli.server.http.exchange import CutError, current_exchange
 from llmstream_cli.server.served import ServedModel
 
@@ -112,21 +113,32 @@ async def collect(
 
 
 async def stream(
-    served: ServedModel, requests: Sequence[GenerationRequest], encoder: Encoder
+    served: ServedModel,
+    requests: Sequence[GenerationRequest],
+    encoder: Encoder,
+    *,
+    resume: int | None = None,
 ) -> Response:
     """Return the response that streams the answers, once their first chunk is there.
 
     So an error before it is an ordinary error, with its status. Where the format has heartbeats
-    the response begins without a chunk if none comes for a heartbeat's time.
+    the response begins without a chunk if none comes for a heartbeat's time. For `resume` see
+    `answers.resume_seconds`.
 
     Raises:
         LLMStreamError: an answer failed before anything was sent.
     """
     context = server_context()
     beat = context.settings.heartbeat_seconds if encoder.heartbeat else None
-    generation = Generation(context, served, requests)
-    first = await generation.next_batch(beat)
-    response = Response(_body(generation, first, encoder, beat), content_type=encoder.content_type)
+    seconds = resume_seconds(resume)
+    body = _body(context, served, requests, encoder, beat)
+    if seconds:
+        answer = await context.answers.begin(seconds, encoder.content_type, body)
+        response = Response(context.answers.follow(answer), content_type=encoder.content_type)
+        response.headers["Location"] = f"/answers/{answer.id}"
+    else:
+        await anext(body)
+        response = Response(body, content_type=encoder.content_type)
     response.timeout = None  # Quart's own would cut the stream after a minute, and say nothing
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Accel-Buffering"] = "no"  # nginx would collect the chunks
@@ -134,11 +146,18 @@ async def stream(
 
 
 async def _body(
-    generation: Generation, batch: Batch | None, encoder: Encoder, beat: float | None
+    context: ServerContext,
+    served: ServedModel,
+    requests: Sequence[GenerationRequest],
+    encoder: Encoder,
+    beat: float | None,
 ) -> AsyncGenerator[bytes]:
-    """Write the chunks, those that have come already first."""
-    begin = encoder.begin()
+    """Write the chunks; first of all nothing, when it is certain that the response begins."""
+    generation = Generation(context, served, requests)
+    batch = await generation.next_batch(beat)
     try:
+        yield b""
+        begin = encoder.begin()
         while batch is not None:
             data = b"".join(encoder.encode(*item) for item in batch) if batch else encoder.heartbeat
             if begin + data:

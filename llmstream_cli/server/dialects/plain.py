@@ -20,6 +20,7 @@ from llmstream_cli.server.dialects.common import (
     sampling_params,
 )
 from llmstream_cli.server.dialects.fields import ClosedFields, excluded, with_fields
+from llmstream_cli.server.http.answers import MAX_RESUME_SECONDS
 from llmstream_cli.server.respond import Encoder, stream
 
 DIALECT = Dialect()
@@ -60,6 +61,11 @@ class TokenStreamRequest(ClosedFields):
     thinking: bool | None = Field(
         None,
         description="whether a model that can reasons before it answers, which is not sent",
+    )
+    resume: Annotated[int, Field(ge=0, le=MAX_RESUME_SECONDS)] | None = Field(
+        None,
+        description="seconds for which the answer goes on without its connection, to be "
+        "[resumed](#answers-that-survive-their-connection); as the header `Resume`",
     )
     include_reasoning: bool | None = Field(
         None,
@@ -155,7 +161,7 @@ async def token_stream(body: TokenStreamRequest) -> Response:
     served = context.models.find(body.model)
     request = body.generation_request(served.sampling_for(body.thinking), context.contexts)
     encoder = PlainText(include_reasoning=bool(body.include_reasoning))
-    response = await stream(served, [request], encoder)
+    response = await stream(served, [request], encoder, resume=body.resume)
     response.headers["X-Model"] = served.name
     return response
 

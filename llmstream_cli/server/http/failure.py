@@ -7,7 +7,13 @@ from typing import Any
 
 from quart import Response
 
-from llmstream_cli.errors import InvalidValueError, LLMStreamError, UnauthorizedError, one_line
+from llmstream_cli.errors import (
+    InvalidValueError,
+    LLMStreamError,
+    RangeError,
+    UnauthorizedError,
+    one_line,
+)
 
 # https://platform.openai.com/docs/guides/error-codes, where OpenAI has a name for it.
 ERROR_TYPES = {
@@ -55,6 +61,8 @@ def error_response(
     response.headers["Cache-Control"] = "no-store"
     if error.status in _RETRY_SECONDS:
         response.headers["Retry-After"] = str(_RETRY_SECONDS[error.status])
+    if isinstance(error, RangeError):
+        response.headers["Content-Range"] = f"bytes */{error.length}"
     if isinstance(error, UnauthorizedError):
         response.headers["WWW-Authenticate"] = "Bearer"
     return response

@@ -27,7 +27,7 @@ _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9_\-, ]{1,1000}")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:@/\[\]]*)(?::\d*)?")  # the name, without its port
 _PREFLIGHT_SECONDS = "600"
-_EXPOSED = "X-Request-Id, X-Model, X-Schema-Ignored, Retry-After"
+_EXPOSED = "X-Request-Id, X-Model, X-Schema-Ignored, Retry-After, Location"
 
 
 class Guards:
@@ -116,7 +116,7 @@ class Guards:
 def _preflight() -> Response:
     """Tell a browser what a page that is let in may send. No cookies: there are none."""
     response = Response("", 204)
-    response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+    response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
     asked = request.headers.get("Access-Control-Request-Headers", "")
     if _HEADER_NAMES.fullmatch(asked):
         response.headers["Access-Control-Allow-Headers"] = asked
