@@ -1,6 +1,6 @@
 """What the skins know of an engine: requests, chunks, and the protocol that every engine speaks."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
@@ -8,6 +8,11 @@ from typing import Protocol
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.formats import ChatFormat
 from llmstream_cli.prompts.messages import Ending, Message, Tool, ToolCallDelta, ToolChoice
+from llmstream_cli.prompts.texts import EmbeddingRequest as EmbeddingRequest  # noqa: PLC0414
+from llmstream_cli.prompts.texts import Embeddings as Embeddings  # noqa: PLC0414
+from llmstream_cli.prompts.texts import TokenizeRequest as TokenizeRequest  # noqa: PLC0414
+from llmstream_cli.prompts.texts import Tokens as Tokens  # noqa: PLC0414
+from llmstream_cli.prompts.texts import pooling_of
 from llmstream_cli.sampling import SamplingParams as SamplingParams  # noqa: PLC0414  (exported)
 
 FIRST_CTX_SIZE = 512  # of each request, until one needs more
@@ -184,49 +189,6 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddingRequest:
-    """Texts to make a vector of each; with a `query`, to score each by how well it answers that.
-
-    Raises:
-        InvalidValueError: there is no input, or one has no tokens.
-    """
-
-    inputs: tuple[str | tuple[int, ...], ...]  # texts, or token ids that are taken as they are
-    truncate: bool = False  # cut inputs that are longer than the context, instead of refusing them
-    query: str | None = None  # needs a reranker; the inputs are texts
-    keep_alive: float | None = None  # for this and `client` see `GenerationRequest`
-    client: str = ""
-
-    def __post_init__(self) -> None:
-        if not self.inputs:
-            raise InvalidValueError("input must have at least one text", "input")
-        if () in self.inputs:
-            raise InvalidValueError("input has an empty list of tokens", "input")
-        if self.keep_alive is not None and not self.keep_alive >= 0:
-            raise InvalidValueError("keep_alive must not be negative", "keep_alive")
-
-
-@dataclass(frozen=True, slots=True)
-class Embeddings:
-    """What was made of the inputs, in their order, or of those next in order."""
-
-    # Little-endian float32 of length 1 together; of a reranker a score, as its model computes it.
-    vectors: tuple[bytes, ...]
-    num_tokens: int  # of all inputs, with those that were put at their ends
-    finished: bool = True  # no more come
-
-    @classmethod
-    def joined(cls, parts: "Sequence[Embeddings]") -> "Embeddings":
-        return cls(
-            tuple(vector for part in parts for vector in part.vectors),
-            sum(part.num_tokens for part in parts),
-        )
-
-
-_POOLINGS = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}  # by llama.cpp's numbers
-
-
-@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A loaded model. Another server's model has zeros where that server does not tell."""
 
@@ -255,18 +217,6 @@ class ModelInfo:
         if self.pooling is not None:
             return ["rerank" if self.pooling == "rank" else "embedding"]
         return ["completion", "tools", *(["thinking"] if self.thinks else [])]
-
-
-def pooling_of(metadata: Mapping[str, str]) -> str | None:
-    """Return what the metadata of a GGUF file says of `ModelInfo.pooling`."""
-    architecture = metadata.get("general.architecture", "")
-    pooling = _POOLINGS.get(metadata.get(f"{architecture}.pooling_type", ""))
-    return pooling or ("mean" if is_encoder(architecture) else None)
-
-
-def is_encoder(architecture: str) -> bool:
-    """Tell whether a model of an architecture, by llama.cpp's name, has no KV cache."""
-    return "bert" in architecture or architecture == "gemma-embedding"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -385,6 +335,9 @@ class Engine(Protocol):
 
         Raises what `generate` does.
         """
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """Return the tokens of a text, or those that are given, and what each stands for."""
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Return a vector for each input. Cancelling the task cancels the request.

@@ -15,6 +15,7 @@ from llmstream_cli.server.dialects.embeddings import (
     EmbeddingsRequest,
     OllamaEmbeddingsRequest,
     OllamaEmbedRequest,
+    RerankRequest,
 )
 from llmstream_cli.server.dialects.fields import FieldTable, Refused
 from llmstream_cli.server.dialects.ollama import ChatRequest, GenerateRequest, OllamaOptions
@@ -22,6 +23,7 @@ from llmstream_cli.server.dialects.openai_chat import ChatCompletionRequest
 from llmstream_cli.server.dialects.openai_completions import CompletionRequest
 from llmstream_cli.server.dialects.openai_responses.request import ResponsesRequest
 from llmstream_cli.server.dialects.plain import TokenStreamRequest
+from llmstream_cli.server.dialects.tokenize import DetokenizeBody, TokenizeBody
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = [DOCS / "api.md", DOCS / "openai.md", DOCS / "ollama.md"]
@@ -35,6 +37,8 @@ TABLES: dict[str, tuple[tuple[type[FieldTable], ...], type[FieldTable] | None]] 
     "ollama": ((ChatRequest, GenerateRequest), None),
     "options": ((OllamaOptions,), None),
     "embeddings": ((EmbeddingsRequest,), None),
+    "rerank": ((RerankRequest,), None),
+    "tokenize": ((TokenizeBody, DetokenizeBody), None),
     "embed": ((OllamaEmbedRequest, OllamaEmbeddingsRequest), None),
 }
 

@@ -14,6 +14,8 @@ from llmstream_cli.api import (
     GenerationRequest,
     ModelInfo,
     SamplingParams,
+    TokenizeRequest,
+    Tokens,
 )
 from llmstream_cli.core import reasoning
 from llmstream_cli.core.llama import Model, TokenConstraint, cpu_features, does_not_continue
@@ -156,6 +158,21 @@ class LoadedModel:
                 marks=self._calls.marks,
             )
         return replace(encoded, turn_ends=self._turn_ends(request), splitter=splitter)
+
+    def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """Return the tokens of a text, or those that are given.
+
+        Raises:
+            InvalidValueError: a token is not in the vocabulary.
+        """
+        if isinstance(request.content, str):
+            ids = self.model.tokenize(
+                request.content, special=request.parse_special, ends=request.add_special
+            )
+        else:
+            ids = [*request.content]
+            self._check_vocabulary(ids, "tokens")
+        return Tokens(tuple(ids), tuple(map(self.model.written, ids)))
 
     def encode_texts(self, request: EmbeddingRequest) -> EncodedTexts:
         """Encode texts, with the tokens that the model wants at the ends of one.

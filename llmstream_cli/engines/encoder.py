@@ -25,8 +25,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from llmstream_cli.api import EmbeddingRequest, EngineConfig, GenerationRequest
+from llmstream_cli.api import (
+    EmbeddingRequest,
+    EngineConfig,
+    GenerationRequest,
+    TokenizeRequest,
+    Tokens,
+)
 from llmstream_cli.core.model import EncodedRequest, EncodedTexts, LoadedModel
+from llmstream_cli.engines.ipc import Request
 from llmstream_cli.errors import EngineError, LLMStreamError
 
 if TYPE_CHECKING:
@@ -46,7 +53,7 @@ _LOW_PRIORITY = 10
 class Job:
     """What a process is forked for."""
 
-    request: GenerationRequest | EmbeddingRequest
+    request: Request
     ctx_size: int  # the most tokens of prompt and answer together
     seconds: float  # CPU time for it
     low_priority: bool  # whether whatever else runs on the machine comes first
@@ -107,11 +114,13 @@ class _Encoder(LoadedModel):
             if not constraint.is_active:
                 connection.send(constraint.bits())
 
-    def _outcome(self) -> EncodedRequest | EncodedTexts | LLMStreamError:
+    def _outcome(self) -> EncodedRequest | EncodedTexts | Tokens | LLMStreamError:
         request = self._job.request
         try:
             if isinstance(request, EmbeddingRequest):
                 return self.encode_texts(request)
+            if isinstance(request, TokenizeRequest):
+                return self.tokenize(request)
             return replace(self.encode(request), constraint=None)
         except LLMStreamError as error:
             return error

@@ -24,15 +24,15 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING
 
 from llmstream_cli.api import (
-    EmbeddingRequest,
     EngineConfig,
     GenerationRequest,
     ModelInfo,
     SamplingParams,
+    Tokens,
 )
 from llmstream_cli.core.model import EncodedRequest, EncodedTexts
 from llmstream_cli.engines import encoder
-from llmstream_cli.engines.ipc import spawn
+from llmstream_cli.engines.ipc import Request, spawn
 from llmstream_cli.errors import (
     EngineClosedError,
     EngineError,
@@ -48,8 +48,7 @@ if TYPE_CHECKING:
 
 ENCODER_MODULE = "llmstream_cli.engines.encoder"
 
-Request = GenerationRequest | EmbeddingRequest
-Outcome = EncodedRequest | EncodedTexts | LLMStreamError  # by the kind of the request
+Outcome = EncodedRequest | EncodedTexts | Tokens | LLMStreamError  # by the kind of the request
 
 _NO_LIMIT = 2**31  # tokens; nothing is computed of them
 _MAX_SLOW = 8  # requests that wait in the slow lane
@@ -211,7 +210,7 @@ def counting(request: GenerationRequest, info: ModelInfo) -> tuple[GenerationReq
 def _too_expensive(job: _Job, lane: Lane) -> LLMStreamError:
     if not job.compiling:
         limit = f"{lane.seconds:g} seconds or {encoder.PROMPT_BYTES >> 20} MiB"
-        if isinstance(job.request, EmbeddingRequest):
+        if not isinstance(job.request, GenerationRequest):
             return PromptError(f"the input has no tokens within {limit}; send less at once")
         return PromptError(f"the messages made no prompt within {limit}; shorten them")
     assert isinstance(job.request, GenerationRequest)
@@ -234,7 +233,7 @@ class LongPrompts:
 
     def encode(
         self, request: Request, info: ModelInfo, given_up: threading.Event
-    ) -> EncodedRequest | EncodedTexts:
+    ) -> EncodedRequest | EncodedTexts | Tokens:
         """Encode a request; see `LoadedModel.encode`. Blocks until `given_up` at the latest."""
         with self._lock:
             self._outcomes.clear()

@@ -19,6 +19,8 @@ from llmstream_cli.api import (
     EngineStatus,
     GenerationRequest,
     ModelInfo,
+    TokenizeRequest,
+    Tokens,
 )
 from llmstream_cli.core.step_loop import Result, StepLoop
 from llmstream_cli.errors import EngineClosedError, LLMStreamError
@@ -122,6 +124,15 @@ class InProcessEngine:
             return len((await self._encode_apart(*counting(request, loaded.info))).prompt)
         return await asyncio.to_thread(loaded.count_tokens, request)
 
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """Return the tokens of a text, or those that are given; see `Engine.tokenize`."""
+        import asyncio
+
+        loaded = await self._loaded()
+        if _is_long(request):
+            return await self._encode_apart(request, loaded.info)
+        return await asyncio.to_thread(loaded.tokenize, request)
+
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Return a vector for each input; see `Engine.embed`."""
         import asyncio
@@ -173,10 +184,12 @@ class InProcessEngine:
         self, request: GenerationRequest, info: ModelInfo
     ) -> "EncodedRequest": ...
     @overload
+    async def _encode_apart(self, request: TokenizeRequest, info: ModelInfo) -> Tokens: ...
+    @overload
     async def _encode_apart(self, request: EmbeddingRequest, info: ModelInfo) -> "EncodedTexts": ...
     async def _encode_apart(
-        self, request: GenerationRequest | EmbeddingRequest, info: ModelInfo
-    ) -> "EncodedRequest | EncodedTexts":
+        self, request: GenerationRequest | EmbeddingRequest | TokenizeRequest, info: ModelInfo
+    ) -> "EncodedRequest | EncodedTexts | Tokens":
         """Encode in a process that the kernel limits; see `engines.encoding`."""
         import asyncio
 
@@ -214,7 +227,9 @@ class InProcessEngine:
                 self._queues[request_id].put_nowait(result)
 
 
-def _is_long(request: GenerationRequest | EmbeddingRequest) -> bool:
+def _is_long(request: GenerationRequest | EmbeddingRequest | TokenizeRequest) -> bool:
+    if isinstance(request, TokenizeRequest):
+        return isinstance(request.content, str) and len(request.content) > _LONG_CHARS
     if isinstance(request, EmbeddingRequest):
         texts = [request.query or "", *request.inputs]
         return sum(len(text) for text in texts if isinstance(text, str)) > _LONG_CHARS

@@ -27,12 +27,16 @@ from llmstream_cli.api import (
     EngineMetrics,
     GenerationRequest,
     ModelInfo,
+    TokenizeRequest,
+    Tokens,
 )
 from llmstream_cli.errors import InvalidValueError, LLMStreamError
 
 MAX_COMMAND_BYTES = 64 * 1024 * 1024  # a request with its whole conversation
 MAX_REPORT_BYTES = 16 * 1024 * 1024  # a step of 256 streams with logprobs, a file's metadata
 HEADER_BYTES = 4
+
+Request = GenerationRequest | EmbeddingRequest | TokenizeRequest
 
 
 class WireError(ValueError):
@@ -69,10 +73,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """Generate, or embed. Results name the request by its id."""
+    """Generate, embed, or tokenize. Results name the request by its id."""
 
     request_id: int
-    request: GenerationRequest | EmbeddingRequest
+    request: Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,7 @@ class Loaded:
 class Results:
     """All that a step produced, and the state after it."""
 
-    results: tuple[tuple[int, Chunk | Embeddings | Failure], ...]
+    results: tuple[tuple[int, Chunk | Embeddings | Tokens | Failure], ...]
     metrics: EngineMetrics
     type: Literal["results"] = "results"
 

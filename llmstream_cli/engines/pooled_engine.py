@@ -20,6 +20,8 @@ from llmstream_cli.api import (
     EngineStatus,
     GenerationRequest,
     ModelInfo,
+    TokenizeRequest,
+    Tokens,
 )
 from llmstream_cli.engines.keep_alive import Wishes
 from llmstream_cli.errors import (
@@ -178,6 +180,13 @@ class PooledEngine:
             raise EngineNotReadyError(f"{self.status.reason}; try again later")
         async with self._leased(request.keep_alive, request.client) as engine:
             return await engine.count_tokens(request)
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """Return the tokens of a text, once the model is loaded; see `Engine.tokenize`."""
+        if self._launching:
+            raise EngineNotReadyError(f"{self.status.reason}; try again later")
+        async with self._leased(request.keep_alive, request.client) as engine:
+            return await engine.tokenize(request)
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Return the vectors, once the model is loaded; see `Engine.embed`."""

@@ -18,6 +18,8 @@ from llmstream_cli.api import (
     EngineStatus,
     GenerationRequest,
     ModelInfo,
+    TokenizeRequest,
+    Tokens,
 )
 from llmstream_cli.engines import openai_embeddings
 from llmstream_cli.engines.openai_client import IDLE_SECONDS, Upstream
@@ -123,6 +125,10 @@ class RemoteEngine:
     async def count_tokens(self, request: GenerationRequest) -> int:
         """Refuse: the API has no route for it."""
         raise InvalidValueError("tokens cannot be counted on another server")
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """Refuse: the API has no route for it."""
+        raise InvalidValueError("texts cannot be tokenized on another server")
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Ask the server for the vectors; see `Engine.embed`, and `Upstream.events` for errors."""

@@ -35,6 +35,8 @@ from llmstream_cli.api import (
     EngineStatus,
     GenerationRequest,
     ModelInfo,
+    TokenizeRequest,
+    Tokens,
 )
 from llmstream_cli.engines import ipc
 from llmstream_cli.engines.child import Child
@@ -60,7 +62,7 @@ _MAX_UNANSWERED = 10  # ticks without a sign of life until a process is killed
 _MAX_STALLED = 30  # ticks in which a load neither computes nor reads
 
 
-_Result = Chunk | Embeddings | int
+_Result = Chunk | Embeddings | Tokens | int
 
 
 @dataclass(slots=True, eq=False)
@@ -159,6 +161,15 @@ class SupervisedEngine:
         if isinstance(result, LLMStreamError):
             raise result
         assert isinstance(result, int)
+        return result
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """Return the tokens of a text, or those that are given; see `Engine.tokenize`."""
+        with self._call(ipc.Submit(next(self._request_ids), request)) as call:
+            result = await call.results.get()
+        if isinstance(result, LLMStreamError):
+            raise result
+        assert isinstance(result, Tokens)
         return result
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
@@ -325,20 +336,20 @@ class SupervisedEngine:
         self._child.exit_reason = str(error)
         self._child.hang_up()
 
-    def _deliver(self, request_id: int, result: Chunk | Embeddings | ipc.Failure) -> None:
+    def _deliver(self, request_id: int, result: Chunk | Embeddings | Tokens | ipc.Failure) -> None:
         call = self._calls.get(request_id)
         if call is None:  # nobody waits for it any more
             return
         if isinstance(result, ipc.Failure):
             self._end(request_id, result.error())
             return
-        if isinstance(result, Embeddings) or result.progress is None:
+        if not isinstance(result, Chunk) or result.progress is None:
             call.command = None  # what has been told of its progress may be told again
-        finished = result.finished if isinstance(result, Embeddings) else result.finish_reason
-        if finished:
-            self._end(request_id, result)
-        else:
-            call.results.put_nowait(result)
+        match result:
+            case Chunk(finish_reason=None) | Embeddings(finished=False):
+                call.results.put_nowait(result)
+            case _:
+                self._end(request_id, result)
 
     def _end(self, request_id: int, last: _Result | LLMStreamError) -> None:
         self._calls.pop(request_id).results.put_nowait(last)

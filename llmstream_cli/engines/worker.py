@@ -21,13 +21,13 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import NoReturn
 
-from llmstream_cli.api import Chunk, Embeddings, GenerationRequest, ModelInfo
+from llmstream_cli.api import Chunk, Embeddings, GenerationRequest, ModelInfo, Tokens
 from llmstream_cli.core.llama import set_log_sink
 from llmstream_cli.core.model import EncodedRequest, EncodedTexts
 from llmstream_cli.core.step_loop import Result, StepLoop
 from llmstream_cli.engines import ipc
 from llmstream_cli.engines.encoder import die_with_parent
-from llmstream_cli.engines.encoding import EncodingPool, Outcome, Request, counting
+from llmstream_cli.engines.encoding import EncodingPool, Outcome, counting
 from llmstream_cli.errors import LLMStreamError
 
 _READY = -1  # the request id under which the model's info comes; the parent's begin with 0
@@ -116,11 +116,13 @@ class Worker:
             case ipc.Ping():
                 self._outbox.put(ipc.Pong())
 
-    def _submit(self, request_id: int, request: Request, outcome: Outcome) -> None:
+    def _submit(self, request_id: int, request: ipc.Request, outcome: Outcome) -> None:
         counts = request_id in self._counts
         self._counts.discard(request_id)
         if isinstance(outcome, EncodedRequest) and counts:
             self._outbox.put(ipc.Counted(request_id, len(outcome.prompt)))
+        elif isinstance(outcome, Tokens):
+            self._outbox.put(ipc.Results(((request_id, outcome),), self._steps.metrics))
         elif isinstance(outcome, EncodedTexts):
             with contextlib.suppress(LLMStreamError):
                 self._steps.embed(request_id, outcome)

@@ -28,7 +28,8 @@ MAX_JSON_VALUES = 16_384
 MAX_TOKEN_IDS = 131_072
 
 _MAX_SHOWN = 200  # characters of a field's name and place
-_TOKEN_ID_FIELDS = ("prompt", "input")  # of a body: those that may hold lists of token ids
+# Of a body: those that may hold lists of token ids.
+_TOKEN_ID_FIELDS = ("prompt", "input", "tokens")
 
 _Loc = tuple[int | str, ...]
 _Schema = dict[str, Any]

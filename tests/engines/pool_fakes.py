@@ -19,6 +19,8 @@ from llmstream_cli.api import (
     FinishReason,
     GenerationRequest,
     ModelInfo,
+    TokenizeRequest,
+    Tokens,
     Usage,
 )
 from llmstream_cli.engines.pool import EnginePool
@@ -98,6 +100,11 @@ class PoolEngine:
         finally:
             self.running -= 1
         return 5
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        assert self.is_open
+        await self.answered.wait()
+        return Tokens((1,), (b"a",))
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         assert (request.keep_alive, request.client) == (None, "")

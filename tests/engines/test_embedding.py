@@ -18,14 +18,15 @@ from llmstream_cli.api import (
     EngineConfig,
     GenerationRequest,
     SamplingParams,
+    TokenizeRequest,
 )
 from llmstream_cli.engines import openai_embeddings
 from llmstream_cli.engines.in_process import InProcessEngine
 from llmstream_cli.engines.pool import EnginePool
 from llmstream_cli.engines.pooled_engine import PooledEngine
 from llmstream_cli.engines.supervised import SupervisedEngine
-from llmstream_cli.errors import ModelKindError, PromptError, UpstreamError
-from tests.gguf_files import write_bert, write_llama, write_qwen3
+from llmstream_cli.errors import InvalidValueError, ModelKindError, PromptError, UpstreamError
+from tests.gguf_files import RANK, write_bert, write_llama, write_qwen3
 
 MAKE: dict[str, Callable[[EngineConfig], Engine]] = {
     "in process": InProcessEngine,
@@ -117,6 +118,31 @@ async def test_an_answer_goes_on_while_texts_are_embedded(tmp_path: Path) -> Non
         assert beside == alone
         assert not task.done()
         await task
+
+
+@pytest.mark.parametrize("kind", MAKE)
+async def test_a_reranker_scores_texts_by_a_query(tmp_path: Path, kind: str) -> None:
+    async with started(kind, write_bert(tmp_path / "m.gguf", RANK)) as engine:
+        found = array(await engine.embed(EmbeddingRequest(TEXTS, query="there")))
+        assert found.shape == (len(TEXTS), 1)
+        other = array(await engine.embed(EmbeddingRequest(TEXTS[1:2], query="there")))
+        assert abs(found[1, 0] - other[0, 0]) < 1e-3
+        assert abs(found[0, 0] - found[1, 0]) > 1e-3
+
+
+@pytest.mark.parametrize("kind", MAKE)
+async def test_tokens_of_a_text_and_back(tmp_path: Path, kind: str) -> None:
+    async with started(kind, write_llama(tmp_path / "m.gguf")) as engine:
+        for text in ("the people é", "a " * 5_000):
+            found = await engine.tokenize(TokenizeRequest(text))
+            assert b"".join(found.pieces).decode() == f" {text}"
+            assert found == await engine.tokenize(TokenizeRequest(found.ids))
+        assert 2 not in found.ids
+        assert 2 in (await engine.tokenize(TokenizeRequest("</s>"))).ids
+        assert 2 not in (await engine.tokenize(TokenizeRequest("</s>", parse_special=False))).ids
+        assert (await engine.tokenize(TokenizeRequest("a", add_special=True))).ids[0] == 1
+        with pytest.raises(InvalidValueError, match=r"^tokens has token 9999"):
+            await engine.tokenize(TokenizeRequest((9999,)))
 
 
 # ---- another server -------------------------------------------------------------------------

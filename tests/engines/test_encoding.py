@@ -15,9 +15,9 @@ import pytest
 from llmstream_cli.api import EngineConfig, GenerationRequest, SamplingParams
 from llmstream_cli.core.grammar.constraint import GrammarCompiler
 from llmstream_cli.core.llama import Model
-from llmstream_cli.core.model import EncodedRequest, EncodedTexts, LoadedModel
-from llmstream_cli.engines import encoding
-from llmstream_cli.engines.encoding import EncodingPool, Lane, Outcome, RemoteConstraint, Request
+from llmstream_cli.core.model import EncodedRequest, LoadedModel
+from llmstream_cli.engines import encoding, ipc
+from llmstream_cli.engines.encoding import EncodingPool, Lane, Outcome, RemoteConstraint
 from llmstream_cli.errors import (
     EngineError,
     InvalidValueError,
@@ -83,8 +83,8 @@ class Bench:
     def submit(self, request_id: int, request: GenerationRequest) -> None:
         self.pool.submit(request_id, request, replace(self.loaded.info, ctx_size=self.ctx_size))
 
-    def _deliver(self, request_id: int, _: Request, outcome: Outcome) -> None:
-        assert not isinstance(outcome, EncodedTexts)
+    def _deliver(self, request_id: int, _: ipc.Request, outcome: Outcome) -> None:
+        assert isinstance(outcome, EncodedRequest | LLMStreamError)
         assert request_id not in self.outcomes
         self.outcomes[request_id] = outcome
 

@@ -21,6 +21,8 @@ from llmstream_cli.api import (
     GenerationRequest,
     ModelInfo,
     SamplingParams,
+    TokenizeRequest,
+    Tokens,
     Usage,
 )
 from llmstream_cli.errors import EngineNotReadyError, LLMStreamError
@@ -112,6 +114,12 @@ class FakeEngine:
     async def count_tokens(self, request: GenerationRequest) -> int:
         self.requests.append(request)
         return 7
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """Make a token of each byte, and of one that is given, that byte."""
+        given = request.content
+        data = given.encode() if isinstance(given, str) else bytes(one % 256 for one in given)
+        return Tokens(tuple(data), tuple(bytes([byte]) for byte in data))
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         width = 4 if request.query is None else 1

@@ -16,7 +16,9 @@ from llmstream_cli.api import (
     FinishReason,
     GenerationRequest,
     ModelInfo,
+    TokenizeRequest,
     TokenLogprob,
+    Tokens,
     Usage,
 )
 from llmstream_cli.errors import EngineClosedError, EngineNotReadyError
@@ -110,6 +112,12 @@ class ScriptedEngine:
             raise EngineNotReadyError(self.status.reason)
         self.requests.append(request)
         return USAGE.prompt_tokens
+
+    async def tokenize(self, request: TokenizeRequest) -> Tokens:
+        """Make a token of each byte, and of one that is given, that byte."""
+        given = request.content
+        data = given.encode() if isinstance(given, str) else bytes(one % 256 for one in given)
+        return Tokens(tuple(data), tuple(bytes([byte]) for byte in data))
 
     async def embed(self, request: EmbeddingRequest) -> Embeddings:
         """Make a vector, or a score, of how long each input is."""

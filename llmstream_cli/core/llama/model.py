@@ -8,9 +8,9 @@ import weakref
 from functools import cached_property
 from pathlib import Path
 
-from llmstream_cli.api import is_encoder, pooling_of
 from llmstream_cli.core.llama.bindings import C, listen_to_log, recent_errors
 from llmstream_cli.errors import EngineError, ModelError
+from llmstream_cli.prompts.texts import is_encoder, pooling_of
 from llmstream_cli.prompts.tokenizer import ControlToken
 
 _MAX_METADATA = 1024  # keys, and bytes of a key or a value; a file may hold any number
@@ -167,6 +167,10 @@ class Model:
             size = C.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
         piece = self._pieces[token] = buffer.raw[:size]
         return piece
+
+    def written(self, token: int) -> bytes:
+        """Return a token's bytes; of a control token, its name."""
+        return self.piece(token) or self._text(token).encode()
 
     def is_end_of_generation(self, token: int) -> bool:
         return bool(C.llama_vocab_is_eog(self._vocab, token))

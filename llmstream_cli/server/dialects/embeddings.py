@@ -9,9 +9,9 @@ import base64
 import math
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 from quart import Response
@@ -23,6 +23,8 @@ from llmstream_cli.server.dialects import common, ollama, ollama_models, openai_
 from llmstream_cli.server.dialects.fields import FieldTable, Given, refused, with_fields
 from llmstream_cli.server.http.exchange import current_exchange
 from llmstream_cli.server.served import ServedModel, keep_alive_seconds
+
+_Found = TypeVar("_Found")
 
 MAX_INPUTS = 2048
 _MAX_TOKEN_ID = 2**31 - 1  # llama.cpp keeps them in 32 bits
@@ -47,28 +49,35 @@ def _as_inputs(value: object) -> object:
     return inputs
 
 
-async def embed(served: ServedModel, request: EmbeddingRequest) -> Embeddings:
-    """Have the engine embed, for the client of the current request.
+async def bounded(model: str | None, ask: Callable[[ServedModel], Awaitable[_Found]]) -> _Found:
+    """Return what a model's engine answers to the current request.
 
     Raises:
         BusyError: the server is about to stop.
         TimeLimitError: it took too long.
     """
-    context, exchange = server_context(), current_exchange()
+    context = server_context()
+    served = context.models.find(model)
     if context.draining:
         raise BusyError("the server is shutting down")
-    exchange.model = served.name
+    current_exchange().model = served.name
     seconds = context.settings.timeout_seconds
     try:
         async with asyncio.timeout(seconds):
-            found = await served.engine.embed(replace(request, client=exchange.owner))
+            return await ask(served)
     except TimeoutError as error:
         raise TimeLimitError(f"the answer took longer than {seconds:g} seconds") from error
+
+
+async def _embed(model: str | None, request: EmbeddingRequest) -> Embeddings:
+    exchange = current_exchange()
+    request = replace(request, client=exchange.owner)
+    found = await bounded(model, lambda served: served.engine.embed(request))
     exchange.prompt_tokens += found.num_tokens
     return found
 
 
-async def _respond(body: Callable[[], object]) -> Response:
+async def write_json(body: Callable[[], object]) -> Response:
     """Return what `body` makes as JSON; both is done in a thread."""
     text = await asyncio.to_thread(lambda: common.json_text(body()))
     response = Response(text, content_type="application/json")
@@ -150,7 +159,7 @@ class EmbeddingsRequest(FieldTable):
 )
 async def embeddings(body: EmbeddingsRequest) -> Response:
     served = server_context().models.find(body.model)
-    found = await embed(served, body.request())
+    found = await _embed(body.model, body.request())
 
     def answer() -> dict[str, Any]:
         as_text = body.encoding_format == "base64"
@@ -166,7 +175,7 @@ async def embeddings(body: EmbeddingsRequest) -> Response:
         usage = {"prompt_tokens": found.num_tokens, "total_tokens": found.num_tokens}
         return {"object": "list", "data": data, "model": served.name, "usage": usage}
 
-    return await _respond(answer)
+    return await write_json(answer)
 
 
 # ---- Ollama ---------------------------------------------------------------------------------
@@ -219,7 +228,7 @@ async def _ollama_vectors(
     served: ServedModel, body: _OllamaFields, inputs: Sequence[str]
 ) -> Embeddings:
     if inputs:
-        return await embed(served, body.request(inputs))
+        return await _embed(body.model, body.request(inputs))
     await ollama.load_or_unload(served, body.keep_alive_seconds)
     return Embeddings((), 0)
 
@@ -246,7 +255,7 @@ async def ollama_embed(body: OllamaEmbedRequest) -> Response:
             "prompt_eval_count": found.num_tokens,
         }
 
-    return await _respond(answer)
+    return await write_json(answer)
 
 
 @ollama_models.DIALECT.route(
@@ -257,6 +266,75 @@ async def ollama_embed(body: OllamaEmbedRequest) -> Response:
 async def ollama_embeddings(body: OllamaEmbeddingsRequest) -> Response:
     served = server_context().models.find(body.model)
     found = await _ollama_vectors(served, body, [body.prompt] if body.prompt else [])
-    return await _respond(
+    return await write_json(
         lambda: {"embedding": _numbers(found.vectors[0]) if found.vectors else []}
     )
+
+
+# ---- scores ---------------------------------------------------------------------------------
+
+
+class Document(FieldTable):
+    text: str
+
+
+@with_fields(
+    {},
+    {
+        **refused("texts", [], advice="send documents"),
+        **refused("max_chunks_per_doc max_tokens_per_doc", advice="send truncate"),
+        **refused("rank_fields", []),
+    },
+    ["user", "priority", "request_id"],
+    closed=True,
+)
+class RerankRequest(FieldTable):
+    """Body of `POST /v1/rerank`."""
+
+    model: _ModelName | None = Field(
+        None, description="a reranker, by a name from `/v1/models`; without it, the default model"
+    )
+    query: str = Field(description="what is asked")
+    documents: Annotated[list[str | Document], Field(min_length=1, max_length=MAX_INPUTS)] = Field(
+        description="texts, or objects with a `text`"
+    )
+    top_n: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = Field(
+        None, description="return only so many, the best"
+    )
+    return_documents: bool | None = Field(None, description="return the texts as well")
+    normalize: bool | None = Field(
+        None, description="put scores between 0 and 1 (the logistic function of the model's own)"
+    )
+    truncate: bool | None = Field(
+        None, description="cut documents that do not fit the context, instead of refusing them"
+    )
+
+    def given(self, prefix: str = "") -> list[Given]:
+        return [(f"{prefix}documents", "input", self.documents)]
+
+
+async def rerank(body: RerankRequest) -> Response:
+    served = server_context().models.find(body.model)
+    texts = [one if isinstance(one, str) else one.text for one in body.documents]
+    asked = EmbeddingRequest(tuple(texts), truncate=bool(body.truncate), query=body.query)
+    found = await _embed(body.model, asked)
+    scores = [struct.unpack("<f", one)[0] for one in found.vectors]
+    if body.normalize:
+        scores = [1 / (1 + math.exp(-max(-700.0, score))) for score in scores]
+    best = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
+    results = [
+        {
+            "index": index,
+            "relevance_score": float(format(scores[index], ".9g")),
+            **({"document": {"text": texts[index]}} if body.return_documents else {}),
+        }
+        for index in best
+    ]
+    usage = {"prompt_tokens": found.num_tokens, "total_tokens": found.num_tokens}
+    answer = {"object": "list", "model": served.name, "results": results, "usage": usage}
+    return await write_json(lambda: answer)
+
+
+for path in ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking"):
+    summary = "Sort texts by how well they answer a query, as Jina's API does"
+    openai_common.DIALECT.route(path, summary, request=RerankRequest)(rerank)

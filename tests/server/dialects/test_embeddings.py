@@ -134,3 +134,65 @@ async def test_the_real_clients() -> None:
             assert [[*one] for one in embedded.embeddings] == [[0.5] * 4] * 2
             legacy = await other.embeddings("fake", "a")
             assert [*legacy.embedding] == [0.5] * 4
+
+
+# ---- scores ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/rerank", "/v1/reranking", "/reranking"])
+async def test_documents_are_sorted_by_their_scores(path: str) -> None:
+    engine = ScriptedEngine()
+    asked: dict[str, Any] = {"query": "?", "documents": ["aa", {"text": "aaaa"}, "a"]}
+    status, body = await post(path, asked, engine)
+    assert status == 200
+    assert (engine.embedded[0].query, engine.embedded[0].inputs) == ("?", ("aa", "aaaa", "a"))
+    assert body == {
+        "object": "list",
+        "model": "tiny",
+        "results": [
+            {"index": 1, "relevance_score": 4.0},
+            {"index": 0, "relevance_score": 2.0},
+            {"index": 2, "relevance_score": 1.0},
+        ],
+        "usage": {"prompt_tokens": 7, "total_tokens": 7},
+    }
+    more = {"top_n": 1, "return_documents": True, "normalize": True}
+    _, body = await post(path, asked | more, engine)
+    (best,) = body["results"]
+    assert best["document"] == {"text": "aaaa"}
+    assert best["relevance_score"] == pytest.approx(0.98201379)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"documents": []}, "documents must be a list of 1 to 2048 items"),
+        ({"documents": [1]}, "documents.0 must be a string or an object"),
+        ({"documents": ["a"], "top_n": 0}, "top_n must be an integer from 1"),
+        ({"texts": ["a"], "documents": ["a"]}, "texts is not supported; send documents"),
+    ],
+)
+async def test_what_cannot_be_ranked_is_refused_by_name(
+    fields: dict[str, Any], message: str
+) -> None:
+    status, body = await post("/v1/rerank", {"query": "?", **fields})
+    assert status == 422
+    assert body["error"]["message"].startswith(message)
+
+
+# ---- tokens ---------------------------------------------------------------------------------
+
+
+async def test_tokens_in_llama_servers_shape() -> None:
+    status, body = await post("/tokenize", {"content": "aé"})
+    assert (status, body) == (200, {"tokens": [97, 195, 169]})
+    _, body = await post("/tokenize", {"content": "aé", "with_pieces": True})
+    assert body["tokens"][:2] == [{"id": 97, "piece": "a"}, {"id": 195, "piece": [195]}]
+    assert (await post("/tokenize", {}))[1] == {"tokens": []}
+    assert (await post("/detokenize", {"tokens": [97, 195, 169, 195]}))[1] == {
+        "content": "aé\ufffd"
+    }
+    assert (await post("/detokenize", {"tokens": [*range(256)] * 400}))[0] == 200
+    status, body = await post("/tokenize", {"prompt": "a"})
+    assert (status, body["error"]["param"]) == (422, "prompt")
+    assert (await post("/detokenize", {"tokens": [-1]}))[0] == 422
