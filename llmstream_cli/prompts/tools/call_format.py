@@ -6,7 +6,7 @@ from functools import cached_property
 from llmstream_cli.prompts.messages import Tool, ToolChoice
 from llmstream_cli.prompts.tokenizer import Tokenizer
 from llmstream_cli.prompts.tools.families import Family, find_family
-from llmstream_cli.prompts.tools.grammar import GrammarWriter
+from llmstream_cli.prompts.tools.grammar import as_json, write_grammar
 from llmstream_cli.prompts.tools.parser import CallParser
 from llmstream_cli.prompts.tools.pattern import Mark
 from llmstream_cli.prompts.tools.syntax import Syntax
@@ -26,8 +26,7 @@ class CallFormat:
 
     def __init__(self, family: Family, tokenizer: Tokenizer) -> None:
         self.family = family
-        texts = "\0".join(part for part in family[1:6] if isinstance(part, str))
-        tokens = [token for token in tokenizer.control_tokens() if token.text in texts]
+        tokens = [token for token in tokenizer.control_tokens() if token.text in family.syntax]
         assert len(tokens) <= _LAST_CHARACTER - _FIRST_CHARACTER
         self._marks = tuple(
             Mark(token.id, chr(code), token.text)
@@ -66,8 +65,12 @@ class CallFormat:
             InvalidValueError: this model cannot write what a tool's schema asks for.
         """
         allowed = _allowed(tools, choice)
-        return GrammarWriter(self._syntax, arguments).write(
-            allowed, begun=begun, parallel=choice.parallel
+        return write_grammar(
+            self._syntax,
+            allowed,
+            begun=begun,
+            parallel=choice.parallel,
+            arguments=arguments or as_json,
         )
 
     def parser(self, tools: Sequence[Tool], choice: ToolChoice, *, begun: bool) -> CallParser:

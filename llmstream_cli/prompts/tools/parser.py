@@ -10,13 +10,15 @@
 What comes out does not depend on how the text was cut. Pure: no I/O, clock, thread, or model.
 """
 
+import json
 import re
 from collections.abc import Generator, Sequence
 
 from llmstream_cli.prompts.messages import Tool, ToolCallDelta
 from llmstream_cli.prompts.tools.pattern import WHITE_SPACE
 from llmstream_cli.prompts.tools.reader import MismatchError, Reader
-from llmstream_cli.prompts.tools.syntax import Syntax
+from llmstream_cli.prompts.tools.syntax import ParameterSyntax, Syntax
+from llmstream_cli.prompts.tools.values import read_value
 
 _OBJECT_PART = re.compile(r'[{}\[\]"]')
 _STRING_PART = re.compile(r'["\\]')
@@ -68,7 +70,7 @@ class CallParser:
         while not reader.ended or reader.buffer:
             if not begun:
                 place = yield from self._find_opening()
-            begun = False
+            at_least, begun = int(not begun), False
             try:
                 yield from self._read_calls(place)
             except MismatchError:
@@ -76,7 +78,7 @@ class CallParser:
             if self.num_calls:
                 break
             self.rest = None
-            self._emit(place)
+            self._emit(max(place, at_least))
         while not reader.ended:
             reader.buffer = ""
             yield
@@ -89,11 +91,14 @@ class CallParser:
         while True:
             start, end = finder.find(reader.buffer)
             certain = reader.buffer[:start]
-            if end or not reader.ended:
+            if end is not None or not reader.ended:
                 certain = certain.rstrip(WHITE_SPACE)
             self._emit(len(certain))
-            if end or reader.ended:
-                return end - len(certain) if end else 0
+            if end is not None:
+                return end - len(certain)
+            if reader.ended:
+                self._emit(len(reader.buffer))
+                return 0
             yield
 
     def _emit(self, count: int) -> None:
@@ -116,7 +121,10 @@ class CallParser:
             self._calls.append(ToolCallDelta(self.num_calls, reader.tool.name))
             self.num_calls += 1
             reader.take(place)
-            yield from self._read_object()
+            if syntax.parameters is None:
+                yield from self._read_object()
+            else:
+                yield from self._read_parameters(syntax.parameters)
             reader.take((yield from reader.match(syntax.tail, 0)))
             self.in_call = False
             if syntax.end and (yield from reader.matches(syntax.end, 0)):
@@ -157,6 +165,25 @@ class CallParser:
                 return
             yield from reader.more()
 
+    def _read_parameters(self, syntax: ParameterSyntax) -> Generator[None, None, None]:
+        """Pass arguments on, each as it is complete."""
+        reader = self._reader
+        properties = {one.name: one for one in syntax.properties(reader.tool)}
+        opened = False
+        while not (yield from reader.matches(self._syntax.tail[:1], 0)):
+            place = 0
+            if opened:
+                place = yield from reader.match(syntax.between, place)
+            place = yield from reader.match(syntax.head, place, properties)
+            name = reader.key
+            value, place = yield from read_value(reader, syntax, properties.pop(name), place)
+            place = yield from reader.match(syntax.tail, place)
+            reader.take(place)
+            begin = ", " if opened else "{"
+            opened = True
+            self._add(f"{begin}{json.dumps(name, ensure_ascii=False)}: {value}")
+        self._add("}" if opened else "{}")
+
 
 class _Finder:
     """Finds the opening of a first call in text."""
@@ -174,19 +201,19 @@ class _Finder:
         else:
             self._opening = re.compile(rf"\A[{WHITE_SPACE}]*(?=[^{WHITE_SPACE}])")
 
-    def find(self, text: str) -> tuple[int, int]:
-        """Return where an opening begins and ends, or where one may begin, and 0."""
+    def find(self, text: str) -> tuple[int, int | None]:
+        """Return where an opening begins and ends, or where one may begin, and None."""
         if self._tag or self._begins:
             skips_line = not (self._line_begins or self._by_token)
             if match := self._opening.search(text, int(skips_line)):
                 return match.start(), match.end()
         if self._by_token or not self._tag:
-            return len(text), 0
+            return len(text), None
         line = text.rpartition("\n")[2]
         if len(line) == len(text) and not self._line_begins:
-            return len(text), 0
+            return len(text), None
         may_begin = self._tag.startswith(line.lstrip(" \t"))
-        return len(text) - len(line) * may_begin, 0
+        return len(text) - len(line) * may_begin, None
 
     def pass_by(self, text: str) -> None:
         """Know of text that stands before what is searched next."""

@@ -1,8 +1,9 @@
 """The syntax of a family's calls, from one line that both the grammar and the parser are made of.
 
-In a pattern stand `%N` for the tool's name, `%A` for its arguments, `%I` for an id and `%#` for a
-number; of one argument `%K` is the name and `%V` the value. A space is white space that may be
-missing, a line break is one, what stands between `⟨` and `⟩` is optional, and all else is literal.
+In a pattern stand `%N` for the tool's name, `%A` for its arguments, `%I` for an id as Mistral's
+models write it and `%#` for a number; of one argument `%K` is the name and `%V` the value. A space
+is white space that may be missing, a line break is one, what stands between `⟨` and `⟩` is
+optional, and all else is literal.
 """
 
 import re
@@ -12,7 +13,6 @@ from typing import NamedTuple
 
 WHITE_SPACE = " \t\r\n"
 MAX_SPACE = 40  # characters
-SPACE_REGEX = rf"[ \t\r\n]{{1,{MAX_SPACE}}}"
 
 
 class Slot(Enum):
@@ -27,7 +27,23 @@ class Slot(Enum):
     SPACE = " "
 
 
-REGEXES = {Slot.ID: "[A-Za-z0-9_-]{1,64}", Slot.NUMBER: "[0-9]{1,6}", Slot.SPACE: SPACE_REGEX}
+class Run(NamedTuple):
+    """Characters of one class in a row."""
+
+    characters: str  # as a regular expression writes the class
+    least: int
+    most: int
+
+    @property
+    def regex(self) -> str:
+        return f"{self.characters}{{{self.least},{self.most}}}"
+
+
+RUNS = {
+    Slot.ID: Run("[A-Za-z0-9]", 9, 9),
+    Slot.NUMBER: Run("[0-9]", 1, 6),
+    Slot.SPACE: Run(r"[ \t\r\n]", 1, MAX_SPACE),
+}
 
 
 class Mark(NamedTuple):

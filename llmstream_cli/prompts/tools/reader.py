@@ -1,16 +1,15 @@
 """Text that is compared with patterns as it comes."""
 
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 
 from llmstream_cli.prompts.messages import Tool
 from llmstream_cli.prompts.tools.pattern import (
-    MAX_SPACE,
-    REGEXES,
-    WHITE_SPACE,
+    RUNS,
     Mark,
     Option,
     Pattern,
+    Run,
     Slot,
 )
 from llmstream_cli.prompts.tools.syntax import Syntax
@@ -29,6 +28,7 @@ class Reader:
         self.buffer = ""  # from what is not certain on
         self.ended = False
         self.tool = Tool("")  # whose name was read last
+        self.key = ""  # the name of the argument that was
         self._tools = {syntax.written_name(tool.name): tool for tool in tools}
         self._marks = dict.fromkeys(map(ord, syntax.characters))
 
@@ -42,8 +42,13 @@ class Reader:
             raise MismatchError
         yield
 
-    def match(self, pattern: Pattern, place: int) -> Reading:
+    def match(self, pattern: Pattern, place: int, keys: Collection[str] = ()) -> Reading:
         """Return the place behind what the pattern asks for.
+
+        Args:
+            pattern: may have the slots of names and ids.
+            place: where it begins in the buffer.
+            keys: the names of arguments that there can be.
 
         Raises:
             MismatchError: something else stands there.
@@ -60,13 +65,16 @@ class Reader:
                     except MismatchError:
                         continue
                 case Slot.SPACE:
-                    place = yield from self._space(place)
+                    place = yield from self.run(RUNS[piece]._replace(least=0), place)
                 case Slot.NAME:
                     name = yield from self.one_of(self._tools, place)
                     self.tool = self._tools[name]
                     place += len(name)
+                case Slot.KEY:
+                    self.key = yield from self.one_of(keys, place)
+                    place += len(self.key)
                 case Slot():
-                    place = yield from self._regex(re.compile(REGEXES[piece]), place)
+                    place = yield from self.run(RUNS[piece], place)
         return place
 
     def matches(self, pattern: Pattern, place: int) -> Generator[None, None, bool]:
@@ -76,9 +84,7 @@ class Reader:
             return False
         return True
 
-    def one_of(
-        self, texts: Sequence[str] | dict[str, Tool], place: int
-    ) -> Generator[None, None, str]:
+    def one_of(self, texts: Collection[str], place: int) -> Generator[None, None, str]:
         """Return the longest of the texts that stand there."""
         while True:
             here = self.buffer[place:]
@@ -100,24 +106,13 @@ class Reader:
                 return place + len(literal)
             yield from self.more()
 
-    def _space(self, place: int) -> Reading:
-        start = place
-        while place - start < MAX_SPACE:
-            if place < len(self.buffer):
-                if self.buffer[place] not in WHITE_SPACE:
-                    break
-                place += 1
-            elif self.ended:
-                break
-            else:
-                yield
-        return place
-
-    def _regex(self, regex: re.Pattern[str], place: int) -> Reading:
+    def run(self, run: Run, place: int) -> Reading:
+        regex = re.compile(f"{run.characters}{{0,{run.most}}}")
         while True:
             match = regex.match(self.buffer, place)
-            if match is None and place < len(self.buffer):
-                raise MismatchError
-            if match and (match.end() < len(self.buffer) or self.ended):
-                return match.end()
-            yield from self.more()
+            length = match.end() - place if match else 0
+            if length == run.most or place + length < len(self.buffer) or self.ended:
+                if length < run.least:
+                    raise MismatchError
+                return place + length
+            yield

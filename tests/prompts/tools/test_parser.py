@@ -15,7 +15,8 @@ WEATHER = Tool(
     '{"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}',
 )
 TOOLS = (WEATHER, Tool("get"))
-GENERIC = find_call_format(None, ByteVocabulary())
+BYTES = ByteVocabulary()
+GENERIC = find_call_format(None, BYTES)
 CALL = '\n{"name": "get_weather", "arguments": {"city": "A </tool_call> \\"B\\""}}\n</tool_call>'
 OTHER = '\n<tool_call>\n{"name": "get", "arguments": {}}\n</tool_call>'
 
@@ -63,9 +64,9 @@ def test_the_grammar_takes_what_the_parser_reads() -> None:
     begun = GENERIC.grammar(TOOLS, ToolChoice(), begun=True)
     whole = GENERIC.grammar(TOOLS, ToolChoice(), begun=False)
     single = GENERIC.grammar(TOOLS, ToolChoice(parallel=False), begun=True)
-    assert accepts(begun, CALL.encode())
-    assert accepts(begun, (CALL + OTHER).encode())
-    assert accepts(whole, f"<tool_call>{CALL}".encode())
-    assert not accepts(single, (CALL + OTHER).encode())
-    assert not accepts(begun, CALL.replace("city", "town").encode())
-    assert not accepts(begun, CALL.replace("get_weather", "get_time").encode())
+    assert accepts(BYTES, begun, CALL.encode())
+    assert accepts(BYTES, begun, (CALL + OTHER).encode())
+    assert accepts(BYTES, whole, f"<tool_call>{CALL}".encode())
+    assert not accepts(BYTES, single, (CALL + OTHER).encode())
+    assert not accepts(BYTES, begun, CALL.replace("city", "town").encode())
+    assert not accepts(BYTES, begun, CALL.replace("get_weather", "get_time").encode())
