@@ -579,3 +579,26 @@ async def test_errors_are_those_of_openais_client(served: _Served) -> None:
     assert kept.value.param == "previous_response_id"
     with pytest.raises(openai.NotFoundError, match="no model is called 'gpt-5'"):
         await caller.responses.create(model="gpt-5", input="Hi")
+
+
+@pytest.mark.slow  # the server runs the real model
+def test_the_real_model_answers_and_calls(server_url: str) -> None:
+    greedy: dict[str, Any] = {"model": "smollm2", "temperature": 0, "max_output_tokens": 100}
+    schema = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}}
+    tool: Any = {"type": "function", "name": "weather", "parameters": schema, "strict": True}
+    asked: Any = {"input": "How is the weather in Rome?", "tools": [tool], **greedy}
+    with openai.OpenAI(base_url=f"{server_url}/v1", api_key="none", max_retries=0) as caller:
+        answer = caller.responses.create(input="Where is Paris?", **greedy)
+        stream = caller.responses.create(input="Where is Paris?", stream=True, **greedy)
+        deltas = [one.delta for one in stream if one.type == "response.output_text.delta"]
+        forced = caller.responses.create(tool_choice="required", **asked)
+        with caller.responses.stream(tool_choice="required", **asked) as events_:
+            streamed = events_.get_final_response()
+    assert "Paris" in answer.output_text
+    assert "".join(deltas) == answer.output_text
+    responses: list[Any] = [forced, streamed]
+    for response in responses:
+        first = next(item for item in response.output if item.type == "function_call")
+        assert first.name == "weather"
+        assert json.loads(first.arguments).get("city", "Rome") in {"Paris", "Rome"}
+    assert [item.type for item in forced.output] == [item.type for item in streamed.output]
