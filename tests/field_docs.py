@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from llmstream_cli.server.body import _described, _schema
+from llmstream_cli.server.dialects.anthropic_request import MessagesRequest
 from llmstream_cli.server.dialects.embeddings import (
     EmbeddingsRequest,
     OllamaEmbeddingsRequest,
@@ -34,6 +35,7 @@ TABLES: dict[str, tuple[tuple[type[FieldTable], ...], type[FieldTable] | None]] 
     "chat.completions": ((ChatCompletionRequest,), None),
     "completions": ((CompletionRequest,), ChatCompletionRequest),
     "responses": ((ResponsesRequest,), ChatCompletionRequest),
+    "messages": ((MessagesRequest,), ChatCompletionRequest),
     "ollama": ((ChatRequest, GenerateRequest), None),
     "options": ((OllamaOptions,), None),
     "embeddings": ((EmbeddingsRequest,), None),

@@ -1,16 +1,17 @@
 """From requests to a model to the response, streamed or whole, in any wire format."""
 
+import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from quart import Response
 
 from llmstream_cli.api import Chunk, FinishReason, GenerationRequest, Usage
-from llmstream_cli.errors import EngineError, LLMStreamError
+from llmstream_cli.errors import BusyError, EngineError, LLMStreamError, TimeLimitError
 from llmstream_cli.server.context import ServerContext, server_context
 from llmstream_cli.server.dialects.logprobs import AlignedLogprobs, JsonList, LocatedLogprob
 from llmstream_cli.server.generation import Generation
@@ -70,6 +71,7 @@ class Answer:
     logprobs: dict[str, JsonList] = field(default_factory=lambda: defaultdict(JsonList))
     finish_reason: FinishReason = FinishReason.STOP
     usage: Usage | None = None
+    stop_string: str = ""  # that ended it
     _aligned: AlignedLogprobs = field(default_factory=AlignedLogprobs)
 
     def add(self, chunk: Chunk, logprob_fields: LogprobFields | None = None) -> None:
@@ -85,6 +87,7 @@ class Answer:
             call.arguments += delta.arguments
         self.finish_reason = chunk.finish_reason or self.finish_reason
         self.usage = chunk.usage or self.usage
+        self.stop_string = chunk.stop_string
         if logprob_fields is not None:
             for located in self._aligned.push(chunk.text, chunk.logprobs):
                 for name, value in logprob_fields(located).items():
@@ -110,6 +113,24 @@ async def collect(
     finally:
         generation.cancel()
     return answers
+
+
+async def count_tokens(served: ServedModel, request: GenerationRequest) -> int:
+    """Return how many tokens a request's prompt has; its model is loaded for that.
+
+    Raises:
+        LLMStreamError: there can be no prompt, or no model.
+    """
+    context, exchange = server_context(), current_exchange()
+    if context.draining:
+        raise BusyError("the server is shutting down")
+    exchange.model = served.name
+    limit = context.settings.timeout_seconds
+    try:
+        async with asyncio.timeout(limit):
+            return await served.engine.count_tokens(replace(request, client=exchange.owner))
+    except TimeoutError as error:
+        raise TimeLimitError(f"the prompt was not made within {limit:g} seconds") from error
 
 
 async def stream(

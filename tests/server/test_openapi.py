@@ -16,7 +16,7 @@ from schemathesis.core.result import Ok
 from tests.server.fakes import FakeEngine, serving
 
 GENERATING = {"/token_stream", "/v1/chat/completions", "/v1/completions", "/api/chat"}
-GENERATING |= {"/api/generate", "/v1/responses"}
+GENERATING |= {"/api/generate", "/v1/responses", "/v1/messages"}
 
 # What depends on several fields, and the description says in words alone.
 ACROSS_FIELDS = re.compile(

@@ -77,6 +77,12 @@ def current_exchange() -> Exchange:
     return _current.get()
 
 
+def current_request_id() -> str:
+    """Return the id of the current request; empty outside of one."""
+    exchange = _current.get(None)
+    return "" if exchange is None else exchange.request_id
+
+
 def note_schema_field(name: str) -> None:
     """Keep what the client of the current request, if there is one, calls its JSON schema."""
     if (exchange := _current.get(None)) is not None:

@@ -31,6 +31,9 @@ class Row:
     any_type: bool = False  # the body is JSON whatever the request calls it
     reasons: bool = True  # reasoning is sent
     cut: str = '"length"'  # in an answer that came to its bound
+    ping: bytes = b": ping\n\n"  # in the silences of a stream of events
+    tool_turns: bool = False  # messages have `tool_calls`, and a role `tool`
+    names_field: bool = True  # an error has the field that is wrong beside its message
 
     def with_options(self, **options: Any) -> dict[str, Any]:
         named = {self.names.get(name, name): value for name, value in options.items()}
@@ -53,6 +56,16 @@ def typed_events(data: bytes) -> list[Any]:
     bodies = [json.loads(one.removeprefix("data: ")) for _, one in found]
     assert [one for one, _ in found] == [f"event: {body['type']}" for body in bodies]
     return bodies
+
+
+def block_text(kind: str) -> Callable[[Any], str]:
+    """Return what reads the text of one kind of blocks, of an event or of a whole message."""
+
+    def read(part: Any) -> str:
+        found = part.get("content", [part.get("delta", {})])
+        return "".join(one.get(kind, "") for one in found)
+
+    return read
 
 
 def lines(data: bytes) -> list[Any]:
@@ -106,6 +119,7 @@ def ollama(route: str, body: dict[str, Any]) -> Row:
         error=lambda body: str(body["error"]),
         whole={"stream": False},
         options="options",
+        tool_turns=route == "/api/chat",
         names={"max_tokens": "num_predict"},
         lacks=frozenset({"logit_bias", "ignore_eos", "grammar", "regex", "json_schema"}),
         asks_logprobs={"logprobs": True, "top_logprobs": 1},
@@ -153,6 +167,7 @@ ROWS = [
         "/v1/chat/completions",
         HELLO,
         "content",
+        tool_turns=True,
         reasoning=lambda part: "".join(one.get("reasoning_content", "") for one in choices(part)),
         no_thinking={"reasoning_effort": "none"},
         logprobs=chat_tokens,
@@ -182,6 +197,26 @@ ROWS = [
         asks_logprobs={"include": ["message.output_text.logprobs"], "top_logprobs": 1},
         names={"max_tokens": "max_output_tokens"},
         cut='"reason":"max_output_tokens"',
+    ),
+    Row(
+        "/v1/messages",
+        HELLO,
+        "text/event-stream; charset=utf-8",
+        parts=typed_events,
+        text=block_text("text"),
+        reasoning=block_text("thinking"),
+        error=lambda body: str(body["error"]["message"]),
+        usage=lambda body: (
+            body["usage"]["input_tokens"] + body["usage"]["cache_read_input_tokens"],
+            body["usage"]["output_tokens"],
+        ),
+        streams={"stream": True},
+        whole={},
+        no_thinking={"thinking": {"type": "disabled"}},
+        names={"stop": "stop_sequences"},
+        cut='"stop_reason":"max_tokens"',
+        ping=b'event: ping\ndata: {"type":"ping"}\n\n',
+        names_field=False,
     ),
     ollama("/api/chat", HELLO),
     ollama("/api/generate", {"prompt": "Hello"}),

@@ -11,6 +11,7 @@ from llmstream_cli.api import GenerationRequest
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.sampling import PARAMETERS, SamplingParams
 from llmstream_cli.server.body import validated
+from llmstream_cli.server.dialects.anthropic_request import MessagesRequest
 from llmstream_cli.server.dialects.fields import FieldTable
 from llmstream_cli.server.dialects.ollama import ChatRequest, GenerateRequest, OllamaOptions
 from llmstream_cli.server.dialects.ollama_models import ShowRequest
@@ -61,11 +62,17 @@ def responses(fields: dict[str, Any]) -> Any:
     return request, body.model, body.stream, body.include, body.metadata
 
 
+def messages(fields: dict[str, Any]) -> Any:
+    body = validated(MessagesRequest, {"messages": HELLO, **fields})
+    return body.generation_request(DEFAULTS), body.model, body.stream
+
+
 DIALECTS: dict[type[FieldTable], _Asked] = {
     TokenStreamRequest: token_stream,
     ChatCompletionRequest: openai(ChatCompletionRequest, {"messages": HELLO}),
     CompletionRequest: openai(CompletionRequest, {"prompt": "Once"}),
     ResponsesRequest: responses,
+    MessagesRequest: messages,
     ChatRequest: ollama(ChatRequest, {"messages": HELLO}),
     GenerateRequest: ollama(GenerateRequest, {"prompt": "Hello"}),
     OllamaOptions: ollama(ChatRequest, {"messages": HELLO}, "options"),
@@ -117,12 +124,19 @@ SAMPLES: dict[str, dict[str, Any]] = {
 # Of fields that one API has otherwise.
 _TOOLS = [{"type": "function", "name": "f"}]
 OWN_SAMPLES: dict[type[FieldTable], dict[str, dict[str, Any]]] = {
+    MessagesRequest: {
+        "tools": {"tools": [{"name": "f"}]},
+        "tool_choice": {"tool_choice": {"type": "any"}, "tools": [{"name": "f"}]},
+        "thinking": {"thinking": {"type": "disabled"}},
+        "output_config": {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+        "output_format": {"output_format": {"type": "json_schema", "schema": SCHEMA}},
+    },
     ResponsesRequest: {
         "top_logprobs": {"top_logprobs": 2},
         "tools": {"tools": _TOOLS},
         "tool_choice": {"tool_choice": "required", "tools": _TOOLS},
         "parallel_tool_calls": {"parallel_tool_calls": False, "tools": _TOOLS},
-    }
+    },
 }
 # Refused unless they are empty, or another field says that they are not to be used.
 CONDITIONAL = {"functions"}

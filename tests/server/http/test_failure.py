@@ -94,9 +94,11 @@ async def test_a_near_miss_of_a_route(path: str, hint: str) -> None:
     assert text == f"there is no route {path}; did you mean {hint}"
 
 
-@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+@pytest.mark.parametrize("path", ["/v1/messages/batches", "/v1/messages/batches/1/cancel"])
 async def test_a_route_of_anthropics_that_there_is_not(path: str) -> None:
-    assert await message("POST", path) == (
+    status, body = await message("POST", path)
+    assert len(body.pop("request_id")) == 32
+    assert (status, body) == (
         404,
         {
             "type": "error",
