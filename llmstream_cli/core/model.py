@@ -22,7 +22,7 @@ from llmstream_cli.core.llama import Model, TokenConstraint, cpu_features, does_
 from llmstream_cli.core.output import CallParser
 from llmstream_cli.core.reasoning import HarmonySplitter, ReasoningSplitter, ReasoningTags, Splitter
 from llmstream_cli.errors import InvalidValueError, ModelKindError, PromptError
-from llmstream_cli.prompts.messages import Tool
+from llmstream_cli.prompts.messages import Tool, ToolChoice
 
 if TYPE_CHECKING:
     from llmstream_cli.core.grammar.constraint import Constraint, GrammarCompiler
@@ -276,7 +276,10 @@ class LoadedModel:
             return prompt, None
         continued = request.messages[-1].content if request.continues_message else None
         splitter, closing = self._reasoning.begin(
-            prompt, closes=request.thinking is False, continued=continued
+            prompt,
+            closes=request.thinking is False,
+            continued=continued,
+            choice=request.tool_choice if request.callable_tools else None,
         )
         if closing:
             from llmstream_cli.prompts.encode import check_tokens
@@ -342,14 +345,16 @@ class ModelReasoning:
         return self._is_harmony or self._tags is not None
 
     def begin(
-        self, prompt: list[int], *, closes: bool, continued: str | None
+        self, prompt: list[int], *, closes: bool, continued: str | None, choice: ToolChoice | None
     ) -> tuple[Splitter | None, str]:
         """Return what splits the answer to a prompt, which may continue a message.
 
         With `closes` there shall be no reasoning: so the prompt has to go on with the text.
         """
         if self._is_harmony:
-            return self._begin_harmony(prompt, closes=closes and continued is None)
+            must_call = choice is not None and choice.mode == "required"
+            closes = closes and continued is None and not must_call
+            return self._begin_harmony(prompt, closes=closes, has_tools=choice is not None)
         if self._tags is None:
             return None, ""
         if continued is not None:
@@ -361,8 +366,10 @@ class ModelReasoning:
         inside = inside and not closes
         return ReasoningSplitter(self._tags, begins_inside=inside, marks=self._marks), closing
 
-    def _begin_harmony(self, prompt: list[int], *, closes: bool) -> tuple[Splitter, str]:
-        splitter = HarmonySplitter(self._marks)
+    def _begin_harmony(
+        self, prompt: list[int], *, closes: bool, has_tools: bool
+    ) -> tuple[Splitter, str]:
+        splitter = HarmonySplitter(self._marks, has_tools=has_tools)
         start = self._token("<|start|>")
         if start in prompt:
             turn = len(prompt) - prompt[::-1].index(start) - 1

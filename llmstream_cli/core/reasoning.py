@@ -13,7 +13,8 @@ gpt-oss writes a row of messages instead, each with a header:
     <|channel|>analysis<|message|>…<|end|><|start|>assistant<|channel|>final<|message|>…<|return|>
 
 What stands in the channel `analysis` is reasoning, all else is the answer. The markers are tokens;
-they come here as characters that are no text, so that an answer may spell them.
+they come here as characters that are no text, so that an answer may spell them. A message to a tool
+goes on as it is, from the tool's name on, behind a character of its own; `prompts/tools` reads it.
 
 Pure: no I/O, clock, thread, or model.
 """
@@ -174,6 +175,8 @@ MARKERS: Mapping[str, str] = {
     "<|return|>": END,
     "<|call|>": END,
 }
+CALL = chr(0xFDD5)  # given for what stands before the name of a tool
+_TO_TOOL = "to=functions."
 REQUIRED_MARKERS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
 OPENS_ANSWER = "<|channel|>final<|message|>"
 _MAX_HEADER_CHARS = 256
@@ -184,8 +187,10 @@ _BETWEEN = "\n\n"  # two messages of one kind
 class HarmonySplitter:
     """Splits the messages of gpt-oss; `marks` are the bytes that stand for the marker tokens."""
 
-    def __init__(self, marks: Mapping[int, bytes]) -> None:
+    def __init__(self, marks: Mapping[int, bytes], *, has_tools: bool = False) -> None:
         self.marks = marks
+        self._has_tools = has_tools
+        self._calls = False  # the message at hand
         self.phase = Phase.OPENING
         self.opened = False
         self._header: str | None = None  # as far as it has come; None in the text of a message
@@ -206,10 +211,10 @@ class HarmonySplitter:
     def push(self, text: str) -> Delta:
         answer = reasoning = ""
         for part in re.split(f"([{START}-{CONSTRAIN}])", text):
-            if START <= part <= CONSTRAIN:
+            if part in (START, END) or (START <= part <= CONSTRAIN and not self._calls):
                 self._mark(part)
                 continue
-            new = self._read(part)
+            new = part if self._calls else self._read(part)
             if self._reasons:
                 reasoning += new
             else:
@@ -227,7 +232,8 @@ class HarmonySplitter:
         if marker in (START, END):
             if self.opened:
                 self.phase = max(self.phase, Phase.GAP)
-            self._reasons, self._separate = False, True
+            self._reasons = self._calls = False
+            self._separate = True
             self._header = "" if marker == START else None
         elif self._header is not None and marker == MESSAGE:
             channel = re.search(rf"{CHANNEL}\s*(\w+)", self._header)
@@ -244,6 +250,11 @@ class HarmonySplitter:
         if self._header is None:
             return self._begin(part)
         self._header += part
+        if self._has_tools and _TO_TOOL in self._header:
+            rest = self._header.partition(_TO_TOOL)[2]
+            self._header, self._calls, self._reasons = None, True, False
+            self.phase = Phase.ANSWER
+            return CALL + rest
         if len(self._header) <= _MAX_HEADER_CHARS and _may_be_header(self._header):
             return ""
         part, self._header = self._header.replace(CHANNEL, ""), None

@@ -29,7 +29,7 @@ class CallFormat:
         tokens = [token for token in tokenizer.control_tokens() if token.text in family.syntax]
         assert len(tokens) <= _LAST_CHARACTER - _FIRST_CHARACTER
         self._marks = tuple(
-            Mark(token.id, chr(code), token.text)
+            Mark(token.id, family.given_tokens.get(token.text, chr(code)), token.text)
             for code, token in enumerate(tokens, _FIRST_CHARACTER)
         )
         self.marks: Mapping[int, bytes] = {

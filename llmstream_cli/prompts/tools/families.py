@@ -31,6 +31,10 @@ class Family(NamedTuple):
     parameters: Parameters | None = None  # where arguments are no JSON object
     in_template: tuple[str, ...] = ()  # texts that a template of the family has, all of them
     in_vocabulary: tuple[str, ...] = ()  # control tokens that its vocabulary has, all of them
+    # Where the reasoning's splitter reads the opening, the character that it gives for it, and
+    # those that it gives for control tokens.
+    given: str = ""
+    given_tokens: Mapping[str, str] = {}
 
     @property
     def syntax(self) -> str:
@@ -48,6 +52,18 @@ GENERIC = Family("generic", "<tool_call>", f" {_OBJECT} </tool_call>", between="
 
 # The first that fits is taken.
 FAMILIES = (
+    Family(
+        "harmony",
+        "<|channel|>commentary to=functions.",
+        "%N⟨<|channel|>commentary⟩ ⟨<|constrain|>⟩⟨json⟩<|message|> %A",
+        in_vocabulary=("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|constrain|>"),
+        given="\ufdd5",
+        given_tokens={
+            "<|channel|>": "\ufdd1",
+            "<|message|>": "\ufdd2",
+            "<|constrain|>": "\ufdd4",
+        },
+    ),
     Family(
         "gemma-4",
         "<|tool_call>",

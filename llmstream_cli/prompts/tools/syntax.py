@@ -61,6 +61,7 @@ class Syntax(NamedTuple):
     parameters: "ParameterSyntax | None"
     characters: str  # that stand for control tokens
     quotes_name: bool  # the name is part of a JSON string
+    opening_text: str  # how the opening looks in an answer's text
 
     @classmethod
     def of(cls, family: Family, marks: Sequence[Mark]) -> "Syntax":
@@ -78,18 +79,14 @@ class Syntax(NamedTuple):
             *split_at(call, Slot.ARGUMENTS),
             () if family.parameters else ("{",),
             ParameterSyntax.of(family.parameters, marks) if family.parameters else None,
-            "".join(mark.character for mark in marks),
+            family.given + "".join(mark.character for mark in marks),
             '"%N"' in family.call,
+            family.given or seen(read(family.opening)),
         )
 
     @property
     def opens_by_token(self) -> bool:
         return bool(self.opening) and isinstance(self.opening[0], Mark)
-
-    @property
-    def opening_text(self) -> str:
-        """How the opening looks in an answer's text."""
-        return seen(self.opening)
 
     def written_name(self, name: str) -> str:
         return json.dumps(name, ensure_ascii=False)[1:-1] if self.quotes_name else name
