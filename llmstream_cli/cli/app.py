@@ -13,6 +13,7 @@ from llmstream_cli.cli.ask.options import AskOptions, Setup
 from llmstream_cli.cli.bench.options import BenchOptions
 from llmstream_cli.cli.config.commands import app as config_app
 from llmstream_cli.cli.config.settings import SettingsCommand, settings_commands, unknown_variables
+from llmstream_cli.cli.embed import EmbedOptions
 from llmstream_cli.cli.models.commands import app as models_app
 from llmstream_cli.cli.options import Json, print_help, takes
 from llmstream_cli.cli.serve.options import ServeOptions
@@ -197,6 +198,30 @@ def chat(setup: Setup) -> int:
     from llmstream_cli.cli.chat.command import run_chat
 
     return run_chat(setup)
+
+
+@app.command(
+    cls=SettingsCommand,
+    help="Make a vector of each text, a line of JSON each."
+    "\n\nTexts are compared by the product of their vectors, which have the length 1. A model made "
+    "for it embeds best; a model for chat does too.",
+)
+@takes
+def embed(
+    how: EmbedOptions,
+    text: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TEXT]...",
+            help="Texts. Without any, or with -, each line of standard input is one.",
+            show_default=False,
+        ),
+    ] = None,
+) -> int:
+    """Embed."""
+    from llmstream_cli.cli.embed import run_embed
+
+    return run_embed(text or [], how)
 
 
 @app.command(

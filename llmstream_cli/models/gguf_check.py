@@ -245,7 +245,7 @@ def _vocabulary_problems(header: GGUFHeader) -> Iterator[str]:
         if token is not None and token >= tokens.length and token != _NO_TOKEN:
             yield f"tokenizer.ggml.{name}_token_id is {token}, and there are {tokens.length} tokens"
     model = header.metadata.get("tokenizer.ggml.model")
-    if model == "bert":
+    if model == "bert" and "bert" not in str(header.metadata.get("general.architecture")):
         yield "it compares texts and does not continue them; choose a model for chat"
     if tokens.strings is not None:
         yield from _token_problems(tokens.strings, spells_bytes=model == "llama")

@@ -2,7 +2,7 @@
 
 A TOML file:
 
-    [defaults] [ask] [chat] [serve] [bench]   options by their names, for all commands or for one
+    [defaults] [ask] [serve] …                options by their names, for all commands or for one
     [contexts]                                system messages by their names
     [presets.NAME]                            models by names of the user's own
     [history]                                 whether and where conversations are kept

@@ -123,7 +123,7 @@ def test_a_person_gets_a_table(config: Path, capsys: Capture) -> None:
     head, empty, titles, *rows = out.splitlines()
     assert (head, empty, err) == (str(config), "", "")
     assert titles.split() == ["setting", "commands", "value", "from"]
-    assert "features         ask, chat, serve, bench  mine" in out
+    assert "ask, chat, embed, serve, bench  mine" in out
     assert all(len(row) <= 120 for row in rows)
     assert '"You are\\na pirate."' in out
 
@@ -187,7 +187,7 @@ def test_edit_makes_a_private_file_of_comments(
     assert run(["config", "edit"]) == 0
     capsys.readouterr()
     assert [row["value"] for row in shown(capsys).values() if row["source"] == "file"] == [
-        *("smollm2", "smollm2", "smollm2", "smollm2", 0.2, 0.2, 0.2, True),
+        *("smollm2", "smollm2", "smollm2", "smollm2", "smollm2", 0.2, 0.2, 0.2, True),
         "You review Python code. Name the worst problem first.",
         "user/repository/model-Q4_K_M.gguf",
     ]
