@@ -197,9 +197,9 @@ def resume_seconds(in_body: int | None = None) -> int:
 def answer_routes(answers: Answers) -> Blueprint:
     routes = Blueprint("answers", __name__)
 
-    @routes.get("/answers/<id_>")
-    async def resume(id_: str) -> Response:
-        answer = answers.find(id_)
+    @routes.get("/answers/<id>")
+    async def resume(id: str) -> Response:  # noqa: A002
+        answer = answers.find(id)
         start = _range_start(request.headers.get("Range"), answer)
         response = Response(
             b"" if request.method == "HEAD" else answers.follow(answer, start or 0),
@@ -210,9 +210,9 @@ def answer_routes(answers: Answers) -> Blueprint:
         response.timeout = None
         return response
 
-    @routes.delete("/answers/<id_>")
-    async def stop(id_: str) -> Response:
-        answers.forget(answers.find(id_))
+    @routes.delete("/answers/<id>")
+    async def stop(id: str) -> Response:  # noqa: A002
+        answers.forget(answers.find(id))
         return Response(b"", 204)
 
     return routes

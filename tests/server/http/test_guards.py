@@ -146,7 +146,7 @@ async def test_a_preflight_is_answered_where_the_origin_is_allowed(allowed: str)
     if allowed == ORIGIN:
         assert (reply.status, granted.pop("origin")) == (204, ORIGIN)
         assert granted == {
-            "methods": "GET, POST",
+            "methods": "GET, POST, DELETE",
             "headers": "authorization, x-stainless-os",
             "private-network": "true",
         }
