@@ -26,6 +26,7 @@ class Answer:
         self.first_token_seconds: float | None = None
         self.finish_reason: FinishReason | None = None  # None while it has not ended
         self.usage: Usage | None = None
+        self.calls: list[tuple[str, str]] = []  # of tools: names, and arguments as JSON
 
     @property
     def text(self) -> str:
@@ -42,6 +43,11 @@ class Answer:
             self._text.append(chunk.text)
         if chunk.reasoning:
             self._reasoning.append(chunk.reasoning)
+        for delta in chunk.tool_calls:
+            if delta.index == len(self.calls):
+                self.calls.append((delta.name, ""))
+            name, arguments = self.calls[delta.index]
+            self.calls[delta.index] = name, arguments + delta.arguments
         self.finish_reason = chunk.finish_reason
         self.usage = chunk.usage
 

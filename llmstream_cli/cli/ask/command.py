@@ -1,7 +1,9 @@
 """`llmstream ask`: one question, one answer."""
 
 import sys
+import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from llmstream_cli.api import GenerationRequest
 from llmstream_cli.cli.ask.engine import OpenEngine, begin, check_engine, request_for
@@ -16,6 +18,9 @@ from llmstream_cli.cli.ask.question import (
 from llmstream_cli.cli.process import STARTED, leave_interrupted, run_interruptible
 from llmstream_cli.errors import InvalidValueError
 
+if TYPE_CHECKING:
+    from llmstream_cli.cli.ask.tools import Toolbox
+
 
 def run_ask(words: Sequence[str], how: AskOptions, setup: Setup) -> int:
     """Stream the answer to standard output; return the exit code."""
@@ -28,6 +33,7 @@ def run_ask(words: Sequence[str], how: AskOptions, setup: Setup) -> int:
         from llmstream_cli.cli.chat.command import run_chat
 
         return run_chat(setup)
+    toolbox = open_toolbox(setup)
     with whole_question(words, how) as question:
         opened, conversation = begin(setup)
         if how.raw:
@@ -36,7 +42,8 @@ def run_ask(words: Sequence[str], how: AskOptions, setup: Setup) -> int:
                 sampling=params, prompt=question, unset=setup.sampling.unset
             )
         else:
-            request = request_for(setup, opened, conversation, question)
+            tools = () if toolbox is None else toolbox.tools
+            request = request_for(setup, opened, conversation, question, tools=tools)
         if how.count_tokens:
             return _count(opened, request)
 
@@ -45,17 +52,21 @@ def run_ask(words: Sequence[str], how: AskOptions, setup: Setup) -> int:
         from llmstream_cli.cli.ask.answer import Answer, print_usage
         from llmstream_cli.cli.ask.view import make_view, show_answer
 
-        answer = Answer(STARTED)
-        view = make_view(markdown=setup.markdown, reasoning=setup.think is not False, how=how)
-
         def keep() -> None:
-            if answer.text:
+            if answer.text and not answer.calls:
                 conversation.keep(answer.turns(question, opened.reference, setup.sampling.said))
 
+        asked: GenerationRequest | None = request
         with asyncio.Runner() as runner:
             try:
-                answering = show_answer(opened, request, answer, view, stats=setup.shows_stats)
-                run_interruptible(runner, answering, keep)
+                while asked is not None:
+                    answer = Answer(STARTED if asked is request else time.perf_counter())
+                    thinks = setup.think is not False
+                    view = make_view(markdown=setup.markdown, reasoning=thinks, how=how)
+                    stats = setup.shows_stats and asked is request
+                    answering = show_answer(opened, asked, answer, view, stats=stats)
+                    run_interruptible(runner, answering, keep)
+                    asked = None if toolbox is None else toolbox.go_on(asked, answer)
             except KeyboardInterrupt:
                 leave_interrupted()  # before the runner waits for a model that is being loaded
             finally:
@@ -63,6 +74,15 @@ def run_ask(words: Sequence[str], how: AskOptions, setup: Setup) -> int:
         if setup.shows_stats:
             print_usage(answer)
         return 0
+
+
+def open_toolbox(setup: Setup) -> "Toolbox | None":
+    """Return the functions of `--tool`; pydantic is imported where there are some."""
+    if not setup.tools.tool:
+        return None
+    from llmstream_cli.cli.ask.tools import Toolbox
+
+    return Toolbox(setup.tools)
 
 
 def _with_form(how: AskOptions, setup: Setup) -> Setup:
@@ -88,6 +108,8 @@ def _check(how: AskOptions, setup: Setup) -> None:
         raise InvalidValueError("--raw goes on with no conversation; write the prompt out")
     if how.raw and setup.think is not None:
         raise InvalidValueError("--raw leaves --think and --no-think to the prompt")
+    if setup.tools.tool and (how.raw or how.json or how.json_lines):
+        raise InvalidValueError("--tool goes with neither --raw, --json nor --json-lines")
     if how.count_tokens and setup.engine.url is not None:
         raise InvalidValueError("--count needs the model itself; not with --url")
 

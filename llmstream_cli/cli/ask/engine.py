@@ -16,6 +16,7 @@ from llmstream_cli.cli.terminal import without_controls, write_stderr
 from llmstream_cli.errors import InvalidValueError, ModelNotFoundError, one_line
 from llmstream_cli.models.reference import HubModel, parse_reference
 from llmstream_cli.models.resolve import ModelChoice, ResolvedModel, resolve
+from llmstream_cli.prompts.messages import Tool
 
 if TYPE_CHECKING:
     from llmstream_cli.cli.chat.conversation import Conversation
@@ -64,6 +65,7 @@ def request_for(
     question: str,
     *,
     again: bool = False,
+    tools: tuple[Tool, ...] = (),
 ) -> GenerationRequest:
     """Return what the engine is asked to answer the next question, or the last one again."""
     return GenerationRequest(
@@ -71,6 +73,7 @@ def request_for(
         setup.sampling.over(opened.advice(setup.think)),
         unset=setup.sampling.unset,
         thinking=setup.think,
+        tools=tools,
     )
 
 

@@ -64,6 +64,20 @@ class RecordOptions(NamedTuple):
         return self.continue_ or self.session is not None
 
 
+class ToolOptions(NamedTuple):
+    """Functions that the model may call."""
+
+    tool: Annotated[
+        list[str] | None,
+        _prompt(
+            "--tool FILE.py",
+            "Let the model call the functions of this file, each call after your yes; may be "
+            "repeated.",
+        ),
+    ] = None
+    yes: Annotated[bool, _prompt("--yes -y", "Run the functions of --tool without asking.")] = False
+
+
 class Setup(NamedTuple):
     """What `ask` and `chat` have in common."""
 
@@ -87,6 +101,7 @@ class Setup(NamedTuple):
             default="as the model's template says",
         ),
     ] = None
+    tools: ToolOptions = ToolOptions()
     record: RecordOptions = RecordOptions()
     sampling: options.SamplingOptions = options.SamplingOptions()
     markdown: Annotated[

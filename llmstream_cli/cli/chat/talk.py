@@ -5,10 +5,11 @@ import sys
 import time
 from dataclasses import replace
 
-from llmstream_cli.api import FinishReason, ModelInfo
+from llmstream_cli.api import FinishReason, GenerationRequest, ModelInfo
 from llmstream_cli.cli.ask.answer import Answer, print_usage
 from llmstream_cli.cli.ask.engine import OpenEngine, open_engine, request_for, with_model
 from llmstream_cli.cli.ask.options import Setup
+from llmstream_cli.cli.ask.tools import Toolbox
 from llmstream_cli.cli.ask.view import make_view, show_answer
 from llmstream_cli.cli.chat.conversation import Conversation
 from llmstream_cli.cli.process import leave_interrupted, run_interruptible
@@ -41,6 +42,7 @@ class Talk:
         self.conversation = conversation
         self._runner = runner
         self._typed = typed
+        self._toolbox = Toolbox(setup.tools)
         self.last: Answer | None = None  # None before the first, and when it was taken back
         self._unanswered: str | None = None  # the last question, if nothing came of it
 
@@ -55,21 +57,28 @@ class Talk:
             LLMStreamError: the turn failed.
         """
         self._unanswered = None if again else question
-        setup, answer = self.setup, Answer(time.perf_counter())
-        request = request_for(setup, self.opened, self.conversation, question, again=again)
+        setup, toolbox, answer = self.setup, self._toolbox, Answer(time.perf_counter())
+        request = request_for(
+            setup, self.opened, self.conversation, question, again=again, tools=toolbox.tools
+        )
         if again:
             request = replace(request, sampling=replace(request.sampling, seed=None))
-        view = make_view(markdown=setup.markdown, reasoning=setup.think is not False)
+        asked: GenerationRequest | None = request
 
         def keep() -> None:
-            if answer.text:
+            if answer.text and not answer.calls:
                 turns = answer.turns(question, self.opened.reference, setup.sampling.said)
                 self.last, self._unanswered = answer, None
                 self.conversation.keep(turns, again=again)
 
-        answering = show_answer(self.opened, request, answer, view, stats=setup.shows_stats)
         try:
-            run_interruptible(self._runner, answering, keep)
+            while asked is not None:
+                answer = Answer(time.perf_counter())
+                view = make_view(markdown=setup.markdown, reasoning=setup.think is not False)
+                stats = setup.shows_stats and asked is request
+                answering = show_answer(self.opened, asked, answer, view, stats=stats)
+                run_interruptible(self._runner, answering, keep)
+                asked = toolbox.go_on(asked, answer)
         except KeyboardInterrupt:
             if not self._typed:
                 leave_interrupted()
