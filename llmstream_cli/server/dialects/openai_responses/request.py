@@ -58,6 +58,11 @@ _REFUSED = {
     **refused("reasoning_effort chat_template_kwargs", advice="send reasoning.effort"),
     **refused("enable_thinking thinking", advice="send reasoning.effort"),
     **refused("functions function_call", advice="send tools"),
+    **refused("modalities", [], ["text"], advice="the answer can be text only"),
+    **refused("verbosity", "medium", advice="say it in a message"),
+    **refused("chat_template", advice="start the server with --template"),
+    **refused("documents", [], advice="write them into a message"),
+    **refused("audio web_search_options"),
 }
 _IGNORED = (
     *(name for name in openai_common.IGNORED if name != "metadata"),  # which comes back
