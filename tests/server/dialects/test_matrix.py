@@ -59,6 +59,7 @@ def read(row: Row, way: dict[str, Any], data: bytes) -> list[Any]:
 NO_ANSWERS = {
     *("/api/show", "/v1/embeddings", "/api/embed", "/api/embeddings", "/tokenize", "/detokenize"),
     *("/v1/rerank", "/rerank", "/v1/reranking", "/reranking", "/v1/messages/count_tokens"),
+    "/v1/responses/input_tokens",
 }
 
 

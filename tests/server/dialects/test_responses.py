@@ -552,6 +552,13 @@ async def test_openais_client_goes_on_with_what_it_was_given(served: _Served) ->
     )
 
 
+async def test_openais_client_counts_the_tokens_of_a_prompt(served: _Served) -> None:
+    engine, caller = served
+    counted = await caller.responses.input_tokens.count(input="one two", instructions="Hm.")
+    assert counted.to_dict() == {"object": "response.input_tokens", "input_tokens": 7}
+    assert engine.requests[-1].messages == (Message("system", "Hm."), Message("user", "one two"))
+
+
 async def test_the_helpers_of_openais_client_follow_a_stream(served: _Served) -> None:
     engine, caller = served
     engine.script = [*THOUGHT, Chunk('{"city":'), last('"Rome"}')]
@@ -589,12 +596,15 @@ def test_the_real_model_answers_and_calls(server_url: str) -> None:
     asked: Any = {"input": "How is the weather in Rome?", "tools": [tool], **greedy}
     with openai.OpenAI(base_url=f"{server_url}/v1", api_key="none", max_retries=0) as caller:
         answer = caller.responses.create(input="Where is Paris?", **greedy)
+        counted = caller.responses.input_tokens.count(input="Where is Paris?")
         stream = caller.responses.create(input="Where is Paris?", stream=True, **greedy)
         deltas = [one.delta for one in stream if one.type == "response.output_text.delta"]
         forced = caller.responses.create(tool_choice="required", **asked)
         with caller.responses.stream(tool_choice="required", **asked) as events_:
             streamed = events_.get_final_response()
     assert "Paris" in answer.output_text
+    assert answer.usage is not None
+    assert answer.usage.input_tokens == counted.input_tokens
     assert "".join(deltas) == answer.output_text
     responses: list[Any] = [forced, streamed]
     for response in responses:

@@ -12,7 +12,7 @@ from llmstream_cli.server.context import server_context
 from llmstream_cli.server.dialects import common, openai_common
 from llmstream_cli.server.dialects.openai_responses.events import ResponsesEncoder
 from llmstream_cli.server.dialects.openai_responses.request import ResponsesRequest
-from llmstream_cli.server.respond import collect, stream
+from llmstream_cli.server.respond import collect, count_tokens, stream
 
 
 @openai_common.DIALECT.route(
@@ -43,3 +43,17 @@ async def responses(body: ResponsesRequest) -> Response:
     encoder.encode(0, chunk)
     encoder.end()
     return common.json_response(encoder.response)
+
+
+@openai_common.DIALECT.route(
+    "/v1/responses/input_tokens",
+    "Count the tokens of a prompt, as OpenAI's Responses API does",
+    "Takes the body of `/v1/responses`; nothing is generated.",
+    request=ResponsesRequest,
+)
+async def input_tokens(body: ResponsesRequest) -> Response:
+    served = server_context().models.find(body.model)
+    defaults = served.sampling_for(body.thinks)
+    request = await common.off_the_loop(body.generation_request, defaults)
+    count = await count_tokens(served, request)
+    return common.json_response({"object": "response.input_tokens", "input_tokens": count})
