@@ -190,7 +190,13 @@ def page_routes(operations: Sequence[Operation], contexts: Iterable[str]) -> Blu
 
     @blueprint.get("/")
     async def index() -> Response:
-        return _respond(_file("index.html"), "html")
+        accepted = request.accept_mimetypes
+        if accepted and not accepted.accept_html:  # programs look here whether a server is Ollama's
+            response = Response("Ollama is running", content_type="text/plain; charset=utf-8")
+        else:
+            response = _respond(_file("index.html"), "html")
+        response.headers.add("Vary", "Accept")
+        return response
 
     @blueprint.get("/openapi.json")
     async def show_description() -> Response:

@@ -92,6 +92,30 @@ async def test_head_has_the_headers_and_no_body() -> None:
         assert not served.engine.requests
 
 
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("application/json", "text/plain"),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", "text/html"),
+        ("*/*", "text/html"),
+    ],
+)
+async def test_a_program_that_looks_for_ollama_finds_it(accept: str, kind: str) -> None:
+    async with serving(api_keys=("key",)) as served:
+        reply = await ask(served, head("GET", "/", f"Accept: {accept}"))
+        assert (await ask(served, head("HEAD", "/", f"Accept: {accept}"))).status == 200
+    assert (reply.status, reply.headers["content-type"]) == (200, f"{kind}; charset=utf-8")
+    assert (reply.body == b"Ollama is running") == (kind == "text/plain")
+
+
+async def test_slashes_in_a_row_are_one() -> None:
+    async with serving(api_keys=("key",)) as served:
+        for path, status in (("//health", 200), ("//v1///models", 401), ("//nowhere", 401)):
+            assert (await ask(served, head("GET", path))).status == status
+        reply = await ask(served, head("GET", "//v1///models", "X-Api-Key: key"))
+        assert json.loads(reply.body)["data"][0]["id"] == "fake"
+
+
 async def test_the_description_has_every_route_and_no_reference_leads_nowhere() -> None:
     async with serving() as served:
         text = (await ask(served, head("GET", "/openapi.json"))).body.decode()

@@ -52,7 +52,8 @@ def _error_body(error: LLMStreamError) -> dict[str, Any]:
     default = "api_error" if error.status >= 500 else "invalid_request_error"  # noqa: PLR2004
     type_ = _ERROR_TYPES.get(error.status, default)
     details = {"type": type_, "message": one_line(error)}
-    return {"type": "error", "error": details, "request_id": current_request_id()}
+    body = {"type": "error", "error": details}
+    return {**body, "request_id": request_id} if (request_id := current_request_id()) else body
 
 
 DIALECT = common.Dialect("/v1/messages", _error_body, AnthropicError)

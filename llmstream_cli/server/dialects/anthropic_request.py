@@ -76,6 +76,13 @@ class TextBlock(FieldTable):
 
 _Content = str | Annotated[list[TextBlock], Field(max_length=MAX_BLOCKS)]
 _NONE = {**fields.NO_CONTENT, "enum": [None]}
+_OF_ASSISTANT = ("tool_use", "thinking", "redacted_thinking")
+
+
+def _blocks(*kinds: str) -> dict[str, Any]:
+    """Describe a content that has a block of these kinds."""
+    block = {"type": "object", "properties": {"type": {"enum": [*kinds]}}, "required": ["type"]}
+    return {"type": "array", "contains": block}
 
 
 class Block(FieldTable):
@@ -106,7 +113,11 @@ def _text(content: _Content | None) -> str:
 class AnthropicMessage(FieldTable):
     """One turn; its content is a string or a list of blocks."""
 
-    model_config = excluded({"role": fields.NOT_ASSISTANT, "content": fields.NO_CONTENT})
+    model_config = excluded(
+        {"role": fields.NOT_ASSISTANT, "content": fields.NO_CONTENT},
+        {"role": fields.NOT_ASSISTANT, "content": _blocks(*_OF_ASSISTANT)},
+        {"role": {"not": {"const": "user"}}, "content": _blocks("tool_result")},
+    )
 
     role: Annotated[Role, common.read_role(_ROLES), WithJsonSchema({"enum": [*_ROLES]})]
     content: str | Annotated[list[Block], Field(max_length=MAX_BLOCKS)] | None = None

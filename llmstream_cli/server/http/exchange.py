@@ -110,6 +110,8 @@ class Exchanges:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one request."""
+        # A base URL that ends in a slash brings two.
+        scope = {**scope, "path": re.sub("//+", "/", scope["path"])}
         exchange = Exchange(
             method=scope["method"][:20],
             path=scope["raw_path"].decode("ascii", "backslashreplace")[:_MAX_LOGGED_PATH],

@@ -26,6 +26,7 @@ _EVERYWHERE = {"0.0.0.0", "::", ""}  # noqa: S104  (compared with, not bound)
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9_\-, ]{1,1000}")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:@/\[\]]*)(?::\d*)?")  # the name, without its port
+_BEARER = re.compile(r"\s*bearer\s+(.*\S)\s*", re.IGNORECASE)
 _PREFLIGHT_SECONDS = "600"
 _EXPOSED = "X-Request-Id, X-Model, X-Schema-Ignored, Retry-After, Location"
 
@@ -91,16 +92,18 @@ class Guards:
 
     def _check_key(self) -> int:
         """Return which of the keys the request has."""
-        scheme, _, bearer = request.headers.get("Authorization", "").partition(" ")
-        given = bearer.strip() if scheme.lower() == "bearer" else request.headers.get("X-Api-Key")
-        if not given:
+        bearer = _BEARER.fullmatch(request.headers.get("Authorization", ""))
+        # Clients that have a key of Anthropic's send it beside the token that is meant.
+        given = [bearer[1] if bearer else "", request.headers.get("X-Api-Key", "")]
+        if not any(given):
             raise UnauthorizedError("a key is needed: send Authorization: Bearer KEY")
-        digest = _digest(given.encode("utf-8", "surrogateescape"))
+        digests = [_digest(one.encode("utf-8", "surrogateescape")) for one in given if one]
         # All of them are compared: the time tells neither which one nor how far it is right.
-        found = [hmac.compare_digest(digest, key) for key in self._keys]
-        if not sum(found):
+        found = [[hmac.compare_digest(digest, key) for key in self._keys] for digest in digests]
+        right = [numbers.index(True) for numbers in found if any(numbers)]
+        if not right:
             raise UnauthorizedError("the key is not one of this server's")
-        return found.index(True)
+        return right[0]
 
     async def _add_headers(self, response: Response) -> Response:
         response.headers["X-Content-Type-Options"] = "nosniff"

@@ -157,7 +157,7 @@ async def test_a_preflight_is_answered_where_the_origin_is_allowed(allowed: str)
 # ---- keys -----------------------------------------------------------------------------------
 
 RIGHT = ("Authorization: Bearer first-key", "Authorization: bearer second-key",
-         "X-Api-Key: first-key")  # fmt: skip
+         "X-Api-Key: first-key", "Authorization:   BEARER \t first-key  ")  # fmt: skip
 WRONG = (
     "X-Nothing: x", "Authorization: Bearer", "Authorization: Bearer first-ke", "X-Api-Key: ",
     "Authorization: Bearer first-key2", "Authorization: Bearer FIRST-KEY",
@@ -181,6 +181,10 @@ async def test_one_of_the_keys_opens_all_but_what_is_open() -> None:
         assert not served.engine.requests
         for header in RIGHT:
             assert (await ask(served, post(BODY, header))).status == 200
+        # Either header will do, where a client sends both.
+        for both in (("X-Api-Key: x", RIGHT[0]), ("Authorization: Bearer x", RIGHT[2])):
+            assert (await ask(served, post(BODY, *both))).status == 200
+        assert (await ask(served, post(BODY, "X-Api-Key: x", WRONG[2]))).status == 401
 
 
 @pytest.mark.parametrize(
