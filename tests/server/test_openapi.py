@@ -24,7 +24,7 @@ ACROSS_FIELDS = re.compile(
     r"|needs messages|needs a last message|best_of must be the same as n|prompt and n ask for more"
     r"|names a token twice|it is not JSON"  # as `1` and `01`; a schema may be a text
     r"|which is not among the tools|so is another tool's|there are no tools|tools to choose from"
-    r"|has nothing that the model reads|the model's vectors have"
+    r"|has nothing that the model reads|the model's vectors have|which belongs to messages of"
     r"|response_format\.\w+(\.schema)? (is missing|must be a string)"
 )
 EXAMPLES = 40

@@ -53,7 +53,7 @@ def ollama(
 def token_stream(fields: dict[str, Any]) -> Any:
     body = validated(TokenStreamRequest, {"query": "Hello", **fields})
     request = body.generation_request(DEFAULTS, {"sql": "You know SQL."})
-    return request, body.model, body.include_reasoning
+    return request, body.model, body.include_reasoning, body.resume
 
 
 def responses(fields: dict[str, Any]) -> Any:
@@ -109,6 +109,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
     "add_generation_prompt": {"add_generation_prompt": False},
     "reasoning_effort": {"reasoning_effort": "none"},
     "include_reasoning": {"include_reasoning": True},
+    "resume": {"resume": 60},
     "input": {"input": [{"type": "message", "role": "developer", "content": "Hi"}]},
     "instructions": {"instructions": "Be brief."},
     "reasoning": {"reasoning": {"effort": "none"}},
