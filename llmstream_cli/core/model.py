@@ -150,7 +150,7 @@ class LoadedModel:
         if sampling.is_constrained:
             return encoded
         if request.callable_tools:
-            tools, choice = request.callable_tools, request.tool_choice
+            tools, choice = [*map(_with_read_schema, request.callable_tools)], request.tool_choice
             encoded = replace(
                 encoded,
                 constraint_begins_later=choice.mode == "auto",

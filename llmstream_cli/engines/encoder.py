@@ -74,8 +74,9 @@ class _Encoder(LoadedModel):
             _ = self._template
 
     def prepare_grammars(self) -> None:
-        """Read the vocabulary for grammars, once."""
+        """Read the vocabulary for grammars and calls of tools, once."""
         with contextlib.suppress(LLMStreamError):
+            _ = self._calls
             self._grammars.read_vocabulary()
 
     def serve(self, connection: Connection) -> None:

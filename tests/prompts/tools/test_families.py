@@ -5,12 +5,14 @@
 import codecs
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmstream_cli.core.grammar.json_schema import read_schema
 from llmstream_cli.errors import InvalidValueError
 from llmstream_cli.prompts.messages import Tool, ToolCall, ToolChoice
 from llmstream_cli.prompts.tools import CallFormat, CallParser, find_call_format
@@ -401,6 +403,19 @@ def test_arguments_can_be_held_to_another_grammar(sample: Sample) -> None:
     grammar = found.grammar(TOOLS, ToolChoice(), begun=False, arguments=arguments)
     assert "get_weather" in asked
     assert accepts(vocabulary, grammar, vocabulary.tokenize(sample.write(0), special=True))
+
+
+@parametrized
+def test_schemas_as_the_core_gives_them_are_read_the_same(sample: Sample) -> None:
+    vocabulary, found = load(sample)
+    tools = [
+        replace(tool, parameters=json.dumps(read_schema(tool.parameters).schema)) for tool in TOOLS
+    ]
+    text = sample.write(0)
+    grammar = found.grammar(tools, ToolChoice(), begun=False)
+    assert accepts(vocabulary, grammar, vocabulary.tokenize(text, special=True))
+    reading = read(found.parser(tools, ToolChoice(), begun=False), characters(sample, text))
+    assert reading.values() == EXPECTED[:1]
 
 
 def test_a_schema_that_cannot_be_written_one_by_one_is_refused() -> None:
