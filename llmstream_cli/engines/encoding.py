@@ -200,7 +200,7 @@ class EncodingPool:
 
 
 def counting(request: GenerationRequest, info: ModelInfo) -> tuple[GenerationRequest, ModelInfo]:
-    """Return what has a request's prompt made, however long it is, and no grammar compiled."""
+    """Return what has a request's prompt made, however long it is, and no grammar for its text."""
     # A grammar rules reasoning out, which the prompt may have to close.
     thinking = False if request.sampling.is_constrained else request.thinking
     request = replace(request, sampling=SamplingParams(), thinking=thinking)

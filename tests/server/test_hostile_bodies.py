@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from llmstream_cli.api import SamplingParams
 from llmstream_cli.errors import InvalidValueError
+from llmstream_cli.server.dialects.anthropic_request import MessagesRequest
 from llmstream_cli.server.dialects.ollama import ChatRequest, GenerateRequest
 from llmstream_cli.server.dialects.ollama_models import ShowRequest
 from llmstream_cli.server.dialects.openai_chat import ChatCompletionRequest
@@ -35,12 +36,20 @@ def make(type_: type[BaseModel], body: dict[str, Any]) -> None:
     parsed = type_.model_validate(body)
     if isinstance(parsed, ChatCompletionRequest | CompletionRequest):
         assert parsed.generation_requests(SamplingParams())
-    elif isinstance(parsed, ChatRequest | GenerateRequest):
+    elif isinstance(parsed, ChatRequest | GenerateRequest | MessagesRequest):
         parsed.generation_request(SamplingParams())
 
 
 @pytest.mark.parametrize(
-    "type_", [ChatCompletionRequest, CompletionRequest, ChatRequest, GenerateRequest, ShowRequest]
+    "type_",
+    [
+        MessagesRequest,
+        ChatCompletionRequest,
+        CompletionRequest,
+        ChatRequest,
+        GenerateRequest,
+        ShowRequest,
+    ],
 )
 @given(data=st.data())
 def test_it_is_taken_or_refused(type_: type[BaseModel], data: st.DataObject) -> None:

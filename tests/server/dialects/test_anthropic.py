@@ -379,3 +379,15 @@ def test_a_real_model_answers_counts_and_stops(server_url: str) -> None:
         assert counted.input_tokens == usage.input_tokens + usage.cache_read_input_tokens
         stopped = sdk.messages.create(**asks, stop_sequences=["aris"])
         assert (stopped.stop_reason, stopped.stop_sequence) == ("stop_sequence", "aris")
+        schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+        tools: Any = [{"name": "double", "input_schema": schema}]
+        call_it: dict[str, Any] = {**asks, "tools": tools, "tool_choice": {"type": "any"}}
+        called = sdk.messages.create(**{**call_it, "max_tokens": 200})
+        counted = sdk.messages.count_tokens(
+            model="smollm2", system=asks["system"], messages=asks["messages"], tools=tools
+        )
+        assert isinstance(called.content[0], anthropic.types.ToolUseBlock)
+        assert isinstance(called.content[0].input["a"], int)
+        assert called.stop_reason == "tool_use"
+        cached = called.usage.cache_read_input_tokens or 0
+        assert counted.input_tokens == called.usage.input_tokens + cached > 50
