@@ -11,6 +11,7 @@ Two ways:
 Requests take turns, a step each.
 """
 
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 _MAX_TOKENS = 512  # of an encoder's step with several texts
 _PART_TOKENS = 63  # of a step in parts: from 64 rows on, ggml's kernels round differently
+_MIN_PART_TOKENS = 17  # below, kernels round differently too
+_GAP_SECONDS = 0.1  # for which a step in parts may hold up answers
 _MAX_SEQS = 16  # texts of a step
 _FIRST_CTX_SIZE = 512  # until a text needs more
 
@@ -58,6 +61,7 @@ class Embedder:
         self._requests: dict[int, _Request] = {}  # whose turn it is next, first
         self._begun: _Text | None = None  # which the last step has computed a part of
         self._aborted = False
+        self._token_seconds = 0.0  # that a token took in the last step
         self.num_tokens = 0  # computed so far
 
     @property
@@ -85,8 +89,10 @@ class Embedder:
         if self._context is not None:
             self._context.close()
 
-    def step(self) -> list[tuple[int, Embeddings | EngineError]]:
+    def step(self, *, hurried: bool = False) -> list[tuple[int, Embeddings | EngineError]]:
         """Compute a batch; return the vectors of the texts that end in it, by request.
+
+        `hurried` keeps a step in parts short, for answers wait for its end.
 
         Raises:
             DecodeAbortedError: `abort` was called.
@@ -94,8 +100,11 @@ class Embedder:
         first = next(iter(self._requests))
         parts: list[tuple[_Text, int]] = []
         try:
-            self._choose(parts)
+            self._choose(parts, self._max_tokens(hurried=hurried))
+            started = time.perf_counter()
             self._compute(parts)
+            num_tokens = sum(count for _, count in parts)
+            self._token_seconds = (time.perf_counter() - started) / num_tokens
             results = self._results(text for text, _ in parts if text is not self._begun)
         except DecodeAbortedError:
             raise
@@ -110,9 +119,16 @@ class Embedder:
             self._requests[first] = self._requests.pop(first)
         return results
 
-    def _choose(self, parts: list[tuple[_Text, int]]) -> None:
+    def _max_tokens(self, *, hurried: bool) -> int:
+        if not self._in_parts:
+            return _MAX_TOKENS
+        if not hurried or not self._token_seconds:
+            return _PART_TOKENS
+        affordable = int(_GAP_SECONDS / self._token_seconds)
+        return max(_MIN_PART_TOKENS, min(affordable, _PART_TOKENS))
+
+    def _choose(self, parts: list[tuple[_Text, int]], free: int) -> None:
         """Fill a batch: with texts, and how many tokens of each; the last may be a part of one."""
-        free = _PART_TOKENS if self._in_parts else _MAX_TOKENS
         seq_ids = set(range(_MAX_SEQS))
         if (begun := self._begun) is not None:
             seq_ids.remove(begun.seq_id)

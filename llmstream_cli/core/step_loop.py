@@ -159,7 +159,7 @@ class StepLoop:
                 if core is not None and generates:
                     self._send(core.step())
                 if embedder.has_work:
-                    self._send(embedder.step())
+                    self._send(embedder.step(hurried=generates))
                 continue
             if command is None:
                 return

@@ -38,7 +38,11 @@ _EPSILONS = ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon
 _NOT_FOR_WEIGHTS = frozenset({"Q8_1", "Q8_K", "I8", "I16", "F64"})
 _INDICES = frozenset({"I32", "I64"})
 _FOR_VECTORS = frozenset({"F32"}) | _INDICES
-_ONLY_FLOAT32 = ("ssm_conv1d.weight", "shortconv.conv.weight")
+_ONLY_FLOAT32 = ("ssm_conv1d.weight", "shortconv.conv.weight", "token_types.weight")
+# Those that are rotated whole where the file does not say how far.
+_ROTATING_ENCODERS = frozenset(
+    {"jina-bert-v3", "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe"}
+)
 # Those that a graph is built for only where keys and values are of one size.
 _EQUAL_HEADS = frozenset(
     {"falcon", "gpt2", "gptneox", "granite", "granitehybrid", "llama", "mistral3", "olmo2"}
@@ -202,7 +206,9 @@ def _attention_problems(header: GGUFHeader, architecture: str) -> Iterator[str]:
         return
     keys = header.integer(f"{architecture}.attention.key_length", width // heads)
     values = header.integer(f"{architecture}.attention.value_length", width // heads)
-    rotated = header.integer(f"{architecture}.rope.dimension_count")
+    rotated = header.integer(
+        f"{architecture}.rope.dimension_count", keys if architecture in _ROTATING_ENCODERS else None
+    )
     if keys is None or values is None:  # of a wrong type, as llama.cpp will say
         return
     if rotated is not None and (not 0 < rotated <= keys or rotated % 2):

@@ -30,7 +30,7 @@ from llmstream_cli.models.progress import Progress
 from llmstream_cli.models.reference import HubModel, model_name
 
 _TOKENIZER = "tokenizer.json"  # what repositories call it
-_CHECKS = 1  # another number once `gguf_check` finds more
+_CHECKS = 2  # another number once `gguf_check` finds more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -234,3 +234,18 @@ def test_a_model_does_only_what_it_is_for(tmp_path: Path) -> None:
 def test_token_ids_have_to_be_in_the_vocabulary(tmp_path: Path) -> None:
     with pytest.raises(LLMStreamError, match="not in the vocabulary"):
         loaded(write_bert(tmp_path / "m.gguf")).encode_texts(EmbeddingRequest(((9999,),)))
+
+
+def test_a_step_that_answers_wait_for_is_short(tmp_path: Path) -> None:
+    embedder = Embedder(Model(str(write_llama(tmp_path / "m.gguf"))), threads=2)
+    embedder.add(1, inputs([200, 200]))
+    embedder.step(hurried=True)  # how long a token takes is not known yet
+    assert embedder.num_tokens == 63
+    for token_seconds, num_tokens in ((1.0, 17), (1 / 250, 25), (1e-9, 63)):
+        embedder._token_seconds = token_seconds
+        before = embedder.num_tokens
+        embedder.step(hurried=True)
+        assert embedder.num_tokens - before == num_tokens
+        embedder._token_seconds = token_seconds
+        embedder.step()
+        assert embedder.num_tokens - before == num_tokens + 63

@@ -5,6 +5,7 @@ Whatever a file does to llama.cpp it does to this process. A line for a line: `o
 
 import sys
 
+from llmstream_cli.core.embeddings import Embedder
 from llmstream_cli.core.llama import Batch, Context, Model
 from llmstream_cli.errors import LLMStreamError
 
@@ -12,6 +13,8 @@ from llmstream_cli.errors import LLMStreamError
 def try_out(path: str) -> str:
     try:
         model = Model(path)
+        if model.pooling is not None:
+            return embed(model)
         context = Context(model, ctx_size=256, max_seqs=1, max_batch_tokens=32, threads=1)
         tokens = model.tokenize("Hello, world <s> <|im_end|>", special=True)[:16] or [0]
         batch = Batch(32)
@@ -23,6 +26,17 @@ def try_out(path: str) -> str:
         model.control_tokens()
     except LLMStreamError as error:
         return repr(str(error))
+    return "ok"
+
+
+def embed(model: Model) -> str:
+    embedder = Embedder(model, threads=1)
+    tokens = model.tokenize("Hello, world [SEP]", special=True, ends=True)[: model.ctx_train] or [0]
+    embedder.add(1, [tokens, [0, model.vocab_size - 1][: model.ctx_train]])
+    while embedder.has_work:
+        for _, result in embedder.step():
+            if isinstance(result, LLMStreamError):
+                raise result
     return "ok"
 
 

@@ -25,6 +25,8 @@ WRITERS = {
         gguf_files.write_gemma3,
         gguf_files.write_mamba,
         gguf_files.write_lfm2,
+        gguf_files.write_bert,
+        gguf_files.write_nomic_bert,
     )
 }
 BOOL, STRING, ARRAY, UINT16, UINT32, FLOAT32 = 7, 8, 9, 2, 4, 6
