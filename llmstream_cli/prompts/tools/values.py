@@ -10,6 +10,7 @@ from llmstream_cli.prompts.tools.schemas import Property, text_choices
 from llmstream_cli.prompts.tools.syntax import ParameterSyntax, seen
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
+_STRING_PART = re.compile(r'["\\]')
 _KEY = r'[^\s"{}\[\]:,][^"{}\[\]:,]*(?=:)'
 _WORD = Run("[A-Za-z0-9_.+-]", 1, 400)
 
@@ -39,7 +40,6 @@ def _find(reader: Reader, text: str, place: int) -> Generator[None, None, int]:
 
 def _end_of_value(reader: Reader, quote: str, place: int) -> Generator[None, None, int]:
     """Return the place behind a string, a list, an object or a word."""
-    string = re.compile(_STRING, re.DOTALL)
     depth = 0
     while True:
         here = reader.buffer[place : place + max(1, len(quote))]
@@ -49,11 +49,7 @@ def _end_of_value(reader: Reader, quote: str, place: int) -> Generator[None, Non
         if here == quote:
             place = len(quote) + (yield from _find(reader, quote, place + len(quote)))
         elif here[0] == '"':
-            match = string.match(reader.buffer, place)
-            if match is None:
-                yield from reader.more()
-                continue
-            place = match.end()
+            place = yield from _end_of_string(reader, place + 1)
         elif here[0] in "{[":
             depth, place = depth + 1, place + 1
         elif depth:
@@ -62,6 +58,18 @@ def _end_of_value(reader: Reader, quote: str, place: int) -> Generator[None, Non
             return (yield from reader.run(_WORD, place))
         if not depth:
             return place
+
+
+def _end_of_string(reader: Reader, place: int) -> Generator[None, None, int]:
+    while True:
+        part = _STRING_PART.search(reader.buffer, place)
+        place = part.start() if part else len(reader.buffer)
+        if part and part[0] == '"':
+            return part.end()
+        if part and part.end() < len(reader.buffer):
+            place += 2  # what is escaped is skipped
+        else:
+            yield from reader.more()
 
 
 def _as_json(text: str, syntax: ParameterSyntax, quote: str) -> str:
