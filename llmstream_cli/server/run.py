@@ -46,5 +46,6 @@ class Server:
                 await self._listener.wait_closed(_CUT_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._context.answers.close()
                 await asyncio.gather(*(m.engine.aclose() for m in self._context.models.models))
         return num_cut

@@ -187,6 +187,7 @@ async def serving(engine: FakeEngine | None = None, **settings: Any) -> AsyncGen
         await listener.stop_accepting()
         listener.abort()
         assert await listener.wait_closed(TIMEOUT)
+        await context.answers.close()
         assert not context.requests.active
         await until(lambda: engine.running == 0)
 

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from llmstream_cli.api import EngineState, EngineStatus, GenerationRequest
 from llmstream_cli.server.dialects.plain import TokenStreamRequest
@@ -68,10 +68,16 @@ async def test_stop_frees_the_slot_and_keeps_the_text(tabs: Tabs, server_url: st
     assert await chat.ended() == text
 
 
-async def test_a_closed_tab_stops_its_answer(tabs: Tabs) -> None:
+async def test_a_closed_tab_stops_its_answer_when_its_time_is_over(tabs: Tabs) -> None:
+    async def hurry(route: Route) -> None:
+        headers = await route.request.all_headers()
+        assert headers["resume"] == "300"
+        await route.continue_(headers={**headers, "resume": "1"})
+
     engine = FakeEngine(("word ",), repeat=100_000, pause=0.01)
     async with serving(engine) as served:
         chat = await tabs.open(served.url)
+        await chat.page.route("**/token_stream", hurry)
         await chat.send("?")
         await expect(chat.answer.locator(".body")).to_contain_text("word")
         assert engine.running == 1
@@ -207,7 +213,7 @@ async def test_every_option_of_the_api_is_there(tabs: Tabs) -> None:
         ids = await chat.page.locator(".option [id^=option-]").evaluate_all(
             "all => all.map((one) => one.id.slice(7))"
         )
-    elsewhere = {"query", "messages", "system", "model", "context", "include_reasoning"}
+    elsewhere = {"query", "messages", "system", "model", "context", "include_reasoning", "resume"}
     assert set(ids) == set(TokenStreamRequest.model_fields) - elsewhere
     assert ids[:2] == ["thinking", "temperature"]
 

@@ -141,12 +141,16 @@ async def test_a_server_that_goes_and_comes_back(tabs: Tabs) -> None:
         chat = await tabs.open(served.url)
         await chat.send("first")
         await expect(chat.answer.locator(".body")).to_contain_text("word")
-    text = await chat.ended()
-    assert text.startswith("word")
-    await expect(chat.answer.locator(".error")).to_contain_text(
-        "the connection to the server was lost"
-    )
+    await expect(chat.note).to_contain_text("The answer goes on when it is back")
     await expect(chat.state).to_have_text("Not reachable")
+    async with serving(port=port):  # another process, which has no such answer
+        text = await chat.ended()
+        assert text.startswith("word")
+        await expect(chat.answer.locator(".error")).to_contain_text(
+            "the connection to the server was lost"
+        )
+        await expect(chat.state).to_have_text("Ready")
+    await expect(chat.state).to_have_text("Not reachable", timeout=TIMEOUT)
     await expect(chat.banner).to_contain_text("The server cannot be reached")
     await chat.send("second")
     await expect(chat.note).to_contain_text("sent when it is back")

@@ -126,6 +126,14 @@ class Answers:
         if answer.task is not None:
             answer.task.cancel()
 
+    async def close(self) -> None:
+        """Stop all answers, also those that nobody reads at the moment."""
+        answers = [*self._by_id.values()]
+        for answer in answers:
+            self.forget(answer)
+        tasks = [answer.task for answer in answers if answer.task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     async def follow(self, answer: StoredAnswer, start: int = 0) -> AsyncGenerator[bytes]:
         """Read an answer, which is kept as long as somebody does."""
         answer.num_readers += 1

@@ -1,6 +1,7 @@
-// One answer on its way: asks, waits where the server cannot answer yet, and reads.
+// One answer on its way: asks, waits where the server cannot answer yet, reads, and goes on where
+// the connection was lost. `message.source` says where the server keeps it, once it has begun.
 
-import { askKey, CutError, progressOf, server, stream } from "./api.js";
+import { ask, askKey, askOn, forget, progressOf, read, RESUME, server } from "./api.js";
 import { randomId, readStats } from "./conversation.js";
 
 const LOOK_PAUSE = 1_000; // milliseconds between two looks at how far the request has come
@@ -20,11 +21,12 @@ export class Answer {
   #progress = null;
   #body;
   #abort = new AbortController();
-  #hasBegun = false; // until when an older answer stays
-  #tries = 0;
+  #tries = 0; // since something came
+  #heard = Date.now(); // when it did
 
-  constructor(message, body, onText, onNote) {
-    Object.assign(this, { message, onText, onNote });
+  // A message with a source is gone on with; the body asks for any other.
+  constructor(message, body, { onBegin, onText, onNote }) {
+    Object.assign(this, { message, onBegin, onText, onNote });
     this.#body = body;
   }
 
@@ -33,13 +35,18 @@ export class Answer {
   }
 
   async run() {
-    Object.assign(this.message, { ended: null, error: "" });
+    const { message } = this;
+    Object.assign(message, { ended: null, error: "" });
+    let failure = null;
     try {
       while (!(await this.#try()));
-      this.message.ended = "complete";
     } catch (error) {
-      this.#explain(error);
+      failure = error;
     }
+    if (message.source) await this.#settle();
+    message.ended = "complete";
+    if (failure && !this.#isWhole(failure)) this.#explain(failure);
+    message.source = null;
   }
 
   #tell(note) {
@@ -49,28 +56,40 @@ export class Answer {
 
   // Asks once; returns whether there is nothing more to try.
   async #try() {
-    const id = `page-${randomId()}`;
+    const { message } = this;
+    const { signal } = this.#abort;
+    const id = message.source?.id ?? `page-${randomId()}`;
     const looking = new AbortController();
-    this.#look(id, AbortSignal.any([looking.signal, this.#abort.signal])).catch(() => {});
-    this.#tell("");
+    this.#look(id, AbortSignal.any([looking.signal, signal])).catch(() => {});
+    this.#tell(message.source ? "Answering" : "");
     try {
-      await stream(this.#body, id, this.#abort.signal, (text, model) => this.#add(text, model));
+      const response = message.source
+        ? await askOn(message.source.path, message.text, signal)
+        : this.#begin(id, await ask(this.#body, id, signal));
+      await read(response, (text) => this.#add(text));
       return true;
     } catch (error) {
-      if (this.#hasBegun || !(await this.#recover(error))) throw error;
+      if (!(await this.#recover(error))) throw error;
       return false;
     } finally {
       looking.abort();
-      if (this.#hasBegun) await this.#settle(id);
     }
   }
 
-  #add(text, model) {
-    if (!this.#hasBegun) {
-      Object.assign(this.message, { text: "", model, stats: undefined });
-      this.#tell("Answering");
-    }
-    this.#hasBegun = true;
+  // Until now an older answer stayed.
+  #begin(id, response) {
+    const { headers } = response;
+    const source = { id, path: headers.get("Location") };
+    Object.assign(this.message, { text: "", model: headers.get("X-Model"), stats: undefined, source });
+    this.#add("");
+    this.#tell("Answering");
+    this.onBegin();
+    return response;
+  }
+
+  #add(text) {
+    this.#tries = 0;
+    this.#heard = Date.now();
     this.message.text += text;
     this.onText();
   }
@@ -92,7 +111,9 @@ export class Answer {
   }
 
   // Notes what became of the request; after a stop the server takes a moment to know it itself.
-  async #settle(id) {
+  async #settle() {
+    const { id, path } = this.message.source;
+    if (this.#abort.signal.aborted) await forget(path);
     for (let tries = 0; tries < 5; tries += 1) {
       this.#progress = await progressOf(id, AbortSignal.timeout(3_000)) ?? this.#progress;
       if (this.#progress?.state === "ended") break;
@@ -106,6 +127,7 @@ export class Answer {
     this.#tries += 1;
     if (this.#abort.signal.aborted) return false;
     if (error.status === 401) return askKey(error.message);
+    if (this.message.source) return this.#waitForNetwork(error);
     if (error.status === 429) {
       let left = Math.min(Math.max(error.retryAfter, 2 ** (this.#tries - 1)), MAX_WAIT);
       for (; left > 0; left -= 1) {
@@ -126,13 +148,29 @@ export class Answer {
     return true;
   }
 
+  // Waits until an answer that has begun is worth another look, the first time not at all.
+  async #waitForNetwork({ status }) {
+    const isOver = Date.now() - this.#heard > RESUME * 1_000;
+    if (isOver || (status < 500 && status !== 429)) return false; // or the server no longer has it
+    server.look();
+    this.#tell("The connection is lost. The answer goes on when it is back.");
+    await sleep(Math.min(2 ** (this.#tries - 1) - 1, MAX_WAIT) * 1_000, this.#abort.signal);
+    return true;
+  }
+
+  // Whether there is nothing behind the text because all of it had come.
+  #isWhole({ status }) {
+    const { state, finish_reason: reason } = this.#progress ?? {};
+    return status === 416 && state === "ended" && reason && reason !== "cancelled";
+  }
+
   #explain(error) {
     const { message } = this;
     const why = this.#progress?.error ?? "the connection to the server was lost";
     message.ended = "failed";
     message.error = error.message;
     if (this.#abort.signal.aborted) Object.assign(message, { ended: "stopped", error: "" });
-    else if (error instanceof CutError) {
+    else if (message.source) {
       Object.assign(message, { ended: "cut", error: `The answer broke off: ${why}.` });
     }
   }

@@ -1,9 +1,10 @@
 // The server, as the page sees it: its state, and answers by `fetch` from /token_stream.
 
-import { ask } from "./dom.js";
+import { ask as askUser } from "./dom.js";
 
 const READY_PAUSE = 15_000; // milliseconds between two looks at the server
 const WAITING_PAUSE = 1_500;
+export const RESUME = 300; // seconds that the server keeps an answer that nobody reads
 
 export class ServerError extends Error {
   constructor(status, message, retryAfter) {
@@ -12,8 +13,6 @@ export class ServerError extends Error {
     this.retryAfter = retryAfter;
   }
 }
-
-export class CutError extends Error {}
 
 // Of this tab alone, and where the browser lets the page keep something.
 function session(work) {
@@ -30,7 +29,7 @@ let askingKey = null; // one dialog, however many wait for the key
 export function askKey(reason) {
   const text = key ? reason : "Whoever started it has one.";
   const title = "This server wants a key";
-  askingKey ??= ask({ title, text, label: "API key", type: "password", action: "Use it" })
+  askingKey ??= askUser({ title, text, label: "API key", type: "password", action: "Use it" })
     .then((given) => {
       askingKey = null;
       if (given === null) return false;
@@ -100,27 +99,37 @@ class Server extends EventTarget {
 
 export const server = new Server();
 
-export async function stream(body, id, signal, onText) {
-  const response = await request("/token_stream", {
+export function ask(body, id, signal) {
+  return request("/token_stream", {
     method: "POST",
-    headers: { "Content-Type": "application/json", "X-Request-Id": id },
+    headers: { "Content-Type": "application/json", "X-Request-Id": id, Resume: RESUME },
     body: JSON.stringify(body),
     signal,
   });
-  const model = response.headers.get("X-Model");
+}
+
+// Asks for what an answer has behind some text. A text holds whole characters only, so its bytes
+// tell where to go on wherever the connection cut them.
+export function askOn(path, text, signal) {
+  const start = new TextEncoder().encode(text).length;
+  return request(path, { headers: { Range: `bytes=${start}-` }, signal });
+}
+
+export async function read({ body }, onText) {
   // Not through a TextDecoderStream: where the connection breaks, it drops what it still holds.
-  const reader = response.body.getReader();
-  const decoder = new TextDecoder();
-  try {
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return;
-      onText(decoder.decode(value, { stream: true }), model);
-    }
-  } catch (error) {
-    signal.throwIfAborted();
-    throw new CutError("the answer broke off", { cause: error });
+  const reader = body.getReader();
+  const decoder = new TextDecoder("utf-8", { ignoreBOM: true }); // every byte counts
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    onText(decoder.decode(value, { stream: true }));
   }
+}
+
+// Stops an answer, also while the page is being closed; where the server is away, in its time.
+export function forget(path) {
+  const options = { method: "DELETE", keepalive: true, signal: AbortSignal.timeout(3_000) };
+  return request(path, options).catch(() => {});
 }
 
 export function progressOf(id, signal) {

@@ -16,6 +16,8 @@ const STATES = {
   unknown: "Connecting", ready: "Ready", idle: "Ready", loading: "Loading", down: "Not reachable",
   locked: "Needs a key", restarting: "Restarting", failed: "Failed", draining: "Shutting down",
 };
+// A tab holds the lock of a conversation while it reads its answer. Plain HTTP has no locks.
+const locks = navigator.locks ?? { request: (_, work) => work() };
 const HINT = byId("hint").textContent;
 
 const query = byId("query");
@@ -87,8 +89,8 @@ function keep(work) {
   return work.catch((error) => tell(`The browser could not keep this: ${error.message}.`));
 }
 
-function change(id, work) {
-  if (store.get(id)) keep(store.change(id, work));
+async function change(id, work) {
+  if (store.get(id)) await keep(store.change(id, work));
   else if (id === conversation.id) work(conversation);
 }
 
@@ -144,8 +146,22 @@ function send(text) {
   respond(message);
 }
 
-async function respond(message) {
-  const { id, settings, messages } = conversation;
+function respond(message, of = conversation) {
+  const done = follow(message, of);
+  locks.request(of.id, () => done);
+  return done;
+}
+
+// Goes on with an answer that a reload or another tab left, unless that tab still reads it.
+function resume({ id }) {
+  return locks.request(id, async () => {
+    await store.refresh(id);
+    const message = store.get(id)?.messages.at(-1);
+    if (message?.source && !answers.has(id)) await respond(message, store.get(id));
+  });
+}
+
+async function follow(message, { id, settings, messages }) {
   const asked = messages.slice(0, messages.indexOf(message));
   const updated = Date.now();
   const isShown = () => conversation.id === id;
@@ -162,7 +178,7 @@ async function respond(message) {
     save();
   };
   const onNote = () => isShown() && view.refresh(message, describe(message));
-  const answer = new Answer(message, requestBody(settings, asked), onText, onNote);
+  const answer = new Answer(message, requestBody(settings, asked), { onBegin: save, onText, onNote });
   answers.set(id, answer);
   const run = answer.run();
   save();
@@ -171,13 +187,14 @@ async function respond(message) {
   announce("The answer is on its way.");
   await run;
   answers.delete(id);
-  save();
+  const done = save();
   show();
   if (isShown()) {
     view.grow(message); // and stays at its end
     announce(`${partThought(message.text).answer} ${message.error || `Answer ${message.ended}.`}`);
   }
   server.look();
+  await done;
 }
 
 const ACTIONS = {
@@ -311,6 +328,7 @@ async function start() {
   server.addEventListener("change", () => showServer(conversation.settings.model));
   listen();
   followAddress();
+  for (const one of store.list()) if (one.messages.at(-1)?.source) resume(one);
   await server.look();
   if (server.state === "locked") askKey(server.reason);
 }

@@ -3,7 +3,8 @@
 import { fetchJson, server } from "./api.js";
 import { byId, element } from "./dom.js";
 
-const NOT_SAMPLING = new Set(["query", "messages", "system", "context", "model", "include_reasoning"]);
+const NOT_SAMPLING = new Set(
+  ["query", "messages", "system", "context", "model", "include_reasoning", "resume"]);
 
 function kindOf(schema) {
   const types = (schema.anyOf ?? [schema]).filter(({ type }) => type !== "null");

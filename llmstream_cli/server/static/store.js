@@ -23,7 +23,7 @@ export class Store extends EventTarget {
     const request = indexedDB.open("llmstream", 1);
     request.onupgradeneeded = () => request.result.createObjectStore(NAME, { keyPath: "id" });
     this.#database = await result(request);
-    this.#channel.addEventListener("message", ({ data }) => this.#refresh(data));
+    this.#channel.addEventListener("message", ({ data }) => this.refresh(data));
     for (const one of await result(this.#records("readonly").getAll())) this.#all.set(one.id, one);
   }
 
@@ -73,10 +73,11 @@ export class Store extends EventTarget {
     this.#channel.postMessage(id);
   }
 
-  async #refresh(id) {
+  // Reads the record again, which another tab has written.
+  async refresh(id) {
     const writes = this.#writes;
     const found = await result(this.#records("readonly").get(id));
-    if (writes !== this.#writes) return this.#refresh(id); // it has changed here meanwhile
+    if (writes !== this.#writes) return this.refresh(id); // it has changed here meanwhile
     if (found) this.#all.set(id, found);
     else this.#all.delete(id);
     return this.dispatchEvent(new CustomEvent("change", { detail: id }));
