@@ -22,7 +22,7 @@ export class Answer {
   #body;
   #abort = new AbortController();
   #tries = 0; // since something came
-  #heard = Date.now(); // when it did
+  #lost = 0; // when the first of them failed
 
   // A message with a source is gone on with; the body asks for any other.
   constructor(message, body, { onBegin, onText, onNote }) {
@@ -46,7 +46,7 @@ export class Answer {
     if (message.source) await this.#settle();
     message.ended = "complete";
     if (failure && !this.#isWhole(failure)) this.#explain(failure);
-    message.source = null;
+    delete message.source;
   }
 
   #tell(note) {
@@ -89,7 +89,6 @@ export class Answer {
 
   #add(text) {
     this.#tries = 0;
-    this.#heard = Date.now();
     this.message.text += text;
     this.onText();
   }
@@ -150,7 +149,8 @@ export class Answer {
 
   // Waits until an answer that has begun is worth another look, the first time not at all.
   async #waitForNetwork({ status }) {
-    const isOver = Date.now() - this.#heard > RESUME * 1_000;
+    if (this.#tries === 1) this.#lost = Date.now();
+    const isOver = Date.now() - this.#lost > RESUME * 1_000;
     if (isOver || (status < 500 && status !== 429)) return false; // or the server no longer has it
     server.look();
     this.#tell("The connection is lost. The answer goes on when it is back.");
