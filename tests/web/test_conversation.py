@@ -259,11 +259,10 @@ async def test_what_is_exported_can_be_imported(tabs: Tabs, kind: str) -> None:
         assert await other.answer.locator(".body").inner_html() == shown
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format": "llmstream conversations"}'])
-async def test_another_file_is_refused(tabs: Tabs, content: str) -> None:
+async def test_another_file_is_refused(tabs: Tabs) -> None:
     async with serving() as served:
         chat = await tabs.open(served.url)
-        file: Any = {"name": "x.json", "mimeType": "application/json", "buffer": content.encode()}
+        file: Any = {"name": "x.json", "mimeType": "application/json", "buffer": b"[1]"}
         await chat.page.set_input_files("#file", file)
         await expect(chat.notice).to_contain_text("x.json cannot be imported")
         await expect(chat.titles).to_have_count(0)

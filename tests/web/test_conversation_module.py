@@ -164,6 +164,11 @@ def test_a_file_with_other_messages_is_refused(worker: Worker, messages: Any) ->
     assert "lacks" in reply["error"]
 
 
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"format": "llmstream conversations"}'])
+def test_another_file_is_refused(worker: Worker, content: str) -> None:
+    assert "error" in worker.ask(["read", content])
+
+
 def test_what_a_file_has_besides_is_dropped(worker: Worker) -> None:
     one = user("x") | {"stats": {"prompt_tokens": "x", "more": 1}, "model": 5, "more": "x"}
     more = {"title": 5, "updated": "x", "settings": [], "id": "mine", "more": 1}

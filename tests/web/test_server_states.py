@@ -20,7 +20,7 @@ from llmstream_cli.errors import (
     LLMStreamError,
     QueueFullError,
 )
-from tests.server.fakes import FakeEngine, fail_with, serving, until
+from tests.server.fakes import FakeEngine, fail_with, serving
 from tests.web.browser import TIMEOUT, Tabs
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
@@ -210,15 +210,3 @@ async def test_a_page_without_a_database_still_talks(tabs: Tabs) -> None:
         assert await chat.ask("two") == "two"
         await chat.titles.last.click()
         await expect(chat.questions).to_have_text(["one"])
-
-
-async def test_the_engine_sees_the_end_of_a_stopped_request_in_the_queue(tabs: Tabs) -> None:
-    engine = FakeEngine()
-    engine.gate.clear()
-    async with serving(engine) as served:
-        chat = await tabs.open(served.url)
-        await chat.send("?")
-        await until(lambda: engine.running == 1)
-        await chat.page.keyboard.press("Escape")
-        await until(lambda: engine.running == 0)
-        assert await chat.ended() == ""
