@@ -96,24 +96,6 @@ async def test_a_cancelled_prefill_computes_no_further_part(
     assert len(steps.sizes) == 3
 
 
-async def test_a_request_cancelled_in_the_queue_is_never_computed(
-    engine: InProcessEngine, steps: Steps
-) -> None:
-    steps.hold_at = 3
-    running = asyncio.ensure_future(collect(engine.generate(question(PROMPTS[0]))))
-    await asyncio.to_thread(steps.held.wait)
-    queued = asyncio.ensure_future(collect(engine.generate(question("word " * 1000))))
-    while engine._steps._inbox.empty():  # noqa: ASYNC110  (it is being encoded on another thread)
-        await asyncio.sleep(0.001)
-    queued.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await queued
-    steps.go_on.set()
-    await running
-    assert max(steps.sizes) == steps.sizes[0] == 34
-    assert len(steps.sizes) == 48
-
-
 async def test_closing_ends_a_running_answer_and_a_waiting_one(model_path: Path) -> None:
     engine = InProcessEngine(EngineConfig(model_path=str(model_path)))
     engine.start()
