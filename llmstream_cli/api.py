@@ -102,7 +102,7 @@ class GenerationRequest:
             return
         for excluded, what in (
             (self.prompt is not None, "a raw prompt"),
-            (self.sampling.is_constrained, "a grammar or a JSON schema for the answer"),
+            (self.sampling.grammar or self.sampling.regex, "a grammar or a regex for the answer"),
             (self.sampling.ignore_eos, "ignore_eos"),
         ):
             if excluded:

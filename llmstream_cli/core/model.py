@@ -147,16 +147,16 @@ class LoadedModel:
         if request.is_constrained:
             constrained = _without_default_penalties(request)
             encoded = replace(encoded, constraint=self._compile(request), constrained=constrained)
-        if sampling.is_constrained:
-            return encoded
         if request.callable_tools:
             tools, choice = [*map(_with_read_schema, request.callable_tools)], request.tool_choice
             encoded = replace(
                 encoded,
-                constraint_begins_later=choice.mode == "auto",
+                constraint_begins_later=not at_once,
                 calls=partial(self._calls.parser, tools, choice, begun=False),
                 marks=self._calls.marks,
             )
+        if at_once:
+            return encoded
         return replace(encoded, turn_ends=self._turn_ends(request), splitter=splitter)
 
     def tokenize(self, request: TokenizeRequest) -> Tokens:
@@ -232,12 +232,18 @@ class LoadedModel:
     def _compile(self, request: GenerationRequest) -> "Constraint":
         with self._lock:
             grammars = self._grammars
-        if request.sampling.is_constrained:
+        if not request.callable_tools:
             return grammars.compile_grammar(request.sampling)
         tools = [_with_read_schema(tool) for tool in request.callable_tools]
-        begun = request.tool_choice.mode == "auto"
-        grammar = self._calls.grammar(tools, request.tool_choice, begun=begun)
-        return grammars.compile_calls(grammar, [*self._calls.marks], begins_later=begun)
+        may_answer = request.tool_choice.mode == "auto"
+        schema = request.sampling.json_schema if may_answer else None
+        begun = may_answer and schema is None
+        return grammars.compile_calls(
+            self._calls.grammar(tools, request.tool_choice, begun=begun),
+            [*self._calls.marks],
+            begins_later=begun,
+            answer_schema=schema,
+        )
 
     def count_tokens(self, request: GenerationRequest) -> int:
         """Return how many tokens the request's prompt has, be it more than the context holds."""
@@ -311,9 +317,10 @@ def check_pooling(request: EmbeddingRequest, info: ModelInfo) -> None:
 
 def _with_read_schema(tool: Tool) -> Tool:
     """Return a tool whose schema is as llguidance follows it."""
+    from llmstream_cli.core.grammar.constraint import in_style
     from llmstream_cli.core.grammar.json_schema import read_schema
 
-    return replace(tool, parameters=json.dumps(read_schema(tool.parameters).schema))
+    return replace(tool, parameters=json.dumps(in_style(read_schema(tool.parameters).schema)))
 
 
 def _without_default_penalties(request: GenerationRequest) -> SamplingParams | None:

@@ -114,7 +114,12 @@ class GrammarCompiler:
         return self._begin([matcher], field)
 
     def compile_calls(
-        self, grammar: str, control_tokens: Sequence[int], *, begins_later: bool
+        self,
+        grammar: str,
+        control_tokens: Sequence[int],
+        *,
+        begins_later: bool,
+        answer_schema: str | None = None,
     ) -> "Constraint":
         """Compile the grammar of calls of tools.
 
@@ -122,10 +127,17 @@ class GrammarCompiler:
             grammar: llguidance's dialect of Lark.
             control_tokens: those that stand in it.
             begins_later: whether it holds from `Constraint.begin` on, not from the first token.
+            answer_schema: what an answer without calls has to fulfil; None where there must be
+                calls, or the grammar begins with them.
 
         Raises:
             InvalidValueError: the schemas of the tools are too complex together.
         """
+        if answer_schema is not None:
+            schema = json.dumps(in_style(read_schema(answer_schema).schema))
+            grammar = (
+                grammar.replace("start: ", "start: answer | ", 1) + f"\nanswer: %json {schema}"
+            )
         control = " | ".join(f"<[{token}]>" for token in control_tokens)
         parts = f"({control}) TEXT?" if control else ""
         bounded = f"start: TEXT?{f' ({parts})*' if parts else ''}\nTEXT: {_NO_LONG_NUMBER}"
@@ -292,6 +304,11 @@ class _Tokens:
 
     def _spells(self, tokens: list[int], data: bytes) -> bool:
         return b"".join(self.tokens[token] for token in tokens) == data
+
+
+def in_style(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema for `%json`, to be followed as one for a whole answer is."""
+    return {**schema, "x-guidance": _JSON_STYLE}
 
 
 def _json_grammar(schema: Mapping[str, Any]) -> str:

@@ -194,12 +194,12 @@ def defaults_beside(
     """Return the server's defaults for a request with tools: without a constraint of the text.
 
     Raises:
-        InvalidValueError: the client gave such a constraint, and the model may call tools.
+        InvalidValueError: the client gave one that is no JSON schema, and the model may call tools.
     """
     if not tools or choice.mode == "none":
         return defaults
     for name, of, _ in given:
-        if of in CONSTRAINTS:
+        if of in CONSTRAINTS and of != "json_schema":
             raise InvalidValueError(
                 f"{name} and tools exclude each other; leave one out, or let no tool be chosen",
                 name,

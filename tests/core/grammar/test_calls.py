@@ -64,3 +64,18 @@ def test_a_number_comes_to_an_end(compiler: GrammarCompiler, model: Model) -> No
 def test_schemas_that_are_too_much_are_refused(compiler: GrammarCompiler) -> None:
     with pytest.raises(InvalidValueError, match="tools: "):
         compiler.compile_calls("start: missing", [], begins_later=True)
+
+
+def test_an_answer_fulfils_its_schema_or_calls(compiler: GrammarCompiler, walker: Walker) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    constraint = compiler.compile_calls(
+        GRAMMAR, [], begins_later=False, answer_schema=json.dumps(schema)
+    )
+    kinds = set()
+    for seed in range(40):
+        constraint.begin("")
+        text = walker.answer(constraint, random.Random(seed), free=seed % 8)
+        answer = json.loads(text.removeprefix("<tool_call>"))
+        kinds.add(frozenset(answer))
+        assert isinstance(answer.get("n", 0), int)
+    assert kinds == {frozenset({"n"}), frozenset({"name", "arguments"})}

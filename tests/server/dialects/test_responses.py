@@ -471,7 +471,6 @@ async def test_functions_of_a_namespace_are_called_by_both_names() -> None:
         ({"tools": [{**F, "parameters": {"type": "array"}}]}, "tools.0.parameters.type"),
         ({"tools": [F], "tool_choice": {"type": "function", "name": "h"}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"tools": [F], "text": {"format": {"type": "json_object"}}}, "text.format"),
         ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),

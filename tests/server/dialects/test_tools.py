@@ -78,9 +78,11 @@ def test_a_choice_is_of_tools_that_there_are() -> None:
         assert caught.value.field == "tool_choice"
 
 
-def test_a_constraint_of_the_text_excludes_tools_and_a_default_gives_way() -> None:
+def test_a_grammar_for_the_text_excludes_tools_and_a_default_gives_way() -> None:
     tools, defaults = [Tool("f")], SamplingParams(regex="a", seed=3)
-    given = [("response_format", "json_schema", "{}")]
+    given = [("response_format", "regex", "b")]
+    schema = [("response_format", "json_schema", "{}")]
+    assert defaults_beside(tools, ToolChoice(), defaults, schema) == SamplingParams(seed=3)
     assert defaults_beside(tools, ToolChoice(), defaults, []) == SamplingParams(seed=3)
     for none, choice in ((tools, ToolChoice("none")), ([], ToolChoice())):
         assert defaults_beside(none, choice, defaults, given) == defaults
