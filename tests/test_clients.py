@@ -1,0 +1,205 @@
+"""Clients as they are published, against a server with the real model: protocol, not wit."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import anthropic
+import jsonschema
+import openai
+import pytest
+
+from tests.server.process import running_server
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+
+MODEL = "smollm2"
+TOKENS = 64
+SECONDS = 300.0
+QUESTION = "What is the weather in Paris?"
+ASKED: list[Any] = [{"role": "user", "content": QUESTION}]
+CITY: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "enum": ["Bern", "Paris", "Rome"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    log = tmp_path_factory.mktemp("clients") / "log"
+    with running_server(log, "--parallel", "8", "--threads", "2") as running:
+        yield running
+
+
+@pytest.fixture
+def client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=SECONDS, max_retries=0)
+
+
+def function(name: str, schema: dict[str, Any]) -> Any:
+    return {"type": "function", "function": {"name": name, "parameters": schema}}
+
+
+# ---- openai ---------------------------------------------------------------------------------
+
+
+def test_openai_streams_a_call(client: openai.OpenAI) -> None:
+    with client.chat.completions.stream(
+        model=MODEL,
+        messages=ASKED,
+        tools=[function("weather", CITY)],
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_tokens=TOKENS,
+    ) as stream:
+        kinds = [event.type for event in stream]
+        choice = stream.get_final_completion().choices[0]
+    assert choice.finish_reason == "tool_calls"
+    (call,) = choice.message.tool_calls or []
+    assert call.function.name == "weather"
+    jsonschema.validate(json.loads(call.function.arguments), CITY)
+    pieces = [kind for kind in kinds if kind.startswith("tool_calls")]
+    assert len(pieces) > 1
+    assert pieces[-1] == "tool_calls.function.arguments.done"
+    assert "tool_calls.function.arguments.done" not in pieces[:-1]
+
+
+def test_openai_responses_call_and_take_the_result(client: openai.OpenAI) -> None:
+    tools: Any = [{"type": "function", "name": "weather", "parameters": CITY, "strict": True}]
+    response = client.responses.create(
+        model=MODEL, input=QUESTION, tools=tools, tool_choice="required", max_output_tokens=TOKENS
+    )
+    calls = [item for item in response.output if item.type == "function_call"]
+    assert calls
+    assert calls[0].name == "weather"
+    jsonschema.validate(json.loads(calls[0].arguments), CITY)
+    result = {"type": "function_call_output", "call_id": calls[0].call_id, "output": "rain"}
+    conversation: Any = [*ASKED, calls[0].model_dump(), result]
+    with client.responses.stream(
+        model=MODEL, input=conversation, tools=tools, tool_choice="none", max_output_tokens=24
+    ) as stream:
+        kinds = [event.type for event in stream]
+        text = stream.get_final_response().output_text if kinds[-1].endswith("completed") else ""
+    assert kinds[0] == "response.created"
+    assert kinds[-1] in {"response.completed", "response.incomplete"}
+    assert "response.output_text.delta" in kinds
+    assert text or kinds[-1] == "response.incomplete"
+
+
+def test_openai_embeds(client: openai.OpenAI) -> None:
+    # The client asks for base64 unless told otherwise.
+    texts = ["Paris", "Rome"]
+    packed = client.embeddings.create(model=MODEL, input=texts)
+    plain = client.embeddings.create(model=MODEL, input=texts, encoding_format="float")
+    assert [one.index for one in packed.data] == [0, 1]
+    for one, other in zip(packed.data, plain.data, strict=True):
+        assert one.embedding == pytest.approx(other.embedding, abs=1e-3)
+        assert sum(x * x for x in one.embedding) == pytest.approx(1, abs=1e-3)
+
+
+# ---- a hundred calls ------------------------------------------------------------------------
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "book": {
+        "type": "object",
+        "properties": {
+            "trip": {
+                "type": "object",
+                "properties": {
+                    "to": {"type": "string", "enum": ["Bern", "Paris", "Rome"]},
+                    "days": {"type": "integer", "minimum": 1, "maximum": 30},
+                },
+                "required": ["to", "days"],
+                "additionalProperties": False,
+            },
+            "class": {"enum": ["first", "second"]},
+        },
+        "required": ["trip", "class"],
+        "additionalProperties": False,
+    },
+    "measure": {
+        "type": "object",
+        "properties": {
+            "points": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {"x": {"type": "number"}, "hot": {"type": "boolean"}},
+                    "required": ["x", "hot"],
+                    "additionalProperties": False,
+                },
+                "minItems": 1,
+                "maxItems": 2,
+            },
+            "unit": {"anyOf": [{"const": "cm"}, {"type": "null"}]},
+        },
+        "required": ["points", "unit"],
+        "additionalProperties": False,
+    },
+}
+
+
+def test_a_hundred_required_calls_are_valid(client: openai.OpenAI) -> None:
+    def ask(seed: int) -> tuple[str, list[tuple[str, str]]]:
+        choice = client.chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": "Book a trip to Rome, or measure."}],
+            tools=[function(name, schema) for name, schema in SCHEMAS.items()],
+            tool_choice="required",
+            parallel_tool_calls=False,
+            temperature=1,
+            seed=seed,
+            max_tokens=96,
+        ).choices[0]
+        calls: list[Any] = choice.message.tool_calls or []
+        return choice.finish_reason, [(one.function.name, one.function.arguments) for one in calls]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(100)))
+    whole = [calls for reason, calls in answers if reason != "length"]
+    assert len(whole) > 80  # numbers of any length are valid, so that some answers are cut
+    for reason, calls in answers:
+        assert reason in {"tool_calls", "length"}
+        assert all(name in SCHEMAS for name, _ in calls)
+    for calls in whole:
+        ((name, arguments),) = calls
+        jsonschema.validate(json.loads(arguments), SCHEMAS[name])
+
+
+# ---- anthropic ------------------------------------------------------------------------------
+
+
+def test_anthropic_streams_a_call_and_takes_the_result(url: str) -> None:
+    client = anthropic.Anthropic(base_url=url, api_key="none", timeout=SECONDS, max_retries=0)
+    tools: Any = [{"name": "weather", "input_schema": CITY}]
+    with client.messages.stream(
+        model=MODEL,
+        messages=ASKED,
+        tools=tools,
+        tool_choice={"type": "any", "disable_parallel_tool_use": True},
+        max_tokens=TOKENS,
+    ) as stream:
+        kinds = [event.type for event in stream]
+        message = stream.get_final_message()
+    assert message.stop_reason == "tool_use"
+    call = message.content[-1]
+    assert call.type == "tool_use"
+    assert call.name == "weather"
+    jsonschema.validate(call.input, CITY)
+    assert kinds[0] == "message_start"
+    assert kinds[-1] == "message_stop"
+    assert kinds.index("content_block_start") < kinds.index("input_json")
+    result = {"type": "tool_result", "tool_use_id": call.id, "content": "It rains."}
+    conversation: Any = [
+        *ASKED,
+        {"role": "assistant", "content": [block.model_dump() for block in message.content]},
+        {"role": "user", "content": [result]},
+    ]
+    answer = client.messages.create(
+        model=MODEL, messages=conversation, tools=tools, tool_choice={"type": "none"}, max_tokens=24
+    )
+    assert [block.type for block in answer.content] == ["text"]
+    assert answer.stop_reason in {"end_turn", "max_tokens"}
