@@ -71,6 +71,10 @@ def test_a_row_is_an_option_a_setting_a_field_and_a_remote_name(tmp_path: Path) 
         "token_stream": {"TokenStreamRequest"},
         "chat.completions": {"ChatCompletionRequest"},
         "completions": {"CompletionRequest"},
+        "responses": {"ResponsesRequest"},
+        "messages": {"MessagesRequest"},
+        # Nothing is drawn there.
+        **{name: set[str]() for name in ("embeddings", "rerank", "tokenize", "embed")},
         # Refused there, with the advice to say it in `options`.
         "ollama": {"ChatRequest", "GenerateRequest"},
         "options": {"OllamaOptions"},
