@@ -119,7 +119,7 @@ async def test_a_server_that_has_gone(tabs: Tabs, folder: Path) -> None:
         chat = await tabs.open(served.url, viewport=DESKTOP)
         await chat.send(QUESTION)
         await expect(chat.answer.locator("code").first).to_be_visible(timeout=TIMEOUT)
-    await chat.ended()
+    await expect(chat.note).to_contain_text("goes on when it is back")
     await expect(chat.banner).to_be_visible()
     await take(chat, folder, "down")
 
