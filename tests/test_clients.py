@@ -3,12 +3,20 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
+import agents
 import anthropic
 import jsonschema
 import openai
+import pydantic
 import pytest
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_ollama import ChatOllama
+from langchain_openai import ChatOpenAI
+from pydantic_ai import Agent, ModelSettings
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+from pydantic_ai.providers.openai import OpenAIProvider
 
 from tests.server.process import running_server
 
@@ -203,3 +211,121 @@ def test_anthropic_streams_a_call_and_takes_the_result(url: str) -> None:
     )
     assert [block.type for block in answer.content] == ["text"]
     assert answer.stop_reason in {"end_turn", "max_tokens"}
+
+
+# ---- frameworks -----------------------------------------------------------------------------
+
+
+class City(pydantic.BaseModel):
+    """Where to look."""
+
+    city: Literal["Bern", "Paris", "Rome"]
+
+
+def weather(city: Literal["Bern", "Paris", "Rome"]) -> str:
+    """Tell the weather of a city."""
+    return f"It rains in {city}."
+
+
+def langchain_model(name: str, url: str) -> Any:
+    if name == "ollama":
+        return ChatOllama(model=MODEL, base_url=url, num_predict=TOKENS, temperature=0)
+    return ChatOpenAI(
+        model=MODEL,
+        base_url=f"{url}/v1",
+        api_key=pydantic.SecretStr("none"),
+        timeout=SECONDS,
+        max_retries=0,
+        max_completion_tokens=TOKENS,
+        temperature=0,
+        use_responses_api=name == "openai responses",
+    )
+
+
+@pytest.mark.parametrize("name", ["openai", "openai responses"])
+def test_langchain_openai_calls_and_takes_the_result(name: str, url: str) -> None:
+    bound = langchain_model(name, url).bind_tools([weather], tool_choice="required")
+    whole: Any = None
+    for piece in bound.stream(QUESTION):
+        whole = piece if whole is None else whole + piece
+    assert whole.tool_calls
+    assert not whole.invalid_tool_calls
+    call = whole.tool_calls[0]
+    assert call["name"] == "weather"
+    City.model_validate(call["args"])
+    results = [
+        ToolMessage(weather(**one["args"]), tool_call_id=one["id"]) for one in whole.tool_calls
+    ]
+    answer = langchain_model(name, url).invoke([HumanMessage(QUESTION), whole, *results])
+    assert answer.text
+    assert answer.usage_metadata["output_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("openai", "json_schema"),
+        ("openai", "function_calling"),
+        ("openai responses", "json_schema"),
+        ("ollama", "json_schema"),
+    ],
+)
+def test_langchain_gets_an_object(name: str, method: str, url: str) -> None:
+    model = langchain_model(name, url).with_structured_output(City, method=method)
+    assert isinstance(model.invoke(QUESTION), City)
+
+
+def test_langchain_ollama_streams_and_offers_tools(url: str) -> None:
+    bound = langchain_model("ollama", url).bind_tools([weather])
+    whole: Any = None
+    for piece in bound.stream(QUESTION):
+        whole = piece if whole is None else whole + piece
+    assert whole.text or whole.tool_calls
+    assert whole.response_metadata["done_reason"] in {"stop", "length"}
+    assert all(call["name"] == "weather" for call in whole.tool_calls)
+    call = {"name": "weather", "args": {"city": "Rome"}, "id": "1"}
+    conversation = [HumanMessage(QUESTION), AIMessage("", tool_calls=[call])]
+    assert bound.invoke([*conversation, ToolMessage(weather("Rome"), tool_call_id="1")]).id
+
+
+@pytest.mark.parametrize("kind", [OpenAIChatModel, OpenAIResponsesModel])
+async def test_pydantic_ai_gets_an_object(
+    kind: type[OpenAIChatModel | OpenAIResponsesModel], url: str
+) -> None:
+    settings = ModelSettings(max_tokens=TOKENS, temperature=0)
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=SECONDS) as client:
+        model = kind(MODEL, provider=OpenAIProvider(openai_client=client))
+        # It asks for a call of a tool, whose arguments are the object.
+        agent = Agent(model, output_type=City, model_settings=settings)
+        answer = await agent.run(QUESTION)
+    assert isinstance(answer.output, City)
+    assert answer.usage.output_tokens > 0
+
+
+@pytest.mark.parametrize("kind", [agents.OpenAIChatCompletionsModel, agents.OpenAIResponsesModel])
+async def test_openai_agents_runs_a_tool(kind: Any, url: str) -> None:
+    agents.set_tracing_disabled(True)
+    asked: list[str] = []
+
+    def weather(city: Literal["Bern", "Paris", "Rome"]) -> str:
+        """Tell the weather of a city."""
+        asked.append(city)
+        return f"It rains in {city}."
+
+    client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=SECONDS)
+    # After a call its tool choice is "auto", so that the run ends with a text.
+    agent = agents.Agent(
+        name="weather",
+        model=kind(model=MODEL, openai_client=client),
+        tools=[agents.function_tool(weather)],
+        model_settings=agents.ModelSettings(
+            tool_choice="required", max_tokens=TOKENS, temperature=0, parallel_tool_calls=False
+        ),
+    )
+    run = agents.Runner.run_streamed(agent, QUESTION, max_turns=8)
+    items = [event.item.type async for event in run.stream_events() if hasattr(event, "item")]
+    assert asked
+    assert items[:2] == ["tool_call_item", "tool_call_output_item"]
+    assert items[-1] == "message_output_item"
+    assert run.final_output
+    await client.close()
