@@ -295,4 +295,7 @@ class MessagesRequest(FieldTable):
         mode: Literal["auto", "none", "required"] = "required"
         if choice.type in ("auto", "none"):
             mode = choice.type
-        return choose(known, mode, names, parallel=not choice.disable_parallel_tool_use)
+        alone = choice.disable_parallel_tool_use
+        if alone is None:  # a tool that is named is for a single call
+            alone = choice.type == "tool"
+        return choose(known, mode, names, parallel=not alone)

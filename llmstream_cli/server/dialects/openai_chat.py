@@ -169,7 +169,9 @@ class ChatCompletionRequest(openai_common.OpenAIRequest, WithTopLogprobs):
         "`allowed_tools`, one of which may be",
     )
     parallel_tool_calls: bool | None = Field(
-        None, description="whether an answer may have several calls; `true` unless it is `false`"
+        None,
+        description="whether an answer may have several calls; without it, unless `tool_choice` "
+        "names a function",
     )
     functions: list[Any] | None = Field(
         None, description='refused unless empty, or `function_call` is `"none"`'

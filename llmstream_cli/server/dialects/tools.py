@@ -151,7 +151,10 @@ ChoiceField = Literal["auto", "none", "required", "any"] | ChosenFunction | Chos
 def read_choice(
     choice: ChoiceField | None, tools: Sequence[Tool], *, parallel: bool | None = None
 ) -> ToolChoice:
-    """Return a choice in the words of OpenAI's APIs, which is of these tools."""
+    """Return a choice in the words of OpenAI's APIs, which is of these tools.
+
+    One that names a function is for a single call, unless the client says otherwise.
+    """
     mode: Literal["auto", "none", "required"] = "auto"
     names: list[str] = []
     if isinstance(choice, ChosenFunction):
@@ -163,7 +166,9 @@ def read_choice(
             raise _invalid("tool_choice.tools", "is missing, which is the tools to choose from")
     elif choice is not None:
         mode = "required" if choice == "any" else choice
-    return choose(tools, mode, names, parallel=parallel is not False)
+    if parallel is None:
+        parallel = not isinstance(choice, ChosenFunction)
+    return choose(tools, mode, names, parallel=parallel)
 
 
 def choose(

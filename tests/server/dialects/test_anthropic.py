@@ -211,7 +211,7 @@ def test_what_changes_with_each_request_is_not_in_the_system_message() -> None:
         (None, ToolChoice()),
         ({"type": "auto", "disable_parallel_tool_use": True}, ToolChoice(parallel=False)),
         ({"type": "any"}, ToolChoice("required")),
-        ({"type": "tool", "name": "add"}, ToolChoice("required", ("add",))),
+        ({"type": "tool", "name": "add"}, ToolChoice("required", ("add",), parallel=False)),
         ({"type": "none"}, ToolChoice("none")),
     ],
 )

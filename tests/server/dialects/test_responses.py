@@ -436,7 +436,10 @@ AMONG = {"type": "allowed_tools", "mode": "required", "tools": [G]}
         ({"tool_choice": "auto", "parallel_tool_calls": True}, ToolChoice()),
         ({"tool_choice": "none"}, ToolChoice("none")),
         ({"tool_choice": "required"}, ToolChoice("required")),
-        ({"tool_choice": {"type": "function", "name": "g"}}, ToolChoice("required", ("g",))),
+        (
+            {"tool_choice": {"type": "function", "name": "g"}},
+            ToolChoice("required", ("g",), parallel=False),
+        ),
         ({"tool_choice": AMONG}, ToolChoice("required", ("g",))),
         ({"parallel_tool_calls": False}, ToolChoice(parallel=False)),
     ],

@@ -163,8 +163,11 @@ NAMED: Any = {"type": "function", "function": {"name": "g"}}
         ({"tool_choice": "none"}, ToolChoice("none")),
         ({"tool_choice": "required"}, ToolChoice("required")),
         ({"tool_choice": "any"}, ToolChoice("required")),
-        ({"tool_choice": NAMED}, ToolChoice("required", ("g",))),
-        ({"tool_choice": {"type": "function", "name": "g"}}, ToolChoice("required", ("g",))),
+        ({"tool_choice": NAMED}, ToolChoice("required", ("g",), parallel=False)),
+        (
+            {"tool_choice": {"type": "function", "name": "g"}},
+            ToolChoice("required", ("g",), parallel=False),
+        ),
         (
             {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"tools": [NAMED]}}},
             ToolChoice("auto", ("g",)),
@@ -363,7 +366,7 @@ async def test_openais_client_streams_calls_and_sends_their_results() -> None:
             ]
             assert [one.tool_name for one in results] == ["g", "f"]
     choices = [request.tool_choice for request in engine.requests[:2]]
-    assert choices == [ToolChoice("required"), ToolChoice("required", ("g",))]
+    assert choices == [ToolChoice("required"), ToolChoice("required", ("g",), parallel=False)]
 
 
 def weather(city: str) -> str:
