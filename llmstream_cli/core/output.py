@@ -13,6 +13,9 @@ from typing import Protocol
 from llmstream_cli.core.reasoning import Delta, Phase, Splitter, suffix_that_begins
 from llmstream_cli.prompts.messages import ToolCallDelta
 
+# Unicode keeps these out of texts, and marks are made of them.
+_NOT_TEXT = dict.fromkeys(range(0xFDD0, 0xFDF0), "\N{REPLACEMENT CHARACTER}")
+
 
 class CallParser(Protocol):
     """Tells calls of tools from the text of an answer."""
@@ -78,12 +81,15 @@ class OutputStream:
         return begun
 
     def push(self, piece: bytes, token_id: int = -1) -> Delta:
-        piece = self._marks.get(token_id, piece)
+        mark = self._marks.get(token_id)
+        decoded = self._decoder.decode(piece if mark is None else mark)
+        if mark is None and self._marks:  # no text may pass for a mark
+            decoded = decoded.translate(_NOT_TEXT)
         if self._splitter is None:
-            return self._answer(self._decoder.decode(piece))
+            return self._answer(decoded)
         self._num_tokens += 1
         before = self._splitter.phase
-        text, reasoning, _ = self._splitter.push(self._decoder.decode(piece))
+        text, reasoning, _ = self._splitter.push(decoded)
         if reasoning or (before <= Phase.REASONING and self._splitter.opened):
             self.num_reasoning_tokens = self._num_tokens
         return self._answer(text)._replace(reasoning=reasoning)

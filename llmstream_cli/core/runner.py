@@ -90,7 +90,7 @@ class Runner:
 
     def begin_constraint(self, sequence: Sequence, text: str) -> None:
         """See `Sampler.begin_constraint`."""
-        self._samplers[sequence].begin_constraint(text)
+        self._samplers[sequence].begin_constraint(text, sequence.token_ids)
 
     def remove(self, sequence: Sequence) -> None:
         del self._samplers[sequence]

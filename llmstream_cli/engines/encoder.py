@@ -94,18 +94,17 @@ class _Encoder(LoadedModel):
         _end_with(connection, False)
         connection.send(outcome)
         if self._constraint is not None:
-            self._follow(self._constraint, connection)
+            try:
+                self._follow(self._constraint, connection)
+            except EngineError as error:
+                connection.send(error)
 
     def _follow(self, constraint: "Constraint", connection: Connection) -> None:
         """Tell what may come next; hear what came, or the text after which the grammar holds."""
         while True:
             if constraint.is_active:
                 _limit(MASK_SECONDS, COMPILE_BYTES)
-                try:
-                    connection.send(constraint.bits())
-                except EngineError as error:
-                    connection.send(error)
-                    return
+                connection.send(constraint.bits())
             came: int | str = connection.recv()
             _limit(MASK_SECONDS, COMPILE_BYTES)
             if isinstance(came, int):

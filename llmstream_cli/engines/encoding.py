@@ -214,8 +214,11 @@ def _too_expensive(job: _Job, lane: Lane) -> LLMStreamError:
             return PromptError(f"the input has no tokens within {limit}; send less at once")
         return PromptError(f"the messages made no prompt within {limit}; shorten them")
     assert isinstance(job.request, GenerationRequest)
-    what = "grammar" if job.request.sampling.json_schema is None else "JSON schema"
     limit = f"{encoder.COMPILE_SECONDS:g} second or {encoder.COMPILE_BYTES >> 20} MiB"
+    if job.request.callable_tools:
+        why = f"tools: their schemas need more than {limit} to compile; send fewer, or simpler ones"
+        return InvalidValueError(why, "tools")
+    what = "grammar" if job.request.sampling.json_schema is None else "JSON schema"
     return InvalidValueError(f"{what}: it needs more than {limit} to compile; simplify it")
 
 

@@ -65,6 +65,10 @@ class Progress:
     error: str | None = None  # of the answer that failed last
 
 
+def _ignore(_: LLMStreamError) -> None:
+    """Void: the request has ended."""
+
+
 class ProgressRegistry:
     """The requests that generate, and those that did lately."""
 
@@ -112,6 +116,7 @@ class ProgressRegistry:
         progress.ended = self._clock()
         if progress.num_unfinished and progress.error is None:
             progress.finish_reason = FinishReason.CANCELLED
+        progress.fail = _ignore  # or the request and its body would be kept as well
         del self.active[progress]
         self._ended.append((progress.ended, progress))
         self._forget()

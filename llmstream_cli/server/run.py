@@ -35,17 +35,20 @@ class Server:
         """Let answers end for a while, end those that do not, close; return how many those were."""
         self._context.draining = True
         await self._listener.stop_accepting()
-        num_cut = 0
-        if not await self._listener.wait_closed(self._context.settings.drain_seconds):
-            active = [*self._context.requests.active]
-            num_cut = len(active)
-            for progress in active:
-                progress.fail(EngineClosedError("the server is shutting down"))
-            if not await self._listener.wait_closed(_CUT_SECONDS):
-                self._listener.abort()
-                await self._listener.wait_closed(_CUT_SECONDS)
+        drain_seconds = self._context.settings.drain_seconds
+        deadline = asyncio.get_running_loop().time() + drain_seconds
+        closed = await self._listener.wait_closed(drain_seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._context.answers.wait_ended()
+        active = [*self._context.requests.active]
+        for progress in active:
+            progress.fail(EngineClosedError("the server is shutting down"))
+        if not closed and not await self._listener.wait_closed(_CUT_SECONDS):
+            self._listener.abort()
+            await self._listener.wait_closed(_CUT_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._context.answers.close()
                 await asyncio.gather(*(m.engine.aclose() for m in self._context.models.models))
-        return num_cut
+        return len(active)

@@ -291,3 +291,9 @@ def test_the_phase_tells_where_the_answer_is() -> None:
     phases = [(splitter.push(c), splitter.phase)[1] for c in mark(ANSWER)]
     assert phases == sorted(phases)
     assert set(phases) == set(Phase)
+
+
+def test_no_text_passes_for_a_mark() -> None:
+    output = OutputStream([], marks={7: "\ufdd8".encode()})
+    assert output.push("a\ufdd8b".encode(), 1).text == "a\N{REPLACEMENT CHARACTER}b"
+    assert output.push(b"", 7).text == "\ufdd8"

@@ -155,3 +155,12 @@ def test_the_newest_has_the_id(registry: ProgressRegistry, clock: Clock) -> None
     assert registry.describe("a").state is RequestState.PROMPT  # and is not forgotten with the old
     registry.end(new)
     assert registry.describe("a").state is RequestState.ENDED
+
+
+def test_a_request_that_has_ended_is_kept_without_what_it_held() -> None:
+    held: list[object] = []
+    registry = ProgressRegistry()
+    progress = registry.begin("id", ScriptedEngine([]), 1, held.append)
+    registry.end(progress)
+    progress.fail(EngineDiedError("late"))
+    assert not held

@@ -63,16 +63,18 @@ class Toolbox:
 
     def _run(self, call: ToolCall) -> str:
         """Return what a function returns, as text, or why it does not."""
-        write_stderr(_shown(f"{call.name}({call.arguments})") + "\n")
+        # All of it where the user is to say yes to it.
+        told = without_controls(f"{call.name}({call.arguments})")
+        write_stderr((told if self._asks else _shown(told)) + "\n")
         if self._asks and not _user_agrees():
             write_stderr("  not run\n")
             return "error: the user did not allow this call"
         try:
             result = self._functions[call.name](**json.loads(call.arguments))
+            text = result if isinstance(result, str) else json.dumps(result, default=str)
         # Whatever a function raises, and what pydantic says of its arguments, is for the model.
-        except Exception as error:  # noqa: BLE001
-            result = f"error: {type(error).__name__}: {error}"
-        text = result if isinstance(result, str) else json.dumps(result, default=str)
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            text = f"error: {type(error).__name__}: {error}"
         write_stderr(f"  {_shown(text)}\n")
         return text[:MAX_RESULT_CHARS]
 

@@ -84,10 +84,15 @@ class Sampler:
         self._num_top = params.logprobs
         self.constraint = constraint
         self.is_reproducible = params.seed is not None or params.temperature == 0
-        window = _penalty_window(params, ctx_size)
-        self._chain = SamplerChain(_samplers(model, params, window))
-        for token in prompt[-window:] if window else ():
-            self._chain.accept(token)
+        self._ctx_size = ctx_size
+        self._chain = self._begin_chain(params, prompt)
+
+    def _begin_chain(self, params: SamplingParams, tokens: Sequence[int]) -> SamplerChain:
+        window = _penalty_window(params, self._ctx_size)
+        chain = SamplerChain(_samplers(self._model, params, window))
+        for token in tokens[-window:] if window else ():
+            chain.accept(token)
+        return chain
 
     def sample(self, context: Context, row: int) -> tuple[int, DrawnLogprob | None]:
         """Draw a token, count it into the window, and tell how likely it was if asked."""
@@ -107,13 +112,16 @@ class Sampler:
             return token, None
         return token, describe(raw, token, self._num_top, self._model.piece)
 
-    def begin_constraint(self, text: str) -> None:
-        """Let the constraint hold from the next token on, behind a text that has come already."""
+    def begin_constraint(self, text: str, tokens: Sequence[int]) -> None:
+        """Let the constraint hold from the next token on, behind a text that has come already.
+
+        `tokens` are those of the prompt and of the answer so far.
+        """
         if self.constraint is None or self.constraint.is_active:
             return  # it holds for what comes after its first call as well
         self.constraint.begin(text)
         if self._constrained is not None:
-            self._chain = SamplerChain(_samplers(self._model, self._constrained, window=0))
+            self._chain = self._begin_chain(self._constrained, tokens)
 
 
 def _samplers(model: Model, params: SamplingParams, window: int) -> Iterator[Any]:

@@ -7,9 +7,11 @@ so many seconds, the task is cancelled and the bytes are forgotten.
 """
 
 import asyncio
+import logging
 import re
 import secrets
 from collections.abc import AsyncGenerator
+from contextvars import Context
 from typing import Any
 
 from quart import Blueprint, Response, request
@@ -26,6 +28,10 @@ from llmstream_cli.server.pages import Operation, Reply
 MAX_RESUME_SECONDS = 600
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_BYTES = 128 * 1024 * 1024  # of all answers that are kept
+
+MAX_ANSWERS = 1024
+
+_log = logging.getLogger(__name__)
 
 # The last byte of a range whose end nobody knows yet, as RFC 8673 writes it.
 _OPEN_END = 2**53 - 1
@@ -47,6 +53,10 @@ class StoredAnswer:
         self.num_readers = 0
         self.timer: asyncio.TimerHandle | None = None
         self._grown = asyncio.Event()
+
+    @property
+    def is_complete(self) -> bool:
+        return self.ended and not self.cut
 
     def add(self, data: bytes) -> None:
         self.data += data
@@ -85,6 +95,12 @@ class Answers:
 
     def __init__(self) -> None:
         self._by_id: dict[str, StoredAnswer] = {}  # the oldest first
+        self._num_bytes = 0  # of all of them
+
+    async def wait_ended(self) -> None:
+        """Wait for the end of all answers, also those that nobody reads at the moment."""
+        tasks = [one.task for one in self._by_id.values() if one.task is not None]
+        await asyncio.gather(*map(asyncio.shield, tasks), return_exceptions=True)
 
     async def begin(
         self, seconds: int, content_type: str, body: AsyncGenerator[bytes]
@@ -96,6 +112,7 @@ class Answers:
         """
         id_ = secrets.token_urlsafe(24)
         answer = StoredAnswer(id_, current_exchange().key, seconds, content_type)
+        self._make_room(answer, 0)
         self._by_id[id_] = answer
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         answer.task = asyncio.create_task(self._fill(answer, body, begun))
@@ -120,7 +137,8 @@ class Answers:
 
     def forget(self, answer: StoredAnswer) -> None:
         """Stop an answer, and drop its bytes; readers get to an end that is no good one."""
-        self._by_id.pop(answer.id, None)
+        if self._by_id.pop(answer.id, None) is not None:
+            self._num_bytes -= len(answer.data)
         if answer.timer is not None:
             answer.timer.cancel()
         if answer.task is not None:
@@ -149,8 +167,10 @@ class Answers:
     def _keep(self, answer: StoredAnswer) -> None:
         """Forget an answer in its time, if nobody reads it until then."""
         if not answer.num_readers and answer.id in self._by_id:
-            loop = asyncio.get_running_loop()
-            answer.timer = loop.call_later(answer.seconds, self.forget, answer)
+            # Without the context of the request, whose body a timer would keep.
+            answer.timer = asyncio.get_running_loop().call_later(
+                answer.seconds, self.forget, answer, context=Context()
+            )
 
     async def _fill(
         self, answer: StoredAnswer, body: AsyncGenerator[bytes], begun: "asyncio.Future[None]"
@@ -160,16 +180,29 @@ class Answers:
             async for data in body:
                 if not begun.done():
                     begun.set_result(None)
-                self._make_room(answer, len(data))
-                answer.add(data)
-            cut = False
+                try:
+                    self._make_room(answer, len(data))
+                except SlowReaderError as error:
+                    self._add(answer, await body.athrow(error))
+                    break
+                self._add(answer, data)
+            else:
+                cut = False
         except Exception as error:  # noqa: BLE001  (whoever waits for the beginning raises it)
             if not begun.done():
                 begun.set_exception(error)
+            elif not isinstance(error, CutError):
+                _log.exception("a response failed")
         finally:
             begun.cancel()
             answer.end(cut=cut)
+            answer.task = None  # it has the request, and its body
             await body.aclose()
+
+    def _add(self, answer: StoredAnswer, data: bytes) -> None:
+        if answer.id in self._by_id:
+            self._num_bytes += len(data)
+        answer.add(data)
 
     def _make_room(self, answer: StoredAnswer, num_bytes: int) -> None:
         """Drop answers that have ended and nobody reads, the oldest first.
@@ -177,13 +210,15 @@ class Answers:
         Raises:
             SlowReaderError: the answer is too long to be kept, or there are too many.
         """
-        kept = sum(len(one.data) for one in self._by_id.values()) + num_bytes
-        for one in [*self._by_id.values()]:
-            if kept > MAX_BYTES and one.ended and not one.num_readers:
-                self.forget(one)
-                kept -= len(one.data)
-        if len(answer.data) + num_bytes > MAX_ANSWER_BYTES or kept > MAX_BYTES:
+        if self._is_full(num_bytes):
+            for one in [*self._by_id.values()]:
+                if one.ended and not one.num_readers and self._is_full(num_bytes):
+                    self.forget(one)
+        if len(answer.data) + num_bytes > MAX_ANSWER_BYTES or self._is_full(num_bytes):
             raise SlowReaderError("the answer is too long to be kept")
+
+    def _is_full(self, num_bytes: int) -> bool:
+        return self._num_bytes + num_bytes > MAX_BYTES or len(self._by_id) > MAX_ANSWERS
 
 
 def resume_seconds(in_body: int | None = None) -> int:
@@ -212,9 +247,10 @@ def answer_routes(answers: Answers) -> Blueprint:
         response = Response(
             b"" if request.method == "HEAD" else answers.follow(answer, start or 0),
             200 if start is None else 206,
-            headers=_headers(answer, start),
             content_type=answer.content_type,
         )
+        response.headers.pop("Content-Length", None)
+        response.headers.update(_headers(answer, start))
         response.timeout = None
         return response
 
@@ -239,18 +275,18 @@ def _range_start(header: str | None, answer: StoredAnswer) -> int | None:
     if unit.strip() != "bytes" or not dash or last or not (first.isascii() and first.isdecimal()):
         return None
     start, length = int(first[:20]), len(answer.data)
-    if start > length or (answer.ended and start == length):
-        raise RangeError(f"the answer has {length} bytes{' in all' * answer.ended}", length)
+    if start > length or (answer.is_complete and start == length):
+        raise RangeError(f"the answer has {length} bytes{' in all' * answer.is_complete}", length)
     return start
 
 
 def _headers(answer: StoredAnswer, start: int | None) -> dict[str, str]:
     headers = {"Accept-Ranges": "bytes", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    length: Any = len(answer.data) if answer.ended else "*"
+    length: Any = len(answer.data) if answer.is_complete else "*"
     if start is not None:
-        last = len(answer.data) - 1 if answer.ended else _OPEN_END
+        last = len(answer.data) - 1 if answer.is_complete else _OPEN_END
         headers["Content-Range"] = f"bytes {start}-{last}/{length}"
-    if answer.ended and not answer.cut:
+    if answer.is_complete:
         headers["Content-Length"] = str(len(answer.data) - (start or 0))
     return headers
 

@@ -114,7 +114,7 @@ class Exchanges:
         scope = {**scope, "path": re.sub("//+", "/", scope["path"])}
         exchange = Exchange(
             method=scope["method"][:20],
-            path=scope["raw_path"].decode("ascii", "backslashreplace")[:_MAX_LOGGED_PATH],
+            path=_logged_path(scope["raw_path"]),
             client=(scope.get("client") or ("unknown", 0))[0],
             request_id=_request_id(scope["headers"]),
         )
@@ -142,6 +142,12 @@ class Exchanges:
             labels = exchange.route, str(exchange.status), exchange.ended, exchange.model
             self._requests.labels(*labels).inc()
             exchange.log()
+
+
+def _logged_path(raw: bytes) -> str:
+    """Return a path as it came, but for the id of an answer, by which anyone may read it."""
+    path = raw.decode("ascii", "backslashreplace")[:_MAX_LOGGED_PATH]
+    return re.sub(r"(/answers/+).+", r"\1...", path)
 
 
 def _headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:

@@ -143,3 +143,23 @@ def test_a_missing_file_and_a_name_twice_are_refused(tmp_path: Path, file: str) 
         Toolbox(ToolOptions([str(tmp_path / "missing.py")]))
     with pytest.raises(InvalidValueError, match=r"has weather\(\) already"):
         Toolbox(ToolOptions([file, file]))
+
+
+def test_whoever_is_asked_sees_the_whole_call(
+    file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "_user_agrees", lambda: False)
+    toolbox = Toolbox(ToolOptions([file]))
+    arguments = json.dumps({"city": "a" * 5000 + "the end"})
+    toolbox.go_on(request_with(toolbox.tools), calling(("weather", arguments)))
+    assert "the end" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("body", ["return {(1, 2): 3}", "raise SystemExit", "return open"])
+def test_whatever_a_function_does_the_model_hears_of_it(tmp_path: Path, body: str) -> None:
+    path = tmp_path / "odd.py"
+    path.write_text(f"def odd():\n    {body}\n", "utf-8")
+    toolbox = Toolbox(ToolOptions([str(path)], yes=True))
+    request = toolbox.go_on(request_with(toolbox.tools), calling(("odd", "{}")))
+    assert request is not None
+    assert request.messages[-1].content

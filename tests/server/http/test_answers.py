@@ -245,3 +245,44 @@ async def test_the_memory_that_answers_take_is_bounded(monkeypatch: pytest.Monke
         reply = await ask(served, head("GET", place))
         assert len(reply.body) == 900
         assert not reply.complete
+
+
+async def test_an_answer_that_was_cut_is_never_called_whole() -> None:
+    async with serving(fail_with(EngineDiedError("died"), "one")) as served:
+        place, writer = await begin(served)
+        await close(writer)
+        reply = await resume(served, place, 3)
+        assert (reply.status, reply.body, reply.complete) == (206, b"", False)
+        assert reply.headers["content-range"].endswith("/*")
+
+
+async def test_head_tells_the_length() -> None:
+    async with serving(FakeEngine(PIECES)) as served:
+        place, body = await whole(served, "/token_stream")
+        reply = await ask(served, head("HEAD", place))
+        assert reply.headers["content-length"] == str(len(body))
+
+
+async def test_one_that_is_too_long_says_so_where_its_format_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answers, "MAX_ANSWER_BYTES", 1500)
+    async with serving(FakeEngine(["x"], repeat=30)) as served:
+        place, writer = await begin(served, path="/v1/chat/completions")
+        await close(writer)
+        reply = await ask(served, head("GET", place))
+        assert b"too long to be kept" in reply.body
+        assert not reply.complete
+
+
+async def test_the_number_of_answers_is_bounded_and_requests_are_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answers, "MAX_ANSWERS", 3)
+    async with serving(FakeEngine(["x"])) as served:
+        for _ in range(8):
+            await whole(served, "/token_stream")
+        kept = [*served.context.answers._by_id.values()]
+        assert len(kept) <= 4
+        assert all(answer.task is None for answer in kept)
+        assert served.context.answers._num_bytes == len(kept)
