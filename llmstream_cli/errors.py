@@ -29,6 +29,7 @@
     │   ├── SlowRequestError      408     1   its body did not arrive in time
     │   ├── BodyTooLargeError     413     1   its body is longer than it may be
     │   ├── MediaTypeError        415     1   its body is not said to be JSON
+    │   ├── RangeError            416     1   the range of bytes that it wants is not there
     │   └── BusyError             503     1   the server takes no more of them now
     ├── HistoryError              500     1   the kept conversations cannot be read or written
     │   └── SessionNotFoundError  404     1   none of them has that name or number

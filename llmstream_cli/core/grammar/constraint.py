@@ -44,7 +44,8 @@ _JSON_STYLE: "JsonCompileOptions" = {
 
 # The tokens of JSON in any order, among them what a schema allows; but a number has no more digits
 # than double precision needs, and lies within it. llguidance's own can go on for ever.
-_DECIMALS = r"(?:\.[0-9]{1,20})?"
+# The last decimal is not 0: else a number that has to be above a bound could have no end.
+_DECIMALS = r"(?:\.(?:[0-9]{1,19}|[0-9]{19}[1-9]))?"
 _NUMBER = (
     rf"-?(?:(?:[0-9]{{1,18}}|[1-8][0-9]{{18}}){_DECIMALS}(?:[eE](?:-[0-9]{{1,3}}|\+?[0-9]{{1,2}}))?"
     rf"|[0-9]{_DECIMALS}[eE]\+?(?:[12][0-9]{{2}}|30[0-7]))"
@@ -53,7 +54,8 @@ _STRING = r'"(?:[^"\\\x00-\x1F]|\\.)*"'
 _JSON_TOKENS = rf"(?:(?:{_NUMBER})?(?:{_STRING}|true|false|null|[\[\]{{}}:, \n\t]))*(?:{_NUMBER})?"
 
 # Of calls of tools: any text, but no number without an end.
-_NO_LONG_NUMBER = r"/(?s:[0-9]{0,40}([^0-9][0-9]{0,40})*)/"
+_DIGITS = "([0-9]{0,39}|[0-9]{39}[1-9])"
+_NO_LONG_NUMBER = f"/(?s:{_DIGITS}([^0-9]{_DIGITS})*)/"
 
 # What llguidance says in the words of its own parser and options.
 _REASONS = {

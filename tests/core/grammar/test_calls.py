@@ -2,10 +2,12 @@
 
 import json
 import random
+from decimal import Decimal
 
 import numpy as np
 import pytest
 
+from llmstream_cli.api import SamplingParams
 from llmstream_cli.core.grammar.constraint import GrammarCompiler
 from llmstream_cli.core.llama import Model
 from llmstream_cli.errors import InvalidValueError
@@ -79,3 +81,26 @@ def test_an_answer_fulfils_its_schema_or_calls(compiler: GrammarCompiler, walker
         kinds.add(frozenset(answer))
         assert isinstance(answer.get("n", 0), int)
     assert kinds == {frozenset({"n"}), frozenset({"name", "arguments"})}
+
+
+@pytest.mark.parametrize("bound", [0, 1.5])
+def test_zeros_lead_out_of_a_number_above_a_bound(
+    compiler: GrammarCompiler, model: Model, bound: float
+) -> None:
+    schema = {"type": "number", "exclusiveMinimum": bound}
+    whole = compiler.compile_grammar(SamplingParams(json_schema=json.dumps(schema)))
+    calls = compiler.compile_calls(f"start: %json {json.dumps(schema)}", [], begins_later=False)
+    zero = model.tokenize("0", special=False)[-1]
+    for constraint in (whole, calls):
+        text = "1.5" if bound else "0."
+        for token in model.tokenize(text, special=False):
+            constraint.accept(token)
+        for _ in range(60):
+            allowed = constraint.allowed()
+            ends = allowed[[*model.end_tokens]].all()
+            token = zero if allowed[zero] else int(np.flatnonzero(allowed)[0])
+            if ends and not allowed[zero]:
+                break
+            constraint.accept(token)
+            text += model.piece(token).decode()
+        assert Decimal(text) > Decimal(bound)
