@@ -172,6 +172,7 @@ const schema = z.object({
   names: z.record(z.string().max(5), z.boolean()), price: z.number().positive() });
 const { object, finishReason, response } = await generateObject({
   model: provider("smollm2"), schema, prompt: "Describe a thing. Be brief.", temperature: 0,
+  frequencyPenalty: 0.5,  // or a record without a bound goes on for ever
   maxOutputTokens: 600, maxRetries: 0 });
 console.log(JSON.stringify({ object, finishReason, headers: response.headers }));
 """

@@ -302,8 +302,13 @@ class _Reader:
         if pattern is None or schema.get("properties") or schema.get("patternProperties"):
             self._ignore(where, "propertyNames")
             return
-        schema["patternProperties"] = {pattern: schema.get("additionalProperties", True)}
+        value = schema.get("additionalProperties", True)
         schema["additionalProperties"] = False
+        if isinstance(names, dict) and not names.keys() - {"type", "enum"} and value is not False:
+            # A pattern would still ask for one more when all of them have come.
+            schema["properties"] = {name: value for name in names["enum"] if isinstance(name, str)}
+        else:
+            schema["patternProperties"] = {pattern: value}
 
     def _count_properties(self, schema: dict[str, Any], where: str) -> None:
         """Leave of the counts what llguidance can follow: where all that is listed is required."""

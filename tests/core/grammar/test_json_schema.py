@@ -240,7 +240,7 @@ SMALL = {"type": "integer", "maximum": 9}
         (OBJECT | {"propertyNames": True}, {}),
         (
             OBJECT | {"propertyNames": {"enum": ["a", "b"]}},
-            {"patternProperties": {"^(?:a|b)$": True}, "additionalProperties": False},
+            {"properties": {"a": True, "b": True}, "additionalProperties": False},
         ),
         (
             OBJECT | {"propertyNames": {"const": "a"}, "additionalProperties": SMALL},
@@ -248,7 +248,7 @@ SMALL = {"type": "integer", "maximum": 9}
         ),
         (
             OBJECT | {"propertyNames": {"$ref": "#/$defs/c"}, "$defs": {"c": {"enum": ["a"]}}},
-            {"patternProperties": {"^(?:a)$": True}, "additionalProperties": False},
+            {"properties": {"a": True}, "additionalProperties": False},
         ),
         (
             OBJECT | {"propertyNames": {"type": "string", "pattern": "^a"}},
