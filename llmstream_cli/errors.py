@@ -27,6 +27,7 @@
     │   ├── NotFoundError         404     1   there is no such route
     │   ├── MethodError           405     1   the route has another method
     │   ├── SlowRequestError      408     1   its body did not arrive in time
+    │   ├── GoneError             410     1   the answer that it goes on reading was cut there
     │   ├── BodyTooLargeError     413     1   its body is longer than it may be
     │   ├── MediaTypeError        415     1   its body is not said to be JSON
     │   ├── RangeError            416     1   the range of bytes that it wants is not there
@@ -176,6 +177,10 @@ class NotFoundError(RequestError):
 
 class MethodError(RequestError):
     status = 405
+
+
+class GoneError(RequestError):
+    status = 410
 
 
 class SlowRequestError(RequestError):

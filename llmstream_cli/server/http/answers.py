@@ -17,6 +17,7 @@ from typing import Any
 from quart import Blueprint, Response, request
 
 from llmstream_cli.errors import (
+    GoneError,
     InvalidValueError,
     NotFoundError,
     RangeError,
@@ -275,6 +276,8 @@ def _range_start(header: str | None, answer: StoredAnswer) -> int | None:
     if unit.strip() != "bytes" or not dash or last or not (first.isascii() and first.isdecimal()):
         return None
     start, length = int(first[:20]), len(answer.data)
+    if answer.cut and start == length:
+        raise GoneError(f"the answer was cut after {length} bytes")
     if start > length or (answer.is_complete and start == length):
         raise RangeError(f"the answer has {length} bytes{' in all' * answer.is_complete}", length)
     return start
