@@ -42,9 +42,8 @@ class EncodedRequest:
     constraint_begins_later: bool = False  # with a call of a tool, not with the first token
     # How tokens are drawn while the constraint is active, where that differs.
     constrained: SamplingParams | None = None
-    calls: Callable[[], CallParser] | None = (
-        None  # makes what tells calls of tools from the text, where there are tools
-    )
+    # Makes what tells calls of tools from the text, where there are tools.
+    calls: Callable[[], CallParser] | None = None
     marks: Mapping[int, bytes] = field(default_factory=dict)  # see `CallFormat.marks`
     turn_ends: tuple[str, ...] = ()  # texts that end the answer, besides its own stop strings
     # Tells its reasoning from the answer; None if all that comes is answer, as where a constraint

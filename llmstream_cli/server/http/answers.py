@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextvars import Context
 from typing import Any
 
@@ -20,6 +20,7 @@ from llmstream_cli.errors import (
     GoneError,
     InvalidValueError,
     NotFoundError,
+    QueueFullError,
     RangeError,
     SlowReaderError,
 )
@@ -29,7 +30,6 @@ from llmstream_cli.server.pages import Operation, Reply
 MAX_RESUME_SECONDS = 600
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_BYTES = 128 * 1024 * 1024  # of all answers that are kept
-
 MAX_ANSWERS = 1024
 
 _log = logging.getLogger(__name__)
@@ -109,11 +109,14 @@ class Answers:
         """Keep an answer that `body` generates from now on; return when its first part has come.
 
         Raises:
+            QueueFullError: too many are kept, and none of them can be dropped.
             LLMStreamError: it failed before that, and there is no answer.
         """
         id_ = secrets.token_urlsafe(24)
         answer = StoredAnswer(id_, current_exchange().key, seconds, content_type)
-        self._make_room(answer, 0)
+        self._drop(lambda: len(self._by_id) >= MAX_ANSWERS)
+        if len(self._by_id) >= MAX_ANSWERS:
+            raise QueueFullError("too many answers are kept; ask without Resume, or later")
         self._by_id[id_] = answer
         begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         answer.task = asyncio.create_task(self._fill(answer, body, begun))
@@ -206,20 +209,22 @@ class Answers:
         answer.add(data)
 
     def _make_room(self, answer: StoredAnswer, num_bytes: int) -> None:
-        """Drop answers that have ended and nobody reads, the oldest first.
+        """Have the bytes for more of an answer.
 
         Raises:
-            SlowReaderError: the answer is too long to be kept, or there are too many.
+            SlowReaderError: it is too long to be kept, alone or beside the others.
         """
-        if self._is_full(num_bytes):
-            for one in [*self._by_id.values()]:
-                if one.ended and not one.num_readers and self._is_full(num_bytes):
-                    self.forget(one)
-        if len(answer.data) + num_bytes > MAX_ANSWER_BYTES or self._is_full(num_bytes):
+        self._drop(lambda: self._num_bytes + num_bytes > MAX_BYTES)
+        is_full = self._num_bytes + num_bytes > MAX_BYTES
+        if is_full or len(answer.data) + num_bytes > MAX_ANSWER_BYTES:
             raise SlowReaderError("the answer is too long to be kept")
 
-    def _is_full(self, num_bytes: int) -> bool:
-        return self._num_bytes + num_bytes > MAX_BYTES or len(self._by_id) > MAX_ANSWERS
+    def _drop(self, too_much: Callable[[], bool]) -> None:
+        """Forget answers that have ended and nobody reads, the oldest first, while it is so."""
+        if too_much():
+            for one in [*self._by_id.values()]:
+                if one.ended and not one.num_readers and too_much():
+                    self.forget(one)
 
 
 def resume_seconds(in_body: int | None = None) -> int:
@@ -270,6 +275,7 @@ def _range_start(header: str | None, answer: StoredAnswer) -> int | None:
 
     Raises:
         RangeError: the answer has not come so far, or ended there.
+        GoneError: it was cut there.
     """
     unit, _, wanted = (header or "").partition("=")
     first, dash, last = wanted.partition("-")

@@ -10,6 +10,7 @@ import pytest
 
 from llmstream_cli.errors import EngineDiedError, QueueFullError
 from llmstream_cli.server.http import answers
+from llmstream_cli.server.run import Server
 from tests.server.fakes import (
     FakeEngine,
     Reply,
@@ -18,6 +19,7 @@ from tests.server.fakes import (
     connect,
     fail_with,
     head,
+    new_context,
     parse,
     post,
     serving,
@@ -284,6 +286,31 @@ async def test_the_number_of_answers_is_bounded_and_requests_are_not_kept(
         for _ in range(8):
             await whole(served, "/token_stream")
         kept = [*served.context.answers._by_id.values()]
-        assert len(kept) <= 4
+        assert len(kept) == 3
         assert all(answer.task is None for answer in kept)
         assert served.context.answers._num_bytes == len(kept)
+
+
+async def test_one_more_than_can_be_kept_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "MAX_ANSWERS", 1)
+    async with serving(FakeEngine(PIECES, repeat=10**6, pause=0.01)) as served:
+        place, writer = await begin(served)
+        assert (await ask(served, post(b'{"query": "?"}', "Resume: 60"))).status == 429
+        await close(writer)
+        await ask(served, head("DELETE", place))
+
+
+async def test_a_server_that_stops_waits_for_an_answer_without_a_reader() -> None:
+    context = new_context(FakeEngine(PIECES, pause=0.1), drain_seconds=60)
+    server = Server(context)
+    await server.start()
+    port = int(server.url.rpartition(":")[2])
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(post(b'{"query": "?"}', "Resume: 60"))
+    await reader.readuntil(b"\r\n\r\n")
+    await close(writer)
+    (answer,) = context.answers._by_id.values()
+    assert not answer.ended
+    assert await server.stop() == 0
+    assert answer.is_complete
+    assert answer.data.decode() == "".join(PIECES)
